@@ -1,0 +1,417 @@
+"""All settings of a city as one typed, frozen tree, read from `config/<city>.yaml`.
+
+The line under each field is its documentation: it appears in the docs, in Dagster and in error messages.
+An unknown or mistyped key is refused with the file, the line, the key and the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hoser_kd.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class SyntheticConfig(_Section):
+    """The made city of `hoser_kd.synthetic`."""
+
+    seed: int = 0
+    """Every number of the city and its trips follows from it."""
+    num_trips: int = Field(3000, ge=30)
+    """Trips in all splits together."""
+    blocks: tuple[int, int] = (21, 21)
+    """Crossings of the street grid, south-north and west-east."""
+
+
+class SourceConfig(_Section):
+    """Where the road network and the trips come from."""
+
+    kind: Literal["hoser", "synthetic", "huggingface"] = "hoser"
+    """hoser: a folder in HOSER's format; synthetic: a city made here; huggingface: a data-set repository."""
+    path: str | None = None
+    """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
+    repo_id: str | None = None
+    """Data-set repository (kind huggingface), such as caoji2001/HOSER-dataset."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository; a commit makes the download repeatable."""
+    subfolder: str | None = None
+    """Folder inside the repository that holds roadmap.geo and the rest."""
+    on_bad_row: Literal["refuse", "drop"] = "refuse"
+    """A trip that cannot be used: refuse stops with file, row and reason; drop leaves it out and counts it."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+    """Settings of the made city (kind synthetic)."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "hoser" and not self.path:
+            raise ValueError("kind hoser needs `path`, a folder in HOSER's format")
+        if self.kind == "huggingface" and not self.repo_id:
+            raise ValueError("kind huggingface needs `repo_id`, such as caoji2001/HOSER-dataset")
+        return self
+
+
+class ZonesConfig(_Section):
+    """The partition of the roads into zones (models.md §2)."""
+
+    count: int = Field(300, ge=1)
+    """Zones asked of KaHIP; a data set's own partition is taken as it is."""
+    imbalance: float = Field(0.03, ge=0)
+    """Allowed excess of a zone over the average size."""
+    seed: int = 0
+    """Seed of KaHIP."""
+    use_shipped: bool = True
+    """Take `road_network_partition` and `zone_trans_mat.npy` where the data set ships them."""
+
+
+class Bounds(_Section):
+    """A rectangle in degrees, EPSG:4326."""
+
+    min_lat: float = Field(ge=-90, le=90)
+    max_lat: float = Field(ge=-90, le=90)
+    min_lng: float = Field(ge=-180, le=180)
+    max_lng: float = Field(ge=-180, le=180)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_lat >= self.max_lat or self.min_lng >= self.max_lng:
+            raise ValueError("each min must be below its max")
+        return self
+
+
+class GridConfig(_Section):
+    """The grid whose cells are the teacher's words. A checkpoint's own grid comes first where it carries one."""
+
+    kind: Literal["cells", "roads"] = "cells"
+    """cells: a token a grid cell; roads: a token a road, the limit of ever smaller cells."""
+    bounds: Bounds | Literal["roads"] | None = None
+    """Extent of the grid. `roads` takes the extent of the road centres: right only for a teacher trained here."""
+    cell_size_m: float | None = Field(None, gt=0)
+    """Side of a cell in metres; give this or both of cell_lat and cell_lng."""
+    cell_lat: float | None = Field(None, gt=0)
+    """Height of a cell in degrees."""
+    cell_lng: float | None = Field(None, gt=0)
+    """Width of a cell in degrees."""
+    downsample_factor: int = Field(1, ge=1)
+    """Merge this many cells along each axis."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        degrees = (self.cell_lat, self.cell_lng)
+        if self.cell_size_m is not None and degrees != (None, None):
+            raise ValueError("give cell_size_m or cell_lat and cell_lng, not both")
+        if (self.cell_lat is None) != (self.cell_lng is None):
+            raise ValueError("give both cell_lat and cell_lng")
+        return self
+
+
+class TeacherConfig(_Section):
+    """LM-TAD: imported where `distill.ckpt_path` names a checkpoint, trained in the graph otherwise (models.md §1)."""
+
+    preset: Literal["tiny", "small", "published"] = "small"
+    """Size of the model: tiny 2 layers of 64, small 4 of 256, published 8 of 768 with 12 heads."""
+    n_layer: int | None = Field(None, ge=1)
+    """Layers, where they differ from the preset's."""
+    n_head: int | None = Field(None, ge=1)
+    """Attention heads, where they differ from the preset's."""
+    n_embd: int | None = Field(None, ge=1)
+    """Width, where it differs from the preset's."""
+    block_size: int | None = Field(None, ge=4)
+    """Longest sequence with its special tokens; the longest trip of the corpus + 2 where it is not given."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout in training."""
+    max_epochs: int = Field(30, ge=1)
+    """Passes over the training trips at the most."""
+    patience: int = Field(5, ge=1)
+    """Stop after this many epochs without a better validation loss."""
+    batch_size: int = Field(32, ge=1)
+    """Trips a step."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    min_learning_rate: float = Field(3e-5, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_ratio: float = Field(0.08, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises (published: 5,000 of 60,000)."""
+    beta2: float = Field(0.99, gt=0, lt=1)
+    """Second beta of AdamW (published: 0.99 or 0.9)."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay, on matrices only."""
+    max_norm: float = Field(1.0, gt=0)
+    """Gradient norm at which it is clipped."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    compile: bool = False
+    """Use torch.compile."""
+    seed: int = 0
+    """Seed of weights, order and dropout."""
+
+
+class DistillConfig(_Section):
+    """Labels and the distillation term of the loss. The first eight keys are those of the original section."""
+
+    enabled: bool = True
+    """Train a distilled student."""
+    repo_path: str | None = None
+    """Accepted and not needed: no LM-TAD repository is used."""
+    ckpt_path: str | None = None
+    """An LM-TAD checkpoint to import as the teacher; none: one is trained in the graph."""
+    lambda_kl: float = Field(0.01, ge=0)
+    """Weight of the distillation term."""
+    temperature: float = Field(2.0, gt=0)
+    """Temperature of both distributions."""
+    window: Literal["full"] | int = "full"
+    """Tokens of history the teacher sees at each step: full, or the last W of them."""
+    sample_steps_per_trace: Literal["all"] | int = "all"
+    """Distilled steps of a trajectory in each epoch: all, or this many drawn at random."""
+    teacher_fp16: bool = True
+    """Half precision for the teacher's pass on a GPU; a CPU always uses float32."""
+    shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
+    """Candidates in one cell: each gets the cell's mass, they divide it, or cells are compared."""
+    scale_by_temperature_squared: bool = False
+    """Multiply the term by temperature² (Hinton et al. 2015, section 2.1)."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if isinstance(self.window, int) and self.window < 1:
+            raise ValueError("window is `full` or a whole number from 1")
+        if isinstance(self.sample_steps_per_trace, int) and self.sample_steps_per_trace < 1:
+            raise ValueError("sample_steps_per_trace is `all` or a whole number from 1")
+        return self
+
+
+class StudentConfig(_Section):
+    """HOSER and its training (models.md §2); the defaults are the published ones."""
+
+    hidden_dim: int = Field(128, ge=1)
+    """Width of road and zone vectors, of an attention head and of the navigator."""
+    road_id_dim: int = Field(64, ge=1)
+    """Width of the road id embedding, a part of the road vector."""
+    attribute_dim: int = Field(16, ge=1)
+    """Width of each of the parts for length, type, longitude and latitude."""
+    num_heads: int = Field(2, ge=1)
+    """Attention heads of the trajectory encoder."""
+    num_layers: int = Field(2, ge=1)
+    """Layers of the trajectory encoder."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the trajectory encoder."""
+    candidate_angle: Literal["published", "true_bearing"] = "published"
+    """Angle of a candidate: published swaps latitude and longitude, as published checkpoints need."""
+    time_intervals: Literal["published", "elapsed"] = "published"
+    """Intervals in the attention: from the minute of the day (23:59 to 00:01 counts as 5 min), or true ones."""
+    max_epochs: int = Field(25, ge=1)
+    """Passes over the training trips."""
+    batch_size: int = Field(256, ge=1)
+    """Trips an optimiser step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Trips a forward pass; gradients are accumulated up to batch_size. None: the whole batch."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of AdamW."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    max_norm: float = Field(1.0, gt=0)
+    """Gradient norm at which it is clipped."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
+
+    @model_validator(mode="after")
+    def _widths(self) -> Self:
+        if self.road_id_dim + 4 * self.attribute_dim != self.hidden_dim:
+            raise ValueError("road_id_dim + 4 * attribute_dim must equal hidden_dim")
+        return self
+
+
+class GenerationConfig(_Section):
+    """Generation of trips by the students (models.md §2)."""
+
+    od_source: Literal["test", "train"] = "test"
+    """test: real test ODs with their own start times; train: drawn from the training counts, as published."""
+    num_trips: int | None = Field(None, ge=1)
+    """Trips to generate; None: one for each test OD (5,000 with od_source train)."""
+    max_steps: int = Field(5000, ge=1)
+    """Expansions after which a search gives the path that came closest."""
+    seed: int = 0
+    """Seed of the choice of ODs."""
+
+
+class EvaluationConfig(_Section):
+    """Metrics of generated trips (models.md §2)."""
+
+    od_cell_m: float = Field(200.0, gt=0)
+    """Side of the OD cells within which real and generated trips are paired."""
+    edr_threshold_m: float = Field(100.0, gt=0)
+    """Distance up to which two points match in EDR."""
+
+
+class CityConfig(_Section):
+    """Everything about a city; one YAML file each, the file's name is the city's."""
+
+    city: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    """Name of the city: the file's name without `.yaml`."""
+    description: str = ""
+    """A line for people."""
+    source: SourceConfig
+    """Where the data come from."""
+    zones: ZonesConfig = ZonesConfig()
+    """The partition into zones."""
+    grid: GridConfig = GridConfig()
+    """The teacher's grid."""
+    teacher: TeacherConfig = TeacherConfig()
+    """LM-TAD."""
+    distill: DistillConfig = DistillConfig()
+    """Labels and distillation."""
+    student: StudentConfig = StudentConfig()
+    """HOSER."""
+    generation: GenerationConfig = GenerationConfig()
+    """Generated trips."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Metrics."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.1 refuses no repeated key; a setting given twice is a mistake."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise ConfigError(f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
+                              f"`{key}` is given twice. Remove one.")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load_config(path: str | PathLike[str]) -> CityConfig:
+    """Read and check `config/<city>.yaml`.
+
+    Raises ConfigError naming the file, the line, the key, what is wrong and the nearest known key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file.{_nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+    text = file.read_text(encoding="utf-8")
+    try:
+        loader = _UniqueKeyLoader(text)
+        loader.name = str(file)
+        root = loader.get_single_node()
+        tree = loader.construct_document(root) if root is not None else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: the top level must be sections such as `source:` and `student:`.")
+    if tree.setdefault("city", file.stem) != file.stem:
+        raise ConfigError(f"{file}: `city: {tree['city']}` does not match the file's name. Rename one of the two.")
+    try:
+        return CityConfig.model_validate(_expand_environment(tree, file))
+    except ValidationError as error:
+        lines = [_explain(file, root, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def dump_config(config: CityConfig) -> str:
+    """Return the whole tree, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _expand_environment(value: Any, file: Path) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every text of the tree."""
+    if isinstance(value, dict):
+        return {key: _expand_environment(entry, file) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_expand_environment(entry, file) for entry in value]
+    if not isinstance(value, str):
+        return value
+
+    def one(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name, default)
+        if found is None:
+            raise ConfigError(f"{file}: environment variable {name} is not set. "
+                              f"Set it, or write ${{{name}:-default}}.")
+        return found
+
+    return _VARIABLE.sub(one, value)
+
+
+def _explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any]) -> str:
+    """Turn one of pydantic's problems into a line with file, line, key and mend."""
+    keys = [str(part) for part in problem["loc"]]
+    model, known = CityConfig, [*keys]
+    for depth, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        if field is None:
+            known = keys[: depth + 1]
+            break
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, _Section):
+            model = annotation  # type: ignore[assignment]
+        else:
+            known = keys[: depth + 1]
+            break
+    place = f"{file}{_line(root, known)}: `{'.'.join(known)}`" if known else f"{file}"
+    if problem["type"] == "extra_forbidden":
+        return f"{place} is not a known setting.{_suggest(known[-1], model)}"
+    if problem["type"] == "missing":
+        return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = "" if isinstance(problem.get("input"), dict) else f" (given: {problem.get('input')!r})"
+    return f"{place}: {message[:1].lower()}{message[1:]}{given}."
+
+
+def _line(root: yaml.Node | None, keys: list[str]) -> str:
+    node, line = root, 0
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key_node, value_node in node.value:
+            if key_node.value == key:
+                node, line = value_node, key_node.start_mark.line + 1
+                break
+        else:
+            break
+    return f", line {line}" if line else ""
+
+
+def _suggest(key: str, model: type[BaseModel]) -> str:
+    here = _nearest(key, model.model_fields)
+    if here:
+        return here
+    elsewhere = {name: path for path, name in _all_keys(CityConfig)}
+    near = difflib.get_close_matches(key, elsewhere, n=1)
+    if near:
+        return f" Did you mean `{elsewhere[near[0]]}`?"
+    return f" Known here: {', '.join(model.model_fields)}."
+
+
+def _nearest(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        yield prefix + name, name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
