@@ -253,6 +253,9 @@ class EvaluationConfig(_Section):
 
     od_cell_m: float = Field(200.0, gt=0)
     """Side of the OD cells within which real and generated trips are paired."""
+    od_corner: tuple[float, float] | None = None
+    """South-west corner (latitude, longitude) the OD cells count from; None: that of the road centres.
+    Published: [39.79, 116.25] Beijing, [41.1406, -8.689] Porto, [37.7083, -122.5123] San Francisco."""
     edr_threshold_m: float = Field(100.0, gt=0)
     """Distance up to which two points match in EDR."""
 
@@ -358,18 +361,15 @@ def _expand_environment(value: Any, file: Path) -> Any:
 def _explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any]) -> str:
     """Turn one of pydantic's problems into a line with file, line, key and mend."""
     keys = [str(part) for part in problem["loc"]]
-    model, known = CityConfig, [*keys]
+    model: type[BaseModel] = CityConfig
+    known = keys
     for depth, key in enumerate(keys):
         field = model.model_fields.get(key)
-        if field is None:
+        annotation = None if field is None else field.annotation
+        if depth == len(keys) - 1 or not (isinstance(annotation, type) and issubclass(annotation, _Section)):
             known = keys[: depth + 1]
             break
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, _Section):
-            model = annotation  # type: ignore[assignment]
-        else:
-            known = keys[: depth + 1]
-            break
+        model = annotation
     place = f"{file}{_line(root, known)}: `{'.'.join(known)}`" if known else f"{file}"
     if problem["type"] == "extra_forbidden":
         return f"{place} is not a known setting.{_suggest(known[-1], model)}"

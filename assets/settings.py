@@ -1,0 +1,54 @@
+"""Settings group: each part of a city's YAML that a stage obeys, as a small asset of its own.
+
+Its data version is a digest of the part, so Dagster itself sees which stages a changed setting concerns.
+"""
+
+
+import dagster as dg
+import yaml
+
+from assets.partitions import city_partitions
+from assets.stage_asset import SETTINGS_PREFIX
+from hoser_kd.digest import digest_json
+from hoser_kd.errors import HoserKdError
+from hoser_kd.pipeline import SETTINGS
+
+_DESCRIPTIONS = {
+    "source": "Where the data of the city come from: `source` of its YAML.",
+    "rows": "What to do with a trip that cannot be used: `source.on_bad_row`.",
+    "zones": "The partition into zones: `zones`.",
+    "grid": "The teacher's grid: `grid`, and the content of the checkpoint if one is named.",
+    "teacher": "The teacher's size and training: `teacher`, and the content of the checkpoint if one is named.",
+    "labels": "What the teacher sees when it labels: `distill.window`, `distill.teacher_fp16`.",
+    "student": "HOSER and its training: `student`.",
+    "distillation": "The distillation term: `distill` without what concerns teacher and labels.",
+    "generation": "Generated trips: `generation`.",
+    "evaluation": "Metrics: `evaluation`.",
+}
+
+
+def _settings_asset(section: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[SETTINGS_PREFIX, section],
+        group_name="settings",
+        description=_DESCRIPTIONS[section],
+        kinds={"yaml"},
+        partitions_def=city_partitions,
+        code_version="1",
+        required_resource_keys={"pipeline"},
+    )
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        try:
+            values = SETTINGS[section](context.resources.pipeline.config(context.partition_key))
+        except HoserKdError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        text = yaml.safe_dump(values, sort_keys=False)
+        return dg.MaterializeResult(
+            metadata={"values": dg.MetadataValue.md(f"```yaml\n{text}```")},
+            data_version=dg.DataVersion(digest_json(values)[:16]),
+        )
+
+    return asset
+
+
+settings_assets = [_settings_asset(section) for section in SETTINGS]

@@ -1,0 +1,76 @@
+"""What a person sees of an artifact in Dagster: figures, tables, column schemas, pictures, path, size and time."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from hoser_kd.store import Artifact
+
+_MOST_ROWS = 50
+
+
+def show(artifact: Artifact) -> dict[str, Any]:
+    """Return Dagster metadata for an artifact: its summary, tables it holds, and the pictures beside them."""
+    metadata: dict[str, Any] = {
+        "version": artifact.version,
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "size_mib": round(artifact.size_bytes / 2**20, 3),
+        "seconds": artifact.seconds,
+        "made_at": artifact.made_at,
+    }
+    for name, value in artifact.summary.items():
+        metadata[name] = _entry(value)
+    tables = sorted(artifact.path.glob("*.parquet"))
+    for table in tables:
+        schema = _columns(table)
+        main = table.stem == artifact.stage or len(tables) == 1
+        metadata["dagster/column_schema" if main else f"columns of {table.name}"] = schema
+        if main:
+            metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
+    for picture in sorted(artifact.path.glob("*.png")):
+        metadata[picture.stem] = _picture(picture.stem, picture.read_bytes())
+    report = artifact.path / "report.html"
+    if report.is_file():
+        metadata["report"] = dg.MetadataValue.url(report.as_uri())
+    return metadata
+
+
+def _entry(value: Any) -> Any:
+    if isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        return _table(value)
+    return dg.MetadataValue.json(value)
+
+
+def _table(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    shown = rows if len(rows) <= _MOST_ROWS else rows[-_MOST_ROWS:]
+    records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in shown]
+    names = list(dict.fromkeys(key for row in shown for key in row))
+    kinds = {name: "string" if any(isinstance(row.get(name), str) for row in shown) else "float" for name in names}
+    schema = dg.TableSchema([dg.TableColumn(name, kinds[name]) for name in names])
+    return dg.MetadataValue.table(records, schema)
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | bool) or value is None else str(value)
+
+
+def _columns(table: Any) -> dg.TableSchema:
+    schema = pq.read_schema(table)
+    return dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema])
+
+
+def _picture(name: str, png: bytes) -> dg.MarkdownMetadataValue:
+    data = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![{name.replace('_', ' ')}](data:image/png;base64,{data})")

@@ -1,0 +1,97 @@
+"""Turns a stage of `hoser_kd.pipeline` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
+
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
+from assets.showing import show
+from hoser_kd.checks import CHECKS, run_checks
+from hoser_kd.errors import HoserKdError
+from hoser_kd.pipeline import STAGES, Stage, make
+from hoser_kd.progress import TimedLines
+from hoser_kd.store import Artifact
+
+SETTINGS_PREFIX = "settings"
+
+
+class RunStage(dg.Config):
+    """How to run a stage; the defaults are right."""
+
+    force: bool = False
+    """Make it again even if this version is there."""
+    device: str = "auto"
+    """auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which."""
+
+
+def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDefinition:
+    """Return the asset of a stage; its key, group, inputs, settings and code version are the stage's."""
+    stage = STAGES[name]
+    checks = CHECKS.get(name, ())
+
+    @dg.asset(
+        name=name,
+        group_name=stage.group,
+        description=description,
+        kinds=kinds,
+        ins={upstream: _input(stage, STAGES[upstream]) for upstream in stage.inputs},
+        deps=[_settings_dep(stage, section) for section in stage.settings],
+        partitions_def=city_seed_partitions if stage.per_seed else city_partitions,
+        code_version=stage.code_version,
+        io_manager_key="artifacts",
+        required_resource_keys={"pipeline"},
+        check_specs=[
+            dg.AssetCheckSpec(check.name, asset=name, description=check.description, blocking=check.blocking)
+            for check in checks
+        ],
+        pool="gpu" if name in _ON_DEVICE else None,
+    )
+    def asset(
+        context: dg.AssetExecutionContext, config: RunStage, **inputs: Any
+    ) -> Iterator[dg.Output[Artifact] | dg.AssetCheckResult]:
+        city, seed = city_and_seed(context.partition_key)
+        pipeline = context.resources.pipeline
+        try:
+            settings = pipeline.config(city)
+            artifact = make(
+                stage, settings, pipeline.store(), inputs, seed=seed, force=config.force, device=config.device,
+                progress=TimedLines(context.log.info), on_epoch=lambda figures: _observe(context, figures),
+            )
+            results = run_checks(artifact, inputs)
+        except HoserKdError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        yield dg.Output(artifact, metadata=show(artifact), data_version=dg.DataVersion(artifact.version))
+        for result in results:
+            yield dg.AssetCheckResult(
+                check_name=result.name, passed=result.passed, description=result.said,
+                metadata={key: value for key, value in result.figures.items()},
+            )
+
+    return asset
+
+
+_ON_DEVICE = {"teacher", "teacher_evaluation", "teacher_soft_labels", "vanilla_student", "distilled_student",
+              "generated_trajectories"}
+"""Stages that fill a GPU; they share the pool `gpu`, so that a machine with one GPU runs one of them at a time."""
+
+
+def _input(stage: Stage, upstream: Stage) -> dg.AssetIn:
+    """A city's artifact serves all its seeds; a stage made once a city reads all seeds there are."""
+    if stage.per_seed == upstream.per_seed:
+        return dg.AssetIn()
+    return dg.AssetIn(partition_mapping=dg.MultiToSingleDimensionPartitionMapping("city"))
+
+
+def _settings_dep(stage: Stage, section: str) -> dg.AssetDep:
+    key = dg.AssetKey([SETTINGS_PREFIX, section])
+    if not stage.per_seed:
+        return dg.AssetDep(key)
+    return dg.AssetDep(key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("city"))
+
+
+def _observe(context: dg.AssetExecutionContext, figures: Mapping[str, float]) -> None:
+    """Numbers in observations draw live curves in the asset's Plots tab."""
+    numbers = {name: float(value) for name, value in figures.items()}
+    context.log_event(dg.AssetObservation(context.asset_key, partition=context.partition_key, metadata=numbers))

@@ -1,0 +1,39 @@
+"""The code location that `dagster dev` and `dg dev` load. Building it imports neither torch nor geopandas."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+# Multi-dimensional partitions carry a beta notice in this Dagster; the pinned version makes it moot.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+import assets  # noqa: E402
+from assets.partitions import CONFIG_FOLDER  # noqa: E402
+from dagster_project.jobs import JOBS  # noqa: E402
+from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
+
+DEFAULT_STORE = Path(__file__).resolve().parent.parent / "data"
+
+
+def build_defs(config_folder: Path | None = None, store_root: str | None = None) -> dg.Definitions:
+    """Assemble the graph. Defaults: HOSER_KD_CONFIG or `config/`, HOSER_KD_STORE or `data/`."""
+    pipeline = Pipeline(
+        config_folder=str(config_folder or CONFIG_FOLDER),
+        store_root=store_root or os.environ.get("HOSER_KD_STORE") or str(DEFAULT_STORE),
+    )
+    return dg.Definitions(
+        assets=dg.load_assets_from_package_module(assets),
+        jobs=JOBS,
+        resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline=pipeline)},
+        executor=dg.multiprocess_executor.configured({
+            "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},
+            "max_concurrent": 1,
+        }),
+    )
+
+
+defs = build_defs()

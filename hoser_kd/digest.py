@@ -1,0 +1,33 @@
+"""Digests by which an artifact is known: equal digests mean equal content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def digest_arrays(*arrays: npt.NDArray[Any]) -> str:
+    """Return the sha256 (hex) over the dtype, shape and bytes of numeric arrays, in order."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype.str}{array.shape};".encode())
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def digest_file(path: str | PathLike[str]) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_json(obj: Any) -> str:
+    """Return the sha256 (hex) of anything JSON can hold; the order of a mapping's keys does not count."""
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
