@@ -1,0 +1,93 @@
+"""Pairs of trips a second: the compiled sweep against the definitions of Hausdorff, DTW and EDR in plain Python.
+
+Run `python benchmarks/metrics.py`; one thread. The definitions here are also what the tests hold the sweep to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from math import asin, cos, inf, radians, sin, sqrt
+
+import numpy as np
+
+Point = tuple[float, float]
+
+
+def haversine(a: Point, b: Point, radius: float) -> float:
+    """Great-circle distance of two (lat, lon) points in degrees."""
+    (lat_a, lon_a), (lat_b, lon_b) = [(radians(lat), radians(lon)) for lat, lon in (a, b)]
+    hav = sin((lat_b - lat_a) / 2) ** 2 + cos(lat_a) * cos(lat_b) * sin((lon_b - lon_a) / 2) ** 2
+    return 2 * radius * asin(min(1.0, sqrt(hav)))
+
+
+def hausdorff_km(a: Sequence[Point], b: Sequence[Point]) -> float:
+    def one_way(here: Sequence[Point], there: Sequence[Point]) -> float:
+        return max(min(haversine(p, q, 6378.0) for q in there) for p in here)
+
+    return max(one_way(a, b), one_way(b, a))
+
+
+def dtw_km(a: Sequence[Point], b: Sequence[Point]) -> float:
+    table = [[inf] * (len(b) + 1) for _ in range(len(a) + 1)]
+    table[0][0] = 0.0
+    for i, p in enumerate(a):
+        for j, q in enumerate(b):
+            table[i + 1][j + 1] = haversine(p, q, 6378.0) + min(table[i][j], table[i][j + 1], table[i + 1][j])
+    return table[-1][-1]
+
+
+def edits(num_a: int, num_b: int, matches: Sequence[Sequence[bool]]) -> int:
+    table = [[i + j if i * j == 0 else 0 for j in range(num_b + 1)] for i in range(num_a + 1)]
+    for i in range(num_a):
+        for j in range(num_b):
+            table[i + 1][j + 1] = min(table[i][j] + (not matches[i][j]), table[i][j + 1] + 1, table[i + 1][j] + 1)
+    return table[-1][-1]
+
+
+def edr(a: Sequence[Point], b: Sequence[Point], threshold_m: float) -> float:
+    matches = [[haversine(p, q, 6378137.0) < threshold_m for q in b] for p in a]
+    return edits(len(a), len(b), matches) / max(len(a), len(b))
+
+
+def main() -> None:
+    """Print pairs a second of both, and their ratio, for trips of 21 and 38 roads."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=20_000, help="pairs for the compiled sweep")
+    parser.add_argument("--plain-pairs", type=int, default=20, help="pairs for plain Python")
+    arguments = parser.parse_args()
+
+    started = time.perf_counter()
+    from hoser_kd._pair_kernels import pair_distances
+    from hoser_kd.trajectories import Trajectories
+
+    rng = np.random.default_rng(0)
+    centres = np.column_stack([rng.uniform(41.14, 41.18, 5000), rng.uniform(-8.69, -8.56, 5000)])
+
+    def trips(num_trips: int, num_roads: int) -> Trajectories:
+        roads = rng.integers(0, len(centres), num_trips * num_roads)
+        return Trajectories(np.arange(num_trips + 1) * num_roads, roads, np.zeros_like(roads))
+
+    few = trips(1, 2)
+    pair_distances(few, few, np.zeros((1, 2), np.int64), centres, 100.0)
+    print(f"import and first call: {time.perf_counter() - started:.1f} s")
+
+    for num_roads in (21, 38):
+        real, made = trips(1000, num_roads), trips(1000, num_roads)
+        pairs = rng.integers(0, 1000, (arguments.pairs, 2))
+        started = time.perf_counter()
+        pair_distances(real, made, pairs, centres, 100.0)
+        compiled_s = (time.perf_counter() - started) / len(pairs)
+
+        started = time.perf_counter()
+        for r, g in pairs[: arguments.plain_pairs]:
+            a, b = ([(lat, lon) for lat, lon in centres[t.roads(i)].tolist()] for t, i in ((real, r), (made, g)))
+            hausdorff_km(a, b), dtw_km(a, b), edr(a, b, 100.0)
+        plain_s = (time.perf_counter() - started) / arguments.plain_pairs
+        print(f"{num_roads} roads: compiled {1 / compiled_s:,.0f} pairs/s ({compiled_s * 1e6:.1f} µs), plain Python "
+              f"{1 / plain_s:,.0f} pairs/s ({plain_s * 1e3:.2f} ms), {plain_s / compiled_s:,.0f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
