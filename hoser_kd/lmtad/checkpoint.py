@@ -1,0 +1,308 @@
+"""Reading teachers of every known layout, and writing our own.
+
+Foreign checkpoints are pickles, and a pickle can run code. They go through torch's weights-only unpickler with an
+allow-list of exactly the names a published training writes; the classes behind the names are stand-ins that hold
+fields, so no LM-TAD repository is needed and nothing of the file is executed. Ours are a folder of
+`model.safetensors` and `config.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hoser_kd.atomic import atomic_path
+from hoser_kd.errors import CheckpointError, ConfigError
+from hoser_kd.lmtad.model import LMTAD, NUM_SPECIALS, LMTADConfig
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+_HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+_COMPILED_PREFIX = "_orig_mod."
+_BOUNDS = ("min_lat", "max_lat", "min_lng", "max_lng")
+
+
+@dataclass(frozen=True)
+class LMTADCheckpoint:
+    """A teacher and what its file says about the data it was trained on."""
+
+    model: LMTAD
+    """In eval mode, on the CPU."""
+    config: LMTADConfig
+    """Shape of the model."""
+    dataset_config: dict[str, Any]
+    """The data set's settings as the training wrote them: `grip_size` (H, W) and more, depending on who trained."""
+
+
+def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
+    """Load a teacher: a training checkpoint, a weights-only file, or a folder written by `save`.
+
+    Known layouts of a `torch.save` file: {'model': weights, 'model_config': LMTADConfig, 'dataset_config', …} as the
+    published training writes it, with or without torch.compile's prefix, and {'state_dict', 'model_config': dict}.
+    Warns for `integer_poe`. Raises CheckpointError where the file is missing, damaged, of another kind, or names
+    anything that is not on the allow-list.
+    """
+    file = Path(path)
+    if file.name == WEIGHTS_FILE:
+        file = file.parent
+    if file.is_dir():
+        return _load_folder(file)
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file. Point `distill.ckpt_path` at an LM-TAD checkpoint.")
+    content = _unpickle(file)
+    weights = content.get("model", content.get("state_dict")) if isinstance(content, dict) else None
+    fields = _fields(content.get("model_config")) if isinstance(content, dict) else None
+    if not isinstance(weights, Mapping) or fields is None:
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{file}: not an LM-TAD checkpoint. It needs weights (`model` or `state_dict`) and "
+                              f"`model_config`; it holds {found[:200]}.")
+    dataset_config = _fields(content.get("dataset_config")) or {}
+    return _build(file, {str(key): value for key, value in weights.items()}, fields, dataset_config)
+
+
+def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
+    """Write `model.safetensors` and `config.json` into a folder, each whole or not at all.
+
+    The shape of the model is written into both: a run killed between the two leaves weights that still load.
+    """
+    target = Path(folder)
+    shape = dataclasses.asdict(checkpoint.config)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()
+               if name != _HEAD}
+    with atomic_path(target / WEIGHTS_FILE) as file:
+        safetensors.torch.save_file(weights, file, metadata={"model_config": json.dumps(shape)})
+    with atomic_path(target / CONFIG_FILE) as file:
+        text = json.dumps({**shape, "dataset_config": checkpoint.dataset_config}, indent=1, allow_nan=False)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
+def check_grid(vocab_size: int, shape: tuple[int, int]) -> None:
+    """Refuse a grid of (H, W) cells that does not fit a vocabulary. Raises CheckpointError naming both.
+
+    Published preprocessing leaves W + 1 labels unused, later trainings none, so a smaller grid passes.
+    """
+    height, width = shape
+    if height * width > vocab_size - NUM_SPECIALS:
+        raise CheckpointError(
+            f"a grid of {height} × {width} = {height * width} cells does not fit the teacher's vocabulary of "
+            f"{vocab_size} tokens, {vocab_size - NUM_SPECIALS} of them cells. Give the grid the teacher was trained "
+            "on under `grid`; the one written into published checkpoints is Porto's whatever the data."
+        )
+
+
+def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
+    """Return what a person wants to know of a teacher.
+
+    Keys: layers, heads, width, parameters, vocabulary, labels, block_size, positions, grid ((H, W) or None),
+    grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config).
+    """
+    config, data = checkpoint.config, checkpoint.dataset_config
+    size = data.get("grip_size")
+    grid = (int(size[0]), int(size[1])) if isinstance(size, (tuple, list)) and len(size) == 2 else None
+    missing = [name for name in _BOUNDS if data.get(name) is None]
+    bounds_known = not missing
+    if data.get("grid_size") is None and (data.get("cell_lat") is None or data.get("cell_lng") is None):
+        missing.append("cell size")
+    return {
+        "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd,
+        "parameters": checkpoint.model.num_parameters(), "vocabulary": config.vocab_size,
+        "labels": config.num_labels, "block_size": config.block_size,
+        "positions": "sinusoidal, along the batch" if config.integer_poe else "learned",
+        "grid": grid, "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
+        "bounds_known": bounds_known, "missing": missing,
+    }
+
+
+class _Fields:
+    """Stands in for a class of a checkpoint: holds the fields, can do nothing."""
+
+    fields: dict[str, Any]
+
+    def __new__(cls) -> _Fields:  # noqa: PYI034  Self would be it, but nobody inherits from a stand-in
+        # pickle makes objects without calling __init__, and restores no state where there is none
+        made = super().__new__(cls)
+        made.fields = {}
+        return made
+
+    def __setstate__(self, state: object) -> None:
+        self.fields = dict(state) if isinstance(state, Mapping) else {}
+
+
+class _Dtype:
+    """Stands in for numpy.dtype: the code of a plain number, such as `i8`."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float:
+    """Stands in for the constructor of NumPy scalars; gives a plain number."""
+    if not re.fullmatch(r"[biuf][1248]", dtype.code):
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {dtype.code!r}")
+    kind = np.dtype(dtype.code).newbyteorder(">" if dtype.order == ">" else "<")
+    value: bool | int | float = np.frombuffer(data, kind)[0].item()
+    return value
+
+
+_ALLOWED: list[Any] = [
+    (_Fields, "models.LMTAD.LMTADConfig"),
+    (_Fields, "models.LMTADConfig"),
+    (_Fields, "datasets.PortoConfig"),
+    (_Fields, "argparse.Namespace"),
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),   # NumPy 1
+    (_scalar, "numpy._core.multiarray.scalar"),  # NumPy 2
+]
+
+
+def _unpickle(path: Path) -> Any:
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if file.read(2) == b"PK" and not zipped:
+            raise CheckpointError(f"{path}: truncated; its end is missing. Copy or download it again.")
+    try:
+        with torch.serialization.safe_globals(_ALLOWED):
+            # Mapped, the optimiser's moments of a training checkpoint (two thirds of it) are never read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # noqa: BLE001  a damaged pickle can fail in any way; none of them is ours
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise CheckpointError(
+                f"{path}: refused, because it names `{refused[1]}`, which no LM-TAD checkpoint needs. Nothing of it "
+                "was run. Export the weights alone: {'state_dict': …, 'model_config': {…}}."
+            ) from None
+        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(r"(.+)", str(error) or repr(error))
+        reason = told[1].strip()[:200] if told else type(error).__name__
+        raise CheckpointError(f"{path}: not a readable torch.save file ({reason}). "
+                              "It is damaged or of another kind.") from None
+
+
+def _load_folder(folder: Path) -> LMTADCheckpoint:
+    weights_path, config_path = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    for file in (weights_path, config_path):
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such file. A teacher's folder holds {WEIGHTS_FILE} and {CONFIG_FILE}.")
+    try:
+        written = json.loads(config_path.read_text(encoding="utf-8"))
+        dataset_config = dict(written.pop("dataset_config", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{config_path}: not readable as JSON settings ({error}).") from None
+    try:
+        with safetensors.safe_open(weights_path, "pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            fields = json.loads((file.metadata() or {}).get("model_config", "null")) or written
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{weights_path}: not a readable safetensors file ({error}).") from None
+    # JSON has no tuples; the published field is one.
+    sizes = {name: tuple(size) for name, size in dataset_config.items() if name == "grip_size" and size is not None}
+    return _build(weights_path, weights, fields, {**dataset_config, **sizes})
+
+
+def _build(path: Path, weights: dict[str, Any], fields: Mapping[str, Any],
+           dataset_config: Mapping[str, Any]) -> LMTADCheckpoint:
+    state = _clean_weights(path, weights)
+    config = _config(path, state, fields)
+    try:
+        with torch.device("meta"):
+            model = LMTAD(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(f"{path}: `{name}` has shape {found.get(name, 'none: it is missing')}, the model's "
+                                  f"config asks for {expected.get(name, 'no such weights')}.")
+    model.load_state_dict(state, assign=True)
+    model.tie()
+    return LMTADCheckpoint(model.eval(), config, {str(key): _plain(value) for key, value in dataset_config.items()})
+
+
+def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
+    """Return float32 copies under plain names, both names of the tied embedding among them."""
+    state: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        name = key.removeprefix(_COMPILED_PREFIX)
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: weight `{name}` is {type(value).__name__}, not a tensor.")
+        # Before torch 2.0 the published model stored its causal mask among the weights.
+        if not (name.endswith(".attn.bias") and value.dim() == 4):
+            state[name] = value.detach().to(torch.float32, copy=True).contiguous()
+    for name in (_HEAD, _EMBEDDING):
+        if name not in state and (other := state.get(_HEAD if name == _EMBEDDING else _EMBEDDING)) is not None:
+            state[name] = other
+    if _HEAD not in state:
+        raise CheckpointError(f"{path}: `{_EMBEDDING}` is missing, so these are not LM-TAD's weights.")
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: `{name}` holds numbers that are not finite. The file is damaged, or the "
+                                  "training diverged.")
+    if not torch.equal(state[_HEAD], state[_EMBEDDING]):
+        raise CheckpointError(f"{path}: `{_HEAD}` and `{_EMBEDDING}` differ; in LM-TAD they are one tensor.")
+    return state
+
+
+def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> LMTADConfig:
+    """Take the config's fields; what the weights' shapes tell may be missing."""
+    layers = {name.split(".")[2] for name in state if name.startswith("transformer.h.")}
+    positions = state.get("transformer.wpe.weight")
+    told: dict[str, Any] = {
+        "vocab_size": len(state[_EMBEDDING]), "n_embd": state[_EMBEDDING].shape[-1], "n_layer": len(layers),
+        "block_size": None if positions is None else len(positions), "bias": "transformer.ln_f.bias" in state,
+        "integer_poe": "transformer.wpe.pe" in state, "dropout": 0.0, "n_head": None,
+    }
+    values = {name: fields[name] if fields.get(name) is not None else value for name, value in told.items()}
+    for name in ("n_head", "block_size"):
+        if values[name] is None:
+            raise CheckpointError(f"{path}: `model_config` has no `{name}`, and the weights do not tell it.")
+    kinds: dict[str, Callable[[Any], Any]] = {"dropout": float, "bias": bool, "integer_poe": bool}
+    try:
+        config = LMTADConfig(**{name: kinds.get(name, int)(value) for name, value in values.items()})
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None
+    pad = fields.get("pad_token")
+    if pad is not None and pad != config.pad_token:
+        warnings.warn(f"{path}: pad_token is {pad}; the vocabulary of {config.vocab_size} puts PAD at "
+                      f"{config.pad_token}, which is taken.", stacklevel=4)
+    return config
+
+
+def _fields(value: object) -> dict[str, Any] | None:
+    """Return the fields of a plain dict or of a stand-in, None for anything else."""
+    if isinstance(value, _Fields):
+        return value.fields
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value JSON can hold."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(entry) for entry in value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, _Fields):
+        return _plain(value.fields)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    return str(value)

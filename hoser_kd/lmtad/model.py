@@ -1,0 +1,330 @@
+"""LM-TAD, the teacher: a causal language model over the cells that trips pass (Mbuya et al., SIGSPATIAL 2024).
+
+Shaped like GPT-2: pre-norm blocks, learned positions, input and output embedding tied. Parameter names are the
+published ones, so published weights load as they are.
+
+Letters: B batch, T tokens, V vocabulary, D width (`n_embd`), H heads, L tokens already in a cache.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, linear, scaled_dot_product_attention
+
+from hoser_kd.errors import ConfigError
+
+NUM_SPECIALS = 3
+"""PAD, EOT and SOT: the last three tokens of the vocabulary, in this order."""
+SINUSOIDAL_POSITIONS = 5000
+"""Rows of the position table of models with `integer_poe`."""
+ROWS_PER_HEAD_CALL = 1 << 24
+"""Logits computed at once where nothing but a number a row is kept of them: 64 MiB of float32."""
+
+
+@dataclass(frozen=True)
+class LMTADConfig:
+    """Shape of a teacher; names are those of the published checkpoints."""
+
+    block_size: int
+    """Longest sequence, special tokens included."""
+    vocab_size: int
+    """V: the cells' labels and the three special tokens."""
+    n_layer: int = 8
+    """Transformer blocks."""
+    n_head: int = 12
+    """Attention heads."""
+    n_embd: int = 768
+    """D: width of a token's vector."""
+    dropout: float = 0.0
+    """Dropout in training; nothing at inference."""
+    bias: bool = False
+    """Biases in linear layers and layer norms."""
+    integer_poe: bool = False
+    """Sinusoidal positions as the published code adds them: along the batch, so that order is nearly lost."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that cannot be built."""
+        sizes = {name: getattr(self, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"LM-TAD: {name} is {size}; it must be at least 1.")
+        if self.vocab_size <= NUM_SPECIALS:
+            raise ConfigError(f"LM-TAD: vocab_size is {self.vocab_size}; three tokens of it are PAD, EOT and SOT.")
+        if self.n_embd % self.n_head:
+            raise ConfigError(f"LM-TAD: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}.")
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that stand for cells: 0 … V-4."""
+        return self.vocab_size - NUM_SPECIALS
+
+    @property
+    def pad_token(self) -> int:
+        """PAD: fills a batch on the right, ignored by the loss."""
+        return self.vocab_size - 3
+
+    @property
+    def eot_token(self) -> int:
+        """EOT: ends a trip."""
+        return self.vocab_size - 2
+
+    @property
+    def sot_token(self) -> int:
+        """SOT: begins a trip."""
+        return self.vocab_size - 1
+
+
+class KeyValueCache:
+    """Keys and values of the tokens a model has seen, so that one more token costs one token."""
+
+    def __init__(self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device) -> None:
+        shape = (config.n_layer, batch_size, config.n_head, capacity, config.n_embd // config.n_head)
+        self.keys = torch.zeros(shape, device=device)
+        self.values = torch.zeros(shape, device=device)
+        self.length = 0
+        """L: tokens seen so far."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.keys.shape[3]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, T, D/H) of one layer behind the first L tokens; return all L+T of them."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: LMTADConfig, layer: int) -> None:
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head, self.dropout, self.layer = config.n_head, config.dropout, layer
+
+    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None, last_only: bool) -> Tensor:
+        width = x_BTD.shape[2]
+        if last_only:
+            weight, bias = self.c_attn.weight, self.c_attn.bias
+            q_BTD = linear(x_BTD[:, -1:], weight[:width], None if bias is None else bias[:width])
+            kv_BTD = linear(x_BTD, weight[width:], None if bias is None else bias[width:])
+            k_BTD, v_BTD = torch.split(kv_BTD, width, dim=2)
+        else:
+            q_BTD, k_BTD, v_BTD = torch.split(self.c_attn(x_BTD), width, dim=2)
+        query, key, value = self._heads(q_BTD), self._heads(k_BTD), self._heads(v_BTD)
+        seen = 0
+        if cache is not None:
+            seen = cache.length
+            key, value = cache.extend(self.layer, key, value)
+        num_queries, num_keys = query.shape[2], key.shape[2]
+        mask = None
+        if seen and num_queries > 1:
+            mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None and num_queries > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.resid_dropout(self.c_proj(out.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        batch, length, width = x_BTD.shape
+        return x_BTD.view(batch, length, self.n_head, width // self.n_head).transpose(1, 2)
+
+
+class _Mlp(nn.Module):
+    def __init__(self, config: LMTADConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(gelu(self.c_fc(x_BTD))))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    def __init__(self, config: LMTADConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = _Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = _Mlp(config)
+
+    def forward(self, x_BTD: Tensor, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
+        rest = x_BTD[:, -1:] if last_only else x_BTD
+        x_BTD = rest + self.attn(self.ln_1(x_BTD), cache, last_only)
+        return x_BTD + self.mlp(self.ln_2(x_BTD))  # type: ignore[no-any-return]
+
+
+class _SinusoidalPositions(nn.Module):
+    """The position table of `integer_poe` models."""
+
+    pe: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        position = torch.arange(SINUSOIDAL_POSITIONS).unsqueeze(1)
+        frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+        table = torch.zeros(SINUSOIDAL_POSITIONS, 1, width)
+        table[:, 0, 0::2] = torch.sin(position * frequency)
+        table[:, 0, 1::2] = torch.cos(position * frequency)[:, : width // 2]
+        self.register_buffer("pe", table)
+
+    def forward(self, positions_T: Tensor) -> Tensor:
+        # The published code indexes the table by the row of the batch instead of the place in the sequence.
+        # A sequence alone in its batch therefore has row 0 added at every place, and so has every sequence here.
+        return self.pe[0].expand(len(positions_T), -1)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, config: LMTADConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = (_SinusoidalPositions(config.n_embd) if config.integer_poe
+                    else nn.Embedding(config.block_size, config.n_embd))
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(_Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+
+
+class LMTAD(nn.Module):
+    """Language model over grid tokens; a sequence is SOT, t_1 … t_n, EOT, padded on the right with PAD.
+
+    Attention is causal, so padding on the right changes nothing in front of it.
+    """
+
+    def __init__(self, config: LMTADConfig) -> None:
+        """Build with fresh weights (normal, deviation 0.02, as GPT-2 does); warns for `integer_poe`."""
+        super().__init__()
+        if config.integer_poe:
+            warnings.warn(
+                "LM-TAD with integer_poe: the published code gives a sequence other scores in another row of the "
+                "batch. Here each gets those of a batch of one, which hardly depend on the order of its tokens.",
+                stacklevel=2,
+            )
+        self.config = config
+        self.transformer = _Transformer(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.tie()
+        self._initialise()
+
+    def tie(self) -> None:
+        """Make the output embedding the input embedding, as it is in every LM-TAD."""
+        self.lm_head.weight = self.transformer.wte.weight
+
+    def _initialise(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() >= 2:
+                # The two projections of a block that end in the residual stream: its variance stays 1 over the depth.
+                deep = name.endswith("c_proj.weight")
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if deep else 0.02)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    def num_parameters(self) -> int:
+        """Count the weights, the tied embedding once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return the scores of the next token, (B, T, V), after each of the (B, T) int64 tokens."""
+        return self.lm_head(self.hidden(tokens_BT))  # type: ignore[no-any-return]
+
+    def hidden(self, tokens_BT: Tensor, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
+        """Return the vectors behind the scores, (B, T, D): a token's score is its embedding times this.
+
+        With a `cache`, the tokens follow those seen before, and are remembered. `last_only` gives (B, 1, D) of the
+        last token, for less. Raises ValueError where the sequence is longer than `block_size` or the cache.
+        """
+        seen = 0 if cache is None else cache.length
+        end = seen + tokens_BT.shape[1]
+        if end > self.config.block_size or (cache is not None and end > cache.capacity):
+            room = self.config.block_size if cache is None else min(self.config.block_size, cache.capacity)
+            raise ValueError(f"a sequence of {end} tokens does not fit {room}")
+        positions_T = torch.arange(seen, end, device=tokens_BT.device)
+        transformer = self.transformer
+        x_BTD = transformer.drop(transformer.wte(tokens_BT) + transformer.wpe(positions_T))
+        for layer, block in enumerate(transformer.h):
+            x_BTD = block(x_BTD, cache, last_only and layer == self.config.n_layer - 1)
+        if cache is not None:
+            cache.length = end
+        return transformer.ln_f(x_BTD[:, -1:] if last_only else x_BTD)  # type: ignore[no-any-return]
+
+    def surprise(self, tokens_BT: Tensor) -> Tensor:
+        """Return -log p, in nats, of each token after the first given those before it: (B, T-1), 0 at PAD."""
+        targets = tokens_BT[:, 1:]
+        kept = targets != self.config.pad_token
+        hidden_SD = self.hidden(tokens_BT[:, :-1])[kept]
+        if torch.is_grad_enabled():
+            nats = self._cross_entropy(hidden_SD, targets[kept])
+        else:
+            rows = max(1, ROWS_PER_HEAD_CALL // self.config.vocab_size)
+            parts = zip(torch.split(hidden_SD, rows), torch.split(targets[kept], rows), strict=True)
+            nats = torch.cat([self._cross_entropy(hidden, target) for hidden, target in parts])
+        out = nats.new_zeros(targets.shape)
+        out[kept] = nats
+        return out
+
+    def _cross_entropy(self, hidden_SD: Tensor, target_S: Tensor) -> Tensor:
+        return cross_entropy(self.lm_head(hidden_SD).float(), target_S, reduction="none")
+
+    def loss(self, tokens_BT: Tensor) -> Tensor:
+        """Return the training loss: mean of -log p over the tokens after the first, without PAD (a scalar)."""
+        return self.surprise(tokens_BT).sum() / (tokens_BT[:, 1:] != self.config.pad_token).sum()
+
+    @torch.no_grad()
+    def log_perplexity(self, tokens_BT: Tensor) -> Tensor:
+        """Return (B,): mean of -log p over a sequence's tokens after SOT, up to and with EOT (the anomaly score)."""
+        return self.surprise(tokens_BT).sum(1) / (tokens_BT[:, 1:] != self.config.pad_token).sum(1)
+
+    @torch.no_grad()
+    def predict_next_distribution(
+        self, history_tokens: Tensor | npt.NDArray[np.integer] | Sequence[int], window: int | None = None,
+        half: bool = False,
+    ) -> Tensor:
+        """Return the probabilities of the token after a history, (V,) float32.
+
+        `window` keeps the last W tokens, at positions 0 … W-1, SOT among them only where it is one of those;
+        without one, as many as `block_size` holds. `half` asks for half precision, which only a GPU gives.
+        """
+        history_T = torch.as_tensor(history_tokens, dtype=torch.int64, device=self.device)
+        if history_T.dim() != 1 or len(history_T) == 0:
+            raise ValueError("history_tokens must be a sequence of one token or more, SOT at least")
+        keep = min(window or self.config.block_size, self.config.block_size)
+        with half_precision(self.device, half):
+            hidden_BTD = self.hidden(history_T[-keep:].unsqueeze(0), last_only=True)
+        return linear(hidden_BTD[0, 0].float(), self.lm_head.weight.float()).softmax(0)
+
+    def start_cache(self, batch_size: int = 1, capacity: int | None = None) -> KeyValueCache:
+        """Return an empty cache for sequences of up to `capacity` tokens (default: `block_size`)."""
+        return KeyValueCache(self.config, batch_size, min(capacity or self.config.block_size, self.config.block_size),
+                             self.device)
+
+    @torch.no_grad()
+    def extend_next_distribution(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:
+        """Append (B, T) tokens to what the cache holds; return the probabilities of the next one, (B, V)."""
+        return self.lm_head(self.hidden(tokens_BT, cache, last_only=True)[:, 0]).softmax(1)  # type: ignore[no-any-return]
+
+
+def half_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[object]:
+    """Return a context for float16 matrix products on a GPU; sums, norms and the residual stream stay float32.
+
+    A CPU computes in float32 whatever is wanted.
+    """
+    return torch.autocast("cuda", torch.float16) if wanted and device.type == "cuda" else nullcontext()
