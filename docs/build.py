@@ -1,0 +1,70 @@
+"""Write the pages of docs/ that follow from the code: `python docs/build.py`. A test holds that they are current."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from hoser_kd.config import CityConfig
+
+DOCS = Path(__file__).resolve().parent
+
+
+def settings_page() -> str:
+    """Return docs/settings.md: every setting with its type, default and meaning."""
+    lines = [
+        "# Settings of a city",
+        "",
+        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. Only `source` is required. An unknown",
+        "key, a wrong type or a contradiction is refused with the file, the line and the nearest known key.",
+        "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}` and",
+        "`${NAME:-default}` stand for environment variables.",
+        "",
+        "*This page is made from `hoser_kd/config.py` by `python docs/build.py`.*",
+    ]
+    for name, model in _sections(CityConfig):
+        lines += ["", f"## `{name}`", "", _one_line(model.__doc__), "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        for key, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                continue
+            default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+            lines.append(f"| `{key}` | {_type(field.annotation)} | {default} | {_one_line(field.description)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    for key, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield f"{prefix}{key}", kind
+            yield from _sections(kind, f"{prefix}{key}.")
+
+
+def _type(annotation: object) -> str:
+    if isinstance(annotation, type):
+        return annotation.__name__
+    text = str(annotation).replace("typing.", "").replace("hoser_kd.config.", "").replace("NoneType", "none")
+    return text.replace("None", "none").replace("|", "or").replace("Literal", "one of ")
+
+
+def _plain(value: object) -> str:
+    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, tuple) else str(list(value))  # type: ignore[call-overload]
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+PAGES = {"settings.md": settings_page}
+
+
+def main() -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
