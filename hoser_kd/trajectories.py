@@ -116,13 +116,16 @@ class Trajectories:
             "times": pa.LargeListArray.from_arrays(self.offsets, stamps),
         })
 
-    def to_hoser_csv(self, path: str | PathLike[str]) -> None:
-        """Write HOSER's CSV: mm_id, entity_id, traj_id, rid_list, time_list (plain text, no NumPy reprs)."""
+    def to_hoser_csv(self, path: str | PathLike[str], entity_ids: Int64Array | None = None) -> None:
+        """Write HOSER's CSV: mm_id, entity_id, traj_id, rid_list, time_list (plain text, no NumPy reprs).
+
+        `entity_ids`, (n,) int64, say who drove; without them every trajectory has its own.
+        """
         count = len(self)
         ids = np.arange(count).astype(str) if self.ids is None else self.ids
         table = pa.table({
             "mm_id": np.arange(count),
-            "entity_id": np.arange(count),
+            "entity_id": np.arange(count) if entity_ids is None else entity_ids,
             "traj_id": pa.array(ids, pa.string()),
             "rid_list": _join(pa.array(self.road_ids).cast(pa.string()), self.offsets),
             "time_list": _join(_format_times(self.times), self.offsets),
