@@ -327,7 +327,7 @@ def _draw(rng: np.random.Generator, plan: _Plan, half: Float64Array) -> Streets:
         tail=node[: len(kept)],
         head=node[len(kept) :],
         road_class=road_class,
-        is_one_way=edges.direction[roads.edge] != 0,
+        is_one_way=np.bincount(roads.edge)[roads.edge] == 1,
         is_bridge=edges.is_bridge[roads.edge],
         street=edges.street[roads.edge],
         midpoint=(crossings[roads.tail] + crossings[roads.head]) / 2 / half - 1,
