@@ -1,0 +1,26 @@
+"""The student: HOSER (Cao et al., AAAI 2025), its features, its network, its checkpoints and its decoder."""
+
+from hoser_kd.hoser.batches import Batch, collate, time_label_statistics
+from hoser_kd.hoser.checkpoint import export_checkpoint, load, load_checkpoint, save
+from hoser_kd.hoser.decoding import Decoded, Decoder, Prefix
+from hoser_kd.hoser.features import GraphFeatures, build_graph_features
+from hoser_kd.hoser.model import HOSER, HoserConfig, StudentOutput, TimeScale
+
+__all__ = [
+    "HOSER",
+    "Batch",
+    "Decoded",
+    "Decoder",
+    "GraphFeatures",
+    "HoserConfig",
+    "Prefix",
+    "StudentOutput",
+    "TimeScale",
+    "build_graph_features",
+    "collate",
+    "export_checkpoint",
+    "load",
+    "load_checkpoint",
+    "save",
+    "time_label_statistics",
+]

@@ -1,0 +1,327 @@
+"""A batch of trips, and everything a step of HOSER reads about them, derived where the model lives.
+
+A trip of roads r_0 … r_n gives n steps: history r_0 … r_t, label r_{t+1}, destination r_n. Nothing is stored per
+step: positions, intervals and candidates follow from road ids and times by gathers.
+
+Letters: B trips, T steps of the longest one (its roads - 1), S valid steps of the batch, K candidates of all valid
+steps together, C candidates of the step that has most, N roads, L connections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from hoser_kd.ragged import Int64Array
+    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.trajectories import Trajectories
+
+CandidateAngle = Literal["published", "true_bearing"]
+TimeIntervals = Literal["published", "elapsed"]
+
+EARTH_RADIUS_M = 6_371_008.8
+MAX_DISTANCE_M = 1000.0
+MAX_INTERVAL_MIN = 5.0
+PADDING = -1
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Trips as padded arrays; row b holds `lengths[b]` roads, and -1 after them."""
+
+    road_ids: Tensor
+    """(B, T + 1) int64: roads, the destination last; -1 is padding."""
+    times: Tensor
+    """(B, T + 1) int64: seconds since the epoch; 0 in padding."""
+    lengths: Tensor
+    """(B,) int64: roads of each trip, 2 or more."""
+    rows: Tensor
+    """(B,) int64: the trip's row in the store it came from."""
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.road_ids.shape[1] - 1
+
+    @property
+    def step_mask(self) -> Tensor:
+        """(B, T) bool: steps that have a next road."""
+        steps = torch.arange(self.num_steps, device=self.lengths.device)
+        return steps < (self.lengths - 1)[:, None]
+
+    @property
+    def destinations(self) -> Tensor:
+        """(B,) int64: last road of each trip."""
+        return self.road_ids.gather(1, self.lengths[:, None] - 1)[:, 0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(*(part.to(device, non_blocking=True)
+                       for part in (self.road_ids, self.times, self.lengths, self.rows)))
+
+
+def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
+    """Pad these rows of a ragged (memory-mapped) store into a batch; nothing but these rows is read."""
+    rows = np.asarray(rows, np.int64)
+    starts = trajectories.offsets[rows]
+    lengths = trajectories.offsets[rows + 1] - starts
+    column = np.arange(lengths.max())
+    inside = column < lengths[:, None]
+    # padding reads the trip's own first road and is overwritten, so no foreign page of the file is touched
+    at = starts[:, None] + np.where(inside, column, 0)
+    return Batch(
+        road_ids=torch.from_numpy(np.where(inside, trajectories.road_ids[at], PADDING)),
+        times=torch.from_numpy(np.where(inside, trajectories.times[at], 0)),
+        lengths=torch.from_numpy(lengths),
+        rows=torch.from_numpy(rows),
+    )
+
+
+@dataclass(frozen=True)
+class StepFeatures:
+    """What the network reads of a batch. Steps are flat in row-major order of (B, T), candidates in that of steps."""
+
+    step_mask: Tensor
+    """(B, T) bool: steps that have a next road."""
+    road: Tensor
+    """(S,) int64: the road a step stands on."""
+    time_of_day: Tensor
+    """(B, T) float32: minute of the day / 1440, negated where the trip starts on a weekend."""
+    distance: Tensor
+    """(B, T, T) float32: metres between the centres of two roads of the history, clipped to 1000, / 1000."""
+    interval: Tensor
+    """(B, T, T) float32: minutes between them, clipped to 5, / 5."""
+    destination: Tensor
+    """(B,) int64: last road of each trip."""
+    candidate: Tensor
+    """(K,) int64: road ids of the candidates."""
+    candidate_step: Tensor
+    """(K,) int64: the step a candidate belongs to, 0 … S-1."""
+    candidate_place: Tensor
+    """(K,) int64: its place among the candidates of the step, in the order of the network's successors."""
+    metric_distance: Tensor
+    """(K,) float32: log1p of the hectometres by which it is further from the destination than the best candidate."""
+    metric_angle: Tensor
+    """(K,) float32: angle between going there and going to the destination, over pi."""
+    label: Tensor
+    """(S,) int64: place of the next road among the candidates."""
+    label_candidate: Tensor
+    """(S,) int64: index of the next road in the flat candidates, 0 … K-1."""
+    seconds: Tensor
+    """(S,) float32: seconds until the next road is entered."""
+    num_candidates: int
+    """C."""
+
+    @property
+    def cells(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices (b, t, c), each (K,) int64, of the flat candidates in a (B, T, C) array."""
+        row, step = self.step_mask.nonzero(as_tuple=True)
+        return row[self.candidate_step], step[self.candidate_step], self.candidate_place
+
+    def padded(self, values: Tensor, fill: float) -> Tensor:
+        """Lay (K,) values of candidates out as (B, T, C), `fill` where there is no candidate."""
+        shape = (*self.step_mask.shape, self.num_candidates)
+        return values.new_full(shape, fill).index_put(self.cells, values)
+
+    def padded_steps(self, values: Tensor, fill: float) -> Tensor:
+        """Lay (S,) values of steps out as (B, T), `fill` in padding."""
+        return values.new_full(self.step_mask.shape, fill).masked_scatter(self.step_mask, values)
+
+
+class RoadTables(nn.Module):
+    """The arrays over roads and connections from which the features of any step are gathered."""
+
+    unit_vector: Tensor
+    """(N, 3) float64: the centre as a point of the unit sphere."""
+    end: Tensor
+    """(N, 2) float64: (y, x) of the last coordinate in radians, as the candidate angle reads them."""
+    end_scale: Tensor
+    """(N,) float64: cosine that scales x at that point."""
+    successor_start: Tensor
+    """(N + 1,) int64: where the candidates of each road start in `successor`."""
+    successor: Tensor
+    """(L,) int64: candidates, road after road."""
+    successor_direction: Tensor
+    """(L,) float64: direction from the end of a road to the end of its candidate, radians."""
+
+    def __init__(self, tables: dict[str, Tensor], *, time_intervals: TimeIntervals) -> None:
+        """`tables`: the arrays by name, as `road_tables` makes them."""
+        super().__init__()
+        self.time_intervals = time_intervals
+        for name, values in tables.items():
+            self.register_buffer(name, values, persistent=False)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the arrays by name, for a store."""
+        return dict(self.named_buffers())
+
+    @property
+    def num_roads(self) -> int:
+        """N."""
+        return len(self.end)
+
+    def distances_m(self, from_road: Tensor, to_road: Tensor) -> Tensor:
+        """Return the great-circle distance between road centres in metres, float64; ids of the same shape."""
+        chord = (self.unit_vector[from_road] - self.unit_vector[to_road]).norm(dim=-1)
+        return 2 * EARTH_RADIUS_M * torch.asin((chord / 2).clamp(max=1.0))
+
+    def candidates(self, roads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the candidates of (S,) roads: (position in `successor`, index of the road, place), each (K,) int64."""
+        return take_rows(self.successor_start, roads)
+
+    def metrics(self, roads: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Derive the candidates of (S,) roads and what they are worth on the way to (S,) destinations.
+
+        Returns (candidate, step, place, metric_distance, metric_angle), each (K,).
+        """
+        at, step, place = self.candidates(roads)
+        candidate = self.successor[at]
+        distance_m = self.distances_m(candidate, destinations[step])
+        nearest = distance_m.new_full((len(roads),), torch.inf).scatter_reduce(0, step, distance_m, "amin")
+        metric_distance = torch.log1p((distance_m - nearest[step]) / 100)
+        towards = self._direction(roads, destinations)
+        turn = (self.successor_direction[at] - towards[step]).abs()
+        metric_angle = torch.minimum(turn, 2 * torch.pi - turn) / torch.pi
+        return candidate, step, place, metric_distance.float(), metric_angle.float()
+
+    def pair_distances(self, road_ids: Tensor) -> Tensor:
+        """Return (B, T, T) float32 clipped distances between all roads of each row of (B, T) ids.
+
+        Positions are relative to the row's first road, where float32 is exact to well under a millimetre.
+        """
+        point = self.unit_vector[road_ids]
+        local = (point - point[:, :1]).float()
+        return clipped_distances(local[:, :, None], local[:, None])
+
+    def pair_intervals(self, times: Tensor) -> Tensor:
+        """Return (B, T, T) float32 clipped intervals between all times of each row of (B, T) int64 seconds."""
+        return clipped_intervals(times[:, :, None], times[:, None], self.time_intervals)
+
+    def derive(self, batch: Batch) -> StepFeatures:
+        """Derive the features of every step of a batch that lies on the same device as the tables."""
+        mask = batch.step_mask
+        history, times = batch.road_ids[:, :-1], batch.times[:, :-1]
+        row = mask.nonzero()[:, 0]
+        road, following = history[mask], batch.road_ids[:, 1:][mask]
+        destination = batch.destinations
+        candidate, step, place, metric_distance, metric_angle = self.metrics(road, destination[row])
+        label_candidate = (candidate == following[step]).nonzero()[:, 0]
+        return StepFeatures(
+            step_mask=mask,
+            road=road,
+            time_of_day=time_of_day(times, batch.times[:, 0]),
+            # padded places take the first road of their own trip: no other road is ever read
+            distance=self.pair_distances(torch.where(mask, history, history[:, :1])),
+            interval=self.pair_intervals(times),
+            destination=destination,
+            candidate=candidate,
+            candidate_step=step,
+            candidate_place=place,
+            metric_distance=metric_distance,
+            metric_angle=metric_angle,
+            label=place[label_candidate],
+            label_candidate=label_candidate,
+            seconds=(batch.times[:, 1:] - times)[mask].float(),
+            num_candidates=int(place.max()) + 1,
+        )
+
+    def _direction(self, from_road: Tensor, to_road: Tensor) -> Tensor:
+        return _direction(self.end[from_road], self.end[to_road], self.end_scale[from_road])
+
+
+def road_tables(network: RoadNetwork, candidate_angle: CandidateAngle) -> dict[str, Tensor]:
+    """Return the arrays of `RoadTables` for a network.
+
+    `candidate_angle`: `published` takes longitude for latitude and the reverse, as the published code does and its
+    checkpoints need; `true_bearing` does not.
+    """
+    lat, lon = np.radians(network.centroids).T
+    unit_vector = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    end = np.radians(network.end)
+    if candidate_angle == "published":
+        end = end[:, ::-1]
+    end_scale = np.cos(end[:, 0])
+    start, successor = (torch.from_numpy(np.array(part, np.int64)) for part in network.successors)
+    end_t, scale_t = torch.from_numpy(end.copy()), torch.from_numpy(end_scale)
+    origin = torch.repeat_interleave(start.diff())
+    return {
+        "unit_vector": torch.from_numpy(unit_vector),
+        "end": end_t,
+        "end_scale": scale_t,
+        "successor_start": start,
+        "successor": successor,
+        "successor_direction": _direction(end_t[origin], end_t[successor], scale_t[origin]),
+    }
+
+
+def clipped_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the clipped distance between points (…, 3) of the unit sphere (or both less one vector), float32.
+
+    Below the clip a chord and its arc differ by 1e-9 of themselves, so no arcsine is taken.
+    """
+    x, y, z = (one[..., axis] - other[..., axis] for axis in range(3))
+    chord_m = torch.sqrt(x * x + y * y + z * z) * EARTH_RADIUS_M
+    return chord_m.clamp(max=MAX_DISTANCE_M).float() / MAX_DISTANCE_M
+
+
+def clipped_intervals(one: Tensor, other: Tensor, reading: TimeIntervals) -> Tensor:
+    """Return the clipped interval between times in int64 seconds, float32.
+
+    `published` rounds each to float32 as a share of its day and forgets the day; `elapsed` does neither.
+    """
+    if reading == "published":
+        between_min = _share_of_day(one) * 1440 - _share_of_day(other) * 1440
+    else:
+        between_min = ((one - other).double() / 60).float()
+    return between_min.abs().clamp(max=MAX_INTERVAL_MIN) / MAX_INTERVAL_MIN
+
+
+def time_of_day(times: Tensor, start_times: Tensor) -> Tensor:
+    """Return minute of day / 1440, float32, negated for trips that start on a Saturday or a Sunday.
+
+    `times` (B, T) int64 s; `start_times` (B,) int64 s. At midnight the negated value is -0.0, which a cosine and a
+    sine cannot tell from 0: published behaviour.
+    """
+    # 1 January 1970 was a Thursday
+    weekend = (start_times // _DAY_S + 3) % 7 >= 5
+    share = _share_of_day(times)
+    return torch.where(weekend[:, None], -share, share)
+
+
+def time_label_statistics(trajectories: Trajectories) -> tuple[float, float]:
+    """Return mean and population std of log1p(seconds to the next road) over all steps.
+
+    Both are what a predicted time is scaled by.
+    """
+    at, _ = trajectories.step_positions()
+    labels = np.log1p((trajectories.times[at + 1] - trajectories.times[at]).astype(np.float64))
+    spread = float(labels.std())
+    return float(labels.mean()), spread if spread > 0 else 1.0
+
+
+def take_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Select rows of a ragged array on its device.
+
+    Returns for every value of the selection its position in the flat array, the index of its row in `rows`, and its
+    place in the row, all int64.
+    """
+    start = offsets[rows]
+    size = offsets[rows + 1] - start
+    which = torch.repeat_interleave(size)
+    place = torch.arange(len(which), device=rows.device) - (size.cumsum(0) - size)[which]
+    return start[which] + place, which, place
+
+
+def _share_of_day(times: Tensor) -> Tensor:
+    return ((times % _DAY_S).double() / _DAY_S).float()
+
+
+def _direction(from_yx: Tensor, to_yx: Tensor, scale: Tensor) -> Tensor:
+    delta = to_yx - from_yx
+    return torch.atan2(delta[..., 0], scale * delta[..., 1]) % (2 * torch.pi)

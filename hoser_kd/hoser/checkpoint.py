@@ -1,0 +1,192 @@
+"""Weights of a HOSER on disk: published `.pth` in and out, and our own folder of safetensors and JSON.
+
+A published checkpoint is a bare state dict. It holds the graph features, but not the network's candidates, the
+scale of the predicted times or the reading of the candidate angle; our own folder holds all of it and stands alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hoser_kd.atomic import atomic_path
+from hoser_kd.errors import CheckpointError
+from hoser_kd.hoser.batches import RoadTables, road_tables
+from hoser_kd.hoser.features import GraphFeatures, build_graph_features
+from hoser_kd.hoser.model import HOSER, HoserConfig
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from torch import Tensor
+
+    from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
+    from hoser_kd.ragged import Int64Array
+    from hoser_kd.road_network import RoadNetwork
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "model.json"
+_TABLE_PREFIX = "tables."
+_MASK_SUFFIX = ".attn.bias"
+_FEATURE_PREFIX = "road_network_encoder."
+# features may differ by the rounding of whoever derived them, not by more
+_TOLERANCE = 1e-3
+
+
+def load_checkpoint(
+    path: str | PathLike[str],
+    network: RoadNetwork,
+    zones: Int64Array | None = None,
+    *,
+    log1p_mean: float | None = None,
+    log1p_std: float | None = None,
+    candidate_angle: CandidateAngle = "published",
+    time_intervals: TimeIntervals = "published",
+    num_heads: int | None = None,
+) -> HOSER:
+    """Load a published checkpoint (`.pth`, a state dict) for a network; the model comes in eval mode.
+
+    Sizes follow from the shapes. `zones` (N,) int64 is compared with the checkpoint's own where given. `log1p_mean`
+    and `log1p_std` scale the predicted times (`time_label_statistics` of the training trips); without them only the
+    logits can be used. `num_heads` is checked where given. No code in the file is run.
+
+    Raises CheckpointError where the file is missing, damaged, of another kind, or made for another network.
+    """
+    state = _read_state_dict(Path(path))
+    try:
+        config = _infer_config(state, candidate_angle, time_intervals, log1p_mean, log1p_std)
+        features = _features_of(state)
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: no weights of HOSER: {error}. "
+                              "Give a state dict with the published keys.") from None
+    if num_heads not in (None, config.num_heads):
+        raise CheckpointError(f"{path}: its attention has {config.num_heads} heads, not {num_heads}. "
+                              "Leave num_heads out.")
+    _check_fit(Path(path), features, network, zones)
+    model = HOSER(config, features, RoadTables(road_tables(network, candidate_angle), time_intervals=time_intervals))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: keys or shapes are not those of HOSER: {error}") from None
+    return model.eval()
+
+
+def export_checkpoint(model: HOSER, path: str | PathLike[str]) -> None:
+    """Write the published layout: a state dict with every published key, dead ones included."""
+    with atomic_path(path) as beside:
+        torch.save({key: value.detach().cpu() for key, value in model.state_dict().items()}, beside)
+
+
+def save(model: HOSER, folder: str | PathLike[str]) -> None:
+    """Write `model.safetensors` and `model.json`: weights, features, candidates and configuration."""
+    tensors = {key: value for key, value in model.state_dict().items() if not key.endswith(_MASK_SUFFIX)}
+    tensors |= {_TABLE_PREFIX + name: values for name, values in model.tables.arrays().items()}
+    with atomic_path(Path(folder) / WEIGHTS_FILE) as beside:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, beside)
+    with atomic_path(Path(folder) / CONFIG_FILE) as beside:
+        beside.write_text(json.dumps({"model": "HOSER", **asdict(model.config)}, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOSER:
+    """Read back what `save` wrote, in eval mode; `network` is compared with the model's own where given.
+
+    Raises CheckpointError where a file is missing, damaged or made for another network.
+    """
+    source = Path(folder)
+    try:
+        settings = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(source / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename or source / WEIGHTS_FILE}: no such file. Train the student first.") \
+            from None
+    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{source}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from None
+    known = {field.name for field in fields(HoserConfig)}
+    try:
+        config = HoserConfig(**{key: value for key, value in settings.items() if key in known})
+        tables = {key.removeprefix(_TABLE_PREFIX): tensors.pop(key)
+                  for key in list(tensors) if key.startswith(_TABLE_PREFIX)}
+        features = _features_of(tensors)
+        if network is not None:
+            _check_fit(source, features, network, None)
+        model = HOSER(config, features, RoadTables(tables, time_intervals=config.time_intervals))
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: not a student of this project: {error}") from None
+    missing = [key for key in missing if not key.endswith(_MASK_SUFFIX)]
+    if missing or unexpected:
+        raise CheckpointError(f"{source}: keys are not those of HOSER: missing {missing}, unknown {unexpected}.")
+    return model.eval()
+
+
+def _read_state_dict(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file.")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file}: holds something else than weights: {str(error).splitlines()[0]}. "
+                              "Give the state dict that HOSER's training writes.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{file}: damaged or no PyTorch file: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{file}: no bare state dict. Give the file that HOSER's training writes, "
+                              "not one that wraps it.")
+    return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
+
+
+def _infer_config(state: dict[str, Tensor], candidate_angle: CandidateAngle, time_intervals: TimeIntervals,
+                  log1p_mean: float | None, log1p_std: float | None) -> HoserConfig:
+    encoder, block = _FEATURE_PREFIX, "trajectory_encoder.transformer.h."
+    num_roads, road_id_dim = state[encoder + "road_id_emb.weight"].shape
+    num_types, type_dim = state[encoder + "type_emb.weight"].shape
+    num_zones, hidden_dim = state[encoder + "zone_id_emb.weight"].shape
+    return HoserConfig(
+        num_roads=num_roads, num_types=num_types, num_zones=num_zones, hidden_dim=hidden_dim,
+        road_id_dim=road_id_dim, type_dim=type_dim,
+        length_dim=len(state[encoder + "len_emb.weight"]),
+        lon_dim=len(state[encoder + "lon_emb.weight"]),
+        lat_dim=len(state[encoder + "lat_emb.weight"]),
+        num_heads=2 * hidden_dim // len(state[block + "0.attn.relative_position_emb_k.weight"]),
+        num_layers=len({key.removeprefix(block).split(".")[0] for key in state if key.startswith(block)}),
+        max_len=state[block + "0.attn.bias"].shape[-1],
+        candidate_angle=candidate_angle, time_intervals=time_intervals, log1p_mean=log1p_mean, log1p_std=log1p_std,
+    )
+
+
+def _features_of(state: dict[str, Tensor]) -> GraphFeatures:
+    def array(name: str) -> Any:
+        return state[name if name == "road2zone" else _FEATURE_PREFIX + name].numpy()
+
+    return GraphFeatures(**{field.name: array(field.name) for field in fields(GraphFeatures)})
+
+
+def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones: Int64Array | None) -> None:
+    """Refuse a network the weights were not made for.
+
+    Road classes are not compared: the published code numbers them in ways that depend on the city, and the
+    checkpoint's own numbering is what its weights know.
+    """
+    if features.num_roads != network.num_roads:
+        raise CheckpointError(f"{file}: made for {features.num_roads} roads, the network has {network.num_roads}. "
+                              "Give the network it was trained on.")
+    no_zones = np.zeros(network.num_roads, np.int64)
+    own = build_graph_features(network, no_zones, np.zeros((1, 1), np.int64))
+    for name, what in (("road_attr_len", "lengths"), ("road_attr_lon", "longitudes"), ("road_attr_lat", "latitudes"),
+                       ("road_edge_index", "neighbours"), ("intersection_attr", "connections or angles")):
+        theirs, ours = getattr(features, name), getattr(own, name)
+        if theirs.shape != ours.shape or not np.allclose(theirs, ours, atol=_TOLERANCE, rtol=0):
+            raise CheckpointError(f"{file}: made for another network: {what} of the roads differ ({name}). "
+                                  "Give the network it was trained on.")
+    if zones is not None and not np.array_equal(features.road2zone, zones):
+        differ = int((features.road2zone != zones).sum()) if len(zones) == network.num_roads else len(zones)
+        raise CheckpointError(f"{file}: made for another partition: {differ} roads lie in another zone. "
+                              "Give the partition it was trained on.")

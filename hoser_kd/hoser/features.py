@@ -1,0 +1,147 @@
+"""What HOSER knows of a city before it sees a trip: road attributes, the road graph and the zone graph.
+
+Letters: N roads, E directed pairs of roads that share an end point, Z zones, K non-zero entries of the zone matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hoser_kd.ragged import Float64Array, Int64Array, ranges
+
+if TYPE_CHECKING:
+    from hoser_kd.road_network import RoadNetwork
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GraphFeatures:
+    """The fixed inputs of the road encoder (HOSER, section "Road Network Encoder").
+
+    Fields are named as the buffers of a published checkpoint.
+    """
+
+    road2zone: Int64Array
+    """(N,) int64: zone of each road."""
+    road_attr_len: Float32Array
+    """(N,) float32: log1p(length in m), standardised over the roads."""
+    road_attr_type: Int64Array
+    """(N,) int64: index of the road's class."""
+    road_attr_lon: Float32Array
+    """(N,) float32: longitude of the centre, standardised."""
+    road_attr_lat: Float32Array
+    """(N,) float32: latitude of the centre, standardised."""
+    road_edge_index: Int64Array
+    """(2, E) int64: pairs (a, b), a != b, that share an end point, ordered by a, then b."""
+    intersection_attr: Float32Array
+    """(E, 2) float32: angle between the directions of a and b over pi, and 1 where b can follow a."""
+    zone_edge_index: Int64Array
+    """(2, K) int64: zones with traffic between them, row-major."""
+    zone_edge_weight: Float32Array
+    """(K,) float32: traffic over the root of both zones' totals."""
+
+    @property
+    def num_roads(self) -> int:
+        """N."""
+        return len(self.road2zone)
+
+    @property
+    def num_types(self) -> int:
+        """Road classes in use."""
+        return int(self.road_attr_type.max()) + 1
+
+
+def build_graph_features(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> GraphFeatures:
+    """Derive all graph features.
+
+    `zones`: (N,) int64, zone of each road. `zone_transitions`: (Z, Z) counts of zone changes between consecutive
+    roads of the training trips, dense or a SciPy sparse array.
+    """
+    edges = road_graph(network)
+    zone_edges, zone_weights = zone_graph(zone_transitions)
+    return GraphFeatures(
+        road2zone=np.asarray(zones, np.int64),
+        road_attr_len=_standardise(np.log1p(network.length_m)),
+        road_attr_type=network.road_type,
+        road_attr_lon=_standardise(network.centroids[:, 1]),
+        road_attr_lat=_standardise(network.centroids[:, 0]),
+        road_edge_index=edges,
+        intersection_attr=_edge_attributes(network, edges),
+        zone_edge_index=zone_edges,
+        zone_edge_weight=zone_weights,
+    )
+
+
+def road_graph(network: RoadNetwork) -> Int64Array:
+    """Return (2, E) int64: ordered pairs of distinct roads that share an end point, by first road, then second.
+
+    Roads are grouped by end point, so the cost is that of the pairs, never of N x N.
+    """
+    num_roads = network.num_roads
+    ends = np.concatenate([network.start, network.end])
+    _, point = np.unique(ends[:, 1] + 1j * ends[:, 0], return_inverse=True)
+    road = np.tile(np.arange(num_roads), 2)
+    # a loop road touches its end point twice, and is counted there once
+    incidence = np.unique(point.astype(np.int64) * num_roads + road)
+    point, road = np.divmod(incidence, num_roads)
+    size = np.bincount(point)
+    group_start = np.cumsum(size) - size
+    first = np.repeat(road, size[point])
+    second = road[ranges(group_start[point], size[point])]
+    distinct = first != second
+    keys = np.unique(first[distinct] * num_roads + second[distinct])
+    return np.stack(np.divmod(keys, num_roads))
+
+
+def direction(from_lat_lon_deg: Float64Array, to_lat_lon_deg: Float64Array) -> Float64Array:
+    """Return the direction in radians, [0, 2 pi), 0 towards east; both (..., 2) float64, lat and lon in degrees."""
+    delta = np.radians(to_lat_lon_deg - from_lat_lon_deg)
+    east = np.cos(np.radians(from_lat_lon_deg[..., 0])) * delta[..., 1]
+    radians: Float64Array = np.arctan2(delta[..., 0], east) % (2 * np.pi)
+    return radians
+
+
+def folded(angle: Float64Array) -> Float64Array:
+    """Return a difference of two directions as the angle between them over pi, in [0, 1]."""
+    absolute = np.abs(angle)
+    share: Float64Array = np.minimum(absolute, 2 * np.pi - absolute) / np.pi
+    return share
+
+
+def zone_graph(zone_transitions: Any) -> tuple[Int64Array, Float32Array]:
+    """Return the edges (2, K) int64 and weights (K,) float32 of the zone graph from its (Z, Z) counts."""
+    if hasattr(zone_transitions, "tocoo"):
+        matrix = zone_transitions.tocsr()
+        matrix.sum_duplicates()
+        coo = matrix.tocoo()
+        keep = coo.data != 0
+        row, column, count = (part[keep] for part in (coo.row, coo.col, coo.data))
+        num_zones = matrix.shape[0]
+    else:
+        dense = np.asarray(zone_transitions)
+        row, column = np.nonzero(dense)
+        count, num_zones = dense[row, column], len(dense)
+    total = np.maximum(np.bincount(row, weights=count, minlength=num_zones), 1.0)
+    weight = count / np.sqrt(total[row] * total[column])
+    return np.stack([row, column]).astype(np.int64), weight.astype(np.float32)
+
+
+def _standardise(values: Float64Array) -> Float32Array:
+    """Standardise with mean and population std, in float32 as the published numbers are."""
+    single = values.astype(np.float32)
+    spread = single.std()
+    # a network whose roads are all alike in this has nothing to scale
+    standard: Float32Array = (single - single.mean()) / (spread if spread > 0 else np.float32(1))
+    return standard
+
+
+def _edge_attributes(network: RoadNetwork, edges: Int64Array) -> Float32Array:
+    heading = direction(network.start, network.end)
+    first, second = edges
+    follows = network.candidate_index(first, second) >= 0
+    return np.stack([folded(heading[first] - heading[second]), follows], axis=1).astype(np.float32)

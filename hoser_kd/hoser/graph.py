@@ -1,0 +1,212 @@
+"""The two graph layers of HOSER's road encoder, restricted exactly to the roads a batch needs.
+
+Roads are vectorised by GATv2 (Brody et al., ICLR 2022) with edge attributes, zones by GCN (Kipf and Welling,
+ICLR 2017); both give the numbers of PyTorch Geometric's layers of those names, whose weights they load.
+
+Letters: N roads, R targets, M sources (targets and their neighbours), E edges into the targets with one self-loop
+each, Z zones, h width of a vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding, embedding_bag, leaky_relu_
+
+from hoser_kd.hoser.batches import take_rows
+
+NEGATIVE_SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The edges into some roads, ordered by target; indices are local, so the arrays are as small as the need."""
+
+    sources: Tensor
+    """(M,) int64: ids of the roads that edges come from, ascending; the targets are among them."""
+    source: Tensor
+    """(E,) int64: index of each edge's source in `sources`."""
+    target: Tensor
+    """(E,) int64: index of each edge's target among the targets."""
+    target_start: Tensor
+    """(R,) int64: the first edge of each target."""
+    target_in_sources: Tensor
+    """(R,) int64: index of each target in `sources`."""
+    attribute: Tensor
+    """(E, 2) float32: edge attributes."""
+
+
+class IncomingEdges(nn.Module):
+    """Edges of a graph grouped by target, self-loops included."""
+
+    start: Tensor
+    """(N + 1,) int64: where the edges into each node start."""
+    source: Tensor
+    """(E,) int64: source of each edge; the self-loop is the last of its target."""
+    attribute: Tensor
+    """(E, …) float32: attribute of each edge."""
+
+    def __init__(self, edge_index: Tensor, attribute: Tensor, loop_attribute: Tensor) -> None:
+        """`edge_index` (2, E) int64 of (source, target); `loop_attribute` (N, …) is added on a self-loop a node."""
+        super().__init__()
+        num_nodes = len(loop_attribute)
+        loops = torch.arange(num_nodes)
+        target = torch.cat([edge_index[1], loops])
+        order = torch.argsort(target, stable=True)
+        start = torch.zeros(num_nodes + 1, dtype=torch.int64)
+        start[1:] = torch.bincount(target, minlength=num_nodes).cumsum(0)
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("source", torch.cat([edge_index[0], loops])[order], persistent=False)
+        self.register_buffer("attribute", torch.cat([attribute, loop_attribute])[order], persistent=False)
+
+    def into(self, targets: Tensor) -> Neighbourhood:
+        """Return the edges into (R,) distinct, ascending targets."""
+        at, target, _ = take_rows(self.start, targets)
+        global_source = self.source[at]
+        sources = torch.unique(global_source)
+        size = self.start[targets + 1] - self.start[targets]
+        return Neighbourhood(
+            sources=sources,
+            source=torch.searchsorted(sources, global_source),
+            target=target,
+            target_start=size.cumsum(0) - size,
+            target_in_sources=torch.searchsorted(sources, targets),
+            attribute=self.attribute[at],
+        )
+
+
+def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> IncomingEdges:
+    """Return the road graph with a self-loop on each road, whose attribute is the mean over the road's edges."""
+    target = edge_index[1]
+    total = attribute.new_zeros(num_roads, attribute.shape[1]).index_add_(0, target, attribute)
+    count = torch.bincount(target, minlength=num_roads).clamp(min=1)
+    return IncomingEdges(edge_index, attribute, total / count[:, None])
+
+
+def zone_edges(edge_index: Tensor, weight: Tensor, num_zones: int) -> IncomingEdges:
+    """Return the zone graph with the symmetrically normalised weights of a GCN.
+
+    The weights are normalised already; that the layer does it once more is published behaviour.
+    """
+    loop = edge_index[0] == edge_index[1]
+    loop_weight = torch.ones(num_zones)
+    loop_weight[edge_index[0, loop]] = weight[loop]
+    edge_index, weight = edge_index[:, ~loop], weight[~loop]
+    source, target = edge_index
+    scale = loop_weight.clone().index_add_(0, target, weight).pow(-0.5)
+    return IncomingEdges(edge_index, scale[source] * weight * scale[target], scale * loop_weight * scale)
+
+
+class GATv2Conv(nn.Module):
+    """One head of GATv2 with edge attributes and self-loops."""
+
+    def __init__(self, in_dim: int, out_dim: int, edge_dim: int) -> None:
+        super().__init__()
+        self.att = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        self.lin_l = nn.Linear(in_dim, out_dim)
+        self.lin_r = nn.Linear(in_dim, out_dim)
+        self.lin_edge = nn.Linear(edge_dim, out_dim, bias=False)
+        for weight in (self.att, self.lin_l.weight, self.lin_r.weight, self.lin_edge.weight):
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, x: Tensor, edges: Neighbourhood) -> Tensor:
+        """Return (R, out_dim) vectors of the targets from (M, in_dim) vectors of the sources."""
+        from_source = self.lin_l(x)
+        from_target = self.lin_r(embedding(edges.target_in_sources, x))
+        mixed: Tensor = _NeighbourAttention.apply(  # type: ignore[no-untyped-call]
+            from_source, from_target, self.lin_edge.weight, self.att.flatten(), edges)
+        return mixed + self.bias
+
+
+class GCNConv(nn.Module):
+    """One GCN layer over normalised edges."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        self.lin = nn.Linear(in_dim, out_dim, bias=False)
+        nn.init.xavier_uniform_(self.lin.weight)
+
+    def forward(self, x: Tensor, edges: IncomingEdges) -> Tensor:
+        """Return (Z, out_dim) from (Z, in_dim)."""
+        mixed = embedding_bag(edges.source, self.lin(x), edges.start[:-1], mode="sum",
+                                per_sample_weights=edges.attribute)
+        return mixed + self.bias
+
+
+class ConvStack(nn.Module):
+    """Layers under the name `convs`, as a published checkpoint has them."""
+
+    def __init__(self, *convs: nn.Module) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(convs)
+
+
+class _NeighbourAttention(torch.autograd.Function):
+    """Attention over each target's edges without keeping anything of shape (E, h).
+
+    score_e = att · leaky_relu(source + target + W attribute), a = softmax over the edges of a target,
+    out = sum_e a_e source_e. Edges go by in pieces that stay in the processor's cache; the backward pass makes the
+    pre-activations anew, which is faster than reading them back, and needs a hundredth of the memory.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any, source: Tensor, target: Tensor, weight: Tensor, att: Tensor, edges: Neighbourhood
+    ) -> Tensor:
+        score = source.new_empty(len(edges.source))
+        for piece in _pieces(edges.source):
+            z = _pre_activation(source, target, weight, edges, piece)
+            score[piece] = leaky_relu_(z, NEGATIVE_SLOPE) @ att
+        share = _softmax_by_target(score, edges.target, len(target))
+        out = embedding_bag(edges.source, source, edges.target_start, mode="sum", per_sample_weights=share)
+        ctx.save_for_backward(source, target, weight, att, share, out)
+        ctx.edges = edges
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        source, target, weight, att, share, out = ctx.saved_tensors
+        edges: Neighbourhood = ctx.edges
+        grad = grad.contiguous()
+        d_source, d_target = torch.zeros_like(source), torch.zeros_like(target)
+        d_weight, d_att = torch.zeros_like(weight), torch.zeros_like(att)
+        mean_gain = (grad * out).sum(1)
+        for piece in _pieces(edges.source):
+            to_source, to_target = edges.source[piece], edges.target[piece]
+            grad_out = embedding(to_target, grad)
+            gain = (grad_out * embedding(to_source, source)).sum(1)
+            d_score = share[piece] * (gain - mean_gain[to_target])
+            z = _pre_activation(source, target, weight, edges, piece)
+            d_z = torch.ops.aten.leaky_relu_backward(torch.outer(d_score, att), z, NEGATIVE_SLOPE, False)
+            d_att += d_score @ leaky_relu_(z, NEGATIVE_SLOPE)
+            d_weight.addmm_(d_z.T, edges.attribute[piece])
+            d_target.index_add_(0, to_target, d_z)
+            d_source.index_add_(0, to_source, d_z.addcmul_(grad_out, share[piece, None]))
+        return d_source, d_target, d_weight, d_att, None
+
+
+def _pieces(edges: Tensor) -> list[slice]:
+    size = 4096 if edges.device.type == "cpu" else 1 << 20
+    return [slice(start, start + size) for start in range(0, len(edges), size)]
+
+
+def _pre_activation(source: Tensor, target: Tensor, weight: Tensor, edges: Neighbourhood, piece: slice) -> Tensor:
+    z = embedding(edges.source[piece], source)
+    z += embedding(edges.target[piece], target)
+    return z.addmm_(edges.attribute[piece], weight.T)
+
+
+def _softmax_by_target(score: Tensor, target: Tensor, num_targets: int) -> Tensor:
+    top = score.new_full((num_targets,), -torch.inf).scatter_reduce_(0, target, score, "amax")
+    share = (score - top[target]).exp_()
+    total = score.new_zeros(num_targets).index_add_(0, target, share)
+    return share.div_(total[target])
+
+

@@ -1,0 +1,499 @@
+"""HOSER (Cao et al., AAAI 2025): the next road of a trip, and the time until it is entered.
+
+The numbers are those of the published code and its checkpoints load; the way to them is shorter. No array of shape
+(B, T, T, h) exists, because the two scalars of a pair enter through two vectors; keys of candidates are made once a
+road; only the roads a batch needs are encoded; times are predicted at the label alone in training.
+
+Letters: B trips, T steps, S valid steps, K candidates of all steps, C candidates of the step with most, N roads,
+R roads a batch needs, Z zones, h width of road and zone vectors, e = 2h width of the trajectory encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, gelu, linear, log_softmax, pad
+
+from hoser_kd.hoser.batches import RoadTables, road_tables
+from hoser_kd.hoser.features import GraphFeatures, build_graph_features
+from hoser_kd.hoser.graph import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
+
+if TYPE_CHECKING:
+    from hoser_kd.config import StudentConfig
+    from hoser_kd.hoser.batches import Batch, CandidateAngle, StepFeatures, TimeIntervals
+    from hoser_kd.ragged import Int64Array
+    from hoser_kd.road_network import RoadNetwork
+
+GATE_DIM = 64
+TIME_DIM = 64
+NUM_EDGE_ATTRIBUTES = 2
+
+
+@dataclass(frozen=True)
+class HoserConfig:
+    """Sizes of a HOSER and the readings of its inputs; the defaults are the published ones."""
+
+    num_roads: int
+    """N."""
+    num_types: int
+    """Road classes."""
+    num_zones: int
+    """Z."""
+    hidden_dim: int = 128
+    """h."""
+    road_id_dim: int = 64
+    """Width of the id's part of a road vector."""
+    length_dim: int = 16
+    """Width of the length's part."""
+    type_dim: int = 16
+    """Width of the class's part."""
+    lon_dim: int = 16
+    """Width of the longitude's part."""
+    lat_dim: int = 16
+    """Width of the latitude's part."""
+    num_heads: int = 2
+    """Attention heads."""
+    num_layers: int = 2
+    """Attention blocks."""
+    dropout: float = 0.0
+    """Dropout in the trajectory encoder."""
+    max_len: int = 1024
+    """Side of the stored causal mask of a published checkpoint; trips may be longer here."""
+    candidate_angle: CandidateAngle = "published"
+    """Whether the candidate angle swaps latitude and longitude."""
+    time_intervals: TimeIntervals = "published"
+    """Whether intervals come from the minute of the day or are true ones."""
+    log1p_mean: float | None = None
+    """Mean of log1p(seconds to the next road) over the training steps: the scale of predicted times."""
+    log1p_std: float | None = None
+    """Standard deviation of the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        parts = self.road_id_dim + self.length_dim + self.type_dim + self.lon_dim + self.lat_dim
+        if parts != self.hidden_dim:
+            raise ValueError(f"the parts of a road vector are {parts} wide together, hidden_dim is {self.hidden_dim}")
+        if self.hidden_dim % 2 or (2 * self.hidden_dim) % self.num_heads:
+            raise ValueError("hidden_dim must be even and 2 * hidden_dim a multiple of num_heads")
+
+    @property
+    def encoder_dim(self) -> int:
+        """Width e of the trajectory encoder."""
+        return 2 * self.hidden_dim
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.encoder_dim // self.num_heads
+
+    @classmethod
+    def from_student(cls, student: StudentConfig, features: GraphFeatures, num_zones: int, **more: Any) -> HoserConfig:
+        """Take the sizes from the settings and the counts from the city; `more` overrides single fields."""
+        sizes: dict[str, Any] = {
+            "num_roads": features.num_roads,
+            "num_types": features.num_types,
+            "num_zones": num_zones,
+            "hidden_dim": student.hidden_dim,
+            "road_id_dim": student.road_id_dim,
+            **dict.fromkeys(("length_dim", "type_dim", "lon_dim", "lat_dim"), student.attribute_dim),
+            "num_heads": student.num_heads,
+            "num_layers": student.num_layers,
+            "dropout": student.dropout,
+            "candidate_angle": student.candidate_angle,
+            "time_intervals": student.time_intervals,
+        }
+        return cls(**{**sizes, **more})
+
+
+@dataclass(frozen=True)
+class TimeScale:
+    """How a predicted time reads: the network gives (log1p(seconds) - mean) / std."""
+
+    mean: float
+    std: float
+
+    def log1p_seconds(self, predicted: Tensor) -> Tensor:
+        """Return log1p of the predicted seconds."""
+        return predicted * self.std + self.mean
+
+    def seconds(self, predicted: Tensor) -> Tensor:
+        """Return the predicted seconds, never negative."""
+        return torch.expm1(self.log1p_seconds(predicted)).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What HOSER says about every step of a batch."""
+
+    logits: Tensor
+    """(B, T, C) float32: scores of the candidates, in the order of the successors; -inf where there is none."""
+    candidate_mask: Tensor
+    """(B, T, C) bool: places that hold a candidate."""
+    label: Tensor
+    """(B, T) int64: place of the true next road; -1 in padding."""
+    step_mask: Tensor
+    """(B, T) bool: steps that have a next road."""
+    time_pred: Tensor
+    """(B, T) float32: standardised log1p of the seconds to the true next road; 0 in padding."""
+    seconds: Tensor
+    """(B, T) float32: true seconds to the next road; 0 in padding."""
+    all_times: Tensor | None = None
+    """(B, T, C) float32: predicted times of all candidates, where they were asked for."""
+
+    def next_step_loss(self) -> Tensor:
+        """Return the cross-entropy over the candidates, mean over the valid steps."""
+        rows = log_softmax(self.logits[self.step_mask], dim=1)
+        return -rows.gather(1, self.label[self.step_mask][:, None]).mean()
+
+    def time_loss(self, scale: TimeScale) -> Tensor:
+        """Return the published time loss: |pred - label| / max(label, 1) in log1p(seconds), mean over valid steps.
+
+        It is a relative error of logarithms, not of seconds; kept because published figures are trained with it.
+        """
+        label = torch.log1p(self.seconds[self.step_mask])
+        predicted = scale.log1p_seconds(self.time_pred[self.step_mask])
+        return ((predicted - label).abs() / label.clamp(min=1)).mean()
+
+
+class RoadNetworkEncoder(nn.Module):
+    """Vectors of roads and zones from the road graph and the zone graph."""
+
+    road_attr_len: Tensor
+    road_attr_type: Tensor
+    road_attr_lon: Tensor
+    road_attr_lat: Tensor
+
+    def __init__(self, config: HoserConfig, features: GraphFeatures) -> None:
+        super().__init__()
+        for name in ("road_attr_len", "road_attr_type", "road_attr_lon", "road_attr_lat", "road_edge_index",
+                     "intersection_attr", "zone_edge_index", "zone_edge_weight"):
+            self.register_buffer(name, torch.from_numpy(np.array(getattr(features, name))))
+        width = config.hidden_dim
+        self.road_id_emb = nn.Embedding(config.num_roads, config.road_id_dim)
+        self.len_emb = nn.Linear(1, config.length_dim)
+        self.type_emb = nn.Embedding(config.num_types, config.type_dim)
+        self.lon_emb = nn.Linear(1, config.lon_dim)
+        self.lat_emb = nn.Linear(1, config.lat_dim)
+        self.zone_id_emb = nn.Embedding(config.num_zones, width)
+        self.road_gat = ConvStack(*(GATv2Conv(width, width, NUM_EDGE_ATTRIBUTES) for _ in range(2)))
+        self.zone_gcn = ConvStack(*(GCNConv(width, width) for _ in range(2)))
+        self.road_graph = road_edges(torch.from_numpy(np.array(features.road_edge_index)),
+                                     torch.from_numpy(np.array(features.intersection_attr)), config.num_roads)
+        self.zone_graph = zone_edges(torch.from_numpy(np.array(features.zone_edge_index)),
+                                     torch.from_numpy(np.array(features.zone_edge_weight)), config.num_zones)
+
+    def raw_roads(self, roads: Tensor) -> Tensor:
+        """Return (R, h): the parts of each road's vector side by side, before the graph is looked at."""
+        return torch.cat([
+            embedding(roads, self.road_id_emb.weight),
+            self.len_emb(self.road_attr_len[roads, None]),
+            embedding(self.road_attr_type[roads], self.type_emb.weight),
+            self.lon_emb(self.road_attr_lon[roads, None]),
+            self.lat_emb(self.road_attr_lat[roads, None]),
+        ], dim=1)
+
+    def encode_roads(self, roads: Tensor) -> Tensor:
+        """Return (R, h) vectors of distinct, ascending road ids.
+
+        Only what they depend on is computed: the first layer for their neighbours, inputs two roads away.
+        """
+        last = self.road_graph.into(roads)
+        first = self.road_graph.into(last.sources)
+        inner, outer = self.road_gat.convs
+        return outer(inner(self.raw_roads(first.sources), first).relu(), last)  # type: ignore[no-any-return]
+
+    def encode_zones(self) -> Tensor:
+        """Return (Z, h) vectors of all zones."""
+        inner, outer = self.zone_gcn.convs
+        return outer(inner(self.zone_id_emb.weight, self.zone_graph).relu(), self.zone_graph)  # type: ignore[no-any-return]
+
+
+class TemporalEncoder(nn.Module):
+    """Time of day as cosines and sines of learned frequencies."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.freqs = nn.Parameter(torch.randn(width // 2))
+
+    def forward(self, time_of_day: Tensor) -> Tensor:
+        """Return (…, h) from (…) float32."""
+        phase = time_of_day[..., None] * self.freqs
+        scale = math.sqrt(1 / (4 * len(self.freqs)))
+        return torch.cat([phase.cos(), phase.sin()], dim=-1) * scale
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What attention reads of the pairs of Q queries and T keys."""
+
+    distance: Tensor
+    """(…, 1, Q, T) float32: clipped distances."""
+    interval: Tensor
+    """(…, 1, Q, T) float32: clipped intervals."""
+    hidden: Tensor
+    """Broadcasts to (…, 1, Q, T), float32: 0 where a query may see a key, -inf where not."""
+
+
+class PairAttention(nn.Module):
+    """Causal attention in which distance and interval of each pair of steps add to its key and its value.
+
+    P_ij = W_k [d_ij, t_ij] + b_k is added to key j, so q_i · P_ij = d_ij (q_i · w_d) + t_ij (q_i · w_t) + q_i · b_k:
+    two scalars a query and two outer shapes (T, T). The sum over values unfolds in the same way.
+    """
+
+    def __init__(self, config: HoserConfig) -> None:
+        super().__init__()
+        width = config.encoder_dim
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        # never read: a published checkpoint carries its causal mask
+        self.register_buffer("bias", torch.ones(1, 1, config.max_len, config.max_len).tril())
+        self.relative_position_emb_k = nn.Linear(2, self.head_dim)
+        self.relative_position_emb_v = nn.Linear(2, self.head_dim)
+        self.c_attn = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width)
+        self.attn_dropout = nn.Dropout(config.dropout)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scaled queries, keys with b_k and values with b_v, each (…, heads, T, head_dim), from (…, T, e)."""
+        heads = self.num_heads
+        pair_bias = torch.cat([self.relative_position_emb_k.bias.repeat(heads),
+                               self.relative_position_emb_v.bias.repeat(heads)])
+        joint = linear(x, self.c_attn.weight, self.c_attn.bias + pad(pair_bias, (x.shape[-1], 0)))
+        split = joint.view(*joint.shape[:-1], 3, heads, self.head_dim).movedim(-3, 0).transpose(-2, -3)
+        query, key, value = split
+        return query / math.sqrt(self.head_dim), key, value
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, pairs: Pairs) -> Tensor:
+        """Return (…, Q, e): what the (…, heads, Q, d) queries make of the (…, heads, T, d) keys and values."""
+        slope = query @ self.relative_position_emb_k.weight
+        score = query @ key.transpose(-1, -2) + pairs.hidden
+        score = score + slope[..., :1] * pairs.distance + slope[..., 1:] * pairs.interval
+        share = self.attn_dropout(score.softmax(dim=-1))
+        sums = torch.stack([(share * pairs.distance).sum(-1), (share * pairs.interval).sum(-1)], dim=-1)
+        mixed = share @ value + linear(sums, self.relative_position_emb_v.weight)
+        return self.resid_dropout(self.c_proj(mixed.transpose(-2, -3).flatten(-2)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: HoserConfig) -> None:
+        super().__init__()
+        width = config.encoder_dim
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = PairAttention(config)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
+                                 nn.Dropout(config.dropout))
+
+    def forward(self, x: Tensor, pairs: Pairs) -> Tensor:
+        """Return (B, T, e) from (B, T, e)."""
+        x = x + self.attn.mix(*self.attn.project(self.ln_1(x)), pairs)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class TrajectoryEncoder(nn.Module):
+    """Vectors of histories: roads fused with their zones, times, and the transformer over them."""
+
+    def __init__(self, config: HoserConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        self.road_zone_fusion_mlp = nn.Sequential(nn.Linear(2 * width, GATE_DIM), nn.GELU(), nn.Linear(GATE_DIM, 1))
+        self.temporal_encoder = TemporalEncoder(width)
+        self.transformer = nn.ModuleDict({"h": nn.ModuleList(Block(config) for _ in range(config.num_layers))})
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The transformer's blocks, first to last."""
+        return [block for block in cast("nn.ModuleList", self.transformer["h"]) if isinstance(block, Block)]
+
+    def fuse(self, road: Tensor, zone: Tensor) -> Tensor:
+        """Return (…, h): road vectors with as much of their zone's as the gate lets in."""
+        gate = self.road_zone_fusion_mlp(torch.cat([road, zone], dim=-1)).sigmoid()
+        return road + gate * zone  # type: ignore[no-any-return]
+
+    def forward(self, fused: Tensor, steps: StepFeatures) -> Tensor:
+        """Return (B, T, e): step t has seen roads 0 … t. `fused` (B, T, h)."""
+        x = torch.cat([fused, self.temporal_encoder(steps.time_of_day)], dim=-1)
+        num_steps = x.shape[1]
+        # padding stands behind every valid step, so the causal mask hides it too
+        hidden = x.new_full((num_steps, num_steps), -torch.inf).triu(1)
+        pairs = Pairs(steps.distance[:, None], steps.interval[:, None], hidden)
+        for block in self.blocks:
+            x = block(x, pairs)
+        return x
+
+
+@dataclass(frozen=True)
+class CandidateMap:
+    """The part of the navigator's key that is fixed for a road, and what the two metrics add to it."""
+
+    road_key: Tensor
+    """(R, h)."""
+    metric_key: Tensor
+    """(2, h): a unit of metric_distance, a unit of metric_angle."""
+
+
+class Navigator(nn.Module):
+    """Scores of candidates given history and destination, and the time each would take."""
+
+    def __init__(self, config: HoserConfig) -> None:
+        super().__init__()
+        width = config.hidden_dim
+        self.metric_distance_proj = nn.Linear(1, width)
+        self.metric_angle_proj = nn.Linear(1, width)
+        self.q_proj = nn.Linear(3 * width, width, bias=False)
+        self.k_proj = nn.Linear(3 * width, width, bias=False)
+        self.v_proj = nn.Linear(width, 1, bias=False)
+        # never used: published checkpoints carry it
+        self.time_estimator = nn.Sequential(nn.Linear(3 * width, TIME_DIM), nn.GELU(), nn.Linear(TIME_DIM, 1))
+        self.time_estimator_linear_1 = nn.Linear(2 * width, TIME_DIM)
+        self.time_estimator_linear_2 = nn.Linear(width, TIME_DIM)
+        self.time_estimator_linear_3 = nn.Linear(2 * TIME_DIM, 1)
+
+    def query(self, x: Tensor, zone_query: Tensor) -> Tensor:
+        """Return (S, h) queries from (S, e) steps and the (S, h) parts of their destinations' zones."""
+        return linear(x, self.q_proj.weight[:, : x.shape[-1]]) + zone_query
+
+    def zone_query(self, zone: Tensor) -> Tensor:
+        """Return (…, h): the part of a query that its destination's zone vector (…, h) decides."""
+        return linear(zone, self.q_proj.weight[:, -zone.shape[-1] :])
+
+    def candidate_map(self, road: Tensor) -> CandidateMap:
+        """Split the key projection of (R, h) road vectors into a part a road and two fixed vectors."""
+        by_road, by_distance, by_angle = self.k_proj.weight.chunk(3, dim=1)
+        constant = by_distance @ self.metric_distance_proj.bias + by_angle @ self.metric_angle_proj.bias
+        metric_key = torch.stack([by_distance @ self.metric_distance_proj.weight[:, 0],
+                                  by_angle @ self.metric_angle_proj.weight[:, 0]])
+        return CandidateMap(linear(road, by_road, constant), metric_key)
+
+    def keys(self, candidates: CandidateMap, at: Tensor, metric_distance: Tensor, metric_angle: Tensor) -> Tensor:
+        """Return (K, h) keys of candidates that stand at `at` (K,) in the map."""
+        metrics = torch.stack([metric_distance, metric_angle], dim=1)
+        return embedding(at, candidates.road_key) + metrics @ candidates.metric_key
+
+    def scores(self, query: Tensor, key: Tensor, step: Tensor) -> Tensor:
+        """Return (K,) logits of (K, h) keys for the (S, h) queries of their steps."""
+        return linear(torch.tanh(embedding(step, query) + key), self.v_proj.weight)[:, 0]
+
+    def times(self, step_part: Tensor, road_part: Tensor) -> Tensor:
+        """Return (K,) standardised times.
+
+        `step_part` (K, TIME_DIM) is `time_estimator_linear_1` of the steps, `road_part` (K, TIME_DIM)
+        `time_estimator_linear_2` of the candidates' road vectors: each is made once a step or road, then gathered.
+        """
+        joint = torch.cat([step_part, road_part], dim=-1)
+        return self.time_estimator_linear_3(gelu(joint))[..., 0]  # type: ignore[no-any-return]
+
+
+class HOSER(nn.Module):
+    """The student."""
+
+    road2zone: Tensor
+    """(N,) int64: zone of each road."""
+
+    def __init__(self, config: HoserConfig, features: GraphFeatures, tables: RoadTables) -> None:
+        """`features` and `tables` belong to one network; weights are drawn from torch's generator."""
+        super().__init__()
+        self.config = config
+        self.register_buffer("road2zone", torch.from_numpy(np.array(features.road2zone)))
+        self.road_network_encoder = RoadNetworkEncoder(config, features)
+        self.trajectory_encoder = TrajectoryEncoder(config)
+        self.navigator = Navigator(config)
+        self.tables = tables
+
+    @classmethod
+    def build(cls, student: StudentConfig, network: RoadNetwork, zones: Int64Array, zone_transitions: Any,
+              **more: Any) -> HOSER:
+        """Make an untrained model for a city; `zones` (N,) int64, `zone_transitions` (Z, Z) counts.
+
+        `more` overrides fields of `HoserConfig`, such as `log1p_mean` and `log1p_std`.
+        """
+        features = build_graph_features(network, zones, zone_transitions)
+        config = HoserConfig.from_student(student, features, zone_transitions.shape[0], **more)
+        tables = RoadTables(road_tables(network, config.candidate_angle), time_intervals=config.time_intervals)
+        return cls(config, features, tables)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.road2zone.device
+
+    @property
+    def time_scale(self) -> TimeScale:
+        """Scale of the predicted times; raises ValueError where the checkpoint came without one."""
+        if self.config.log1p_mean is None or self.config.log1p_std is None:
+            raise ValueError("this model has no log1p_mean and log1p_std: give both to load_checkpoint; "
+                             "they are mean and std of log1p(seconds to the next road) over the training steps")
+        return TimeScale(self.config.log1p_mean, self.config.log1p_std)
+
+    def set_time_scale(self, mean: float, std: float) -> None:
+        """Set the scale of the predicted times."""
+        self.config = replace(self.config, log1p_mean=mean, log1p_std=std)
+
+    def forward(self, batch: Batch, *, all_times: bool = False) -> StudentOutput:
+        """Score the candidates of every step of a batch on the model's device (equations of section 4).
+
+        `all_times` predicts the times of all candidates as well, which training does not need.
+        """
+        steps = self.tables.derive(batch)
+        roads = torch.unique(torch.cat([steps.road, steps.candidate]))
+        with torch.autocast(self.device.type, enabled=False):
+            # gathers bound this part, not arithmetic: half precision would cost exactness and win nothing
+            needed = _Needed(roads, self.road_network_encoder.encode_roads(roads),
+                             self.road_network_encoder.encode_zones())
+        return self._answer(steps, self._histories(steps, needed), needed, all_times=all_times)
+
+    @torch.no_grad()
+    def encode_all_roads(self) -> Tensor:
+        """Return (N, h) float32 vectors of all roads after the graph layers, for inference."""
+        return self.road_network_encoder.encode_roads(torch.arange(self.config.num_roads, device=self.device))
+
+    def _histories(self, steps: StepFeatures, needed: _Needed) -> Tensor:
+        """Return (S, e) vectors of the valid steps; padding enters the transformer as a road of zeros."""
+        zone = embedding(self.road2zone[needed.roads], needed.zone)
+        fused = self.trajectory_encoder.fuse(needed.road, zone)
+        at = torch.full(steps.step_mask.shape, len(fused), device=fused.device)
+        at[steps.step_mask] = torch.searchsorted(needed.roads, steps.road)
+        x = self.trajectory_encoder(embedding(at, pad(fused, (0, 0, 0, 1))), steps)
+        return x[steps.step_mask]  # type: ignore[no-any-return]
+
+    def _answer(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
+        navigator = self.navigator
+        at = torch.searchsorted(needed.roads, steps.candidate)
+        zone_query = navigator.zone_query(embedding(self.road2zone[steps.destination], needed.zone))
+        query = navigator.query(x, embedding(steps.step_mask.nonzero()[:, 0], zone_query))
+        key = navigator.keys(navigator.candidate_map(needed.road), at, steps.metric_distance, steps.metric_angle)
+        logits = steps.padded(navigator.scores(query, key, steps.candidate_step).float(), -torch.inf)
+        step_part = navigator.time_estimator_linear_1(x)
+        road_part = navigator.time_estimator_linear_2(needed.road)
+        time_pred = navigator.times(step_part, embedding(at[steps.label_candidate], road_part))
+        times = navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part)) \
+            if all_times else None
+        return StudentOutput(
+            logits=logits,
+            candidate_mask=logits.detach() > -torch.inf,
+            label=steps.padded_steps(steps.label, -1),
+            step_mask=steps.step_mask,
+            time_pred=steps.padded_steps(time_pred.float(), 0.0),
+            seconds=steps.padded_steps(steps.seconds, 0.0),
+            all_times=None if times is None else steps.padded(times.float(), 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What a batch needs of the graphs."""
+
+    roads: Tensor
+    """(R,) int64: distinct road ids, ascending."""
+    road: Tensor
+    """(R, h): their vectors."""
+    zone: Tensor
+    """(Z, h): vectors of all zones."""
