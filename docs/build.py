@@ -50,7 +50,11 @@ def _type(annotation: object) -> str:
 
 
 def _plain(value: object) -> str:
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, tuple) else str(list(value))  # type: ignore[call-overload]
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _one_line(text: str | None) -> str:

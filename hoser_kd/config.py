@@ -63,7 +63,7 @@ class SourceConfig(_Section):
 
 
 class ZonesConfig(_Section):
-    """The partition of the roads into zones (models.md §2)."""
+    """The partition of the roads into zones."""
 
     count: int = Field(300, ge=1)
     """Zones asked of KaHIP; a data set's own partition is taken as it is."""
@@ -117,7 +117,7 @@ class GridConfig(_Section):
 
 
 class TeacherConfig(_Section):
-    """LM-TAD: imported where `distill.ckpt_path` names a checkpoint, trained in the graph otherwise (models.md §1)."""
+    """LM-TAD: imported where `distill.ckpt_path` names a checkpoint, trained in the graph otherwise."""
 
     preset: Literal["tiny", "small", "published"] = "small"
     """Size of the model: tiny 2 layers of 64, small 4 of 256, published 8 of 768 with 12 heads."""
@@ -191,7 +191,7 @@ class DistillConfig(_Section):
 
 
 class StudentConfig(_Section):
-    """HOSER and its training (models.md §2); the defaults are the published ones."""
+    """HOSER and its training; the defaults are the published ones."""
 
     hidden_dim: int = Field(128, ge=1)
     """Width of road and zone vectors, of an attention head and of the navigator."""
@@ -236,7 +236,7 @@ class StudentConfig(_Section):
 
 
 class GenerationConfig(_Section):
-    """Generation of trips by the students (models.md §2)."""
+    """Generation of trips by the students."""
 
     od_source: Literal["test", "train"] = "test"
     """test: real test ODs with their own start times; train: drawn from the training counts, as published."""
@@ -249,7 +249,7 @@ class GenerationConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """Metrics of generated trips (models.md §2)."""
+    """Metrics of generated trips."""
 
     od_cell_m: float = Field(200.0, gt=0)
     """Side of the OD cells within which real and generated trips are paired."""

@@ -148,7 +148,7 @@ class RoadNetwork:
 
 
 def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
-    """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format (models.md §2).
+    """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
 
     Raises DataError naming file, row and mend where a row cannot be used.
     """
