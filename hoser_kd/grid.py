@@ -1,0 +1,381 @@
+"""The teacher's words: which grid cell, and so which token, every road belongs to.
+
+A cell grid is LM-TAD's (Mbuya et al., SIGSPATIAL 2024, preprocessing of the Porto data): equal steps in degrees from
+the south-west corner, token = row · W + column. The limit of ever smaller cells is a token for each road.
+All arithmetic is float64: in float32 roads near an edge fall into the cell beside theirs.
+Letters: H rows, W columns, N roads, P points of all trajectories together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from hoser_kd.config import GridConfig
+from hoser_kd.errors import ConfigError
+from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value, take_rows
+from hoser_kd.road_network import CRS_WGS84, RoadNetwork
+from hoser_kd.trajectories import Trajectories
+
+KM_PER_DEGREE_LAT = 110.574
+KM_PER_DEGREE_LNG = 111.320
+"""At the equator; times the cosine of the latitude elsewhere. Both are LM-TAD's constants."""
+
+
+class Cells(NamedTuple):
+    """Where points fall in a grid; all of the shape of the points."""
+
+    row: Int64Array
+    """int64, 0 … H - 1 from the south."""
+    column: Int64Array
+    """int64, 0 … W - 1 from the west."""
+    clamped: BoolArray
+    """bool: the point lies outside and was moved to the nearest cell."""
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """A grid of equal cells in degrees, EPSG:4326."""
+
+    min_lat: float
+    max_lat: float
+    min_lng: float
+    max_lng: float
+    cell_lat: float
+    """Height of a cell in degrees, before cells are merged."""
+    cell_lng: float
+    """Width of a cell in degrees, before cells are merged."""
+    downsample_factor: int = 1
+    """Cells merged into one along each axis."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where the numbers make no grid."""
+        numbers = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        wrong = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
+        wrong += [f"{low} {numbers[low]} is not below {high} {numbers[high]}"
+                  for low, high in (("min_lat", "max_lat"), ("min_lng", "max_lng")) if numbers[low] >= numbers[high]]
+        wrong += [f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0]
+        if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
+            wrong.append(f"downsample_factor {self.downsample_factor} is not a whole number from 1")
+        if wrong:
+            raise ConfigError(f"No grid can be made: {'; '.join(wrong)}.")
+
+    @property
+    def full_shape(self) -> tuple[int, int]:
+        """(H, W) before cells are merged."""
+        height = int(np.floor((self.max_lat - self.min_lat) / self.cell_lat)) + 1
+        width = int(np.floor((self.max_lng - self.min_lng) / self.cell_lng)) + 1
+        return height, width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.full_shape
+        return max(1, height // self.downsample_factor), max(1, width // self.downsample_factor)
+
+    @property
+    def num_labels(self) -> int:
+        """H · W: tokens are 0 … H · W - 1."""
+        height, width = self.shape
+        return height * width
+
+    @property
+    def lat_edges(self) -> Float64Array:
+        """(H + 1,) float64: latitudes between which the rows lie; clamping adds what lies beyond the outer ones."""
+        return self.min_lat + self.cell_lat * self.downsample_factor * np.arange(self.shape[0] + 1, dtype=np.float64)
+
+    @property
+    def lng_edges(self) -> Float64Array:
+        """(W + 1,) float64: longitudes between which the columns lie, as `lat_edges`."""
+        return self.min_lng + self.cell_lng * self.downsample_factor * np.arange(self.shape[1] + 1, dtype=np.float64)
+
+    def cell_of(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> Cells:
+        """Return the cells of points in degrees, computed in float64. Raises ValueError for NaN and infinity."""
+        row = np.floor((np.asarray(lat, np.float64) - self.min_lat) / self.cell_lat)
+        column = np.floor((np.asarray(lng, np.float64) - self.min_lng) / self.cell_lng)
+        if not (np.isfinite(row).all() and np.isfinite(column).all()):
+            raise ValueError("a latitude or longitude is not finite")
+        height, width = self.shape
+        row, column = row // self.downsample_factor, column // self.downsample_factor
+        kept_row, kept_column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
+        clamped = (row != kept_row) | (column != kept_column)
+        return Cells(kept_row.astype(np.int64), kept_column.astype(np.int64), clamped)
+
+    def tokenize(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> Int64Array:
+        """Return the tokens of points in degrees, int64 of their shape: row · W + column."""
+        cells = self.cell_of(lat, lng)
+        return cells.row * self.shape[1] + cells.column
+
+    @classmethod
+    def from_dataset_config(
+        cls,
+        cfg: Mapping[str, Any],
+        *,
+        vocab_size: int | None = None,
+        ignore_grip_size: bool = False,
+        **fallbacks: Any,
+    ) -> GridSpec:
+        """Return the grid a teacher was trained on, from what its checkpoint says of its data.
+
+        Known keys: min_lat, max_lat, min_lng, max_lng (also as min_lon, lat_min, …, and inside `boundary` or
+        `bounds`), cell_lat, cell_lng, grid_size (degrees, for both axes), downsample_factor, grip_size (H, W).
+        `fallbacks` take the same keys, and cell_size_m, and stand in where `cfg` has no value.
+
+        H and W must be those of `grip_size`. Published trainings write (51, 158) whatever the data, so it is passed
+        over where `vocab_size` bears out the grid exactly (V - 3 is H · W, or H · W + W + 1 as published), or where
+        `ignore_grip_size` is set. Raises ConfigError saying which numbers are missing, or which contradict.
+        """
+        fallback = _read_numbers(fallbacks)
+        if unknown := set(fallbacks) - _KNOWN:
+            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KNOWN))}.")
+        own = _read_numbers(cfg)
+        if "cell_lat" in own or "cell_lng" in own:
+            fallback.pop("cell_size_m", None)
+        numbers = {**fallback, **own}
+        grid = _grid_from(numbers)
+        if not ignore_grip_size and "grip_size" in numbers:
+            _check_shape(grid, numbers["grip_size"], vocab_size)
+        return grid
+
+    @classmethod
+    def from_config(cls, config: GridConfig, network: RoadNetwork) -> GridSpec:
+        """Return the grid of a teacher that is trained here. Raises ConfigError saying which setting is missing.
+
+        Metres become degrees at the middle latitude of the bounds.
+        """
+        return _grid_from(config_fallbacks(config, network))
+
+
+@dataclass(frozen=True)
+class RoadTokens:
+    """A token for each road: the grid of a city whose cells have become so small that roads share none."""
+
+    network: RoadNetwork
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(1, N): one row, a column for each road."""
+        return 1, self.network.num_roads
+
+    @property
+    def num_labels(self) -> int:
+        """N: the token is the road id."""
+        return self.network.num_roads
+
+
+Grid = GridSpec | RoadTokens
+
+
+def choose_grid(
+    config: GridConfig,
+    network: RoadNetwork,
+    dataset_config: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+) -> Grid:
+    """Return the grid of a city: that of the imported teacher, completed from the config, or the config's own.
+
+    `dataset_config` and `vocab_size` are those of the teacher's checkpoint, None where it is trained here.
+    Raises ConfigError as `GridSpec.from_dataset_config` and `GridSpec.from_config` do.
+    """
+    if config.kind == "roads":
+        return RoadTokens(network)
+    if dataset_config is None:
+        return GridSpec.from_config(config, network)
+    fallbacks: dict[str, Any] = config_fallbacks(config, network)
+    return GridSpec.from_dataset_config(dataset_config, vocab_size=vocab_size, **fallbacks)
+
+
+def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, float]:
+    """Return the numbers a city's `grid` section gives, by the names `GridSpec.from_dataset_config` takes."""
+    numbers: dict[str, float] = {}
+    if config.bounds == "roads":
+        (numbers["min_lat"], numbers["min_lng"]), (numbers["max_lat"], numbers["max_lng"]) = (
+            map(float, network.centroids.min(0)), map(float, network.centroids.max(0)))
+    elif config.bounds is not None:
+        numbers.update(config.bounds.model_dump())
+    sizes = {"cell_size_m": config.cell_size_m, "cell_lat": config.cell_lat, "cell_lng": config.cell_lng}
+    numbers.update({name: value for name, value in sizes.items() if value is not None})
+    if config.downsample_factor != 1:
+        numbers["downsample_factor"] = config.downsample_factor
+    return numbers
+
+
+def token_table(grid: Grid, network: RoadNetwork) -> gpd.GeoDataFrame:
+    """Return road_id, row, column, token, clamped and the centre as a Point, one row a road, EPSG:4326."""
+    lat, lng = network.centroids.T
+    if isinstance(grid, GridSpec):
+        cells = grid.cell_of(lat, lng)
+    else:
+        road_ids = np.arange(network.num_roads, dtype=np.int64)
+        cells = Cells(np.zeros_like(road_ids), road_ids, np.zeros(len(road_ids), bool))
+    table = {
+        "road_id": np.arange(network.num_roads),
+        "row": cells.row,
+        "column": cells.column,
+        "token": cells.row * grid.shape[1] + cells.column,
+        "clamped": cells.clamped,
+    }
+    return gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(lng, lat), crs=CRS_WGS84)
+
+
+def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
+    """Return token, row, column, roads (how many) and the shape of every cell that has a road, EPSG:4326.
+
+    `tokens` is (N,) int64, a token for each road. The shape is the cell's rectangle, or the road's line where each
+    road is a token.
+    """
+    occupied, roads = np.unique(tokens, return_counts=True)
+    row, column = np.divmod(occupied, grid.shape[1])
+    if isinstance(grid, GridSpec):
+        lat, lng = grid.lat_edges, grid.lng_edges
+        shapes = shapely.box(lng[column], lat[row], lng[column + 1], lat[row + 1])
+    else:
+        shapes = grid.network.geometry[occupied]
+    table = {"token": occupied, "row": row, "column": column, "roads": roads}
+    return gpd.GeoDataFrame(table, geometry=shapes, crs=CRS_WGS84)
+
+
+def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
+    """Return how well a grid and the roads of a `token_table` fit, as figures worth showing.
+
+    Keys: roads, share_inside, clamped (roads), cells (H · W), occupied_cells, and roads_per_cell_mean, _median, _p90,
+    _p99 and _max over the occupied cells.
+    """
+    crowd = np.unique(table["token"].to_numpy(), return_counts=True)[1]
+    clamped = int(table["clamped"].sum())
+    median, p90, p99 = (float(value) for value in np.percentile(crowd, [50, 90, 99]))
+    return {
+        "roads": len(table),
+        "share_inside": 1 - clamped / len(table),
+        "clamped": clamped,
+        "cells": grid.num_labels,
+        "occupied_cells": len(crowd),
+        "roads_per_cell_mean": float(crowd.mean()),
+        "roads_per_cell_median": median,
+        "roads_per_cell_p90": p90,
+        "roads_per_cell_p99": p99,
+        "roads_per_cell_max": int(crowd.max()),
+    }
+
+
+def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajectories) -> dict[str, float | int]:
+    """Return how much of the next-road choice the teacher can see through its cells.
+
+    `tokens` is (N,) int64. Keys: steps, choices (steps with two candidates or more), and as shares of the choices:
+    apart (the candidates are not all in one cell), all_apart (no two share a cell), label_apart (the road that was
+    taken shares its cell with no other candidate). Shares are 1.0 where there is no choice.
+    """
+    position, _ = trajectories.step_positions()
+    road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]
+    is_choice = network.successors.degrees[road] >= 2
+    offsets, at = take_rows(network.successors.indptr, road[is_choice])
+    choice, token = row_of_value(offsets), tokens[network.successors.indices[at]]
+    count = len(offsets) - 1
+
+    order = np.lexsort((token, choice))
+    repeats = (np.diff(token[order]) == 0) & (np.diff(choice[order]) == 0)
+    num_repeats = np.bincount(choice[order][1:][repeats], minlength=count)
+    like_label = np.bincount(choice[token == tokens[following[is_choice]][choice]], minlength=count)
+
+    def share(rows: BoolArray) -> float:
+        return float(rows.mean()) if count else 1.0
+
+    return {
+        "steps": len(road),
+        "choices": count,
+        "apart": share(num_repeats < np.diff(offsets) - 1),
+        "all_apart": share(num_repeats == 0),
+        "label_apart": share(like_label == 1),
+    }
+
+
+def corpus_tokens(tokens: Int64Array, trajectories: Trajectories) -> tuple[Int64Array, Int64Array]:
+    """Return (n + 1,) offsets and (P,) tokens of the trajectories, both int64, without special tokens.
+
+    A repeated cell stays repeated, as LM-TAD has it. `tokens` is (N,) int64, a token for each road.
+    """
+    return trajectories.offsets, tokens[trajectories.road_ids]
+
+
+_BOUNDS = {
+    "min_lat": ("min_lat", "lat_min"),
+    "max_lat": ("max_lat", "lat_max"),
+    "min_lng": ("min_lng", "min_lon", "lng_min", "lon_min"),
+    "max_lng": ("max_lng", "max_lon", "lng_max", "lon_max"),
+}
+_CELLS = {"cell_lat": ("cell_lat",), "cell_lng": ("cell_lng", "cell_lon")}
+_OTHERS = {"cell_size_m": ("cell_size_m",), "downsample_factor": ("downsample_factor",)}
+_BOXES = ("boundary", "bounds")
+_SHAPE = "grip_size"
+_KNOWN = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values() for name in names}
+_KNOWN |= {*_BOXES, _SHAPE, "grid_size"}
+
+
+def _read_numbers(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mapping says of a grid under the names of GridSpec, cell_size_m and grip_size."""
+    found: dict[str, Any] = {}
+    for box in _BOXES:
+        if isinstance(cfg.get(box), Mapping):
+            found.update(_read_numbers(cfg[box]))
+    for name, aliases in (_BOUNDS | _CELLS | _OTHERS).items():
+        given = next((alias for alias in aliases if cfg.get(alias) is not None), None)
+        if given is not None:
+            found[name] = _number(given, cfg[given])
+    if cfg.get("grid_size") is not None:
+        size = _number("grid_size", cfg["grid_size"])
+        found.setdefault("cell_lat", size)
+        found.setdefault("cell_lng", size)
+    if cfg.get(_SHAPE) is not None:
+        shape = np.ravel(cfg[_SHAPE])
+        if len(shape) != 2:
+            raise ConfigError(f"The grid's {_SHAPE} is {cfg[_SHAPE]!r}: it must be rows and columns.")
+        found[_SHAPE] = (int(shape[0]), int(shape[1]))
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"The grid's {name} is {value!r}: it must be a number.") from None
+
+
+def _grid_from(numbers: Mapping[str, Any]) -> GridSpec:
+    missing = [name for name in _BOUNDS if name not in numbers]
+    cells = {name: numbers[name] for name in _CELLS if name in numbers}
+    if len(cells) < 2 and "cell_size_m" not in numbers:
+        missing += [name for name in _CELLS if name not in cells]
+    if missing:
+        raise ConfigError(
+            f"The grid's {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known. Give `bounds` and "
+            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML: for an imported teacher "
+            "those it was trained with; for one trained here, `bounds: roads` takes the extent of the roads."
+        )
+    bounds = {key: numbers[key] for key in _BOUNDS}
+    if len(cells) < 2:
+        middle = np.radians((numbers["min_lat"] + numbers["max_lat"]) / 2)
+        size_km = numbers["cell_size_m"] / 1000
+        cells["cell_lat"] = size_km / KM_PER_DEGREE_LAT
+        cells["cell_lng"] = float(size_km / KM_PER_DEGREE_LNG / np.cos(middle))
+    factor = numbers.get("downsample_factor", 1)
+    return GridSpec(**bounds, **cells, downsample_factor=int(factor) if factor == int(factor) else factor)
+
+
+def _check_shape(grid: GridSpec, grip_size: tuple[int, int], vocab_size: int | None) -> None:
+    """Refuse a grid that is not the checkpoint's, unless the vocabulary says that grip_size is the one to doubt."""
+    if grip_size in (grid.shape, grid.full_shape):
+        return
+    height, width = grid.shape
+    if vocab_size is not None and vocab_size - 3 in (height * width, height * width + width + 1):
+        return
+    raise ConfigError(
+        f"The grid has {height} × {width} cells, but the teacher's checkpoint says grip_size "
+        f"{grip_size[0]} × {grip_size[1]}: bounds or cell size are not those it was trained with. Correct them under "
+        "`grid` in the city's YAML."
+    )
