@@ -110,14 +110,15 @@ def test_porto_resolution(porto):
 
 
 
-def _grid(lat, lng, height, width, cell_lat, cell_lng, factor):
-    return GridSpec(lat, lat + height, lng, lng + width, cell_lat, cell_lng, factor)
+def _grid(corner, size, cell, factor):
+    (lat, lng), (height, width) = corner, size
+    return GridSpec(lat, lat + height, lng, lng + width, *cell, factor)
 
 
 grids = st.builds(
     _grid,
-    st.floats(-80, 70), st.floats(-170, 160), st.floats(0.01, 2), st.floats(0.01, 2),
-    st.floats(0.003, 0.7), st.floats(0.003, 0.7), st.integers(1, 5),
+    st.tuples(st.floats(-80, 70), st.floats(-170, 160)), st.tuples(st.floats(0.01, 2), st.floats(0.01, 2)),
+    st.tuples(st.floats(0.003, 0.7), st.floats(0.003, 0.7)), st.integers(1, 5),
 )
 points = st.lists(st.tuples(st.floats(-89, 89), st.floats(-179, 179)), min_size=1, max_size=30)
 
