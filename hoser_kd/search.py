@@ -18,8 +18,11 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
+from os import PathLike
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -38,6 +41,22 @@ class GeneratedTrajectories(Trajectories):
     """(n,) bool: the trip ends at its destination."""
     expansions: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) int64: nodes the search expanded, each a call of the model in the published code."""
+
+    def to_table(self) -> pa.Table:
+        """Return the trips as `Trajectories.to_table` does, with reached and expansions."""
+        return super().to_table().append_column("reached", pa.array(self.reached)).append_column(
+            "expansions", pa.array(self.expansions))
+
+    @classmethod
+    def read_parquet(cls, path: str | PathLike[str]) -> GeneratedTrajectories:
+        """Read back a Parquet file of `to_table`."""
+        table = pq.read_table(path).combine_chunks()
+        roads, times = table["road_ids"].combine_chunks(), table["times"].combine_chunks()
+        return cls(
+            np.asarray(roads.offsets, np.int64), roads.flatten().to_numpy(),
+            times.flatten().cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()).to_numpy(), table["trajectory_id"].to_numpy(),
+            reached=table["reached"].to_numpy(), expansions=table["expansions"].to_numpy(),
+        )
 
 
 @dataclass
