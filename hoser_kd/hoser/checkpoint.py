@@ -133,14 +133,18 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: holds something else than weights: {str(error).splitlines()[0]}. "
+        raise CheckpointError(f"{file}: holds something else than weights: {_first_line(error)}. "
                               "Give the state dict that HOSER's training writes.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{file}: damaged or no PyTorch file: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{file}: damaged or no PyTorch file: {_first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{file}: no bare state dict. Give the file that HOSER's training writes, "
                               "not one that wraps it.")
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _infer_config(state: dict[str, Tensor], candidate_angle: CandidateAngle, time_intervals: TimeIntervals,
