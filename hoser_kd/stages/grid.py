@@ -1,3 +1,71 @@
-"""Stages of the grid group: the token of every road."""
+"""Stage of the grid group: the token of every road."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+
+from hoser_kd import grid as grids, plots
+from hoser_kd.errors import DataError
+from hoser_kd.grid import Grid, GridSpec
+from hoser_kd.pipeline import StageRun
+from hoser_kd.ragged import Int64Array
+from hoser_kd.stages.network import load_network, load_trips
+from hoser_kd.store import write_json
+
+_MOST_DRAWN_CELLS = 4_000_000
+"""A grid of more cells is not drawn; its table and its figures stay."""
+
+
+def grid_token_table(run: StageRun) -> dict[str, Any]:
+    """Give every road its token in the teacher's grid; GeoParquet for roads and cells, JSON for the grid itself."""
+    network = load_network(run)
+    centroids = gpd.read_parquet(run.path("road_centroids") / "road_centroids.parquet")
+    if not np.array_equal(centroids["road_id"], np.arange(network.num_roads)):
+        raise DataError(run.path("road_centroids"), "the centres are not those of the road network.",
+                        mend="Materialise road_centroids again.")
+    dataset_config, vocab_size = None, None
+    if run.config.distill.ckpt_path is not None:
+        from hoser_kd.lmtad import load_checkpoint
+
+        checkpoint = load_checkpoint(run.config.distill.ckpt_path)
+        dataset_config, vocab_size = checkpoint.dataset_config, checkpoint.config.vocab_size
+    grid = grids.choose_grid(run.config.grid, network, dataset_config, vocab_size)
+    table = grids.token_table(grid, network)
+    tokens = table["token"].to_numpy()
+    table.to_parquet(run.folder / "grid_token_table.parquet", compression="zstd")
+    cells = grids.cells_frame(grid, tokens)
+    cells.to_parquet(run.folder / "grid_cells.parquet", compression="zstd")
+    write_json(run.folder / "grid.json", asdict(grid) if isinstance(grid, GridSpec) else {"kind": "roads"})
+    if isinstance(grid, GridSpec) and grid.num_labels <= _MOST_DRAWN_CELLS:
+        crowd = np.bincount(tokens, minlength=grid.num_labels).reshape(grid.shape)
+        (run.folder / "cells.png").write_bytes(
+            plots.png(plots.grid_map(network, grid.lat_edges, grid.lng_edges, crowd)))
+    height, width = grid.shape
+    return {
+        "kind": run.config.grid.kind,
+        "rows": height,
+        "columns": width,
+        "num_labels": grid.num_labels,
+        "coverage": grids.coverage(grid, table),
+        "resolution": grids.resolution(tokens, network, load_trips(run, "train")),
+    }
+
+
+def load_tokens(folder: Path) -> Int64Array:
+    """Return the token of every road from a `grid_token_table` artifact, (N,) int64."""
+    import pyarrow.parquet as pq
+
+    tokens: Int64Array = pq.read_table(folder / "grid_token_table.parquet", columns=["token"])["token"].to_numpy()
+    return tokens
+
+
+def load_grid(run: StageRun) -> Grid:
+    """Return the grid among the inputs of a run."""
+    stored = json.loads((run.path("grid_token_table") / "grid.json").read_text(encoding="utf-8"))
+    return grids.RoadTokens(load_network(run)) if stored.get("kind") == "roads" else GridSpec(**stored)

@@ -139,6 +139,8 @@ def road_zones(run: StageRun) -> dict[str, Any]:
     if run.config.zones.use_shipped:
         shipped = zones_of.read_shipped(source_folder(run.path("source_files")), network)
     zones = shipped.zones if shipped else zones_of.partition(network, run.config.zones)
+    if shipped and shipped.transitions is not None:
+        np.save(run.folder / "shipped_transitions.npy", shipped.transitions, allow_pickle=False)
     table = pa.table({"road_id": np.arange(network.num_roads), "zone": zones})
     pq.write_table(table, run.folder / "road_zones.parquet", compression="zstd")
     (run.folder / "map.png").write_bytes(plots.png(plots.zones_map(network, zones)))
@@ -155,11 +157,15 @@ def load_zones(run: StageRun) -> npt.NDArray[np.int64]:
 
 
 def zone_transitions(run: StageRun) -> dict[str, Any]:
-    """Count zone changes in training trips; a NumPy file of (Z, Z) int64."""
+    """Take the shipped counts, or count zone changes in training trips; a NumPy file of (Z, Z) int64."""
     zones = load_zones(run)
-    counts = zones_of.transitions(zones, load_trips(run, "train"), int(zones.max()) + 1)
+    shipped = run.path("road_zones") / "shipped_transitions.npy"
+    if shipped.is_file():
+        counts = np.load(shipped, allow_pickle=False)
+    else:
+        counts = zones_of.transitions(zones, load_trips(run, "train"), int(zones.max()) + 1)
     np.save(run.folder / "zone_transitions.npy", counts, allow_pickle=False)
-    return {"num_zones": len(counts), "linked_pairs": int((counts > 0).sum()), "transitions": int(counts.sum())}
+    return {"num_zones": len(counts), "shipped": shipped.is_file(), "linked_pairs": int((counts > 0).sum()), "transitions": int(counts.sum())}
 
 
 def load_transitions(run: StageRun) -> npt.NDArray[np.int64]:
