@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from hoser_kd.ragged import Float64Array, Int64Array, ranges
+from hoser_kd.ragged import Float32Array, Float64Array, Int64Array, ranges
 
 if TYPE_CHECKING:
     from hoser_kd.road_network import RoadNetwork
-
-Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu, linear, log_softmax, pad
 
-from hoser_kd.hoser.batches import RoadTables, road_tables
+from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.graph import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
 
@@ -132,8 +132,8 @@ class StudentOutput:
 
     logits: Tensor
     """(B, T, C) float32: scores of the candidates, in the order of the successors; -inf where there is none."""
-    candidate_mask: Tensor
-    """(B, T, C) bool: places that hold a candidate."""
+    candidates: Tensor
+    """(B, T, C) int64: road ids of the candidates; -1 where there is none."""
     label: Tensor
     """(B, T) int64: place of the true next road; -1 in padding."""
     step_mask: Tensor
@@ -144,6 +144,11 @@ class StudentOutput:
     """(B, T) float32: true seconds to the next road; 0 in padding."""
     all_times: Tensor | None = None
     """(B, T, C) float32: predicted times of all candidates, where they were asked for."""
+
+    @property
+    def candidate_mask(self) -> Tensor:
+        """(B, T, C) bool: places that hold a candidate."""
+        return self.candidates >= 0
 
     def next_step_loss(self) -> Tensor:
         """Return the cross-entropy over the candidates, mean over the valid steps."""
@@ -478,7 +483,7 @@ class HOSER(nn.Module):
             if all_times else None
         return StudentOutput(
             logits=logits,
-            candidate_mask=logits.detach() > -torch.inf,
+            candidates=steps.padded(steps.candidate, PADDING),
             label=steps.padded_steps(steps.label, -1),
             step_mask=steps.step_mask,
             time_pred=steps.padded_steps(time_pred.float(), 0.0),
