@@ -175,19 +175,40 @@ def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     """
     if not path.is_file():
         raise DataError(path, "no such file.", mend="Point the config's `source.path` at a folder in HOSER's format.")
-    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
-    parse = pa.csv.ParseOptions(newlines_in_values=False)
+    missing = [name for name in types if name not in csv_header(path)]
+    if missing:
+        raise DataError(path, f"column {', '.join(missing)} is missing.", mend=f"It needs {', '.join(types)}.")
     try:
-        return pa.csv.read_csv(path, convert_options=convert, parse_options=parse)
-    except KeyError as error:
-        raise DataError(path, f"column {error} is missing.", mend=f"It needs {', '.join(types)}.") from None
+        return _read_csv(path, types)
     except pa.ArrowInvalid as error:
+        _refuse_unreadable(path, types)
         raise DataError(path, f"cannot be read as CSV: {error}.") from None
+
+
+def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
+    # a row must fit into a block, and a trip of a day is a long row
+    return pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(block_size=16 << 20), convert_options=convert)
+
+
+def _refuse_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
+    """Find the first value that is not of its column's type; only reached on damaged files."""
+    try:
+        texts = _read_csv(path, dict.fromkeys(types, pa.string()))
+    except pa.ArrowInvalid:
+        return
+    for name, kind in types.items():
+        wanted = "whole number" if pa.types.is_integer(kind) else "number"
+        for row, text in enumerate(texts[name]):
+            try:
+                text.cast(kind)
+            except pa.ArrowInvalid:
+                raise DataError(path, f"{name} is {text.as_py()!r}, which is no {wanted}.", row=row) from None
 
 
 def csv_header(path: Path) -> list[str]:
     """Return the column names of a CSV file."""
-    with path.open(newline="", encoding="utf-8") as lines:
+    with path.open(newline="", encoding="utf-8-sig") as lines:
         return next(csv.reader(lines), [])
 
 
@@ -198,20 +219,27 @@ def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, mend: str) -> 
         raise DataError(path, problem + (f" ({more} more rows like it.)" if more else ""), row=row, mend=mend)
 
 
+_POINT = r"\[\s*[^\[\],\s]+\s*,\s*[^\[\],\s]+\s*\]"
+_LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
+
+
 def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
     """Parse JSON lists of [lon, lat] in one sweep: brackets and blanks go, commas split, the rest is numbers."""
-    shape_ok = pc.match_substring_regex(texts, r"^\s*\[\s*(\[[^\[\],]+,[^\[\],]+\]\s*,?\s*)+\]\s*$")
-    _refuse(path, ~np.asarray(pc.fill_null(shape_ok, False)), "coordinates is not a list of [lon, lat].",
+    is_line = pc.match_substring_regex(texts, _LINE)
+    _refuse(path, ~np.asarray(pc.fill_null(is_line, False)), "coordinates is not a list of [lon, lat].",
             'Write it as "[[lon, lat], [lon, lat]]".')
     pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
     counts = np.asarray(pc.list_value_length(pieces)).astype(np.int64)
-    try:
-        values = np.asarray(pc.cast(pieces.flatten(), pa.float64()))
-    except pa.ArrowInvalid as error:
-        raise DataError(path, f"coordinates holds something that is no number: {error}.") from None
-    _refuse(path, counts < 4, "the line has fewer than two points.", "Give its start and its end.")
     offsets = offsets_of(counts // 2)
-    coords = values.reshape(-1, 2)
+    numbers = pieces.flatten()
+    try:
+        coords = np.asarray(pc.cast(numbers, pa.float64())).reshape(-1, 2)
+    except pa.ArrowInvalid:
+        is_number = np.asarray(pc.match_substring_regex(numbers, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"))
+        at = int(np.argmin(is_number))
+        row = int(np.searchsorted(2 * offsets, at, side="right")) - 1
+        raise DataError(path, f"coordinates holds {numbers[at].as_py()!r}, which is no number.", row=row) from None
+    _refuse(path, counts < 4, "the line has fewer than two points.", "Give its start and its end.")
     outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
     if outside.any():
         row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
@@ -243,7 +271,8 @@ def _read_connections(path: Path, num_roads: int) -> Csr:
     if len(ends) == 0:
         raise DataError(path, "no connections.", mend="Give one row for each road that can follow a road.")
     ends = ends.astype(np.int64) if ends.dtype.kind == "i" else np.nan_to_num(ends, nan=-1).astype(np.int64)
-    _refuse(path, ((ends < 0) | (ends >= num_roads)).any(1), "a road id is not in roadmap.geo.",
+    outside: npt.NDArray[np.bool_] = np.any((ends < 0) | (ends >= num_roads), axis=1)
+    _refuse(path, outside, "a road id is not in roadmap.geo.",
             f"Ids run from 0 to {num_roads - 1}.")
     _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
     repeated = np.ones(len(ends), bool)

@@ -102,7 +102,7 @@ def _reporting_bar(progress: Progress) -> type[tqdm[Any]]:
     lock = Lock()
     state = {"files": 0, "total": 0, "mb": 0.0}
 
-    class ReportingBar(tqdm):  # type: ignore[misc, type-arg]
+    class ReportingBar(tqdm):  # type: ignore[misc]
         monitor_interval = 0
 
         def __init__(self, *args: Any, **options: Any) -> None:

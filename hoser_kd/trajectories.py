@@ -40,7 +40,7 @@ class Trajectories:
     """Rows left out by `on_bad_row="drop"`, counted by reason."""
 
     def __len__(self) -> int:
-        """n."""
+        """Number of trajectories."""
         return len(self.offsets) - 1
 
     @property
@@ -188,7 +188,7 @@ def _build(path: Path, roads: pa.ChunkedArray, times: pa.ChunkedArray, ids: pa.C
         raise DataError(path, "no trajectories.", mend="Give at least one row.")
     road_offsets, road_ids = _parse_lists(roads, pa.int64())
     time_offsets, seconds = _parse_lists(times, pa.timestamp("s", tz="UTC"))
-    names = None if ids is None else np.asarray(ids.to_pandas(), dtype=object)
+    names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
     reasons = _bad_rows(road_offsets, road_ids, time_offsets, seconds, network, shortest)
     bad = np.zeros(len(roads), bool)
     dropped: dict[str, int] = {}
@@ -214,13 +214,16 @@ def _build(path: Path, roads: pa.ChunkedArray, times: pa.ChunkedArray, ids: pa.C
 
 def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType) -> tuple[Int64Array, Int64Array]:
     """Parse `[1, 2]` or `1,2` in one sweep. A value that does not parse becomes the least int64."""
-    bare = pc.replace_substring_regex(pc.fill_null(texts, "").combine_chunks(), r"[\[\]\s'\"]", "")
-    lists = pc.split_pattern(bare, ",")
-    values = lists.flatten()
+    lists = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), ",")
+    values = pc.ascii_trim(lists.flatten(), " \t[]'\"")
+    if kind != pa.int64():
+        # Arrow reads more than the format has: an offset would shift the time, a day alone would pass for midnight
+        written_so = pc.and_(pc.equal(pc.binary_length(values), 20), pc.ends_with(values, "Z"))
+        values = pc.if_else(written_so, values, None)
     try:
         numbers = pc.cast(values, kind)
     except pa.ArrowInvalid:
-        pattern = r"^-?\d{1,18}$" if kind == pa.int64() else r"^\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ$"
+        pattern = r"^-?\d{1,18}$" if kind == pa.int64() else r"^\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ$"
         readable = pc.if_else(pc.match_substring_regex(values, pattern), values, None)
         numbers = _cast_one_by_one(readable, kind)
     integers = pc.fill_null(pc.cast(numbers, pa.int64()), np.iinfo(np.int64).min)
