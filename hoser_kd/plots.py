@@ -128,7 +128,7 @@ def grid_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Ar
     centres = network.centroids[:, ::-1]
     outside = ((centres < grid[0]) | (centres > grid[1])).any(1)
     extent = np.stack([np.minimum(grid[0], centres.min(0)), np.maximum(grid[1], centres.max(0))])
-    figure, axes = _map_figure(extent, title, below_in=1.0)
+    figure, axes = _map_figure(extent, title, below_in=0.75)
     counts = np.where(roads_per_cell_HW > 0, roads_per_cell_HW, np.nan)
     most = max(int(roads_per_cell_HW.max(initial=1)), 1)
     bounds = [edge for edge in (1, 2, 3, 5, 9, 17, 33, 65, 129) if edge <= most] + [most + 1]
@@ -247,7 +247,7 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
         _plain_axes(axes)
         axes.set_xlabel(label, size=9, color=_INK)
         axes.set_xlim(0, edges[-1])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.06 else 1))
     panels[0].set_ylabel("share", size=9, color=_INK)
     _legend_below(figure, panels[0].get_legend_handles_labels()[0])
     return figure
@@ -336,7 +336,7 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], colour: str = COLOURS["te
             axes.axvline(float(np.median(array)), color=_INK, linewidth=1, linestyle=":")
         _plain_axes(axes)
         axes.set_xlabel(label, size=9, color=_INK)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.06 else 1))
     for axes in panels[len(values) :]:
         axes.set_visible(False)
     return figure
