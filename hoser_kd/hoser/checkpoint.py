@@ -71,7 +71,7 @@ def load_checkpoint(
         raise CheckpointError(f"{path}: its attention has {config.num_heads} heads, not {num_heads}. "
                               "Leave num_heads out.")
     _check_fit(Path(path), features, network, zones)
-    model = HOSER(config, features, RoadTables(road_tables(network, candidate_angle), time_intervals=time_intervals))
+    model = _blank(config, features, road_tables(network, candidate_angle))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -117,7 +117,7 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
         features = _features_of(tensors)
         if network is not None:
             _check_fit(source, features, network, None)
-        model = HOSER(config, features, RoadTables(tables, time_intervals=config.time_intervals))
+        model = _blank(config, features, tables)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{source}: not a student of this project: {error}") from None
@@ -127,16 +127,29 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
     return model.eval()
 
 
-def _read_state_dict(file: Path) -> dict[str, Tensor]:
+def _blank(config: HoserConfig, features: GraphFeatures, tables: dict[str, Tensor]) -> HOSER:
+    """Return a model whose weights are about to be replaced, without a draw from the caller's generator."""
+    with torch.random.fork_rng(devices=[]):
+        return HOSER(config, features, RoadTables(tables, time_intervals=config.time_intervals))
+
+
+def read_tensors(file: Path) -> Any:
+    """Return what a file of torch.save holds, as tensors and plain containers; no code in it is run.
+
+    Raises CheckpointError where the file is missing, damaged, or holds something else.
+    """
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file.")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: holds something else than weights: {_first_line(error)}. "
-                              "Give the state dict that HOSER's training writes.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{file}: holds something else than weights: {_first_line(error)}.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged or no PyTorch file: {_first_line(error)}") from None
+
+
+def _read_state_dict(file: Path) -> dict[str, Tensor]:
+    state = read_tensors(file)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{file}: no bare state dict. Give the file that HOSER's training writes, "
                               "not one that wraps it.")

@@ -1,0 +1,121 @@
+"""What every training here shares: arithmetic, learning rate, and one step that is safe in any precision."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Return what `auto` means on a device: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which a forward pass has this precision on this device."""
+    kind = resolve_precision(precision, device)
+    if kind == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if kind == "bf16" else torch.float16)
+
+
+def warmup_cosine(step: int, *, total_steps: int, warmup_ratio: float, floor: float = 0.0) -> float:
+    """Return the share of the peak learning rate at a step, counted from 0.
+
+    Linear over `warmup_ratio` of the steps, then a cosine that reaches `floor` at the last step. The first step has
+    a rate above 0 already.
+    """
+    done, warmup_steps = step + 1, warmup_ratio * total_steps
+    if done < warmup_steps:
+        return done / warmup_steps
+    share = (done - warmup_steps) / max(total_steps - warmup_steps, 1e-9)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What a step did."""
+
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    learning_rate: float
+    """Rate it was made with."""
+
+
+class Optimiser:
+    """AdamW with warm-up, cosine, clipping and, for fp16, a loss scale that grows and shrinks."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        total_steps: int,
+        warmup_ratio: float,
+        max_norm: float,
+        precision: Precision,
+        device: torch.device,
+        betas: tuple[float, float] = (0.9, 0.999),
+        floor: float = 0.0,
+    ) -> None:
+        """`parameters`: tensors, or AdamW's groups; `floor`: last learning rate as a share of the peak."""
+        self.precision: Precision = resolve_precision(precision, device)
+        self.device, self.max_norm = device, max_norm
+        self.learning_rate, self.total_steps = learning_rate, total_steps
+        self.warmup_ratio, self.floor = warmup_ratio, floor
+        self.steps_done = 0
+        self._adamw = torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay,
+                                        fused=True)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of a forward pass."""
+        return autocast(self.precision, self.device)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> StepSize:
+        """Move the parameters by the gradients added since the last step, and forget these.
+
+        In fp16 a step whose gradients overflow is left out and the scale shrinks; its norm is not finite.
+        """
+        rate = self.learning_rate * warmup_cosine(self.steps_done, total_steps=self.total_steps,
+                                                  warmup_ratio=self.warmup_ratio, floor=self.floor)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._scaler.unscale_(self._adamw)
+        held = [p for group in self._adamw.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(held, self.max_norm))
+        if math.isfinite(norm) or self.precision == "fp16":
+            self._scaler.step(self._adamw)
+        self._scaler.update()
+        self._adamw.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        return StepSize(norm, rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that another process needs to go on."""
+        return {"adamw": self._adamw.state_dict(), "scaler": self._scaler.state_dict(), "steps_done": self.steps_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._adamw.load_state_dict(state["adamw"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.steps_done = state["steps_done"]
