@@ -26,6 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hoser_kd import metrics
+from hoser_kd.comparison import LABELS
 from hoser_kd.ragged import BoolArray, Float64Array, Int64Array
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.trajectories import Trajectories
@@ -33,6 +34,8 @@ from hoser_kd.trajectories import Trajectories
 COLOURS = {"real": "#4d4d4d", "vanilla": "#E69F00", "distilled": "#0072B2", "teacher": "#009E73"}
 _SPARE = ("#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
 _ZONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C3C", "#7A5195", "#444444")
+_SAME_FIGURE = {"train_next_step": "nll", "train_time": "time_log_mape"}
+"""The student's training losses, under the name of the validation figure that means the same."""
 _INK, _FAINT = "#333333", "#d4d4d4"
 _METRES_PER_DEGREE = 111_195.0
 
@@ -247,7 +250,7 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
         _plain_axes(axes)
         axes.set_xlabel(label, size=9, color=_INK)
         axes.set_xlim(0, edges[-1])
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.06 else 1))
+        _share_axis(axes)
     panels[0].set_ylabel("share", size=9, color=_INK)
     _legend_below(figure, panels[0].get_legend_handles_labels()[0])
     return figure
@@ -257,8 +260,9 @@ def training_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]
                     labels: Mapping[str, str] | None = None) -> Figure:
     """Draw every figure of the epochs' dicts: a panel a figure, a colour a kind, a thin line a run, thick their mean.
 
-    `histories` holds, by kind (`vanilla`, `distilled`, …), one list of epochs a run; keys `train_x` and `val_x` share a
-    panel, training dashed. `labels` names the panels, and chooses them where it is given.
+    `histories` holds, by kind (`vanilla`, `distilled`, …), one list of epochs a run; keys `train_x` and `val_x` (or
+    plain `x`) share a panel, training dashed. Figures that never change are left out. `labels` names the panels, and
+    chooses and orders them where it is given.
     """
     keys = _panel_keys(histories, labels)
     across = min(len(keys), 3)
@@ -274,7 +278,7 @@ def training_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]
                 for handle in _draw_runs(axes, runs, key, colour_of(kind), style):
                     handles.setdefault(f"{kind}{', training' if style == '--' else ''}", handle)
         _plain_axes(axes)
-        axes.set_title((labels or {}).get(panel, panel.replace("_", " ")), size=9.5, color=_INK, loc="left")
+        axes.set_title((labels or LABELS).get(panel, panel.replace("_", " ")), size=9.5, color=_INK, loc="left")
         axes.set_xlabel("epoch", size=9, color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for axes in panels[len(keys) :]:
@@ -289,13 +293,15 @@ def _panel_keys(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
                 labels: Mapping[str, str] | None) -> dict[str, dict[str, str]]:
     """Return {panel: {key: line style}} for the numeric keys of all epochs."""
     panels: dict[str, dict[str, str]] = {}
-    for epoch in (epoch for runs in histories.values() for run in runs for epoch in run):
-        for key, value in epoch.items():
-            panel = key.removeprefix("train_").removeprefix("val_")
-            numeric = isinstance(value, int | float) and not isinstance(value, bool)
-            if numeric and key != "epoch" and (labels is None or panel in labels):
-                panels.setdefault(panel, {})[key] = "--" if key.startswith("train_") else "-"
-    return {panel: panels[panel] for panel in (labels or panels) if panel in panels}
+    values: dict[str, set[float]] = {}
+    epochs = [epoch for runs in histories.values() for run in runs for epoch in run]
+    for key, value in ((key, value) for epoch in epochs for key, value in epoch.items()):
+        if isinstance(value, int | float) and not isinstance(value, bool) and key not in {"epoch", "step"}:
+            panel = _SAME_FIGURE.get(key, key.removeprefix("train_").removeprefix("val_"))
+            panels.setdefault(panel, {})[key] = "--" if key.startswith("train_") else "-"
+            values.setdefault(panel, set()).add(float(value))
+    changing = [panel for panel in panels if len(values[panel]) > 1 or len(epochs) == 1]
+    return {panel: panels[panel] for panel in (labels or changing) if panel in changing}
 
 
 def _draw_runs(axes: Axes, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, colour: str,
@@ -336,7 +342,7 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], colour: str = COLOURS["te
             axes.axvline(float(np.median(array)), color=_INK, linewidth=1, linestyle=":")
         _plain_axes(axes)
         axes.set_xlabel(label, size=9, color=_INK)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.06 else 1))
+        _share_axis(axes)
     for axes in panels[len(values) :]:
         axes.set_visible(False)
     return figure
@@ -503,6 +509,12 @@ def _plain_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=8, colors=_INK)
     axes.grid(visible=True, color="#ececec", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _share_axis(axes: Axes) -> None:
+    """Label the vertical axis in percent, at steps that need no rounding."""
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
 
 
 def _bar_below(figure: Figure, panels: Sequence[Axes], colours: ScalarMappable, label: str, **options: Any) -> Any:

@@ -20,13 +20,15 @@ from matplotlib.figure import Figure
 
 from hoser_kd import plots
 from hoser_kd.atomic import atomic_path
-from hoser_kd.comparison import SECTIONS, Row, compare
+from hoser_kd.comparison import LABELS, SECTIONS, Row, compare
 from hoser_kd.metrics import flatten
 from hoser_kd.progress import duration
 from hoser_kd.ragged import BoolArray
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.trajectories import Trajectories
 
+CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl")
+"""Figures of the students' epochs that are drawn, of those `hoser_kd.training` records."""
 TRIP_QUANTILES = (0.25, 0.5, 0.75, 0.95)
 """The trips drawn one by one lie at these quantiles of the real trips' number of roads."""
 _SHORT = {"similarity": "same OD cells", "paired": "same request"}
@@ -119,7 +121,7 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
 
     rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
     has_distilled = bool(data.students.get("distilled"))
-    next_step = [row for row in rows if row.section == "next_step"]
+    next_step = [row for row in rows if row.section == "next_step" and row.name != "next_step.steps"]
     generation = [row for row in rows if row.section not in {"next_step", "counts"}
                   and row.name != "training.real_copied_share"]
     environment = jinja2.Environment(
@@ -328,8 +330,8 @@ def _difference_pictures(rows: Sequence[Row]) -> Iterator[_Drawing]:
 
 
 def _training_pictures(data: ReportData) -> Iterator[_Drawing]:
-    figure = plots.training_curves({kind: [run.history for run in runs.values()]
-                                    for kind, runs in data.students.items()})
+    histories = {kind: [run.history for run in runs.values()] for kind, runs in data.students.items()}
+    figure = plots.training_curves(histories, {name: LABELS.get(name, _words(name)) for name in CURVES})
     if figure.axes:
         yield figure, "Figures of each epoch; where there are several seeds, thin lines are one each, thick their mean."
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,13 @@ from hoser_kd.metrics import (
     evaluate,
     flatten,
     histogram_edges,
+    length_km,
     od_cells,
     pair_by_od_cell,
+    radius_km,
+    step_minutes,
+    travelled_km,
+    trip_minutes,
 )
 from hoser_kd.ragged import offsets_of
 from hoser_kd.road_network import RoadNetwork, read_hoser
@@ -206,6 +212,39 @@ class TestPairing:
         cells = od_cells(NETWORK, middle)
         assert not set(cells[lon < middle.od_corner[1]]) & set(cells[lon > middle.od_corner[1]])
         assert not set(cells[lat < middle.od_corner[0]]) & set(cells[lat > middle.od_corner[0]])
+
+
+class TestValues:
+    """A trip over three roads whose centres lie on one meridian, in plain numbers."""
+
+    TRIP = trips_of([0, 2, 1])
+    NETWORK = replace(NETWORK, coord_offsets=np.array([0, 2, 4, 6]), length_m=np.array([100.0, 200.0, 300.0]),
+                      coords=np.array([[0.0, y + d] for y in (0.0, 0.03, 0.01) for d in (-0.001, 0.001)]))
+    DEGREE_KM = 6371.009 * math.pi / 180
+
+    def test_distance_is_the_way_over_the_centres(self):
+        assert travelled_km(self.TRIP, self.NETWORK) == pytest.approx([0.03 * self.DEGREE_KM])
+
+    def test_radius_is_the_mean_distance_to_the_mean(self):
+        middle = 0.04 / 3
+        away = (middle + (0.03 - middle) + (middle - 0.01)) / 3
+        assert radius_km(self.TRIP, self.NETWORK) == pytest.approx([away * self.DEGREE_KM])
+
+    def test_lengths_and_times(self):
+        assert length_km(self.TRIP, self.NETWORK) == pytest.approx([0.6])
+        assert step_minutes(self.TRIP).tolist() == [0.5, 0.5]
+        assert trip_minutes(self.TRIP).tolist() == [1.0]
+
+    def test_steps_do_not_run_from_one_trip_into_the_next(self):
+        trips = trips_of([0], [1, 2], [2])
+        assert len(step_minutes(trips)) == 1
+        assert travelled_km(trips, self.NETWORK) == pytest.approx([0, 0.02 * self.DEGREE_KM, 0])
+
+    def test_divergence_of_halves(self):
+        """Visits (1, 0) and (1/2, 1/2) of two roads, by hand."""
+        real, made = trips_of([0]), trips_of([0, 1])
+        wanted = 0.5 * math.log(1 / 0.75) + 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+        assert evaluate(real, made, self.NETWORK)["road_use"]["jsd"] == pytest.approx(wanted)
 
 
 class TestEvaluate:

@@ -32,7 +32,8 @@ def num_lines(axes) -> int:
 
 
 def history(shift: float, epochs: int = 5) -> list[dict]:
-    return [{"epoch": e + 1, "train_loss": 2 / (e + 1) + shift, "val_loss": 2.1 / (e + 1) + shift, "val_accuracy": 0.9}
+    return [{"epoch": e + 1, "train_loss": 2 / (e + 1) + shift, "val_loss": 2.1 / (e + 1) + shift, "accuracy": e / 10,
+             "steps": 70.0}
             for e in range(epochs)]
 
 
@@ -135,6 +136,13 @@ def test_curves_pair_training_with_validation_and_choose_panels():
     chosen = plots.training_curves({"vanilla": [history(0)]}, {"loss": "loss (nat)"})
     assert [axes.get_title(loc="left") for axes in chosen.axes if axes.get_visible()] == ["loss (nat)"]
     assert plots.training_curves({"vanilla": [[]]}).axes == []
+
+
+def test_training_losses_share_the_panel_of_the_figure_that_means_the_same():
+    epochs = [{"epoch": e, "train_next_step": 1 / e, "train_time": 2 / e, "nll": 3 / e, "time_log_mape": 4 / e}
+              for e in (1, 2)]
+    figure = plots.training_curves({"vanilla": [epochs]})
+    assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2]
 
 
 def test_difference_is_filled_only_where_its_interval_is_clear_of_nothing():

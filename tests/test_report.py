@@ -36,7 +36,7 @@ def answers(seed: int) -> Trajectories:
 
 def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
     generated = answers(seed)
-    history = [{"epoch": e + 1, "train_loss": 1 / (e + 1), "val_loss": 1.1 / (e + 1)} for e in range(3)]
+    history = [{"epoch": e + 1, "train_next_step": 1 / (e + 1), "nll": 1.1 / (e + 1)} for e in range(3)]
     return StudentResult(
         history, {"accuracy": accuracy, "nll": nll}, evaluate(REAL, generated, NETWORK, paired=True, training=TRAINING),
         generated, generated.destinations == REAL.destinations,
@@ -240,8 +240,8 @@ class TestCompare:
         assert row.vanilla == (0.5, 9.0)
 
     def test_unknown_figures_take_their_direction_from_their_name(self):
-        row, other = compare({0: {"next_step.val_loss": 2.0, "next_step.oddity": 1.0}},
-                             {0: {"next_step.val_loss": 1.0, "next_step.oddity": 2.0}})
+        row, other = compare({0: {"next_step.odd_loss": 2.0, "next_step.oddity": 1.0}},
+                             {0: {"next_step.odd_loss": 1.0, "next_step.oddity": 2.0}})
         assert row.verdict == "leans better"
         assert other.verdict is None
 
