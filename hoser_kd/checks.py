@@ -70,11 +70,11 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[boo
 
     from hoser_kd.road_network import RoadNetwork
     from hoser_kd.soft_labels import SoftLabels
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.trajectories import SPLITS, Trajectories
 
     network = RoadNetwork.load(inputs["road_network"].path)
     wrong = steps = 0
-    for split in ("train", "val"):
+    for split in SPLITS:
         trips = Trajectories.load(inputs["trajectories"].path / f"{split}.arrow")
         labels = SoftLabels.load(artifact.path / f"{split}.arrow")
         at, _ = trips.step_positions()
@@ -93,9 +93,10 @@ def _labels_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool,
     import numpy as np
 
     from hoser_kd.soft_labels import SoftLabels
+    from hoser_kd.trajectories import SPLITS
 
     bad = 0
-    for split in ("train", "val"):
+    for split in SPLITS:
         bad += int((~np.isfinite(SoftLabels.load(artifact.path / f"{split}.arrow").scores)).sum())
     said = f"{bad} of the stored scores are not finite."
     if bad:

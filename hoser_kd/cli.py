@@ -16,19 +16,25 @@ from tqdm import tqdm
 from hoser_kd.config import CityConfig, dump_config, load_config
 from hoser_kd.errors import ConfigError, HoserKdError
 from hoser_kd.pipeline import STAGES, Stage, make_with_inputs
-from hoser_kd.progress import duration
+from hoser_kd.progress import TimedLines, duration
 from hoser_kd.store import Artifact, Store, read_artifact
 
 
 class Bars:
-    """Progress as bars on the terminal, one at a time, with the time left."""
+    """Progress as bars on a terminal, one at a time, with the time left; as a few lines where there is none."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
         self._stage = ""
+        self._lines = None if sys.stderr.isatty() else TimedLines(lambda line: sys.stderr.write(f"  {line}\n"))
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         """Move the bar of `stage`, opening it first and closing it when it is full."""
+        if self._lines is not None:
+            self._lines(stage, done, total, figures)
+            return
+        if stage == self._stage and self._bar is None and done >= total:
+            return
         if self._bar is None or stage != self._stage:
             self.close()
             self._bar, self._stage = tqdm(total=total, desc=stage, leave=True, dynamic_ncols=True), stage
@@ -181,9 +187,9 @@ def _import_teacher(options: argparse.Namespace) -> int:
 
 
 def _export_student(options: argparse.Namespace) -> int:
-    from hoser_kd.hoser import HOSER, export_checkpoint
+    from hoser_kd.hoser import export_checkpoint, load
 
-    export_checkpoint(HOSER.load(options.folder), options.file)
+    export_checkpoint(load(options.folder), options.file)
     sys.stdout.write(f"written: {options.file}\n")
     return 0
 

@@ -35,6 +35,8 @@ class TimedLines:
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         """Write a line if the last one of this stage is old enough, or the stage is done."""
         now = time.monotonic()
+        if done >= total and stage not in self._started:
+            return  # told already
         started = self._started.setdefault(stage, now)
         last = self._last.setdefault(stage, now)
         if done < total and now - last < self._every_s:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from hoser_kd import hoser, metrics, od, plots
 from hoser_kd.config import dump_config
 from hoser_kd.device import pick_device
-from hoser_kd.pipeline import StageRun
+from hoser_kd.hoser.checkpoint import CONFIG_FILE
+from hoser_kd.next_step import evaluate_student
+from hoser_kd.pipeline import STAGES, StageRun
+from hoser_kd.report import ReportData, StudentResult, write_report
 from hoser_kd.search import GeneratedTrajectories, generate
+from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import Artifact, write_json
 from hoser_kd.trajectories import Trajectories
@@ -27,7 +30,7 @@ STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 def _students(run: StageRun) -> dict[str, Path]:
     """Return the folders of the students there are; the distilled one may be switched off."""
     folders = {kind: run.path(stage) for kind, stage in STUDENTS.items()}
-    return {kind: folder for kind, folder in folders.items() if (folder / hoser.checkpoint.CONFIG_FILE).is_file()}
+    return {kind: folder for kind, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
 
 
 def generated_trajectories(run: StageRun) -> dict[str, Any]:
@@ -71,34 +74,36 @@ _COMPARED = (
     "requests.reached_share",
 )
 """Generation figures of the short comparison; the report has all of them."""
-_NEXT_STEP = ("accuracy", "nll", "top3", "ece", "time_mae_s")
+_NEXT_STEP = ("accuracy", "decision_accuracy", "nll", "calibration_error", "time_mae_s", "teacher_agreement")
 """Next-step figures of the short comparison."""
 
 
 def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     """Measure both students: next steps of all test trips, and their generated trips; JSON."""
-    from hoser_kd.training import evaluate_student
-
     network, test = load_network(run), load_trips(run, "test")
     generated, requests = _load_generated(run.path("generated_trajectories"))
     real = test.take(requests["test_row"]) if "test_row" in requests else test
+    labels = SoftLabels.load(run.path("teacher_soft_labels") / "test.arrow")
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
-        next_step = evaluate_student(model, test, progress=run.progress)
+        next_step = evaluate_student(model, test, labels=labels, temperature=run.config.distill.temperature,
+                                     progress=run.progress)
         trips = metrics.evaluate(
             real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
             training=load_trips(run, "train"), paired="test_row" in requests,
         )
         results[kind] = {"next_step": next_step, "trips": trips}
     write_json(run.folder / "metrics.json", results)
-    return {"test_trips": len(test), "generated_trips": len(real), "comparison": _comparison(results)}
+    return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}
 
 
-def _comparison(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures a person asks for first, a row each, a column a student."""
     rows: list[dict[str, Any]] = []
     for name in _NEXT_STEP:
-        rows.append({"figure": name, **{kind: result["next_step"][name] for kind, result in results.items()}})
+        if all(name in result["next_step"] for result in results.values()):
+            rows.append({"figure": name, **{kind: result["next_step"][name] for kind, result in results.items()}})
     flat = {kind: metrics.flatten(result["trips"]) for kind, result in results.items()}
     for name in _COMPARED:
         if all(name in figures for figures in flat.values()):
@@ -108,4 +113,90 @@ def _comparison(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
     """Write the report over all seeds; one HTML file."""
-    ...
+    network, real = load_network(run), load_trips(run, "test")
+    students = {kind: _results(run, kind, stage) for kind, stage in STUDENTS.items()}
+    students = {kind: results for kind, results in students.items() if results}
+    data = ReportData(
+        city=run.config.city, network=network, real=real, students=students, teacher=_teacher(run),
+        settings_yaml=dump_config(run.config), versions=_versions(run), seconds=_seconds(run),
+        sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
+        pictures=_pictures(run),
+    )
+    write_report(run.folder / "report.html", data)
+    seeds = sorted(students["vanilla"])
+    write_json(run.folder / "seeds.json", seeds)
+    return {"seeds": ", ".join(map(str, seeds)), "num_seeds": len(seeds), "comparison": _over_seeds(students)}
+
+
+def _results(run: StageRun, kind: str, stage: str) -> dict[int, StudentResult]:
+    """Return what each seed's student of a kind came to; seeds without metrics yet are left out."""
+    results: dict[int, StudentResult] = {}
+    for seed, metrics_of in run.seeds("trajectory_metrics").items():
+        measured = json.loads((metrics_of.path / "metrics.json").read_text(encoding="utf-8")).get(kind)
+        student, made = run.seeds(stage).get(seed), run.seeds("generated_trajectories").get(seed)
+        if measured is None or student is None or made is None:
+            continue
+        trips, _ = _load_generated(made.path)
+        results[seed] = StudentResult(history=student.summary["epochs"], test=measured["next_step"],
+                                      metrics=measured["trips"], generated=trips[kind], reached=trips[kind].reached)
+    return results
+
+
+def _teacher(run: StageRun) -> dict[str, Any]:
+    made = {name: _artifact(run, name) for name in ("teacher", "teacher_evaluation", "teacher_soft_labels",
+                                                   "grid_token_table")}
+    looked_at = np.load(made["teacher_soft_labels"].path / "diagnostics.npz", allow_pickle=False)
+    return {
+        "history": made["teacher"].summary.get("epochs", []),
+        "label_values": {
+            "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
+            "entropy of the next cell (nats)": looked_at["entropy_nats"],
+            "probability of the true next cell": looked_at["true_probability"],
+        },
+        **{name: artifact.summary for name, artifact in made.items()},
+    }
+
+
+def _artifact(run: StageRun, stage: str) -> Artifact:
+    artifact = run.inputs[stage]
+    if not isinstance(artifact, Artifact):
+        raise TypeError(f"{stage} has one artifact a seed")
+    return artifact
+
+
+def _all_artifacts(run: StageRun) -> list[Artifact]:
+    """Return every input, in the order of the pipeline, seed by seed."""
+    found: list[Artifact] = []
+    for inputs in run.inputs.values():
+        found += [inputs] if isinstance(inputs, Artifact) else list(inputs.values())
+    return sorted(found, key=lambda artifact: (list(STAGES).index(artifact.stage), artifact.seed or 0))
+
+
+def _versions(run: StageRun) -> list[dict[str, str]]:
+    return [{"asset": artifact.name, "version": artifact.version, "made": artifact.made_at,
+             "inputs": ", ".join(f"{name} {version}" for name, version in artifact.inputs.items())}
+            for artifact in _all_artifacts(run)]
+
+
+def _seconds(run: StageRun) -> dict[str, float]:
+    return {artifact.name: artifact.seconds for artifact in _all_artifacts(run)}
+
+
+def _pictures(run: StageRun) -> dict[str, bytes]:
+    files = {
+        "The teacher's grid: how many roads share a cell.": run.path("grid_token_table") / "cells.png",
+        "Where the teacher is surprised.": run.path("teacher_evaluation") / "surprise.png",
+    }
+    return {caption: file.read_bytes() for caption, file in files.items() if file.is_file()}
+
+
+def _over_seeds(students: Mapping[str, Mapping[int, StudentResult]]) -> list[dict[str, Any]]:
+    """Return the short comparison with means over the seeds."""
+    per_seed: dict[str, list[dict[str, Any]]] = {}
+    for seed in students["vanilla"]:
+        measured = {kind: {"next_step": results[seed].test, "trips": results[seed].metrics or {}}
+                    for kind, results in students.items() if seed in results}
+        for row in comparison_rows(measured):
+            per_seed.setdefault(row.pop("figure"), []).append(row)
+    return [{"figure": figure, **{kind: float(np.mean([row[kind] for row in rows if kind in row])) for kind in students}}
+            for figure, rows in per_seed.items()]

@@ -1,0 +1,120 @@
+"""Stages of the teacher group: corpus, LM-TAD, its evaluation, its labels."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from hoser_kd import grid as grids, plots, soft_labels
+from hoser_kd.device import pick_device
+from hoser_kd.grid import GridSpec
+from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
+from hoser_kd.lmtad.checkpoint import check_grid, describe, save
+from hoser_kd.lmtad.corpus import FRAME, Corpus
+from hoser_kd.lmtad.training import train
+from hoser_kd.pipeline import StageRun
+from hoser_kd.stages.grid import load_grid, load_tokens
+from hoser_kd.stages.network import load_network, load_trips
+from hoser_kd.store import write_json
+from hoser_kd.trajectories import SPLITS
+
+
+def teacher_corpus(run: StageRun) -> dict[str, Any]:
+    """Write every trip as a sequence of tokens; Arrow IPC."""
+    tokens = load_tokens(run.path("grid_token_table"))
+    rows: list[dict[str, Any]] = []
+    for split in SPLITS:
+        corpus = Corpus(*grids.corpus_tokens(tokens, load_trips(run, split)))
+        corpus.save(run.folder / f"{split}.arrow")
+        repeats = np.diff(corpus.tokens) == 0
+        repeats[corpus.offsets[1:-1] - 1] = False
+        rows.append({"split": split, "sequences": corpus.num_sequences, "tokens": len(corpus.tokens),
+                     "distinct": len(np.unique(corpus.tokens)), "longest": int(corpus.lengths.max()),
+                     "repeats_the_cell": round(float(repeats.mean()), 4)})
+    return {"sequences": sum(row["sequences"] for row in rows), "tokens": sum(row["tokens"] for row in rows),
+            "splits": rows}
+
+
+def _corpus(run: StageRun, split: str) -> Corpus:
+    return Corpus.load(run.path("teacher_corpus") / f"{split}.arrow")
+
+
+def teacher(run: StageRun) -> dict[str, Any]:
+    """Import the checkpoint that the settings name, or train a teacher; safetensors and JSON."""
+    grid = load_grid(run)
+    if run.config.distill.ckpt_path is not None:
+        checkpoint = load_checkpoint(run.config.distill.ckpt_path)
+        check_grid(checkpoint.config.vocab_size, grid.shape)
+        save(checkpoint, run.folder)
+        figures = {"imported": True, **_perplexity(run, checkpoint)}
+    else:
+        figures = {"imported": False, **_train(run, grid.num_labels)}
+        checkpoint = load_checkpoint(run.folder)
+    about = describe(checkpoint)
+    return {"layers": about["layers"], "heads": about["heads"], "width": about["width"],
+            "parameters": about["parameters"], "vocab_size": about["vocabulary"], "block_size": about["block_size"],
+            **figures}
+
+
+def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
+    settings = run.config.teacher
+    if settings.block_size is None:
+        # test trips are scored too: none may be longer than what the teacher reads
+        longest = max(int(_corpus(run, split).lengths.max()) for split in SPLITS)
+        settings = settings.model_copy(update={"block_size": longest + FRAME})
+    grid = load_grid(run)
+    about_data = {"grip_size": list(grid.shape), **(asdict(grid) if isinstance(grid, GridSpec) else {})}
+    result = train(_corpus(run, "train"), _corpus(run, "val"), num_labels + 3, settings, run.folder,
+                   pick_device(run.device), run.progress, on_epoch=run.on_epoch, dataset_config=about_data)
+    (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"teacher": [result.history]})))
+    best = result.history[result.best_epoch - 1]
+    return {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early,
+            "val_loss": round(best["val_loss"], 5), "val_perplexity": round(best["val_perplexity"], 4),
+            "tokens_per_s": round(best["tokens_per_s"]), "epochs": result.history}
+
+
+def _load_teacher(run: StageRun) -> LMTADCheckpoint:
+    return load_checkpoint(run.path("teacher"))
+
+
+def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
+    ...
+
+
+def teacher_evaluation(run: StageRun) -> dict[str, Any]:
+    """Judge the teacher: perplexity, the published outlier test, and where it is surprised."""
+    ...
+
+
+def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
+    """Score the candidates of every step of all trips; Arrow IPC. Those of test trips only measure agreement."""
+    network, tokens = load_network(run), load_tokens(run.path("grid_token_table"))
+    model = _load_teacher(run).model
+    device, half, window = pick_device(run.device), run.config.distill.teacher_fp16, run.config.distill.window
+    rows: list[dict[str, Any]] = []
+    for split in SPLITS:
+        trips = load_trips(run, split)
+        shards = run.folder / f".{split}-shards"
+        labels = soft_labels.label(model, tokens, trips, network, window, device=device, half=half,
+                                   progress=run.progress, shards_folder=shards)
+        labels.save(run.folder / f"{split}.arrow")
+        shutil.rmtree(shards)
+        size = (run.folder / f"{split}.arrow").stat().st_size
+        rows.append({"split": split, "steps": len(labels), "scores": len(labels.scores),
+                     "bytes_a_step": round(size / max(len(labels), 1), 1)})
+    looked_at = soft_labels.diagnose(model, tokens, load_trips(run, "val"), network, window, device=device, half=half)
+    means = looked_at.pop("means")
+    shown = {
+        "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
+        "entropy of the next cell (nats)": looked_at["entropy_nats"],
+        "probability of the true next cell": looked_at["true_probability"],
+    }
+    (run.folder / "diagnostics.png").write_bytes(plots.png(plots.histograms(shown)))
+    np.savez(run.folder / "diagnostics.npz", **looked_at)
+    write_json(run.folder / "diagnostics.json", means)
+    return {"steps": sum(row["steps"] for row in rows), "window": str(window), "splits": rows,
+            **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
+
