@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from math import asin, cos, inf, radians, sin, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Point = tuple[float, float]
 

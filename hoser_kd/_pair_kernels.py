@@ -9,14 +9,16 @@ Letters: N roads, P pairs, n roads of the real trip of a pair, m roads of the ge
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
-from hoser_kd.ragged import Float64Array, Int64Array
-from hoser_kd.trajectories import Trajectories
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hoser_kd.ragged import Float64Array, Int64Array
+    from hoser_kd.trajectories import Trajectories
 
 RADIUS_KM = 6378.0
 """Earth radius of Hausdorff and DTW, as published."""

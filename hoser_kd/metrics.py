@@ -10,9 +10,8 @@ Letters: N roads, n trips, P points of all trips together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,12 @@ from scipy.special import rel_entr
 from hoser_kd.config import EvaluationConfig
 from hoser_kd.geodesy import EARTH_RADIUS_M, great_circle_m
 from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.trajectories import Trajectories
 
 GREAT_CIRCLE_RADIUS_KM = 6371.009
 """Earth radius of distance and radius, as published."""

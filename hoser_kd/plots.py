@@ -10,14 +10,12 @@ Letters: N roads, H rows and W columns of cells, n trips.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize
@@ -27,9 +25,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hoser_kd import metrics
 from hoser_kd.comparison import LABELS
-from hoser_kd.ragged import BoolArray, Float64Array, Int64Array
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from hoser_kd.ragged import BoolArray, Float64Array, Int64Array
+    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.trajectories import Trajectories
 
 COLOURS = {"real": "#4d4d4d", "vanilla": "#E69F00", "distilled": "#0072B2", "teacher": "#009E73"}
 _SPARE = ("#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
@@ -152,7 +156,7 @@ def grid_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Ar
 
 
 def cell_value_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Array, values_HW: Float64Array,
-                   label: str, title: str | None = None) -> Figure:
+                   label: str, *, title: str | None = None) -> Figure:
     """Draw a value of each grid cell (the teacher's surprise, say) over the roads; NaN leaves a cell blank.
 
     Edges are (H + 1,) and (W + 1,) float64 degrees, ascending. The map shows the cells that have a value; the scale

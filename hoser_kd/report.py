@@ -10,9 +10,8 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -23,9 +22,13 @@ from hoser_kd.atomic import atomic_path
 from hoser_kd.comparison import LABELS, SECTIONS, Row, compare
 from hoser_kd.metrics import flatten
 from hoser_kd.progress import duration
-from hoser_kd.ragged import BoolArray
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from hoser_kd.ragged import BoolArray
+    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.trajectories import Trajectories
 
 CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl")
 """Figures of the students' epochs that are drawn, of those `hoser_kd.training` records."""

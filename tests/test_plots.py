@@ -6,15 +6,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from small_city import grid_network, random_trips
 
 from hoser_kd import plots
 from hoser_kd.road_network import read_hoser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NETWORK = grid_network()
 LAT_EDGES = np.linspace(41.139, 41.151, 7)
