@@ -66,7 +66,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDef
         for result in results:
             yield dg.AssetCheckResult(
                 check_name=result.name, passed=result.passed, description=result.said,
-                metadata={key: value for key, value in result.figures.items()},
+                metadata=dict(result.figures),
             )
 
     return asset

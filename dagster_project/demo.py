@@ -1,4 +1,4 @@
-"""Materialise the whole graph of a city in this process, into the instance that `make dev` shows, and say what came out.
+"""Materialise the whole graph of a city in this process, into the instance that `make dev` shows; say what came out.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -46,12 +46,12 @@ def _check(city: str, seeds: list[str]) -> None:
         raise ConfigError(f"seeds {', '.join(unknown)} are not among {', '.join(SEEDS)}; HOSER_KD_SEEDS sets how many.")
 
 
-def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], definitions: dg.Definitions | None = None) -> None:
+def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str]) -> None:
     """Run every job of a city, for the given seeds, one after the other in this process.
 
     Raises what the first failing step raised.
     """
-    definitions = definitions or build_defs()
+    definitions = build_defs()
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
     plan = [(prepare_city, city), (train_teacher, city)]
     plan += [(job, key) for job in (distil, evaluate) for key in per_seed]
@@ -79,10 +79,10 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
     resolution = artifact("grid_token_table").summary["resolution"]
     lines = [
         "",
-        f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
-        f"all of it in {duration(seconds)}",
-        f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-        f"{teacher['val_perplexity']:.2f}; its cells tell candidates apart at {resolution['apart']:.0%} of the choices",
+        (f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
+         f"all of it in {duration(seconds)}"),
+        (f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
+         f"{teacher['val_perplexity']:.2f}; cells tell candidates apart at {resolution['apart']:.0%} of the choices"),
         "",
         f"  {'seed':>4}  {'figure on test trips':<34}{'vanilla':>10}{'distilled':>11}",
     ]

@@ -46,14 +46,15 @@ class ArtifactIOManager(dg.ConfigurableIOManager):
             city, seed = city_and_seed(_typed(partition_key, context))
             if version is not None:
                 artifact = self.pipeline.store().open(stage.name, city, version, seed)
-                if seed is None or context.has_partition_key and _is_one_partition(context):
+                if seed is None or _wants_one_seed(context):
                     return artifact
                 found[seed] = artifact
         return dict(sorted(found.items())) if found else None
 
 
-def _is_one_partition(context: dg.InputContext) -> bool:
-    return len(context.asset_partition_keys) == 1 and isinstance(context.partition_key, dg.MultiPartitionKey)
+def _wants_one_seed(context: dg.InputContext) -> bool:
+    """Whoever runs for one seed reads that seed; whoever runs for a city reads all."""
+    return isinstance(context.partition_key, dg.MultiPartitionKey)
 
 
 def _typed(partition_key: str, context: dg.InputContext) -> str:

@@ -17,15 +17,16 @@ def settings_page() -> str:
     lines = [
         "# Settings of a city",
         "",
-        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. Only `source` is required. An unknown",
-        "key, a wrong type or a contradiction is refused with the file, the line and the nearest known key.",
-        "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}` and",
-        "`${NAME:-default}` stand for environment variables.",
+        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. Only `source` is required. An",
+        "unknown key, a wrong type or a contradiction is refused with the file, the line and the nearest known key.",
+        "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}`",
+        "and `${NAME:-default}` stand for environment variables.",
         "",
         "*This page is made from `hoser_kd/config.py` by `python docs/build.py`.*",
     ]
     for name, model in _sections(CityConfig):
-        lines += ["", f"## `{name}`", "", _one_line(model.__doc__), "", "| key | type | default | meaning |", "|---|---|---|---|"]
+        lines += ["", f"## `{name}`", "", _one_line(model.__doc__), ""]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for key, field in model.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 continue

@@ -40,7 +40,7 @@ def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResul
     return [CheckResult(check.name, *check.ask(artifact, inputs)) for check in CHECKS.get(artifact.stage, ())]
 
 
-def _roads_inside_grid(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     coverage = artifact.summary["coverage"]
     share = float(coverage["share_inside"])
     passed = share >= _LEAST_INSIDE
@@ -89,7 +89,7 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[boo
     return wrong == 0, said, {"steps": steps, "wrong": wrong}
 
 
-def _labels_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     import numpy as np
 
     from hoser_kd.soft_labels import SoftLabels
@@ -104,7 +104,7 @@ def _labels_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool,
     return bad == 0, said, {"not_finite": bad}
 
 
-def _beats_trivial(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _beats_trivial(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     if artifact.summary.get("enabled") is False:
         return True, "Distillation is switched off in the city's YAML.", {}
     nll, trivial = float(artifact.summary["val_nll"]), float(artifact.summary["trivial_nll"])

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"hoser-kd: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nhoser-kd: interrupted; what was finished is kept, and the same command goes on from there.\n")
+        sys.stderr.write("\nhoser-kd: interrupted; what was finished is kept, the same command goes on from there.\n")
         return 130
     return status
 
@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--config", type=Path, help="YAML of the city (default: config/<dataset>.yaml)")
             sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
             sub.add_argument("--seed", type=int, default=0, help="seed of the student (default 0)")
-            sub.add_argument("--cuda", type=int, help="number of the GPU; -1 for the CPU (default: a GPU if there is one)")
+            sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if any)")
             sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
         return sub
 
-    train = command("train", "Train the student of a city, distilled unless its YAML or --vanilla says otherwise.", _train)
+    train = command("train", "Train the student of a city, distilled unless its YAML or --vanilla says no.", _train)
     train.add_argument("--vanilla", action="store_true", help="train the plain student, without a teacher")
     command("label", "Make the teacher's soft labels of a city (training or importing the teacher first).",
             _stage_command("teacher_soft_labels"))
@@ -114,7 +114,7 @@ def _config(options: argparse.Namespace) -> CityConfig:
         raise ConfigError("name the city: --config config/<city>.yaml, or --dataset <city>.")
     config = load_config(options.config or Path("config") / f"{options.dataset}.yaml")
     if options.dataset is not None and options.dataset != config.city:
-        raise ConfigError(f"--dataset {options.dataset} does not match {options.config}, the settings of {config.city}.")
+        raise ConfigError(f"--dataset {options.dataset} is not the city of {options.config}.")
     return config
 
 
@@ -144,10 +144,10 @@ def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact
 
 def _describe(artifact: Artifact) -> str:
     figures = {key: value for key, value in artifact.summary.items() if isinstance(value, int | float | str)}
-    lines = [f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.made_at} "
-             f"in {duration(artifact.seconds)}", *(f"  {key}: {value}" for key, value in figures.items()),
-             f"  files: {artifact.path}"]
-    return "\n".join(lines) + "\n"
+    head = (f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.made_at} "
+            f"in {duration(artifact.seconds)}")
+    lines = [f"  {key}: {value}" for key, value in figures.items()]
+    return "\n".join([head, *lines, f"  files: {artifact.path}"]) + "\n"
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ SharedCells = Literal["replicate", "split", "aggregate"]
 _LOG_ZERO = -1e30
 
 
-def kl_loss(  # noqa: PLR0917 (the signature is public)
+def kl_loss(
     student_logits: Tensor,
     teacher_scores: Tensor,
     mask: Tensor,

@@ -134,7 +134,7 @@ class StageRun:
     progress: Progress = silent
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
-    on_epoch: Callable[[dict[str, float]], None] = field(default=lambda figures: None)
+    on_epoch: Callable[[dict[str, float]], None] = field(default=lambda _: None)
     """Told the figures of each finished epoch of a training."""
 
     def path(self, stage: str) -> Path:
@@ -230,7 +230,7 @@ def make_with_inputs(
     seed: int = 0,
     progress: Progress = silent,
     device: str = "auto",
-    on_stage: Callable[[Stage], object] = lambda stage: None,
+    on_stage: Callable[[Stage], object] = lambda _: None,
     made: dict[str, Artifact] | None = None,
 ) -> Artifact:
     """Make a stage and, first, all it rests on: the way without Dagster. Stages that are there are not made again.

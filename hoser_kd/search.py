@@ -54,7 +54,8 @@ class GeneratedTrajectories(Trajectories):
         roads, times = table["road_ids"].combine_chunks(), table["times"].combine_chunks()
         return cls(
             np.asarray(roads.offsets, np.int64), roads.flatten().to_numpy(),
-            times.flatten().cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()).to_numpy(), table["trajectory_id"].to_numpy(),
+            times.flatten().cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()).to_numpy(),
+            table["trajectory_id"].to_numpy(),
             reached=table["reached"].to_numpy(), expansions=table["expansions"].to_numpy(),
         )
 
@@ -223,7 +224,7 @@ class _Engine:
             node = heapq.heappop(search.frontier)
             _, _, road, time, parent = node
             if road == search.destination:
-                self._end(search, parent, road, time)
+                self._end(search, parent, (road, time))
                 return None
             if road not in search.expanded:
                 search.expanded.add(road)
@@ -231,13 +232,13 @@ class _Engine:
         self._end(search, search.nearest_slot)
         return None
 
-    def _end(self, search: _Search, slot: int, road: int | None = None, time: int | None = None) -> None:
-        """Record the answer: the path to `slot`, and the destination behind it if that was reached."""
+    def _end(self, search: _Search, slot: int, last: tuple[int, int] | None = None) -> None:
+        """Record the answer: the path to `slot`, and behind it the destination and its time if that was reached."""
         slots = self._nodes.paths(np.array([slot]))[0] if slot >= 0 else np.zeros(0, np.int64)
         roads, times = self._nodes.road[slots], self._nodes.time[slots]
-        if road is not None:
-            roads, times = np.append(roads, road), np.append(times, time)
-        self._answers[search.trip] = (roads, times, road is not None, len(search.expanded))
+        if last is not None:
+            roads, times = np.append(roads, last[0]), np.append(times, last[1])
+        self._answers[search.trip] = (roads, times, last is not None, len(search.expanded))
         self._nodes.give_back(search.slots)
 
     def _expand(self, searches: list[_Search], popped: list[tuple[float, int, int, int, int]]) -> None:

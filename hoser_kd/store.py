@@ -81,8 +81,7 @@ class Store:
         self.root = UPath(root)
         self._is_local = self.root.protocol in ("", "file", "local")
         if self._is_local:
-            self.root = UPath(Path(os.fspath(self.root)).absolute())
-            self._local = Path(os.fspath(self.root))
+            self._local = Path(self.root.path).absolute()
         else:
             self._local = Path(cache or Path(tempfile.gettempdir()) / "hoser-kd-cache")
 

@@ -104,7 +104,7 @@ class StudentTrainer:
         )
 
 
-def train_student(  # noqa: PLR0917 (what a city is, in the order of the graph)
+def train_student(
     network: RoadNetwork,
     zones: Int64Array,
     zone_transitions: Any,
@@ -183,7 +183,7 @@ def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: 
         yield order[start : start + batch_size]
 
 
-def _epoch(trainer: StudentTrainer, train: Trajectories, rows: Int64Array, seed: int, epoch: int,  # noqa: PLR0917
+def _epoch(trainer: StudentTrainer, train: Trajectories, rows: Int64Array, seed: int, epoch: int,
            run: TrainingFolder, progress: Progress) -> dict[str, float]:
     """Pass over the training trips once; returns the means of the steps' figures, named `train_…`."""
     lengths = train.offsets[rows + 1] - train.offsets[rows]

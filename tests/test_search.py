@@ -77,7 +77,8 @@ def forward_to(model, batch, destination):
     return model(Towards(batch.road_ids, batch.times, batch.lengths, batch.rows), all_times=True)
 
 
-@pytest.mark.parametrize(("name", "checkpoint"), [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")])
+@pytest.mark.parametrize(("name", "checkpoint"),
+                         [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")])
 def test_answers_are_the_published_ones(golden, name, checkpoint):
     network = read_hoser(golden / "hoser_city")
     expected = json.loads((golden / "gene_golden.json").read_text())
@@ -88,7 +89,8 @@ def test_answers_are_the_published_ones(golden, name, checkpoint):
                      [case["destination"] for case in cases])
     for i, case in enumerate(cases):
         assert trips.roads(i).tolist() == case["roads"]
-        assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == [seconds_of(t) for t in case["datetimes"]]
+        times = trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist()
+        assert times == [seconds_of(text) for text in case["datetimes"]]
         assert trips.reached[i] == case["reached"]
         assert trips.expansions[i] == case["model_calls"]
 

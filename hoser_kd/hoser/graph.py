@@ -156,7 +156,7 @@ class _NeighbourAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any, source: Tensor, target: Tensor, weight: Tensor, att: Tensor, edges: Neighbourhood
     ) -> Tensor:
         score = source.new_empty(len(edges.source))

@@ -45,20 +45,23 @@ class Corpus(NamedTuple):
         return Corpus(offsets, self.tokens[at])
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one uncompressed Arrow IPC file that `load` maps into memory."""
-        batch = pa.record_batch({"tokens": pa.LargeListArray.from_arrays(self.offsets, self.tokens)})
+        """Write one uncompressed Arrow IPC file, whole or not at all."""
+        batch = pa.record_batch({"tokens": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.tokens))})
         with (atomic_path(path) as beside, pa.OSFile(str(beside), "wb") as sink,
               pa.ipc.new_file(sink, batch.schema) as writer):
             writer.write_batch(batch)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Corpus:
-        """Map a file written by `save`. Raises StoreError where it is missing."""
+        """Map a file written by `save`; arrays are read-only views. Raises StoreError if it is missing or damaged."""
         if not Path(path).is_file():
             raise StoreError(f"{path}: no such file. Make the corpus first.")
-        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
-            lists = reader.get_batch(0).column("tokens")
-        return cls(lists.offsets.to_numpy(), lists.values.to_numpy())
+        try:
+            with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+                tokens = reader.get_batch(0).column("tokens")
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise StoreError(f"{path}: not a readable corpus ({error}). Make it again.") from None
+        return cls(tokens.offsets.to_numpy(), tokens.values.to_numpy())
 
     def batch(self, rows: Int64Array, config: LMTADConfig) -> Int64Array:
         """Return SOT, t_1 … t_n, EOT of these rows, padded with PAD on the right: (B, T) int64."""

@@ -62,20 +62,19 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
 
 
 def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dict[str, Any]]:
-    requests = {name: column.to_numpy() for name, column in
-                zip((table := pq.read_table(folder / "requests.parquet")).column_names, table.columns, strict=True)}
+    table = pq.read_table(folder / "requests.parquet")
+    requests = {name: table[name].to_numpy() for name in table.column_names}
     trips = {kind: GeneratedTrajectories.read_parquet(folder / f"{kind}.parquet")
              for kind in STUDENTS if (folder / f"{kind}.parquet").is_file()}
     return trips, requests
 
 
-_COMPARED = (
-    "distance.jsd", "duration.jsd", "radius.jsd", "similarity.hausdorff", "similarity.dtw", "similarity.edr",
-    "requests.reached_share",
+COMPARED = (
+    "next_step.accuracy", "next_step.decision_accuracy", "next_step.nll", "next_step.calibration_error",
+    "next_step.time_mae_s", "next_step.teacher_agreement", "distance.jsd", "duration.jsd", "radius.jsd",
+    "similarity.hausdorff", "similarity.dtw", "similarity.edr", "requests.reached_share",
 )
-"""Generation figures of the short comparison; the report has all of them."""
-_NEXT_STEP = ("accuracy", "decision_accuracy", "nll", "calibration_error", "time_mae_s", "teacher_agreement")
-"""Next-step figures of the short comparison."""
+"""Figures of the short comparison; the report has all of them."""
 
 
 def trajectory_metrics(run: StageRun) -> dict[str, Any]:
@@ -100,15 +99,10 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
 
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the figures a person asks for first, a row each, a column a student."""
-    rows: list[dict[str, Any]] = []
-    for name in _NEXT_STEP:
-        if all(name in result["next_step"] for result in results.values()):
-            rows.append({"figure": name, **{kind: result["next_step"][name] for kind, result in results.items()}})
-    flat = {kind: metrics.flatten(result["trips"]) for kind, result in results.items()}
-    for name in _COMPARED:
-        if all(name in figures for figures in flat.values()):
-            rows.append({"figure": name, **{kind: figures[name] for kind, figures in flat.items()}})
-    return rows
+    figures = {kind: {**{f"next_step.{name}": value for name, value in result["next_step"].items()},
+                      **metrics.flatten(result["trips"])} for kind, result in results.items()}
+    shared = [name for name in COMPARED if all(name in of for of in figures.values())]
+    return [{"figure": name, **{kind: of[name] for kind, of in figures.items()}} for name in shared]
 
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
@@ -198,5 +192,7 @@ def _over_seeds(students: Mapping[str, Mapping[int, StudentResult]]) -> list[dic
                     for kind, results in students.items() if seed in results}
         for row in comparison_rows(measured):
             per_seed.setdefault(row.pop("figure"), []).append(row)
-    return [{"figure": figure, **{kind: float(np.mean([row[kind] for row in rows if kind in row])) for kind in students}}
-            for figure, rows in per_seed.items()]
+    return [
+        {"figure": figure, **{kind: float(np.mean([row[kind] for row in rows if kind in row])) for kind in students}}
+        for figure, rows in per_seed.items()
+    ]

@@ -10,7 +10,8 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 
-from hoser_kd import grid as grids, plots
+from hoser_kd import grid as grids
+from hoser_kd import plots
 from hoser_kd.errors import DataError
 from hoser_kd.grid import Grid, GridSpec
 from hoser_kd.pipeline import StageRun

@@ -11,7 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hoser_kd import plots, road_network as roads_io, sources, trajectories as trips_io, zones as zones_of
+from hoser_kd import plots, sources
+from hoser_kd import road_network as roads_io
+from hoser_kd import trajectories as trips_io
+from hoser_kd import zones as zones_of
 from hoser_kd.errors import DataError
 from hoser_kd.pipeline import StageRun
 from hoser_kd.road_network import RoadNetwork
@@ -42,7 +45,7 @@ def source_folder(artifact: Path) -> Path:
     Raises DataError if the files outside the store are not what they were.
     """
     where = json.loads((artifact / "source.json").read_text(encoding="utf-8"))
-    folder = artifact / where["folder"]  # an absolute folder stays what it is
+    folder: Path = artifact / where["folder"]  # an absolute folder stays what it is
     if not folder.is_relative_to(artifact):
         for name, known in where["files"].items():
             file = folder / name
@@ -165,7 +168,8 @@ def zone_transitions(run: StageRun) -> dict[str, Any]:
     else:
         counts = zones_of.transitions(zones, load_trips(run, "train"), int(zones.max()) + 1)
     np.save(run.folder / "zone_transitions.npy", counts, allow_pickle=False)
-    return {"num_zones": len(counts), "shipped": shipped.is_file(), "linked_pairs": int((counts > 0).sum()), "transitions": int(counts.sum())}
+    return {"num_zones": len(counts), "shipped": shipped.is_file(), "linked_pairs": int((counts > 0).sum()),
+            "transitions": int(counts.sum())}
 
 
 def load_transitions(run: StageRun) -> npt.NDArray[np.int64]:

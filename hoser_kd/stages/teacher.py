@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hoser_kd import grid as grids, plots, soft_labels
+from hoser_kd import grid as grids
+from hoser_kd import plots, soft_labels
 from hoser_kd.device import pick_device
 from hoser_kd.grid import GridSpec
 from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
@@ -86,7 +87,6 @@ def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
 
 def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     """Judge the teacher: perplexity, the published outlier test, and where it is surprised."""
-    ...
 
 
 def teacher_soft_labels(run: StageRun) -> dict[str, Any]:

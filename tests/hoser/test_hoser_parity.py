@@ -62,7 +62,7 @@ def test_time_label_statistics(golden_city, golden_io):
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("hoser_ckpt", ""), ("hoser_ckpt_trained", "trained_")])
-def test_outputs(  # noqa: PLR0917
+def test_outputs(
         golden, golden_city, golden_io, batch, name, prefix,
 ):
     model = load_checkpoint(golden / f"{name}.pth", golden_city.network, golden_city.zones,

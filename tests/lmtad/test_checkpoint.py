@@ -57,7 +57,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize("module", ["models", "models.LMTAD"])
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_training_layout(tmp_path, model, foreign, module, prefix, zipped):  # noqa: PLR0917
+def test_training_layout(tmp_path, model, foreign, module, prefix, zipped):
     path = write(tmp_path / "a.pt", {
         "model": {prefix + name: value for name, value in model.state_dict().items()},
         "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},

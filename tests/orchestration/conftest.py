@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -107,11 +108,10 @@ def serve():
         started.append(subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=log, stderr=log))
         server = Server(f"http://127.0.0.1:{port}")
         for _ in range(240):
-            try:
+            with contextlib.suppress(OSError):
                 server.query("{version}")
                 return server
-            except OSError:
-                time.sleep(0.25)
+            time.sleep(0.25)
         raise AssertionError((home.root / "webserver.log").read_text())
 
     yield start
