@@ -235,6 +235,12 @@ def test_a_teacher_in_training_is_labelled_without_dropout_and_left_as_it_was():
     assert busy.training
 
 
+def test_a_cpu_labels_in_float32_whatever_is_asked():
+    plain = label(TEACHER, CELLS, TRIPS, NETWORK)
+    asked = label(TEACHER, CELLS, TRIPS, NETWORK, half=True, device="cpu")
+    np.testing.assert_array_equal(asked.scores, plain.scores)
+
+
 def test_tokens_outside_the_vocabulary_are_refused():
     wrong = CELLS.copy()
     wrong[7] = NUM_CELLS

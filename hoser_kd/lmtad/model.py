@@ -306,6 +306,8 @@ class LMTAD(nn.Module):
         history_T = torch.as_tensor(history_tokens, dtype=torch.int64, device=self.device)
         if history_T.dim() != 1 or len(history_T) == 0:
             raise ValueError("history_tokens must be a sequence of one token or more, SOT at least")
+        if window is not None and window < 1:
+            raise ValueError(f"window is a whole number from 1, not {window}")
         keep = min(window or self.config.block_size, self.config.block_size)
         with half_precision(self.device, half):
             hidden_BTD = self.hidden(history_T[-keep:].unsqueeze(0), last_only=True)

@@ -87,6 +87,9 @@ def test_histories_beyond_the_context_keep_its_last_tokens(model):
     close(model.predict_next_distribution(history), model.predict_next_distribution(history[-20:]))
     with pytest.raises(ValueError, match="21 tokens does not fit 20"):
         model(history[None, :21])
+    for tokens, window in (([], None), ([[1, 2]], None), ([1, 2], 0)):
+        with pytest.raises(ValueError, match="history_tokens|window"):
+            model.predict_next_distribution(tokens, window)
 
 
 def test_padding_on_the_right_changes_nothing(model):

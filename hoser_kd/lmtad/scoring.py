@@ -1,0 +1,217 @@
+"""How well a teacher knows a city: surprise of every token, perplexity, and the published outlier test.
+
+Letters: n sequences, P tokens of all sequences together, m scored sequences, L labels (cells), H × W grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hoser_kd.lmtad.checkpoint import check_grid
+from hoser_kd.lmtad.corpus import FRAME, Corpus, check_corpus, length_batches
+from hoser_kd.lmtad.histories import ready
+from hoser_kd.lmtad.model import LMTAD, half_precision
+from hoser_kd.progress import Progress, silent
+from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, offsets_of, row_of_value
+
+KINDS = ("route_switch", "detour")
+
+
+class OutlierSetting(NamedTuple):
+    """How outliers are made."""
+
+    ratio: float
+    """Outliers of each kind, as a share of the trips."""
+    level: int
+    """Cells by which a point is moved."""
+    prob: float
+    """route_switch: chance of a point to be moved; detour: share of the trip that is moved."""
+
+
+PUBLISHED_SETTINGS = (OutlierSetting(0.05, 3, 0.1), OutlierSetting(0.05, 3, 0.3), OutlierSetting(0.05, 5, 0.1))
+
+_DIRECTIONS = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)])
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """-log p of each token of m sequences, EOT included, given all before it."""
+
+    rows: Int64Array
+    """(m,) int64: the sequences scored, in order; those longer than the teacher's context are not."""
+    offsets: Int64Array
+    """(m + 1,) int64: sequence k has `nats[offsets[k]:offsets[k + 1]]`, its tokens and then EOT."""
+    nats: Float64Array
+    """(tokens and EOTs of the m sequences,) float64."""
+    tokens: Int64Array
+    """As `nats`, int64: the tokens themselves."""
+
+    @property
+    def log_perplexity(self) -> Float64Array:
+        """(m,) float64: a sequence's mean, the anomaly score."""
+        sums = np.bincount(row_of_value(self.offsets), self.nats, minlength=len(self.rows))
+        return sums / np.diff(self.offsets)
+
+    @property
+    def loss(self) -> float:
+        """Mean over all tokens, in nats."""
+        return float(self.nats.mean())
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the mean over all tokens."""
+        return math.exp(min(self.loss, 700.0))
+
+    def by_cell(self, num_labels: int) -> tuple[Float64Array, Int64Array]:
+        """Return the mean surprise on entering each cell (L,) float64, NaN where no trip does, and the visits (L,)."""
+        inside = self.tokens < num_labels
+        visits = np.bincount(self.tokens[inside], minlength=num_labels)
+        sums = np.bincount(self.tokens[inside], self.nats[inside], minlength=num_labels)
+        return np.where(visits > 0, sums / np.maximum(visits, 1), np.nan), visits
+
+
+def score(model: LMTAD, corpus: Corpus, *, batch_size: int = 64, device: torch.device | str | None = None,
+          half: bool = False, progress: Progress = silent) -> Surprise:
+    """Return the surprise of every token of the sequences that fit the teacher's context.
+
+    `half` asks for half precision, which only a GPU gives. Raises TrainingError where a token is no cell.
+    """
+    corpus = Corpus(*corpus)
+    model, config = ready(model, device), model.config
+    check_corpus(corpus, config.vocab_size, None, "scored")
+    rows = np.flatnonzero(corpus.lengths <= config.block_size - FRAME)
+    fitting = corpus.take(rows)
+    offsets = offsets_of(fitting.lengths + 1)
+    nats, tokens = np.zeros(offsets[-1]), np.zeros(offsets[-1], np.int64)
+    batches = length_batches(fitting.lengths, batch_size)
+    for done, batch in enumerate(batches, 1):
+        tokens_BT = fitting.batch(batch, config)
+        with torch.no_grad(), half_precision(model.device, half):
+            nats_BT = model.surprise(torch.from_numpy(tokens_BT).to(model.device)).cpu().numpy()
+        row, column = np.nonzero(tokens_BT[:, 1:] != config.pad_token)
+        at = offsets[batch][row] + column
+        nats[at], tokens[at] = nats_BT[row, column], tokens_BT[:, 1:][row, column]
+        progress("scores", done, len(batches))
+    return Surprise(rows, offsets, nats, tokens)
+
+
+@dataclass(frozen=True)
+class OutlierResult:
+    """How well one kind of outliers is told from normal trips."""
+
+    kind: str
+    """route_switch or detour."""
+    setting: OutlierSetting
+    """How they were made."""
+    threshold: float
+    """Mean + 3 standard deviations of the normal scores."""
+    normal: Float64Array
+    """(n,) float64: log-perplexities of normal trips."""
+    outliers: Float64Array
+    """Log-perplexities of the outliers, float64."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return kind, setting, counts, threshold, accuracy, precision, recall, f1, average_precision, pr_auc."""
+        from sklearn.metrics import auc, average_precision_score, precision_recall_curve
+
+        is_outlier = np.repeat([False, True], [len(self.normal), len(self.outliers)])
+        scores = np.concatenate([self.normal, self.outliers])
+        precisions, recalls, _ = precision_recall_curve(is_outlier, scores)
+        return {
+            "kind": self.kind, **self.setting._asdict(), "num_normal": len(self.normal),
+            "num_outliers": len(self.outliers), "threshold": self.threshold,
+            **_at_threshold(is_outlier, scores > self.threshold),
+            "average_precision": float(average_precision_score(is_outlier, scores)),
+            "pr_auc": float(auc(recalls, precisions)),
+        }
+
+
+def _at_threshold(is_outlier: BoolArray, told: BoolArray) -> dict[str, float]:
+    hits = int((is_outlier & told).sum())
+    precision, recall = hits / max(int(told.sum()), 1), hits / max(int(is_outlier.sum()), 1)
+    return {"accuracy": float((is_outlier == told).mean()), "precision": precision, "recall": recall,
+            "f1": 2 * precision * recall / max(precision + recall, 1e-12)}
+
+
+def outlier_test(
+    model: LMTAD, corpus: Corpus, grid_shape: tuple[int, int], seed: int = 0, *,
+    settings: Sequence[OutlierSetting] = PUBLISHED_SETTINGS, batch_size: int = 64,
+    device: torch.device | str | None = None, half: bool = False, progress: Progress = silent,
+) -> list[OutlierResult]:
+    """Tell made-up outliers from normal trips by log-perplexity (Mbuya et al., SIGSPATIAL 2024).
+
+    For each setting, `ratio` of the trips are drawn, with replacement as published, and changed into route switches,
+    and as many into detours; each kind is held against all normal trips. Sequences longer than the teacher's context
+    are left out. `grid_shape` is (H, W). Raises CheckpointError where it does not fit the vocabulary.
+    """
+    corpus = Corpus(*corpus)
+    check_grid(model.config.vocab_size, grid_shape)
+    corpus = corpus.take(np.flatnonzero(corpus.lengths <= model.config.block_size - FRAME))
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "half": half}
+    normal = score(model, corpus, progress=progress, **options).log_perplexity
+    threshold = float(normal.mean() + 3 * normal.std(ddof=min(1, len(normal) - 1)))
+    results = []
+    for number, setting in enumerate(map(OutlierSetting._make, settings)):
+        for make, kind in zip((route_switches, detours), KINDS, strict=True):
+            rng = np.random.default_rng((seed, number, KINDS.index(kind)))
+            drawn = rng.integers(0, corpus.num_sequences, max(1, int(corpus.num_sequences * setting.ratio)))
+            changed = make(corpus.take(drawn), grid_shape, setting.level, setting.prob, rng)
+            scores = score(model, changed, **options).log_perplexity
+            results.append(OutlierResult(kind, setting, threshold, normal, scores))
+    return results
+
+
+def route_switches(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float,
+                   rng: np.random.Generator) -> Corpus:
+    """Move each inner token, with chance `prob`, by `level` cells in one of 8 directions.
+
+    A move that would leave the (H, W) grid is not made, as published.
+    """
+    row = row_of_value(corpus.offsets)
+    place = np.arange(len(row)) - corpus.offsets[row]
+    inner = (place > 0) & (place < corpus.lengths[row] - 1)
+    chosen = inner & (rng.random(len(row)) < prob)
+    step = _DIRECTIONS[rng.integers(0, len(_DIRECTIONS), len(row))] * level
+    return Corpus(corpus.offsets, np.where(chosen, _moved(corpus.tokens, step, grid_shape), corpus.tokens))
+
+
+def detours(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float, rng: np.random.Generator) -> Corpus:
+    """Move one contiguous part, `prob` of the inner length, by `level` cells across the part's own direction.
+
+    The direction is the sign, along each axis, of the way from the part's end to its start, and one of the two axes
+    is turned over: across for a diagonal part, and along the grid for a straight one, as published. Points that
+    would leave the (H, W) grid stay.
+    """
+    length = (np.maximum(corpus.lengths - 2, 0) * prob).astype(np.int64)
+    first = 1 + (rng.random(len(length)) * np.maximum(corpus.lengths - length - 2, 0)).astype(np.int64)
+    last = np.minimum(first + length, np.maximum(corpus.lengths - 1, 0))
+    starts = corpus.offsets[:-1]
+    ends = [np.stack(np.divmod(_at(corpus.tokens, starts + at), grid_shape[1]), 1) for at in (first, last)]
+    direction = np.sign(ends[0] - ends[1])
+    turned = rng.integers(0, 2, len(length))
+    direction[np.arange(len(length)), turned] *= -1
+    row = row_of_value(corpus.offsets)
+    place = np.arange(len(row)) - starts[row]
+    chosen = (place >= first[row]) & (place < first[row] + length[row])
+    return Corpus(corpus.offsets, np.where(chosen, _moved(corpus.tokens, direction[row] * level, grid_shape),
+                                           corpus.tokens))
+
+
+def _at(tokens: Int64Array, places: Int64Array) -> Int64Array:
+    """Return tokens at places; trips too short for a part have none, and any token does for them."""
+    return tokens[np.clip(places, 0, len(tokens) - 1)]
+
+
+def _moved(tokens: Int64Array, step: npt.NDArray[np.int64], grid_shape: tuple[int, int]) -> Int64Array:
+    """Return tokens moved by (K, 2) rows and columns, unmoved where that leaves the grid."""
+    height, width = grid_shape
+    i, j = (np.stack(np.divmod(tokens, width)) + step.T)
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    return np.where(inside, i * width + j, tokens)
