@@ -14,6 +14,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 import assets  # noqa: E402
 from assets.partitions import CONFIG_FOLDER  # noqa: E402
 from dagster_project.jobs import JOBS  # noqa: E402
+from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
 
 DEFAULT_STORE = Path(__file__).resolve().parent.parent / "data"
@@ -29,6 +30,7 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
         assets=dg.load_assets_from_package_module(assets),
         jobs=JOBS,
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline=pipeline)},
+        loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=dg.multiprocess_executor.configured({
             "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},
             "max_concurrent": 1,

@@ -58,10 +58,11 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str]) -> None:
     plan += [(report, city)]
     for number, (job, key) in enumerate(plan, 1):
         started = time.monotonic()
-        sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key} … ")
-        sys.stderr.flush()
-        definitions.resolve_job_def(job.name).execute_in_process(instance=instance, partition_key=key)
-        sys.stderr.write(f"{duration(time.monotonic() - started)}\n")
+        sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key}\n")
+        definitions.resolve_job_def(job.name).execute_in_process(
+            instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}
+        )
+        sys.stderr.write(f"      done in {duration(time.monotonic() - started)}\n")
 
 
 def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: float) -> str:

@@ -15,8 +15,10 @@ from hoser_kd.grid import GridSpec
 from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
 from hoser_kd.lmtad.checkpoint import check_grid, describe, save
 from hoser_kd.lmtad.corpus import FRAME, Corpus
+from hoser_kd.lmtad.scoring import outlier_test, score
 from hoser_kd.lmtad.training import train
 from hoser_kd.pipeline import StageRun
+from hoser_kd.ragged import Float64Array, Int64Array
 from hoser_kd.stages.grid import load_grid, load_tokens
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import write_json
@@ -82,11 +84,48 @@ def _load_teacher(run: StageRun) -> LMTADCheckpoint:
 
 
 def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
-    ...
+    found = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
+    return {"val_loss": round(found.loss, 5), "val_perplexity": round(found.perplexity, 4)}
 
 
 def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     """Judge the teacher: perplexity, the published outlier test, and where it is surprised."""
+    model, grid, device = _load_teacher(run).model, load_grid(run), pick_device(run.device)
+    found = {split: score(model, _corpus(run, split), device=device, progress=run.progress)
+             for split in ("val", "test")}
+    perplexities = {f"{split}_perplexity": round(surprise.perplexity, 4) for split, surprise in found.items()}
+    outliers: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
+    if isinstance(grid, GridSpec):  # tokens that are roads have no neighbouring cells to be moved to
+        results = outlier_test(model, _corpus(run, "test"), grid.shape, device=device)
+        outliers = [result.figures() for result in results]
+        means, counts = found["test"].by_cell(grid.num_labels)
+        cells = _most_surprising(means, counts, grid)
+        figure = plots.cell_value_map(load_network(run), grid.lat_edges, grid.lng_edges, means.reshape(grid.shape),
+                                      "mean surprise of the teacher (nats a token)")
+        (run.folder / "surprise.png").write_bytes(plots.png(figure))
+    write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "most_surprising": cells})
+    mean_of = {name: round(float(np.mean([row[name] for row in outliers])), 4)
+               for name in ("f1", "pr_auc") if outliers}
+    return {**perplexities, **{f"outlier_mean_{name}": value for name, value in mean_of.items()},
+            "test_sequences_scored": len(found["test"].rows), "outlier_test": outliers, "most_surprising_cells": cells}
+
+
+_FEWEST_VISITS = 5
+"""Cells seen less often are left out of the list of surprising ones."""
+
+
+def _most_surprising(means: Float64Array, counts: Int64Array, grid: GridSpec, most: int = 10) -> list[dict[str, Any]]:
+    """Return the cells of the highest mean surprise, a row each."""
+    order = np.argsort(np.where(counts >= _FEWEST_VISITS, means, -np.inf))[::-1][:most]
+    order = order[counts[order] >= _FEWEST_VISITS]
+    row, column = np.divmod(order, grid.shape[1])
+    return [
+        {"token": int(token), "visits": int(counts[token]), "surprise_nats": round(float(means[token]), 3),
+         "lat_deg": round(float(grid.lat_edges[i : i + 2].mean()), 5),
+         "lng_deg": round(float(grid.lng_edges[j : j + 2].mean()), 5)}
+        for token, i, j in zip(order, row, column, strict=True)
+    ]
 
 
 def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
