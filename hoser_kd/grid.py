@@ -346,11 +346,21 @@ def _number(name: str, value: Any) -> float:
         raise ConfigError(f"The grid's {name} is {value!r}: it must be a number.") from None
 
 
-def _grid_from(numbers: Mapping[str, Any]) -> GridSpec:
+def missing_numbers(cfg: Mapping[str, Any]) -> list[str]:
+    """Return the names of the numbers a data set's settings lack for a grid: bounds, then sides of a cell."""
+    return _missing(_read_numbers(cfg))
+
+
+def _missing(numbers: Mapping[str, Any]) -> list[str]:
     missing = [name for name in _BOUNDS if name not in numbers]
+    if "cell_size_m" not in numbers:
+        missing += [name for name in _CELLS if name not in numbers]
+    return missing
+
+
+def _grid_from(numbers: Mapping[str, Any]) -> GridSpec:
+    missing = _missing(numbers)
     cells = {name: numbers[name] for name in _CELLS if name in numbers}
-    if len(cells) < 2 and "cell_size_m" not in numbers:
-        missing += [name for name in _CELLS if name not in cells]
     if missing:
         raise ConfigError(
             f"The grid's {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known. Give `bounds` and "

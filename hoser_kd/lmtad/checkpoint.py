@@ -35,7 +35,6 @@ CONFIG_FILE = "config.json"
 
 _HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 _COMPILED_PREFIX = "_orig_mod."
-_BOUNDS = ("min_lat", "max_lat", "min_lng", "max_lng")
 
 
 @dataclass(frozen=True)
@@ -112,20 +111,19 @@ def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
     Keys: layers, heads, width, parameters, vocabulary, labels, block_size, positions, grid ((H, W) or None),
     grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config).
     """
-    config, data = checkpoint.config, checkpoint.dataset_config
-    size = data.get("grip_size")
+    # it pulls in geometry, which loading a teacher does without
+    from hoser_kd.grid import missing_numbers
+
+    config, size = checkpoint.config, checkpoint.dataset_config.get("grip_size")
     grid = (int(size[0]), int(size[1])) if isinstance(size, (tuple, list)) and len(size) == 2 else None
-    missing = [name for name in _BOUNDS if data.get(name) is None]
-    bounds_known = not missing
-    if data.get("grid_size") is None and (data.get("cell_lat") is None or data.get("cell_lng") is None):
-        missing.append("cell size")
+    missing = missing_numbers(checkpoint.dataset_config)
     return {
         "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd,
         "parameters": checkpoint.model.num_parameters(), "vocabulary": config.vocab_size,
         "labels": config.num_labels, "block_size": config.block_size,
         "positions": "sinusoidal, along the batch" if config.integer_poe else "learned",
         "grid": grid, "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
-        "bounds_known": bounds_known, "missing": missing,
+        "bounds_known": not any(name.startswith(("min_", "max_")) for name in missing), "missing": missing,
     }
 
 

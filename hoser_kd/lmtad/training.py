@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -27,10 +27,11 @@ from hoser_kd.atomic import atomic_path
 from hoser_kd.config import TeacherConfig
 from hoser_kd.device import pick_device
 from hoser_kd.digest import digest_arrays, digest_json
-from hoser_kd.errors import ConfigError, TrainingError
+from hoser_kd.errors import TrainingError
 from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
 from hoser_kd.lmtad.corpus import FRAME, Corpus, check_corpus, length_batches
 from hoser_kd.lmtad.model import LMTAD, LMTADConfig
+from hoser_kd.optimisation import Optimiser
 from hoser_kd.progress import Progress, silent
 from hoser_kd.ragged import Int64Array
 
@@ -44,6 +45,8 @@ STATE_FILE, HISTORY_FILE, TENSORBOARD_FOLDER = "training_state.pt", "history.jso
 
 _BETA1 = 0.9
 _VALIDATION_BATCH = 64
+_STEPS_A_POINT = 10
+"""Steps between two points of a step's curves."""
 
 Figures = dict[str, float]
 
@@ -71,7 +74,6 @@ class _State:
     """What an epoch leaves to the next one, beside weights and moments."""
 
     epoch: int = 0
-    step: int = 0
     best_epoch: int = 0
     best_val_loss: float = math.inf
     finished: bool = False
@@ -98,7 +100,7 @@ def train(
     `on_epoch` is told each new row of the history.
 
     Raises TrainingError where a sequence cannot be used, a loss is not finite or the state file is damaged,
-    ConfigError where the device or its precision is not there.
+    ConfigError where the device is not there.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
     run = _Run(_model_config(*corpora, vocab_size, config), config, corpora, Path(folder), pick_device(str(device)),
@@ -115,27 +117,6 @@ def train(
     progress("teacher", run.total_steps, run.total_steps, {"val_loss": state.best_val_loss})
     return TeacherTraining(load_checkpoint(folder), state.history, state.best_epoch, state.best_val_loss,
                            state.epoch < config.max_epochs, run.folder)
-
-
-def learning_rate(step: int, total_steps: int, config: TeacherConfig) -> float:
-    """Return the rate of `step` (from 0): linear warm-up, then a cosine down to `min_learning_rate`."""
-    warmup = round(config.warmup_ratio * total_steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(total_steps - warmup, 1)
-    low = min(config.min_learning_rate, config.learning_rate)
-    return low + 0.5 * (1 + math.cos(math.pi * share)) * (config.learning_rate - low)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the type of matrix products, None for float32. Raises ConfigError for fp16 on a CPU."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("`teacher.precision: fp16` needs a GPU; use auto, fp32 or bf16.")
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherConfig) -> LMTADConfig:
@@ -159,9 +140,7 @@ class _Run:
         self.shape, self.config, self.folder, self.device = shape, config, folder, device
         self.train, self.val = corpora
         self.progress, self.dataset_config = progress, dataset_config
-        self.dtype = autocast_dtype(config.precision, device)
-        self.steps_per_epoch = -(-self.train.num_sequences // config.batch_size)
-        self.total_steps = config.max_epochs * self.steps_per_epoch
+        self.total_steps = config.max_epochs * -(-self.train.num_sequences // config.batch_size)
 
     def start(self, resume: bool) -> _State:
         """Build the model with the seed's weights, or with those the folder's last epoch left."""
@@ -172,11 +151,14 @@ class _Run:
             self.model.hidden = torch.compile(self.model.hidden, dynamic=True)  # type: ignore[method-assign]
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=self.config.learning_rate, betas=(_BETA1, self.config.beta2), fused=self.device.type == "cuda",
+        config = self.config
+        self.optimiser = Optimiser(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, total_steps=self.total_steps,
+            warmup_ratio=config.warmup_ratio, max_norm=config.max_norm, precision=config.precision,
+            device=self.device, betas=(_BETA1, config.beta2),
+            floor=min(config.min_learning_rate / config.learning_rate, 1.0),
         )
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
         self.made_from = digest_json({
             "shape": asdict(self.shape), "settings": self.config.model_dump(mode="json"),
             "corpora": digest_arrays(*self.train, *self.val), "dataset": digest_json(self.dataset_config),
@@ -187,18 +169,13 @@ class _Run:
         """Train one epoch, judge it, keep it if it is the best, and write down where the run stands."""
         seed = _seed(self.config.seed, state.epoch + 1)
         torch.manual_seed(seed)
-        train_loss, tokens_per_s = self._train(state, np.random.default_rng(seed), board)
+        row = self._train(np.random.default_rng(seed), state.epoch + 1, board)
         val_loss = self._validate()
         state.epoch += 1
-        row = {
-            "epoch": state.epoch, "step": state.step, "train_loss": train_loss, "val_loss": val_loss,
-            "val_perplexity": math.exp(min(val_loss, 700.0)),
-            "learning_rate": learning_rate(state.step - 1, self.total_steps, self.config),
-            "tokens_per_s": tokens_per_s,
-        }
+        row |= {"val_loss": val_loss, "val_perplexity": math.exp(min(val_loss, 700.0))}
         state.history.append(row)
         for name, value in row.items():
-            board.add_scalar(f"epoch/{name}", value, state.step)
+            board.add_scalar(f"epoch/{name}", value, int(row["step"]))
         board.flush()
         if val_loss < state.best_val_loss:
             state.best_val_loss, state.best_epoch = val_loss, state.epoch
@@ -208,43 +185,35 @@ class _Run:
         self._write_state(state)
         return row
 
-    def _train(self, state: _State, rng: np.random.Generator, board: SummaryWriter) -> tuple[float, float]:
-        """Return the mean loss of a token and the tokens a second."""
+    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Figures:
+        """Make an epoch's steps; return what is known of it without the validation."""
         self.model.train()
-        started, nats, count = time.perf_counter(), 0.0, 0
+        started, nats, count, rate = time.perf_counter(), 0.0, 0, 0.0
         for rows in length_batches(self.train.lengths, self.config.batch_size, rng):
-            rate = learning_rate(state.step, self.total_steps, self.config)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self._step(rows, state)
-            state.step += 1
+            loss, rate = self._step(rows, epoch)
             tokens = int(self.train.lengths[rows].sum()) + len(rows)
             nats, count = nats + loss * tokens, count + tokens
-            if state.step % 10 == 0:
-                board.add_scalar("step/train_loss", loss, state.step)
-                board.add_scalar("step/learning_rate", rate, state.step)
-            done = min(state.step, self.total_steps - 1)
-            self.progress("teacher", done, self.total_steps, {"train_loss": loss, "learning_rate": rate})
-        return nats / count, count / (time.perf_counter() - started)
+            step = self.optimiser.steps_done
+            if step % _STEPS_A_POINT == 0:
+                board.add_scalar("step/train_loss", loss, step)
+                board.add_scalar("step/learning_rate", rate, step)
+            self.progress("teacher", min(step, self.total_steps - 1), self.total_steps, {"train_loss": loss})
+        return {"epoch": epoch, "step": self.optimiser.steps_done, "train_loss": nats / count, "learning_rate": rate,
+                "tokens_per_s": count / (time.perf_counter() - started)}
 
-    def _step(self, rows: Int64Array, state: _State) -> float:
-        tokens_BT = torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device, non_blocking=True)
-        with self._autocast():
-            loss = self.model.loss(tokens_BT)
+    def _step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
+        """Return the loss and the learning rate of one step."""
+        with self.optimiser.autocast():
+            loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the teacher's loss is {value} in epoch {state.epoch + 1}, step {state.step + 1}, on training "
+                f"the teacher's loss is {value} in epoch {epoch}, step {self.optimiser.steps_done + 1}, on training "
                 f"sequences {rows[:8].tolist()}{' …' if len(rows) > 8 else ''}. Lower `teacher.learning_rate`, or "
                 "train with `teacher.precision: fp32`."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
+        self.optimiser.backward(loss)
+        return value, self.optimiser.step().learning_rate
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -252,7 +221,7 @@ class _Run:
         self.model.eval()
         nats = 0.0
         for rows in length_batches(self.val.lengths, _VALIDATION_BATCH):
-            with self._autocast():
+            with self.optimiser.autocast():
                 tokens_BT = torch.from_numpy(self.val.batch(rows, self.shape)).to(self.device)
                 nats += float(self.model.surprise(tokens_BT).sum(dtype=torch.float64))
         loss = nats / (len(self.val.tokens) + self.val.num_sequences)
@@ -260,14 +229,10 @@ class _Run:
             raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
         return loss
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
-
     def _write_state(self, state: _State) -> None:
         content: dict[str, Any] = {"made_from": self.made_from, "state": asdict(state)}
         if not state.finished:
-            content |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                        "scaler": self.scaler.state_dict()}
+            content |= {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
         with atomic_path(self.folder / HISTORY_FILE) as file:
             file.write_text(json.dumps(state.history, indent=1) + "\n", encoding="utf-8")
         with atomic_path(self.folder / STATE_FILE) as file:
@@ -284,8 +249,7 @@ class _Run:
             state = _State(**content["state"])
             if not state.finished:
                 self.model.load_state_dict(content["model"])
-                self.optimizer.load_state_dict(content["optimizer"])
-                self.scaler.load_state_dict(content["scaler"])
+                self.optimiser.load_state_dict(content["optimiser"])
         except Exception as error:  # noqa: BLE001  a damaged file can fail in any way
             raise TrainingError(f"{file}: damaged ({type(error).__name__}). Remove it to start the training "
                                 "afresh.") from None
@@ -297,7 +261,8 @@ def _tensorboard(folder: Path, state: _State) -> Iterator[SummaryWriter]:
     """Give a writer; curves of steps that a killed run had not finished are cut off."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=state.step + 1 if state.step else None)
+    steps = int(state.history[-1]["step"]) if state.history else 0
+    writer = SummaryWriter(str(folder), purge_step=steps + 1 if steps else None)
     try:
         yield writer
     finally:

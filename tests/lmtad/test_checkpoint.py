@@ -275,13 +275,15 @@ def test_grids_that_do_not_fit_are_refused_naming_both(golden):
 
 def test_description(golden, model):
     said = describe(load_checkpoint(golden / "lmtad_ckpt_official_vocab.pt"))
-    assert said["missing"] == ["min_lat", "max_lat", "min_lng", "max_lng", "cell size"]
+    assert said["missing"] == ["min_lat", "max_lat", "min_lng", "max_lng", "cell_lat", "cell_lng"]
     sizes = [said[name] for name in ("layers", "heads", "width", "vocabulary", "grid")]
     assert sizes == [2, 2, 32, 114, (51, 158)]
     assert not said["bounds_known"]
     assert said["grid_fits"] is False
-    known = {"min_lat": 1.0, "max_lat": 2.0, "min_lng": 1.0, "max_lng": 2.0, "grid_size": 0.1}
+    known = {"min_lat": 1.0, "max_lat": 2.0, "min_lng": 1.0, "max_lng": 2.0}
     said = describe(LMTADCheckpoint(model, CONFIG, known))
+    assert (said["bounds_known"], said["missing"]) == (True, ["cell_lat", "cell_lng"])
+    said = describe(LMTADCheckpoint(model, CONFIG, {**known, "grid_size": 0.1}))
     assert said["bounds_known"]
     assert (said["missing"], said["grid"], said["grid_fits"]) == ([], None, None)
     assert said["parameters"] == 28 * 8 + 12 * 8 + 2 * (2 * 8 + 12 * 8 * 8) + 8

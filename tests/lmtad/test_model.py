@@ -88,7 +88,7 @@ def test_histories_beyond_the_context_keep_its_last_tokens(model):
     with pytest.raises(ValueError, match="21 tokens does not fit 20"):
         model(history[None, :21])
     for tokens, window in (([], None), ([[1, 2]], None), ([1, 2], 0)):
-        with pytest.raises(ValueError, match="history_tokens|window"):
+        with pytest.raises(ValueError, match=r"history_tokens|window"):
             model.predict_next_distribution(tokens, window)
 
 
