@@ -27,7 +27,7 @@ from hoser_kd.atomic import atomic_path
 from hoser_kd.digest import digest_arrays, digest_json
 from hoser_kd.errors import CheckpointError, StoreError
 from hoser_kd.lmtad.histories import Window, candidate_tokens, ready, step_vectors, window_tokens
-from hoser_kd.lmtad.model import LMTAD, ROWS_PER_HEAD_CALL
+from hoser_kd.lmtad.model import LMTAD, LOGITS_AT_ONCE
 from hoser_kd.progress import Progress, silent
 from hoser_kd.ragged import Int64Array, offsets_of, ranges
 from hoser_kd.road_network import RoadNetwork
@@ -227,7 +227,7 @@ def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tens
 def _outside_mass(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
     """Return (K,): the probability of everything but the candidates' cells, exact where it is tiny."""
     parts = []
-    size = max(1, ROWS_PER_HEAD_CALL // model.config.vocab_size)
+    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     for start in range(0, len(vectors_KD), size):
         logits_KV = model.lm_head(vectors_KD[start : start + size])
         whole_K = logits_KV.logsumexp(1)
@@ -277,7 +277,7 @@ def diagnose(
     lengths = np.maximum(trajectories.lengths - 1, 0)
     figures: dict[str, npt.NDArray[Any]] = {name: np.zeros(len(at), kind) for name, kind in _DIAGNOSED.items()}
     for steps, vectors_KD in step_vectors(model, trips.offsets, tokens[trips.road_ids], window, batch_tokens, half):
-        size = max(1, ROWS_PER_HEAD_CALL // model.config.vocab_size)
+        size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         for start in range(0, len(steps), size):
             part = steps[start : start + size]
             places, cells = candidate_tokens(*network.successors, tokens, roads[part])

@@ -105,7 +105,7 @@ def test_each_step_is_computed_once_and_whole_trips_cost_their_length():
 
 
 def test_outside_mass_and_diagnosis_equal_one_call_a_step(monkeypatch):
-    monkeypatch.setattr("hoser_kd.soft_labels.ROWS_PER_HEAD_CALL", 7 * (NUM_CELLS + 3))
+    monkeypatch.setattr("hoser_kd.soft_labels.LOGITS_AT_ONCE", 7 * (NUM_CELLS + 3))
     labels = label(TEACHER, CELLS, TRIPS, NETWORK, 5, outside_mass=True)
     probabilities, roads = distributions(TEACHER, TRIPS, 5)
     inside = np.array([p[np.unique(CELLS[NETWORK.successors.row(r)])].sum()

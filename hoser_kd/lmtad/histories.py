@@ -39,7 +39,8 @@ def window_tokens(teacher: LMTAD, window: Window) -> int:
 def ready(teacher: LMTAD, device: torch.device | str | None) -> LMTAD:
     """Return the teacher in eval mode on the device (None: where it is); a copy, if that takes a change."""
     target = teacher.device if device is None else torch.device(device)
-    if teacher.training or teacher.device != target:
+    there = target.type == teacher.device.type and target.index in (None, teacher.device.index)
+    if teacher.training or not there:
         teacher = copy.deepcopy(teacher).to(target).eval()
     return teacher
 

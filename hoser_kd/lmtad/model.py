@@ -26,8 +26,8 @@ NUM_SPECIALS = 3
 """PAD, EOT and SOT: the last three tokens of the vocabulary, in this order."""
 SINUSOIDAL_POSITIONS = 5000
 """Rows of the position table of models with `integer_poe`."""
-ROWS_PER_HEAD_CALL = 1 << 24
-"""Logits computed at once where nothing but a number a row is kept of them: 64 MiB of float32."""
+LOGITS_AT_ONCE = 1 << 24
+"""Numbers the head over the vocabulary gives in one call where they are not all kept: 64 MiB of float32."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class LMTAD(nn.Module):
         if torch.is_grad_enabled():
             nats = self._cross_entropy(hidden_SD, targets[kept])
         else:
-            rows = max(1, ROWS_PER_HEAD_CALL // self.config.vocab_size)
+            rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
             parts = zip(torch.split(hidden_SD, rows), torch.split(targets[kept], rows), strict=True)
             nats = torch.cat([self._cross_entropy(hidden, target) for hidden, target in parts])
         out = nats.new_zeros(targets.shape)
