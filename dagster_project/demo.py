@@ -14,7 +14,7 @@ import dagster as dg
 
 from assets.partitions import CITIES, SEEDS
 from dagster_project.definitions import DEFAULT_STORE, build_defs
-from dagster_project.jobs import distil, evaluate, prepare_city, report, train_teacher
+from dagster_project.jobs import JOBS, distil, evaluate
 from hoser_kd.errors import ConfigError, HoserKdError
 from hoser_kd.progress import duration
 from hoser_kd.store import Artifact, Store
@@ -25,13 +25,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Materialise the whole graph of a city.")
     parser.add_argument("--city", default="demo", help=f"one of {', '.join(CITIES)}")
     parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds of the students")
+    parser.add_argument("--only", nargs="+", choices=[job.name for job in JOBS], metavar="JOB",
+                        help=f"run only these of {', '.join(job.name for job in JOBS)}, and print no summary")
     options = parser.parse_args()
     started = time.monotonic()
     try:
         _check(options.city, options.seeds)
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
-            run_all(instance, options.city, options.seeds)
-            sys.stdout.write(summary(instance, options.city, options.seeds, time.monotonic() - started))
+            run_all(instance, options.city, options.seeds, options.only)
+            if not options.only:
+                sys.stdout.write(summary(instance, options.city, options.seeds, time.monotonic() - started))
     except (HoserKdError, dg.DagsterError) as error:
         sys.stderr.write(f"\ndemo: {error}\n")
         return 1
@@ -46,16 +49,15 @@ def _check(city: str, seeds: list[str]) -> None:
         raise ConfigError(f"seeds {', '.join(unknown)} are not among {', '.join(SEEDS)}; HOSER_KD_SEEDS sets how many.")
 
 
-def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str]) -> None:
-    """Run every job of a city, for the given seeds, one after the other in this process.
+def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None) -> None:
+    """Run every job of a city, or only those named, for the given seeds, one after the other in this process.
 
     Raises what the first failing step raised.
     """
     definitions = build_defs()
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
-    plan = [(prepare_city, city), (train_teacher, city)]
-    plan += [(job, key) for job in (distil, evaluate) for key in per_seed]
-    plan += [(report, city)]
+    plan = [(job, key) for job in JOBS if only is None or job.name in only
+            for key in (per_seed if job in (distil, evaluate) else [city])]
     for number, (job, key) in enumerate(plan, 1):
         started = time.monotonic()
         sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key}\n")

@@ -212,3 +212,7 @@ def _chain(artifact: Artifact, city: Path, depth: int, seen: set[str]) -> list[s
     for name, version in artifact.inputs.items():
         lines += _chain(read_artifact(city / name / version), city, depth + 1, seen)
     return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

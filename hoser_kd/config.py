@@ -105,6 +105,8 @@ class GridConfig(_Section):
     """Width of a cell in degrees."""
     downsample_factor: int = Field(1, ge=1)
     """Merge this many cells along each axis."""
+    vocabulary: Literal["all", "occupied"] = "all"
+    """Cells with a token: all, as published, or only those that hold a road, which a teacher trained here can use."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -23,6 +23,9 @@ from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value, t
 from hoser_kd.road_network import CRS_WGS84, RoadNetwork
 from hoser_kd.trajectories import Trajectories
 
+OCCUPIED_KEY = "occupied_cells"
+"""Where a checkpoint of this project keeps the cells its tokens stand for, if they are not all cells."""
+
 KM_PER_DEGREE_LAT = 110.574
 KM_PER_DEGREE_LNG = 111.320
 """At the equator; times the cosine of the latitude elsewhere. Both are LM-TAD's constants."""
@@ -169,7 +172,32 @@ class RoadTokens:
         return self.network.num_roads
 
 
-Grid = GridSpec | RoadTokens
+@dataclass(frozen=True)
+class OccupiedCells:
+    """A cell grid that gives tokens only to the cells that hold a road: a vocabulary without words nobody uses."""
+
+    spec: GridSpec
+    """The grid."""
+    cells: Int64Array
+    """(L,) int64, ascending: the cell, row · W + column, of each token."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.spec.shape
+
+    @property
+    def num_labels(self) -> int:
+        """L."""
+        return len(self.cells)
+
+    @classmethod
+    def of(cls, spec: GridSpec, network: RoadNetwork) -> OccupiedCells:
+        """Return the cells in which a road has its centre."""
+        return cls(spec, np.unique(spec.tokenize(*network.centroids.T)))
+
+
+Grid = GridSpec | OccupiedCells | RoadTokens
 
 
 def choose_grid(
@@ -180,15 +208,21 @@ def choose_grid(
 ) -> Grid:
     """Return the grid of a city: that of the imported teacher, completed from the config, or the config's own.
 
+    A teacher of this project that knows occupied cells only carries their list as `occupied_cells`.
+
     `dataset_config` and `vocab_size` are those of the teacher's checkpoint, None where it is trained here.
     Raises ConfigError as `GridSpec.from_dataset_config` and `GridSpec.from_config` do.
     """
     if config.kind == "roads":
         return RoadTokens(network)
     if dataset_config is None:
-        return GridSpec.from_config(config, network)
+        spec = GridSpec.from_config(config, network)
+        return OccupiedCells.of(spec, network) if config.vocabulary == "occupied" else spec
     fallbacks: dict[str, Any] = config_fallbacks(config, network)
-    return GridSpec.from_dataset_config(dataset_config, vocab_size=vocab_size, **fallbacks)
+    spec = GridSpec.from_dataset_config(dataset_config, vocab_size=vocab_size, **fallbacks)
+    if OCCUPIED_KEY in dataset_config:
+        return OccupiedCells(spec, np.asarray(dataset_config[OCCUPIED_KEY], np.int64))
+    return spec
 
 
 def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, float]:
@@ -209,19 +243,32 @@ def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, floa
 def token_table(grid: Grid, network: RoadNetwork) -> gpd.GeoDataFrame:
     """Return road_id, row, column, token, clamped and the centre as a Point, one row a road, EPSG:4326."""
     lat, lng = network.centroids.T
-    if isinstance(grid, GridSpec):
-        cells = grid.cell_of(lat, lng)
+    if not isinstance(grid, RoadTokens):
+        cells = (grid if isinstance(grid, GridSpec) else grid.spec).cell_of(lat, lng)
     else:
         road_ids = np.arange(network.num_roads, dtype=np.int64)
         cells = Cells(np.zeros_like(road_ids), road_ids, np.zeros(len(road_ids), bool))
+    token = cells.row * grid.shape[1] + cells.column
+    if isinstance(grid, OccupiedCells):
+        token = _tokens_of_cells(grid, token)
     table = {
         "road_id": np.arange(network.num_roads),
         "row": cells.row,
         "column": cells.column,
-        "token": cells.row * grid.shape[1] + cells.column,
+        "token": token,
         "clamped": cells.clamped,
     }
     return gpd.GeoDataFrame(table, geometry=gpd.points_from_xy(lng, lat), crs=CRS_WGS84)
+
+
+def _tokens_of_cells(grid: OccupiedCells, cells: Int64Array) -> Int64Array:
+    """Number cells by their place in the list. Raises ConfigError where a road lies in none of them."""
+    token = np.minimum(np.searchsorted(grid.cells, cells), len(grid.cells) - 1)
+    unknown = grid.cells[token] != cells
+    if unknown.any():
+        raise ConfigError(f"{int(unknown.sum())} roads, the first of them road {int(np.argmax(unknown))}, lie in cells "
+                          "that the teacher has no token for. It was trained on another road network: train one here.")
+    return token
 
 
 def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
@@ -231,9 +278,10 @@ def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
     road is a token.
     """
     occupied, roads = np.unique(tokens, return_counts=True)
-    row, column = np.divmod(occupied, grid.shape[1])
-    if isinstance(grid, GridSpec):
-        lat, lng = grid.lat_edges, grid.lng_edges
+    row, column = np.divmod(grid.cells[occupied] if isinstance(grid, OccupiedCells) else occupied, grid.shape[1])
+    if not isinstance(grid, RoadTokens):
+        spec = grid if isinstance(grid, GridSpec) else grid.spec
+        lat, lng = spec.lat_edges, spec.lng_edges
         shapes = shapely.box(lng[column], lat[row], lng[column + 1], lat[row + 1])
     else:
         shapes = grid.network.geometry[occupied]
@@ -254,7 +302,7 @@ def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
         "roads": len(table),
         "share_inside": 1 - clamped / len(table),
         "clamped": clamped,
-        "cells": grid.num_labels,
+        "cells": grid.shape[0] * grid.shape[1],
         "occupied_cells": len(crowd),
         "roads_per_cell_mean": float(crowd.mean()),
         "roads_per_cell_median": median,

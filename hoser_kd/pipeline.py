@@ -59,13 +59,14 @@ def _teacher_settings(config: CityConfig) -> dict[str, Any]:
 
 def _checkpoint(config: CityConfig) -> str | None:
     """A checkpoint counts by its content: a new file under the old name is another teacher, a moved one is not."""
-    path = config.distill.ckpt_path
-    if path is None:
+    if config.distill.ckpt_path is None:
         return None
-    if not Path(path).is_file():
+    path = Path(config.distill.ckpt_path)
+    files = sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
         raise CheckpointError(f"{path}: no such file. `distill.ckpt_path` names it; correct it, or remove it to "
                               "train a teacher in the graph.")
-    return digest_file(path)
+    return digest_json([digest_file(file) for file in files])
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:

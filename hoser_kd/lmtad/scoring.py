@@ -142,30 +142,44 @@ def _at_threshold(is_outlier: BoolArray, told: BoolArray) -> dict[str, float]:
 
 def outlier_test(
     model: LMTAD, corpus: Corpus, grid_shape: tuple[int, int], seed: int = 0, *,
-    settings: Sequence[OutlierSetting] = PUBLISHED_SETTINGS, batch_size: int = 64,
+    settings: Sequence[OutlierSetting] = PUBLISHED_SETTINGS, cells: Int64Array | None = None, batch_size: int = 64,
     device: torch.device | str | None = None, half: bool = False, progress: Progress = silent,
 ) -> list[OutlierResult]:
     """Tell made-up outliers from normal trips by log-perplexity (Mbuya et al., SIGSPATIAL 2024).
 
     For each setting, `ratio` of the trips are drawn, with replacement as published, and changed into route switches,
     and as many into detours; each kind is held against all normal trips. Sequences longer than the teacher's context
-    are left out. `grid_shape` is (H, W). Raises CheckpointError where it does not fit the vocabulary.
+    are left out. `grid_shape` is (H, W). `cells` (L,) int64, ascending: the cell of each token, where tokens number
+    occupied cells only; a point stays where its move would end in a cell without a token.
+    Raises CheckpointError where the grid does not fit the vocabulary.
     """
     corpus = Corpus(*corpus)
-    check_grid(model.config.vocab_size, grid_shape)
+    check_grid(model.config.vocab_size, grid_shape if cells is None else (1, len(cells)))
+    if cells is not None:
+        corpus = Corpus(corpus.offsets, cells[corpus.tokens])
     corpus = corpus.take(np.flatnonzero(corpus.lengths <= model.config.block_size - FRAME))
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "half": half}
-    normal = score(model, corpus, progress=progress, **options).log_perplexity
+    normal = score(model, _as_tokens(corpus, corpus, cells), progress=progress, **options).log_perplexity
     threshold = float(normal.mean() + 3 * normal.std(ddof=min(1, len(normal) - 1)))
     results = []
     for number, setting in enumerate(map(OutlierSetting._make, settings)):
         for make, kind in zip((route_switches, detours), KINDS, strict=True):
             rng = np.random.default_rng((seed, number, KINDS.index(kind)))
             drawn = rng.integers(0, corpus.num_sequences, max(1, int(corpus.num_sequences * setting.ratio)))
-            changed = make(corpus.take(drawn), grid_shape, setting.level, setting.prob, rng)
+            trips = corpus.take(drawn)
+            changed = _as_tokens(make(trips, grid_shape, setting.level, setting.prob, rng), trips, cells)
             scores = score(model, changed, **options).log_perplexity
             results.append(OutlierResult(kind, setting, threshold, normal, scores))
     return results
+
+
+def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None) -> Corpus:
+    """Turn cells into tokens; where a changed cell has none, the original cell's stands."""
+    if cells is None:
+        return changed
+    at = np.minimum(np.searchsorted(cells, changed.tokens), len(cells) - 1)
+    known = cells[at] == changed.tokens
+    return Corpus(changed.offsets, np.where(known, at, np.searchsorted(cells, original.tokens)))
 
 
 def route_switches(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float,

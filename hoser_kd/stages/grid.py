@@ -13,7 +13,7 @@ import numpy as np
 from hoser_kd import grid as grids
 from hoser_kd import plots
 from hoser_kd.errors import DataError
-from hoser_kd.grid import Grid, GridSpec
+from hoser_kd.grid import OCCUPIED_KEY, Grid, GridSpec, OccupiedCells
 from hoser_kd.pipeline import StageRun
 from hoser_kd.ragged import Int64Array
 from hoser_kd.stages.network import load_network, load_trips
@@ -42,12 +42,13 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     table.to_parquet(run.folder / "grid_token_table.parquet", compression="zstd")
     cells = grids.cells_frame(grid, tokens)
     cells.to_parquet(run.folder / "grid_cells.parquet", compression="zstd")
-    write_json(run.folder / "grid.json", asdict(grid) if isinstance(grid, GridSpec) else {"kind": "roads"})
-    if isinstance(grid, GridSpec) and grid.num_labels <= _MOST_DRAWN_CELLS:
-        crowd = np.bincount(tokens, minlength=grid.num_labels).reshape(grid.shape)
-        (run.folder / "cells.png").write_bytes(
-            plots.png(plots.grid_map(network, grid.lat_edges, grid.lng_edges, crowd)))
+    write_json(run.folder / "grid.json", describe_grid(grid))
     height, width = grid.shape
+    spec = cell_grid(grid)
+    if spec is not None and height * width <= _MOST_DRAWN_CELLS:
+        crowd = np.bincount(table["row"] * width + table["column"], minlength=height * width).reshape(grid.shape)
+        (run.folder / "cells.png").write_bytes(
+            plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)))
     return {
         "kind": run.config.grid.kind,
         "rows": height,
@@ -69,4 +70,23 @@ def load_tokens(folder: Path) -> Int64Array:
 def load_grid(run: StageRun) -> Grid:
     """Return the grid among the inputs of a run."""
     stored = json.loads((run.path("grid_token_table") / "grid.json").read_text(encoding="utf-8"))
-    return grids.RoadTokens(load_network(run)) if stored.get("kind") == "roads" else GridSpec(**stored)
+    if stored.get("kind") == "roads":
+        return grids.RoadTokens(load_network(run))
+    occupied = stored.pop(OCCUPIED_KEY, None)
+    spec = GridSpec(**stored)
+    return spec if occupied is None else OccupiedCells(spec, np.asarray(occupied, np.int64))
+
+
+def describe_grid(grid: Grid) -> dict[str, Any]:
+    """Return a grid as plain values: its numbers, and its cells where only occupied ones have a token."""
+    spec = cell_grid(grid)
+    if spec is None:
+        return {"kind": "roads"}
+    return asdict(spec) | ({OCCUPIED_KEY: grid.cells.tolist()} if isinstance(grid, OccupiedCells) else {})
+
+
+def cell_grid(grid: Grid) -> GridSpec | None:
+    """Return the cells a grid rests on; None where tokens are roads."""
+    if isinstance(grid, OccupiedCells):
+        return grid.spec
+    return grid if isinstance(grid, GridSpec) else None

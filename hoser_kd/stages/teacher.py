@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from hoser_kd import grid as grids
 from hoser_kd import plots, soft_labels
 from hoser_kd.device import pick_device
-from hoser_kd.grid import GridSpec
+from hoser_kd.grid import GridSpec, OccupiedCells
 from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
 from hoser_kd.lmtad.checkpoint import check_grid, describe, save
 from hoser_kd.lmtad.corpus import FRAME, Corpus
@@ -19,7 +18,7 @@ from hoser_kd.lmtad.scoring import outlier_test, score
 from hoser_kd.lmtad.training import train
 from hoser_kd.pipeline import StageRun
 from hoser_kd.ragged import Float64Array, Int64Array
-from hoser_kd.stages.grid import load_grid, load_tokens
+from hoser_kd.stages.grid import cell_grid, describe_grid, load_grid, load_tokens
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import write_json
 from hoser_kd.trajectories import SPLITS
@@ -50,7 +49,7 @@ def teacher(run: StageRun) -> dict[str, Any]:
     grid = load_grid(run)
     if run.config.distill.ckpt_path is not None:
         checkpoint = load_checkpoint(run.config.distill.ckpt_path)
-        check_grid(checkpoint.config.vocab_size, grid.shape)
+        check_grid(checkpoint.config.vocab_size, (1, grid.num_labels) if isinstance(grid, OccupiedCells) else grid.shape)
         save(checkpoint, run.folder)
         figures = {"imported": True, **_perplexity(run, checkpoint)}
     else:
@@ -69,7 +68,7 @@ def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
         longest = max(int(_corpus(run, split).lengths.max()) for split in SPLITS)
         settings = settings.model_copy(update={"block_size": longest + FRAME})
     grid = load_grid(run)
-    about_data = {"grip_size": list(grid.shape), **(asdict(grid) if isinstance(grid, GridSpec) else {})}
+    about_data = {"grip_size": list(grid.shape), **describe_grid(grid)}
     result = train(_corpus(run, "train"), _corpus(run, "val"), num_labels + 3, settings, run.folder,
                    pick_device(run.device), run.progress, on_epoch=run.on_epoch, dataset_config=about_data)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"teacher": [result.history]})))
@@ -96,12 +95,16 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     perplexities = {f"{split}_perplexity": round(surprise.perplexity, 4) for split, surprise in found.items()}
     outliers: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
-    if isinstance(grid, GridSpec):  # tokens that are roads have no neighbouring cells to be moved to
-        results = outlier_test(model, _corpus(run, "test"), grid.shape, device=device)
+    spec = cell_grid(grid)
+    if spec is not None:  # tokens that are roads have no neighbouring cells to be moved to
+        cell_of_token = grid.cells if isinstance(grid, OccupiedCells) else np.arange(grid.num_labels)
+        results = outlier_test(model, _corpus(run, "test"), grid.shape, device=device,
+                               cells=cell_of_token if isinstance(grid, OccupiedCells) else None)
         outliers = [result.figures() for result in results]
-        means, counts = found["test"].by_cell(grid.num_labels)
-        cells = _most_surprising(means, counts, grid)
-        figure = plots.cell_value_map(load_network(run), grid.lat_edges, grid.lng_edges, means.reshape(grid.shape),
+        means, counts = np.full(spec.num_labels, np.nan), np.zeros(spec.num_labels, np.int64)
+        means[cell_of_token], counts[cell_of_token] = found["test"].by_cell(grid.num_labels)
+        cells = _most_surprising(means, counts, spec)
+        figure = plots.cell_value_map(load_network(run), spec.lat_edges, spec.lng_edges, means.reshape(spec.shape),
                                       "mean surprise of the teacher (nats a token)")
         (run.folder / "surprise.png").write_bytes(plots.png(figure))
     write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "most_surprising": cells})
@@ -121,10 +124,10 @@ def _most_surprising(means: Float64Array, counts: Int64Array, grid: GridSpec, mo
     order = order[counts[order] >= _FEWEST_VISITS]
     row, column = np.divmod(order, grid.shape[1])
     return [
-        {"token": int(token), "visits": int(counts[token]), "surprise_nats": round(float(means[token]), 3),
+        {"cell": int(cell), "visits": int(counts[cell]), "surprise_nats": round(float(means[cell]), 3),
          "lat_deg": round(float(grid.lat_edges[i : i + 2].mean()), 5),
          "lng_deg": round(float(grid.lng_edges[j : j + 2].mean()), 5)}
-        for token, i, j in zip(order, row, column, strict=True)
+        for cell, i, j in zip(order, row, column, strict=True)
     ]
 
 

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,8 @@ class Home:
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
+    screen: str = ""
+    """What the runner printed at its end."""
 
     @property
     def config(self) -> Path:
@@ -52,9 +54,17 @@ class Home:
         return subprocess.run([sys.executable, "-W", "ignore", "-m", *command], cwd=ROOT, env=self.environment,
                               capture_output=True, text=True, check=False, timeout=timeout)
 
-    def instance(self) -> dg.DagsterInstance:
-        """Open the instance on disk."""
-        return dg.DagsterInstance.from_config(str(self.root / "home"))
+    def demo(self, *jobs: str, seeds: Sequence[str] = ("0",)) -> None:
+        """Run jobs of the town."""
+        done = self.run("dagster_project.demo", "--city", "town", "--only", *jobs, "--seeds", *seeds)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+
+def home_at(root: Path) -> Home:
+    """Return the home laid out in a folder."""
+    environment = {**os.environ, "DAGSTER_HOME": str(root / "home"), "HOSER_KD_CONFIG": str(root / "config"),
+                   "HOSER_KD_STORE": str(root / "store"), "HOSER_KD_SEEDS": "3"}
+    return Home(root, environment)
 
 
 def make_home(root: Path) -> Home:
@@ -63,9 +73,7 @@ def make_home(root: Path) -> Home:
         (root / name).mkdir(parents=True)
     (root / "config" / "town.yaml").write_text(TOWN)
     shutil.copy(ROOT / "dagster.yaml-template", root / "home" / "dagster.yaml")
-    environment = {**os.environ, "DAGSTER_HOME": str(root / "home"), "HOSER_KD_CONFIG": str(root / "config"),
-                   "HOSER_KD_STORE": str(root / "store"), "HOSER_KD_SEEDS": "3"}
-    return Home(root, environment)
+    return home_at(root)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +82,14 @@ def town(tmp_path_factory) -> Home:
     home = make_home(tmp_path_factory.mktemp("town"))
     done = home.run("dagster_project.demo", "--city", "town", "--seeds", "0", "1")
     assert done.returncode == 0, done.stderr[-4000:]
-    home.screen = done.stdout  # type: ignore[attr-defined]
+    home.screen = done.stdout
     return home
+
+
+@pytest.fixture
+def copy_of_town(town, tmp_path) -> Home:
+    """A home of its own with everything made, which a test may change."""
+    return home_at(Path(shutil.copytree(town.root, tmp_path / "copy")))
 
 
 @dataclass
@@ -103,9 +117,9 @@ def serve():
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        log = (home.root / "webserver.log").open("wb")
         command = [sys.executable, "-W", "ignore", "-m", "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)]
-        started.append(subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=log, stderr=log))
+        with (home.root / "webserver.log").open("wb") as log:
+            started.append(subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=log, stderr=log))
         server = Server(f"http://127.0.0.1:{port}")
         for _ in range(240):
             with contextlib.suppress(OSError):
