@@ -137,11 +137,10 @@ class _Attention(nn.Module):
         size, steps, e = x.shape
         q, k, v = (part.view(size, steps, self.heads, self.d).transpose(1, 2) for part in self.c_attn(x).split(e, 2))
         pair_k, pair_v = self.relative_position_emb_k(pair), self.relative_position_emb_v(pair)
-        keys = k[:, :, None] + pair_k[:, None]
-        score = (q[:, :, :, None] * keys).sum(-1) / math.sqrt(self.d)
+        score = (q @ k.transpose(2, 3) + torch.einsum("bhid,bijd->bhij", q, pair_k)) / math.sqrt(self.d)
         seen = torch.ones(steps, steps, dtype=torch.bool).tril() & mask[:, None, None, :]
         share = score.masked_fill(~seen, -torch.inf).softmax(-1)
-        out = (share[..., None] * (v[:, :, None] + pair_v[:, None])).sum(3)
+        out = share @ v + torch.einsum("bhij,bijd->bhid", share, pair_v)
         return self.c_proj(out.transpose(1, 2).reshape(size, steps, e))
 
 

@@ -113,19 +113,18 @@ class Decoder:
         """Return (n, e) histories and the new tokens' keys and values, both (l, n, e)."""
         encoder = self.model.trajectory_encoder
         clock = encoder.temporal_encoder(time_of_day(times[:, None], start_times))
-        x = torch.cat([embedding(road_ids, self.fused)[:, None], clock], dim=-1)
+        x = torch.cat([embedding(road_ids, self.fused), clock[:, 0]], dim=-1)
         pairs = self._pairs(road_ids, times, prefix)
         kept_keys, kept_values = [], []
         for layer, block in enumerate(encoder.blocks):
-            query, key, value = block.attn.project(block.ln_1(x))
+            query, key, value = block.attn.split(block.attn.project(block.ln_1(x))[:, None])
             kept_keys.append(key.transpose(1, 2).flatten(1))
             kept_values.append(value.transpose(1, 2).flatten(1))
             if prefix is not None:
                 key = torch.cat([self._heads(prefix.keys[layer]), key], dim=2)
                 value = torch.cat([self._heads(prefix.values[layer]), value], dim=2)
-            x = x + block.attn.mix(query, key, value, pairs)
-            x = x + block.mlp(block.ln_2(x))
-        return x[:, 0], torch.stack(kept_keys), torch.stack(kept_values)
+            x = block.finish(x, block.attn.mix(query, key, value, pairs)[:, 0])
+        return x, torch.stack(kept_keys), torch.stack(kept_values)
 
     def _heads(self, flat: Tensor) -> Tensor:
         """(n, P, e) as (n, heads, P, head_dim)."""

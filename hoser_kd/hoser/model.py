@@ -264,25 +264,51 @@ class PairAttention(nn.Module):
         self.attn_dropout = nn.Dropout(config.dropout)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scaled queries, keys with b_k and values with b_v, each (…, heads, T, head_dim), from (…, T, e)."""
-        heads = self.num_heads
-        pair_bias = torch.cat([self.relative_position_emb_k.bias.repeat(heads),
-                               self.relative_position_emb_v.bias.repeat(heads)])
-        joint = linear(x, self.c_attn.weight, self.c_attn.bias + pad(pair_bias, (x.shape[-1], 0)))
-        split = joint.view(*joint.shape[:-1], 3, heads, self.head_dim).movedim(-3, 0).transpose(-2, -3)
-        query, key, value = split
+    def project(self, x: Tensor) -> Tensor:
+        """Return (…, 3 e): queries, keys with b_k and values with b_v side by side, from (…, e)."""
+        pair_bias = torch.cat([self.relative_position_emb_k.bias.repeat(self.num_heads),
+                               self.relative_position_emb_v.bias.repeat(self.num_heads)])
+        bias = self.c_attn.bias + pad(pair_bias, (x.shape[-1], 0))
+        return linear(x, self.c_attn.weight, bias)
+
+    def split(self, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scaled queries, keys and values, each (B, heads, T, d), from (B, T, 3 e)."""
+        parts = joint.view(*joint.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = parts
         return query / math.sqrt(self.head_dim), key, value
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, pairs: Pairs) -> Tensor:
-        """Return (…, Q, e): what the (…, heads, Q, d) queries make of the (…, heads, T, d) keys and values."""
+        """Return (B, Q, e): what the (B, heads, Q, d) queries gather from (B, heads, T, d) keys and values."""
         slope = query @ self.relative_position_emb_k.weight
         score = query @ key.transpose(-1, -2) + pairs.hidden
-        score = score + slope[..., :1] * pairs.distance + slope[..., 1:] * pairs.interval
+        score = score.addcmul(slope[..., :1], pairs.distance).addcmul(slope[..., 1:], pairs.interval)
         share = self.attn_dropout(score.softmax(dim=-1))
         sums = torch.stack([(share * pairs.distance).sum(-1), (share * pairs.interval).sum(-1)], dim=-1)
-        mixed = share @ value + linear(sums, self.relative_position_emb_v.weight)
-        return self.resid_dropout(self.c_proj(mixed.transpose(-2, -3).flatten(-2)))  # type: ignore[no-any-return]
+        mixed: Tensor = share @ value + linear(sums, self.relative_position_emb_v.weight)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def finish(self, mixed: Tensor) -> Tensor:
+        """Return (…, e) to be added to the residual stream."""
+        return self.resid_dropout(self.c_proj(mixed))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the valid steps of a padded batch are: only attention needs the padding."""
+
+    at: Tensor
+    """(S,) int64: places of the valid steps among the B * T."""
+    shape: tuple[int, int]
+    """(B, T)."""
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """Return (B, T, …) with zeros in padding, from (S, …)."""
+        padded = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
+        return padded.index_copy_(0, self.at, packed).view(*self.shape, *packed.shape[1:])
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return (S, …) from (B, T, …)."""
+        return padded.flatten(0, 1).index_select(0, self.at)
 
 
 class Block(nn.Module):
@@ -297,9 +323,14 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
                                  nn.Dropout(config.dropout))
 
-    def forward(self, x: Tensor, pairs: Pairs) -> Tensor:
-        """Return (B, T, e) from (B, T, e)."""
-        x = x + self.attn.mix(*self.attn.project(self.ln_1(x)), pairs)
+    def forward(self, x: Tensor, pairs: Pairs, packing: Packing) -> Tensor:
+        """Return (S, e) from (S, e)."""
+        query, key, value = self.attn.split(packing.pad(self.attn.project(self.ln_1(x))))
+        return self.finish(x, packing.pack(self.attn.mix(query, key, value, pairs)))
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Return (…, e) from the block's input and what attention gathered."""
+        x = x + self.attn.finish(mixed)
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
@@ -324,14 +355,16 @@ class TrajectoryEncoder(nn.Module):
         return road + gate * zone  # type: ignore[no-any-return]
 
     def forward(self, fused: Tensor, steps: StepFeatures) -> Tensor:
-        """Return (B, T, e): step t has seen roads 0 … t. `fused` (B, T, h)."""
-        x = torch.cat([fused, self.temporal_encoder(steps.time_of_day)], dim=-1)
-        num_steps = x.shape[1]
+        """Return (S, e): what step t makes of roads 0 … t. `fused` (S, h)."""
+        clock = self.temporal_encoder(steps.time_of_day[steps.step_mask])
+        x = torch.cat([fused, clock], dim=-1)
+        size, num_steps = steps.step_mask.shape
+        packing = Packing(steps.step_mask.flatten().nonzero()[:, 0], (size, num_steps))
         # padding stands behind every valid step, so the causal mask hides it too
         hidden = x.new_full((num_steps, num_steps), -torch.inf).triu(1)
         pairs = Pairs(steps.distance[:, None], steps.interval[:, None], hidden)
         for block in self.blocks:
-            x = block(x, pairs)
+            x = block(x, pairs, packing)
         return x
 
 
@@ -461,13 +494,11 @@ class HOSER(nn.Module):
         return self.road_network_encoder.encode_roads(torch.arange(self.config.num_roads, device=self.device))
 
     def _histories(self, steps: StepFeatures, needed: _Needed) -> Tensor:
-        """Return (S, e) vectors of the valid steps; padding enters the transformer as a road of zeros."""
+        """Return (S, e) vectors of the valid steps."""
         zone = embedding(self.road2zone[needed.roads], needed.zone)
         fused = self.trajectory_encoder.fuse(needed.road, zone)
-        at = torch.full(steps.step_mask.shape, len(fused), device=fused.device)
-        at[steps.step_mask] = torch.searchsorted(needed.roads, steps.road)
-        x = self.trajectory_encoder(embedding(at, pad(fused, (0, 0, 0, 1))), steps)
-        return x[steps.step_mask]  # type: ignore[no-any-return]
+        at = torch.searchsorted(needed.roads, steps.road)
+        return self.trajectory_encoder(embedding(at, fused), steps)  # type: ignore[no-any-return]
 
     def _answer(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
         navigator = self.navigator

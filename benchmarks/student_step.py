@@ -1,0 +1,119 @@
+"""How fast a training step of HOSER is: ours against a plain transcription, on one thread, both in one run.
+
+    python benchmarks/student_step.py                          # made cities of 2,000 and 20,000 roads, a minute or two
+    python benchmarks/student_step.py --folder data/porto      # a city in HOSER's format
+
+Both train the same weights on the same batch of trips (`--batch`), and the run stops if their losses differ. The plain
+way (tests/oracle_hoser.py) is how the published code does it: arrays of pairs of shape (B, T, T, h), all roads
+encoded at each step, times of all candidates, features made beforehand a trip at a time in Python; its features are
+timed apart. Ours derives features inside the step, and its time includes that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.hoser import HOSER, build_graph_features, collate, time_label_statistics
+from hoser_kd.road_network import read_hoser
+from hoser_kd.synthetic import make_city
+from hoser_kd.training import StudentTrainer
+from hoser_kd.trajectories import read_hoser as read_trips
+from hoser_kd.zones import partition, transitions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import oracle_hoser
+
+BLOCKS = {"made_2000": (23, 23), "made_20000": (71, 71)}
+
+
+def timed(work, repeats):
+    """Median CPU seconds of a call (the run has one thread, and may not have the machine), and its result."""
+    seconds, result = [], None
+    for _ in range(repeats):
+        start = time.process_time()
+        result = work()
+        seconds.append(time.process_time() - start)
+    return median(seconds), result
+
+
+def measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
+    network = read_hoser(folder)
+    trips = read_trips(folder / "train.csv", network)
+    zones = partition(network, ZonesConfig())
+    counts = transitions(zones, trips, int(zones.max()) + 1)
+    mean, std = time_label_statistics(trips)
+    rows = np.sort(np.random.default_rng(0).permutation(len(trips))[:size])
+
+    torch.manual_seed(0)
+    config = StudentConfig(batch_size=size, precision="fp32")
+    model = HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std)
+    plain = oracle_hoser.PlainHoser(model.config, build_graph_features(network, zones, counts))
+    plain.load_state_dict(model.state_dict())
+
+    def plain_features():
+        return [oracle_hoser.trip_features(network, trips.roads(i), trips.times[trips.offsets[i]:trips.offsets[i + 1]])
+                for i in rows]
+
+    plain_features_s, features = timed(plain_features, 1)
+    features_s, _ = timed(lambda: model.tables.derive(collate(trips, rows)), 5)
+
+    trainer = StudentTrainer(model, config, total_steps=1000)
+    first = trainer.step(trips, rows, 0)
+    adamw = torch.optim.AdamW(plain.parameters(), lr=trainer.optimiser.learning_rate, weight_decay=0.1)
+
+    def plain_step():
+        batch = oracle_hoser.collate_plain(features)
+        losses = oracle_hoser.plain_losses(batch, *plain(batch), mean, std)
+        sum(losses).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        return losses[0].item()
+
+    plain_first = plain_step()
+    if abs(plain_first / first["next_step"] - 1) > 1e-4:
+        raise SystemExit(f"the losses differ: {plain_first} and {first['next_step']}")
+    plain_s, _ = timed(plain_step, max(repeats // 3, 2))
+    ours_s, _ = timed(lambda: trainer.step(trips, rows, 0), repeats)
+    return {
+        "roads": network.num_roads, "trips": len(rows), "steps": int((trips.lengths[rows] - 1).sum()),
+        "longest": int(trips.lengths[rows].max()) - 1,
+        "step_s": ours_s, "plain_step_s": plain_s, "step_ratio": plain_s / ours_s,
+        "features_s": features_s, "plain_features_s": plain_features_s,
+        "features_ratio": plain_features_s / features_s,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made ones")
+    parser.add_argument("--batch", type=int, default=64, help="trips a step")
+    parser.add_argument("--repeats", type=int, default=9, help="steps of ours; a third of it of the plain way")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    if args.folder:
+        results[args.folder.name] = measure(args.folder, args.batch, args.repeats)
+    else:
+        for name, blocks in BLOCKS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                make_city(folder, SyntheticConfig(blocks=blocks, num_trips=400))
+                results[name] = measure(Path(folder), args.batch, args.repeats)
+    sys.stdout.write(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
