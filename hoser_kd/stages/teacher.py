@@ -49,7 +49,8 @@ def teacher(run: StageRun) -> dict[str, Any]:
     grid = load_grid(run)
     if run.config.distill.ckpt_path is not None:
         checkpoint = load_checkpoint(run.config.distill.ckpt_path)
-        check_grid(checkpoint.config.vocab_size, (1, grid.num_labels) if isinstance(grid, OccupiedCells) else grid.shape)
+        shape = (1, grid.num_labels) if isinstance(grid, OccupiedCells) else grid.shape
+        check_grid(checkpoint.config.vocab_size, shape)
         save(checkpoint, run.folder)
         figures = {"imported": True, **_perplexity(run, checkpoint)}
     else:
