@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from hoser_kd.atomic import atomic_path
 from hoser_kd.errors import CheckpointError
@@ -90,7 +91,8 @@ def save(model: HOSER, folder: str | PathLike[str]) -> None:
     tensors = {key: value for key, value in model.state_dict().items() if not key.endswith(_MASK_SUFFIX)}
     tensors |= {_TABLE_PREFIX + name: values for name, values in model.tables.arrays().items()}
     with atomic_path(Path(folder) / WEIGHTS_FILE) as beside:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, beside)
+        # save_file would make a file that only its owner can read
+        beside.write_bytes(to_bytes({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
     with atomic_path(Path(folder) / CONFIG_FILE) as beside:
         beside.write_text(json.dumps({"model": "HOSER", **asdict(model.config)}, indent=2) + "\n", encoding="utf-8")
 
