@@ -26,8 +26,9 @@ $(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template
 demo: setup
 	$(BIN)/python -m dagster_project.demo --city $(CITY) --seeds $(SEEDS)
 
+# one thread a worker: two would fight for the same cores
 test: setup
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,67 @@
+"""The command line: one clear message for each mistake, the same stages as the graph, files for who wants files."""
+
+from __future__ import annotations
+
+import pytest
+
+from hoser_kd.cli import main
+
+TOWN = """\
+source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 60}}
+zones: {count: 6}
+grid: {bounds: roads, cell_size_m: 80}
+student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: 1, batch_size: 32}
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOSER_KD_STORE", str(tmp_path / "store"))
+    path = tmp_path / "town.yaml"
+    path.write_text(TOWN)
+    return path
+
+
+def test_train_trains_and_export_writes_the_published_layout(config, tmp_path, capsys):
+    import torch
+
+    arguments = ["--dataset", "town", "--config", str(config), "--seed", "3", "--vanilla", "--cuda", "-1"]
+    assert main(["train", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "vanilla_student/seed-3 of town" in said
+    folder = next((tmp_path / "store" / "town" / "vanilla_student" / "seed-3").iterdir())
+    assert main(["export-student", str(folder), str(tmp_path / "student.pth")]) == 0
+    state = torch.load(tmp_path / "student.pth", weights_only=True)
+    assert "navigator.time_estimator.0.weight" in state
+
+
+def test_train_obeys_a_switched_off_distillation(config, capsys):
+    config.write_text(TOWN + "distill: {enabled: false}\n")
+    assert main(["train", "--config", str(config)]) == 0
+    assert "vanilla_student/seed-0 of town" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train"], "name the city"),
+        (["train", "--config", "CONFIG", "--dataset", "village"], "--dataset village is not the city of"),
+        (["train", "--dataset", "nowhere"], "no such file"),
+        (["train", "--config", "CONFIG", "--cuda", "7", "--vanilla"], "cuda:7"),
+        (["import-teacher", "nowhere.pt"], "no such file"),
+        (["lineage", "."], "so this is no artifact"),
+        (["export-student", "nowhere", "out.pth"], "no such file"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(config, capsys, arguments, said):
+    assert main([str(config) if part == "CONFIG" else part for part in arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("hoser-kd: ")
+    assert said in error
+
+
+def test_show_config_prints_every_setting(config, capsys):
+    assert main(["show-config", "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "lambda_kl: 0.01" in said
+    assert "learning_rate: 0.001" in said
