@@ -88,7 +88,7 @@ def _download(source: SourceConfig, folder: Path, progress: Progress) -> Path:
                         mend="Correct the config's `source.repo_id`, or log in with `hf auth login`.") from error
     except Exception as error:  # the client's versions raise their HTTP library's own errors
         raise DataError(
-            address, f"cannot be downloaded: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            address, f"cannot be downloaded: {type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}.",
             mend="Check the connection (HF_HUB_OFFLINE, HF_ENDPOINT), or download it elsewhere and use "
                  "`source.kind: hoser` with its `path`.",
         ) from error
