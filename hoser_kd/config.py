@@ -107,6 +107,8 @@ class GridConfig(_Section):
     """Merge this many cells along each axis."""
     vocabulary: Literal["all", "occupied"] = "all"
     """Cells with a token: all, as published, or only those that hold a road, which a teacher trained here can use."""
+    min_share_inside: float = Field(0.9, ge=0, le=1)
+    """Share of the roads that must lie inside the grid; below it, the graph stops at the grid."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -229,6 +231,9 @@ class StudentConfig(_Section):
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
+    num_processes: int = Field(1, ge=1)
+    """Processes of this machine that train a student together, a GPU each where there are any; the batch is divided
+    among them, so the student stays the same to the rounding of sums."""
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -330,6 +335,26 @@ def load_config(path: str | PathLike[str]) -> CityConfig:
     except ValidationError as error:
         lines = [_explain(file, root, problem) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
+    """Return the settings with some changed, given as `{"distill.lambda_kl": 0.1}`.
+
+    Raises ConfigError for a value the YAML could not have either.
+    """
+    tree = config.model_dump()
+    for place, value in changes.items():
+        *sections, key = place.split(".")
+        section = tree
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    try:
+        return CityConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']} (given: {problem['input']!r})"
+                    for problem in error.errors()]
+        raise ConfigError("for this run: " + "; ".join(problems)) from None
 
 
 def dump_config(config: CityConfig) -> str:

@@ -5,7 +5,6 @@ Letters: B trips, T steps, C candidates of the step with most, S steps of all tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from hoser_kd.distillation import LabelSource, RaggedLabels, StoredLabels, kl_lo
 from hoser_kd.hoser import collate
 from hoser_kd.optimisation import Precision, autocast
 from hoser_kd.progress import Progress, silent
+from hoser_kd.team import Team
 
 if TYPE_CHECKING:
     from hoser_kd.hoser import HOSER, StudentOutput, TimeScale
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hoser_kd.trajectories import Trajectories
 
 CALIBRATION_BINS = 15
+_SUMMED = ("correct", "in_top_3", "nll", "decision", "decision_correct", "error_s", "relative_error", "log_error")
+_SUMMED_WITH_TEACHER = ("decision_agrees", "decision_kl")
 
 
 @torch.no_grad()
@@ -44,22 +46,24 @@ def evaluate_student(
     two candidates or more, and the accuracy on them); `time_mae_s`, `time_mape` (in real seconds) and
     `time_log_mape` (the published loss, of log1p seconds); `steps`. With the teacher's `labels` of these trips,
     over decisions: `teacher_agreement` (the student's choice is one of the teacher's best) and `teacher_kl` at
-    `temperature`.
+    `temperature`. Processes that train together share the trips, and all return the figures of all trips.
     """
     was_training = model.training
     model.eval()
     source = as_label_source(labels, trajectories)
-    order = np.argsort(trajectories.lengths, kind="stable")
-    found = []
+    team = Team.current()
+    order = team.share(np.argsort(trajectories.lengths, kind="stable"))
+    names = (*_SUMMED, *(() if source is None else _SUMMED_WITH_TEACHER))
+    totals = np.zeros(1 + len(names) + CALIBRATION_BINS)
     for start in range(0, len(order), batch_size):
         batch = collate(trajectories, order[start : start + batch_size]).to(model.device)
         with autocast(precision, model.device):
             output = model(batch)
         scores = None if source is None else source(batch, output.candidates)[output.step_mask]
-        found.append(_step_figures(output, model.time_scale, scores, temperature))
+        totals += _totals(_step_figures(output, model.time_scale, scores, temperature), names)
         progress("evaluation", min(start + batch_size, len(order)), len(order))
     model.train(was_training)
-    return _summary({name: torch.cat([part[name] for part in found]).double().cpu().numpy() for name in found[0]})
+    return _summary(team.sum(totals, model.device), names)
 
 
 def trivial_baseline(train: Trajectories, val: Trajectories, network: RoadNetwork) -> dict[str, float]:
@@ -101,57 +105,68 @@ def _step_figures(output: StudentOutput, scale: TimeScale, scores: Tensor | None
     logits, label = output.logits[mask], output.label[mask][:, None]
     log_p = logits.log_softmax(1)
     confidence, choice = log_p.max(1)
+    correct = choice == label[:, 0]
+    decision = output.candidate_mask[mask].sum(1) > 1
     true_log_p = log_p.gather(1, label)
     seconds, predicted = output.seconds[mask], output.time_pred[mask]
     error_s = (scale.seconds(predicted) - seconds).abs()
     log_seconds = torch.log1p(seconds)
     figures = {
-        "correct": choice == label[:, 0],
+        "correct": correct,
         "in_top_3": (log_p > true_log_p).sum(1) < 3,
         "nll": -true_log_p[:, 0],
         "confidence": confidence.exp(),
-        "decision": output.candidate_mask[mask].sum(1) > 1,
+        "decision": decision,
+        "decision_correct": decision & correct,
         "error_s": error_s,
         "relative_error": error_s / seconds.clamp(min=1),
         "log_error": (scale.log1p_seconds(predicted) - log_seconds).abs() / log_seconds.clamp(min=1),
     }
     if scores is not None:
-        figures["agrees"] = scores.gather(1, choice[:, None])[:, 0] >= scores.max(1).values
-        figures["kl"] = kl_loss(logits, scores, output.candidate_mask[mask], temperature, reduction="none")
+        agrees = scores.gather(1, choice[:, None])[:, 0] >= scores.max(1).values
+        figures["decision_agrees"] = decision & agrees
+        figures["decision_kl"] = decision * kl_loss(logits, scores, output.candidate_mask[mask], temperature,
+                                                    reduction="none")
     return figures
 
 
-@dataclass(frozen=True)
-class _Mean:
-    """Mean over chosen steps, 0 where there is none."""
-
-    chosen: np.ndarray
-
-    def __call__(self, values: Float64Array) -> float:
-        return float(values[self.chosen].mean()) if self.chosen.any() else 0.0
+def _totals(steps: dict[str, Tensor], names: tuple[str, ...]) -> Float64Array:
+    """Return (1 + F + 15,) float64: the number of steps, the sum of each named figure, the gaps of calibration."""
+    figures = {name: values.double().cpu().numpy() for name, values in steps.items()}
+    count = float(len(figures["correct"]))
+    sums = [float(figures[name].sum()) for name in names]
+    return np.concatenate([[count], sums, _calibration_gaps(figures["confidence"], figures["correct"])])
 
 
-def _summary(steps: dict[str, Float64Array]) -> dict[str, float]:
-    decisions = _Mean(steps["decision"] > 0)
+def _summary(totals: Float64Array, names: tuple[str, ...]) -> dict[str, float]:
+    steps, gaps = float(totals[0]), totals[1 + len(names) :]
+    total = {name: float(value) for name, value in zip(names, totals[1:], strict=False)}
+    # where there is no decision, its figures are 0
+    decisions = max(total["decision"], 1.0)
     summary = {
-        "accuracy": float(steps["correct"].mean()),
-        "top_3": float(steps["in_top_3"].mean()),
-        "nll": float(steps["nll"].mean()),
-        "calibration_error": calibration_error(steps["confidence"], steps["correct"]),
-        "decision_share": float(steps["decision"].mean()),
-        "decision_accuracy": decisions(steps["correct"]),
-        "time_mae_s": float(steps["error_s"].mean()),
-        "time_mape": float(steps["relative_error"].mean()),
-        "time_log_mape": float(steps["log_error"].mean()),
-        "steps": float(len(steps["correct"])),
+        "accuracy": total["correct"] / steps,
+        "top_3": total["in_top_3"] / steps,
+        "nll": total["nll"] / steps,
+        "calibration_error": float(np.abs(gaps).sum()) / steps,
+        "decision_share": total["decision"] / steps,
+        "decision_accuracy": total["decision_correct"] / decisions,
+        "time_mae_s": total["error_s"] / steps,
+        "time_mape": total["relative_error"] / steps,
+        "time_log_mape": total["log_error"] / steps,
+        "steps": steps,
     }
-    if "agrees" in steps:
-        summary |= {"teacher_agreement": decisions(steps["agrees"]), "teacher_kl": decisions(steps["kl"])}
+    if "decision_agrees" in total:
+        summary |= {"teacher_agreement": total["decision_agrees"] / decisions,
+                    "teacher_kl": total["decision_kl"] / decisions}
     return summary
 
 
 def calibration_error(confidence: Float64Array, correct: Float64Array) -> float:
     """Return the expected calibration error: |confidence - accuracy| of each bin, weighted by its steps."""
+    return float(np.abs(_calibration_gaps(confidence, correct)).sum() / len(confidence))
+
+
+def _calibration_gaps(confidence: Float64Array, correct: Float64Array) -> Float64Array:
+    """Return (15,) float64: the sum of confidence - correctness over the steps of each bin of confidence."""
     place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.bincount(place, confidence - correct, CALIBRATION_BINS)
-    return float(np.abs(gap).sum() / len(confidence))
+    return np.bincount(place, confidence - correct, CALIBRATION_BINS).astype(np.float64)

@@ -81,7 +81,8 @@ SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
     "grid": lambda config: {**config.grid.model_dump(mode="json"), "checkpoint": _checkpoint(config)},
     "teacher": _teacher_settings,
     "labels": lambda config: config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}),
-    "student": lambda config: config.student.model_dump(mode="json"),
+    # how many processes share the work changes no result
+    "student": lambda config: config.student.model_dump(mode="json", exclude={"num_processes"}),
     "distillation": _distillation_settings,
     "generation": lambda config: config.generation.model_dump(mode="json"),
     "evaluation": lambda config: config.evaluation.model_dump(mode="json"),

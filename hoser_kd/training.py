@@ -19,7 +19,8 @@ from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.next_step import as_label_source, evaluate_student, trivial_baseline
 from hoser_kd.optimisation import Optimiser
 from hoser_kd.progress import Progress, silent
-from hoser_kd.training_folder import TrainingFolder, TrainingResult
+from hoser_kd.team import Team, held_back
+from hoser_kd.training_folder import TrainingFolder, TrainingResult, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ class StudentTrainer:
                  distillation: Distillation | None = None) -> None:
         """`distillation` None, or of weight 0: plain HOSER, bit for bit."""
         self.model, self.config = model, config
+        self.team = Team.current()
+        self._replica = self.team.replica(model)
         self.distillation = distillation if distillation is not None and distillation.config.lambda_kl > 0 else None
         self.optimiser = Optimiser(
             model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay,
@@ -55,46 +58,55 @@ class StudentTrainer:
     def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
         """Learn from the trips of these rows; returns the losses, gradient norm and learning rate of the step.
 
-        Losses are means over steps; those of micro-batches are weighted by their steps, so that their gradients
-        add up to the whole batch's. Raises TrainingError where a loss or, outside fp16, a gradient is not finite.
+        Losses are means over steps; those of micro-batches and of processes are weighted by their steps, so that
+        their gradients add up to the whole batch's. Raises TrainingError where a loss or, outside fp16, a gradient is
+        not finite.
         """
         self.model.train()
-        lengths = torch.from_numpy(trips.offsets[rows + 1] - trips.offsets[rows])
-        totals = self._counts(lengths)
+        totals = self._counts(trips, rows)
+        mine = self.team.share(rows)
         micro = self.config.micro_batch_size or len(rows)
-        figures: dict[str, float] = {}
-        for start in range(0, len(rows), micro):
-            part = rows[start : start + micro]
-            counts = self._counts(lengths[start : start + micro])
-            losses = self._losses(trips, part, epoch)
-            losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
-            total = losses["next_step"] + losses["time"]
-            if self.distillation is not None:
-                total = total + self.distillation.config.lambda_kl * losses["kl"]
-            found = {name: loss.item() for name, loss in losses.items()}
-            if not math.isfinite(total.item()):
-                self._stop(f"the loss is not finite ({found})", trips, part, epoch)
-            self.optimiser.backward(total)
-            figures = {name: figures.get(name, 0.0) + value for name, value in found.items()}
+        # a process without a trip of its own takes part in the averaging of gradients all the same
+        parts = [mine[start : start + micro] for start in range(0, len(mine), micro)] or [rows[:1]]
+        figures = dict.fromkeys(totals, 0.0)
+        for place, part in enumerate(parts, start=1):
+            counts = self._counts(trips, part if len(mine) else mine)
+            with held_back(self._replica, until_later=place < len(parts)):
+                losses = self._losses(trips, part, epoch)
+                losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
+                total = losses["next_step"] + losses["time"]
+                if self.distillation is not None:
+                    total = total + self.distillation.config.lambda_kl * losses["kl"]
+                found = {name: loss.item() for name, loss in losses.items()}
+                if not math.isfinite(total.item()):
+                    self._stop(f"the loss is not finite ({found})", trips, part, epoch)
+                # gradients are averaged over the processes, and their sum is meant
+                self.optimiser.backward(total * self.team.size)
+            figures = {name: figures[name] + value for name, value in found.items()}
         size = self.optimiser.step()
         if not math.isfinite(size.grad_norm) and self.optimiser.precision != "fp16":
             self._stop(f"the gradient's norm is {size.grad_norm}", trips, rows, epoch)
+        summed = self.team.sum(np.array(list(figures.values())), self.model.device)
+        figures = dict(zip(figures, summed.tolist(), strict=True))
         return {**figures, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
 
     def _losses(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, Tensor]:
         batch = collate(trips, rows).to(self.model.device)
         with self.optimiser.autocast():
-            output = self.model(batch)
+            output = self._replica(batch)
         losses = {"next_step": output.next_step_loss(), "time": output.time_loss(self.model.time_scale)}
         if self.distillation is not None:
             losses["kl"] = self.distillation.loss(batch, output, epoch)
         return losses
 
-    def _counts(self, lengths: Tensor) -> dict[str, int]:
-        """Return over how many steps of trips with (B,) roads each loss is a mean."""
+    def _counts(self, trips: Trajectories, rows: Int64Array) -> dict[str, int]:
+        """Return over how many steps of these trips each loss is a mean."""
+        lengths = torch.from_numpy(trips.offsets[rows + 1] - trips.offsets[rows])
         steps = int((lengths - 1).sum())
-        distilled = 0 if self.distillation is None else int(self.distillation.steps_of(lengths).sum())
-        return {"next_step": steps, "time": steps, "kl": distilled}
+        counts = {"next_step": steps, "time": steps}
+        if self.distillation is not None:
+            counts["kl"] = int(self.distillation.steps_of(lengths).sum())
+        return counts
 
     def _stop(self, what: str, trips: Trajectories, rows: Int64Array, epoch: int) -> NoReturn:
         names = [str(row) for row in rows] if trips.ids is None else [str(trips.ids[row]) for row in rows]
@@ -131,18 +143,24 @@ def train_student(
     what an interrupted training of the same settings, data and seed left in `folder`. On a CPU a seed repeats
     exactly, interrupted or not.
 
+    Under `torchrun`, with a process group made, every process calls this with the same arguments and takes its share
+    of each batch; the first one writes and calls `progress` and `on_epoch`. The result is that of one process to the
+    rounding of sums, and an interrupted training may go on with another number of processes.
+
     Raises TrainingError at a non-finite loss, StoreError where the folder belongs to another training or the labels
     to other trips.
     """
     rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
-    settings = {"student": config.model_dump(mode="json"), "seed": seed,
+    settings = {"student": config.model_dump(mode="json", exclude={"num_processes"}), "seed": seed,
                 "distill": distill and {**distill.model_dump(mode="json"), "labels": _made_from(labels)}}
     data = (zones, *network.successors, *(part for split in (train, val)
                                           for part in (split.offsets, split.road_ids, split.times)))
-    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}))
-    if not resume:
+    team = Team.current()
+    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}), writes=team.is_first)
+    if not resume and team.is_first:
         run.clear()
+    team.wait()
     done = run.finished()
     if done is not None:
         return done
@@ -156,16 +174,18 @@ def train_student(
         run.restore(model, trainer.optimiser)
         for epoch in range(len(run.history), config.max_epochs):
             # the generator's state follows from the epoch, so none of it must be kept
-            torch.manual_seed(seed * 1_000_003 + epoch)
+            torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
             means = _epoch(trainer, train, rows, seed, epoch, run, progress)
             judged = evaluate_student(model, val, labels=val_labels, batch_size=config.batch_size,
                                       temperature=1.0 if distill is None else distill.temperature,
                                       precision=config.precision)
             figures = {"epoch": float(epoch + 1), **means, **judged}
             run.finish_epoch(model, trainer.optimiser, figures)
-            if on_epoch is not None:
+            if on_epoch is not None and team.is_first:
                 on_epoch(figures)
-    return run.finish()
+    run.finish()
+    team.wait()
+    return read_result(run.path)
 
 
 def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int64Array]:
@@ -193,7 +213,8 @@ def _epoch(trainer: StudentTrainer, train: Trajectories, rows: Int64Array, seed:
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
         figures = trainer.step(train, rows[chosen], epoch)
         run.log(figures, optimiser.steps_done)
-        progress("training", optimiser.steps_done, optimiser.total_steps, figures)
+        if trainer.team.is_first:
+            progress("training", optimiser.steps_done, optimiser.total_steps, figures)
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
         count += 1
     return {f"train_{name}": value / count for name, value in sums.items()}

@@ -50,6 +50,12 @@ class TrainingResult:
         return self.history[self.best_epoch - 1]
 
 
+def read_result(folder: Path) -> TrainingResult:
+    """Return the result of a finished training from its folder."""
+    record = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+    return TrainingResult(hoser.load(folder), record["best_epoch"], record["history"], folder)
+
+
 @dataclass
 class TrainingFolder:
     """What a training writes, each file whole or not at all."""
@@ -59,6 +65,8 @@ class TrainingFolder:
     """Digest of settings, data and seed: whose state and result these are."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Figures of the epochs so far."""
+    writes: bool = True
+    """Of processes that train together, only the first one writes."""
     _writer: Any = None
 
     @property
@@ -78,7 +86,7 @@ class TrainingFolder:
             return None
         record = json.loads(file.read_text(encoding="utf-8"))
         self._refuse_foreign(record["key"], file)
-        return TrainingResult(hoser.load(self.path), record["best_epoch"], record["history"], self.path)
+        return read_result(self.path)
 
     def restore(self, model: HOSER, optimiser: Optimiser) -> None:
         """Go on from the state in the folder, if there is one; raises StoreError if it is another's."""
@@ -96,6 +104,8 @@ class TrainingFolder:
 
     def log(self, figures: Mapping[str, float], step: int, group: str = "step") -> None:
         """Draw figures in TensorBoard."""
+        if not self.writes:
+            return
         if self._writer is None:
             with warnings.catch_warnings():
                 # what TensorBoard imports is not ours to mend
@@ -110,6 +120,8 @@ class TrainingFolder:
     def finish_epoch(self, model: HOSER, optimiser: Optimiser, figures: dict[str, float]) -> None:
         """Keep the student if it is the best so far, then the state to go on from."""
         self.history.append(figures)
+        if not self.writes:
+            return
         self.log(figures, optimiser.steps_done, "epoch")
         if self.best_epoch == len(self.history):
             hoser.save(model, self.path)
@@ -117,15 +129,16 @@ class TrainingFolder:
             torch.save({"key": self.key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
                         "history": self.history}, beside)
 
-    def finish(self) -> TrainingResult:
-        """Write the history, drop the state, and read back the best student."""
+    def finish(self) -> None:
+        """Write the history and drop the state."""
+        if not self.writes:
+            return
         if self._writer is not None:
             self._writer.close()
         record = {"key": self.key, "best_epoch": self.best_epoch, "history": self.history}
         with atomic_path(self.path / HISTORY_FILE) as beside:
             beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (self.path / STATE_FILE).unlink(missing_ok=True)
-        return TrainingResult(hoser.load(self.path), self.best_epoch, self.history, self.path)
 
     def _refuse_foreign(self, key: str, file: Path) -> None:
         if key != self.key:

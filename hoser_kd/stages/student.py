@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from hoser_kd import plots
 from hoser_kd.device import pick_device
+from hoser_kd.errors import ConfigError
+from hoser_kd.launcher import run_together
 from hoser_kd.pipeline import StageRun
 from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.stages.grid import load_tokens
 from hoser_kd.stages.network import load_network, load_transitions, load_trips, load_zones
-from hoser_kd.training import train_student, trivial_baseline
+from hoser_kd.store import Artifact
+from hoser_kd.training import TrainingResult, train_student, trivial_baseline
+from hoser_kd.training_folder import read_result
 
 _SHOWN = ("accuracy", "decision_accuracy", "nll", "top_3", "calibration_error", "time_mae_s", "time_log_mape")
 
@@ -24,21 +30,53 @@ def distilled_student(run: StageRun) -> dict[str, Any]:
     """Train HOSER on the teacher's labels; nothing where the city's YAML switches distillation off."""
     if not run.config.distill.enabled:
         return {"enabled": False}
-    return _train(run, distill=run.config.distill, grid_tokens=load_tokens(run.path("grid_token_table")),
-                  **{name: _labels(run, split) for name, split in (("labels", "train"), ("val_labels", "val"))})
+    return _train(run)
+
+
+def train_here(run: StageRun) -> TrainingResult:
+    """Train the student of a stage in this process, which may be one of several that do so together."""
+    distillation: dict[str, Any] = {}
+    if run.stage.name == "distilled_student":
+        distillation = {"distill": run.config.distill, "grid_tokens": load_tokens(run.path("grid_token_table")),
+                        "labels": _labels(run, "train"), "val_labels": _labels(run, "val")}
+    return train_student(
+        load_network(run), load_zones(run), load_transitions(run), load_trips(run, "train"), load_trips(run, "val"),
+        run.config.student, **distillation, seed=run.seed or 0, device=pick_device(run.device), folder=run.folder,
+        progress=run.progress, on_epoch=run.on_epoch,
+    )
 
 
 def _labels(run: StageRun, split: str) -> SoftLabels:
     return SoftLabels.load(run.path("teacher_soft_labels") / f"{split}.arrow")
 
 
-def _train(run: StageRun, **distillation: Any) -> dict[str, Any]:
+def _train_together(run: StageRun) -> TrainingResult:
+    """Train in several processes, which read the inputs from their files."""
+    count = run.config.student.num_processes
+    device = pick_device(run.device)
+    if device.index is not None:
+        raise ConfigError(f"`student.num_processes: {count}` takes the first {count} GPUs, and device {run.device} "
+                          "names one. Use auto, cuda or cpu, or one process.")
+    if device.type == "cuda" and torch.cuda.device_count() < count:
+        raise ConfigError(f"`student.num_processes: {count}` needs as many GPUs, and there are "
+                          f"{torch.cuda.device_count()}. Lower it, or use the device cpu.")
+    inputs = {name: str(artifact.path) for name, artifact in run.inputs.items() if isinstance(artifact, Artifact)}
+    job = {"stage": run.stage.name, "config": run.config.model_dump(mode="json"), "seed": run.seed, "inputs": inputs,
+           "folder": str(run.folder), "device": run.device}
+
+    def relay(message: dict[str, Any]) -> None:
+        if "epoch" in message:
+            run.on_epoch(message["epoch"])
+        else:
+            run.progress(*message["progress"])
+
+    run_together(job, count, relay)
+    return read_result(run.folder)
+
+
+def _train(run: StageRun) -> dict[str, Any]:
     network, train, val = load_network(run), load_trips(run, "train"), load_trips(run, "val")
-    result = train_student(
-        network, load_zones(run), load_transitions(run), train, val, run.config.student, **distillation,
-        seed=run.seed or 0, device=pick_device(run.device), folder=run.folder, progress=run.progress,
-        on_epoch=run.on_epoch,
-    )
+    result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     trivial = trivial_baseline(train, val, network)
     return {

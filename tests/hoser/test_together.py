@@ -1,0 +1,180 @@
+"""Several processes that train one student: the same student, and nothing left running however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hoser_kd.config import CityConfig
+from hoser_kd.errors import ConfigError, TrainingError
+from hoser_kd.launcher import run_together
+from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
+from hoser_kd.ragged import offsets_of
+from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.stages.network import load_network, load_trips
+from hoser_kd.stages.student import distilled_student, train_here
+from hoser_kd.store import Artifact, Store, write_json
+from hoser_kd.training_folder import read_result
+
+ROOT = Path(__file__).resolve().parents[2]
+TOWN = {
+    "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
+    "zones": {"count": 6}, "grid": {"bounds": "roads", "cell_size_m": 80},
+    # 47 training trips in batches of 23 leave one of a single trip, of which one process gets nothing
+    "student": {"hidden_dim": 16, "road_id_dim": 8, "attribute_dim": 2, "max_epochs": 3, "batch_size": 23,
+                "micro_batch_size": 5, "learning_rate": 0.01},
+    "distill": {"lambda_kl": 0.5, "sample_steps_per_trace": 3, "shared_cells": "split"},
+}
+
+
+def in_processes(count: int, **student) -> CityConfig:
+    return CityConfig.model_validate({**TOWN, "student": {**TOWN["student"], "num_processes": count, **student}})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Artifact]:
+    """What a student reads, with a made-up teacher's labels."""
+    root = tmp_path_factory.mktemp("town")
+    made: dict[str, Artifact] = {}
+    for name in ("zone_transitions", "grid_token_table"):
+        make_with_inputs(name, in_processes(1), Store(root), made=made)
+    folder = root / "labels"
+    folder.mkdir()
+    run = StageRun(STAGES["distilled_student"], in_processes(1), 0, made, folder)
+    network = load_network(run)
+    for split in ("train", "val"):
+        trips = load_trips(run, split)
+        at, _ = trips.step_positions()
+        offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
+        SoftLabels(offsets, np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)).save(
+            folder / f"{split}.arrow")
+    record = {"stage": "teacher_soft_labels", "city": "town", "seed": None, "version": "0", "code_version": "1",
+              "inputs": {}, "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    write_json(folder / "artifact.json", record)
+    labels = Artifact(path=folder, **record)
+    return {name: made[name] for name in STAGES["vanilla_student"].inputs} | {
+        "grid_token_table": made["grid_token_table"], "teacher_soft_labels": labels}
+
+
+def run_of(inputs, config: CityConfig, folder: Path, stage: str = "distilled_student") -> StageRun:
+    folder.mkdir()
+    return StageRun(STAGES[stage], config, 0, inputs, folder, device="cpu")
+
+
+def running(folder: Path) -> list[int]:
+    """Return the processes that name a folder in their command or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in text:
+                found.append(int(entry.name))
+    return found
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs, tmp_path):
+    """Each of the two has half of every batch. Progress and epochs come back to this process as they happen."""
+    alone = train_here(run_of(inputs, in_processes(1), tmp_path / "alone"))
+    run = run_of(inputs, in_processes(2), tmp_path / "together")
+    epochs, progress = [], []
+    run.on_epoch = epochs.append
+    run.progress = lambda *report: progress.append(report)
+    summary = distilled_student(run)
+    together = read_result(run.folder)
+    assert summary["epochs"] == together.history == epochs
+    assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
+    for ours, theirs in zip(together.history, alone.history, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert [report[:3] for report in progress] == [("training", step, 9) for step in range(1, 10)]
+    assert set(progress[0][3]) >= {"next_step", "time", "kl", "grad_norm"}
+    for ours, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+PARENT = """
+import json, signal, sys
+from pathlib import Path
+from hoser_kd.config import CityConfig
+from hoser_kd.pipeline import STAGES, StageRun
+from hoser_kd.stages.student import vanilla_student
+from hoser_kd.store import read_artifact
+
+job = json.loads(sys.stdin.read())
+if job["raises"]:
+    def interrupt(*_):
+        raise InterruptedError
+    signal.signal(signal.SIGTERM, interrupt)
+run = StageRun(STAGES["vanilla_student"], CityConfig.model_validate(job["config"]), 0,
+               {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
+               device="cpu", on_epoch=lambda figures: print(figures["epoch"], flush=True))
+vanilla_student(run)
+"""
+
+
+@pytest.mark.parametrize(("sent", "raises"), [
+    (signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGKILL, False)])
+def test_a_cancelled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
+    """Whether whoever runs the stage turns the signal into an exception, as Dagster does, or simply dies."""
+    folder = tmp_path / "student"
+    folder.mkdir()
+    job = {"config": in_processes(2, max_epochs=10_000).model_dump(mode="json"), "folder": str(folder),
+           "raises": raises,
+           "inputs": {name: str(inputs[name].path) for name in STAGES["vanilla_student"].inputs}}
+    marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=marked, cwd=ROOT) as parent:
+        parent.stdin.write(json.dumps(job).encode())
+        parent.stdin.close()
+        assert float(parent.stdout.readline()) == 1
+        assert len(running(folder)) >= 4
+        parent.send_signal(sent)
+        parent.wait(20)
+        assert parent.returncode != 0
+    deadline = time.monotonic() + 10
+    while (left := running(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert (folder / "state.pt").is_file()
+
+
+def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
+    """One process stops at labels that are no numbers; the other, which waits for it, ends too."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    source = inputs["teacher_soft_labels"].path
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    good = SoftLabels.load(folder / "train.arrow")
+    scores = good.scores.copy()
+    scores[:] = np.nan
+    SoftLabels(good.offsets, scores).save(folder / "train.arrow")
+    bad = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1: the loss is not finite.*Trajectories of the batch"):
+        distilled_student(run_of(bad, in_processes(2), tmp_path / "student"))
+
+
+def test_a_worker_that_dies_is_told_with_what_it_said(tmp_path):
+    with pytest.raises(TrainingError, match="(?s)ended with status.*KeyError"):
+        run_together({"no": "job"}, 2, lambda message: None)
+
+
+def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    run = run_of(inputs, in_processes(2), tmp_path / "a", "vanilla_student")
+    for device, said in (("cuda:0", "names one"), ("cuda", "there are 1")):
+        run.device = device
+        with pytest.raises(ConfigError, match=said):
+            STAGES["vanilla_student"].function()(run)
