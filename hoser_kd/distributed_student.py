@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,9 +35,6 @@ from hoser_kd.team import Team
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-USER_ERROR = 2
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Train with the others; returns the exit status."""
     parser = argparse.ArgumentParser(description="One of several processes that train a student together.")
@@ -47,18 +45,25 @@ def main(arguments: list[str] | None = None) -> int:
     if options.end_with_input:
         threading.Thread(target=_end_with_input, daemon=True).start()
     send({"started": os.getpid()})
-    job = json.loads((options.folder / JOB_FILE).read_text(encoding="utf-8"))
     try:
+        job = json.loads((options.folder / JOB_FILE).read_text(encoding="utf-8"))
         device = _device(job["device"])
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         train_here(_stage_run(job, device, send))
         distributed.destroy_process_group()
-    except HoserKdError as error:
-        with atomic_path(options.folder / ERROR_FILE) as beside:
-            beside.write_text(json.dumps({"kind": type(error).__name__, "text": str(error)}), encoding="utf-8")
+    except Exception as error:  # noqa: BLE001
+        _tell(error, options.folder / ERROR_FILE)
         # the others wait for this process in vain, and so would the end of the process group
-        os._exit(USER_ERROR)
+        os._exit(1)
     return 0
+
+
+def _tell(error: Exception, file: Path) -> None:
+    """Write an error for whoever started this: a user's as it reads, any other with its traceback."""
+    known = isinstance(error, HoserKdError)
+    text = str(error) if known else f"a process of the training failed:\n{''.join(format_exception(error))}"
+    with atomic_path(file) as beside:
+        beside.write_text(json.dumps({"kind": type(error).__name__, "text": text}), encoding="utf-8")
 
 
 def _stage_run(job: Mapping[str, Any], device: torch.device, send: Callable[[dict[str, Any]], None]) -> StageRun:
