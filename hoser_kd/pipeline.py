@@ -103,7 +103,7 @@ STAGES: dict[str, Stage] = {
         Stage("zone_transitions", "network", ("road_zones", "trajectories")),
         Stage("grid_token_table", "grid", ("road_network", "road_centroids", "trajectories"), ("grid",)),
         Stage("teacher_corpus", "teacher", ("trajectories", "grid_token_table")),
-        Stage("teacher", "teacher", ("teacher_corpus", "grid_token_table"), ("teacher",)),
+        Stage("teacher", "teacher", ("teacher_corpus", "grid_token_table", "road_network"), ("teacher",)),
         Stage("teacher_evaluation", "teacher", ("teacher", "teacher_corpus", "grid_token_table", "road_network")),
         Stage("teacher_soft_labels", "teacher", ("teacher", "grid_token_table", "trajectories", "road_network"),
               ("labels",)),

@@ -1,0 +1,215 @@
+"""The experiment: does distillation help, where, and what was there to learn? Writes docs/results.md.
+
+    python benchmarks/experiment.py --config config/demo.yaml --seeds 0 1 2 3 4
+    python benchmarks/experiment.py --config config/porto.yaml --seeds 0 1 2 3 4
+    python benchmarks/experiment.py --page        # only the page, from the results that are there
+
+Runs through the same stages as the graph, into the same store, so whatever has been trained is found again and an
+interrupted run goes on. Lambda, temperature and sharing are chosen on validation NLL of one seed that is not among
+the tested ones; the test split is read once, for the table. Results are kept as docs/results/<city>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hoser_kd.config import CityConfig, load_config
+from hoser_kd.hoser import load
+from hoser_kd.mixture import opinions
+from hoser_kd.pipeline import STAGES, make_with_inputs
+from hoser_kd.progress import TimedLines
+from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.statistics import paired_difference
+from hoser_kd.store import Artifact, Store
+from hoser_kd.trajectories import Trajectories
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+SEARCH_SEED = 100
+FIGURES = {
+    "next_step.accuracy": "higher", "next_step.decision_accuracy": "higher", "next_step.nll": "lower",
+    "next_step.calibration_error": "lower", "next_step.time_mae_s": "lower", "next_step.teacher_agreement": None,
+    "distance.jsd": "lower", "duration.jsd": "lower", "radius.jsd": "lower", "similarity.hausdorff": "lower",
+    "similarity.dtw": "lower", "similarity.edr": "lower", "requests.reached_share": "higher",
+}
+
+
+def variant(config: CityConfig, **sections: dict[str, Any]) -> CityConfig:
+    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    return config.model_copy(update=changed)
+
+
+class Maker:
+    """Makes stages and says which."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.lines = TimedLines(lambda line: sys.stderr.write(f"    {line}\n"), every_s=30)
+
+    def __call__(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:
+        def say(started) -> None:
+            seed_text = f" seed {seed}" if STAGES[started.name].per_seed else ""
+            if started.name in ("teacher", "vanilla_student", "distilled_student"):
+                sys.stderr.write(f"  {config.city}: {started.name}{seed_text}\n")
+
+        return make_with_inputs(stage, config, self.store, seed=seed, on_stage=say, progress=self.lines)
+
+
+def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for weight, temperature, sharing in itertools.product(options.lambdas, options.temperatures, options.sharing):
+        changed = variant(config, distill={"lambda_kl": weight, "temperature": temperature, "shared_cells": sharing})
+        summary = make("distilled_student", changed, SEARCH_SEED).summary
+        rows.append({"lambda_kl": weight, "temperature": temperature, "shared_cells": sharing,
+                     "val_nll": summary["val_nll"], "val_accuracy": summary["val_accuracy"]})
+    plain = make("vanilla_student", config, SEARCH_SEED).summary
+    rows.append({"lambda_kl": 0.0, "temperature": None, "shared_cells": None, "val_nll": plain["val_nll"],
+                 "val_accuracy": plain["val_accuracy"]})
+    return rows
+
+
+def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, Any]:
+    """Vanilla against distilled on test, paired over seeds."""
+    runs: dict[str, dict[str, list[float]]] = {}
+    for seed in seeds:
+        for row in make("trajectory_metrics", config, seed).summary["comparison"]:
+            figure = runs.setdefault(row["figure"], {"vanilla": [], "distilled": []})
+            for kind in figure:
+                figure[kind].append(row[kind])
+    table = {}
+    for name, values in runs.items():
+        difference = paired_difference(values["distilled"], values["vanilla"])
+        table[name] = {**values, "difference": difference.mean, "low": difference.low, "high": difference.high}
+    return {"seeds": seeds, "figures": table}
+
+
+def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
+    """The teacher's own ranking, and the plain student mixed with it; the share is chosen on validation."""
+    model = load(make("vanilla_student", config, seed).path)
+    labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
+    found = {split: opinions(model, Trajectories.load(trips / f"{split}.arrow"),
+                             SoftLabels.load(labels / f"{split}.arrow")) for split in ("val", "test")}
+    share = found["val"].best_share()
+    return {"seed": seed, "share": share, "student": found["test"].figures(0.0), "teacher": found["test"].figures(1.0),
+            "mixture": found["test"].figures(share)}
+
+
+def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[str]) -> list[dict[str, Any]]:
+    rows = []
+    for size in sizes:
+        grid = {"kind": "roads"} if size == "roads" else {"cell_size_m": float(size), "kind": "cells"}
+        changed = variant(config, grid=grid)
+        summary = make("grid_token_table", changed).summary
+        students = [make("distilled_student", changed, seed).summary for seed in seeds]
+        rows.append({"cells": size, "tokens": summary["num_labels"], "apart": summary["resolution"]["apart"],
+                     "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
+                     **{f"teacher_{name}": value for name, value in
+                        learnable(make, changed, seeds[0])["teacher"].items()},
+                     "student_val_nll": [student["val_nll"] for student in students],
+                     "student_val_accuracy": [student["val_accuracy"] for student in students]})
+    return rows
+
+
+def run(options: argparse.Namespace) -> None:
+    config = load_config(options.config)
+    make = Maker(Store(os.environ.get("HOSER_KD_STORE") or "data"))
+    file = RESULTS / f"{config.city}.json"
+    RESULTS.mkdir(exist_ok=True)
+    results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def keep(name: str, value: Any) -> None:
+        results[name] = value
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    keep("search", search(make, config, options))
+    best = min((row for row in results["search"] if row["lambda_kl"] > 0), key=lambda row: row["val_nll"])
+    keep("chosen", best)
+    chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
+    keep("learnable", learnable(make, chosen, options.seeds[0]))
+    for fraction in options.fractions:
+        part = variant(chosen, student={"train_fraction": fraction})
+        keep(f"fraction {fraction}", comparison(make, part, options.seeds))
+    if options.cells:
+        keep("resolution", resolution(make, chosen, options.seeds[:2], options.cells))
+
+
+def page() -> str:
+    about = ("*Made by `python benchmarks/experiment.py`; figures are means over seeds, differences are distilled − "
+             "vanilla of the same seed with a 95 % t-interval.*")
+    lines = ["# Results", "", about]
+    for file in sorted(RESULTS.glob("*.json")):
+        lines += ["", f"## {file.stem}", "", *_city(json.loads(file.read_text()))]
+    return "\n".join(lines) + "\n"
+
+
+def _city(results: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if "search" in results:
+        lines += ["### Choice of lambda, temperature and sharing, on validation", "",
+                  "| lambda | temperature | shared cells | val NLL | val accuracy |", "|---|---|---|---|---|"]
+        for row in sorted(results["search"], key=lambda row: row["val_nll"]):
+            lines.append(f"| {row['lambda_kl']} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
+                         f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |")
+    if "learnable" in results:
+        found = results["learnable"]
+        lines += ["", "### What there was to learn (test)", ""]
+        lines += ["| who | accuracy | at choices | NLL |", "|---|---|---|---|"]
+        for who, label in (("student", "vanilla student"), ("teacher", "teacher alone"),
+                           ("mixture", f"{1 - found['share']:.0%} student + {found['share']:.0%} teacher")):
+            row = found[who]
+            lines.append(f"| {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | {row['nll']:.4f} |")
+    for name, value in results.items():
+        if name.startswith("fraction"):
+            share = float(name.split()[1])
+            seeds = len(value["seeds"])
+            lines += ["", f"### Vanilla against distilled, {share:.0%} of the training trips, {seeds} seeds (test)", ""]
+            lines += ["| figure | vanilla | distilled | difference | 95 % interval | |", "|---|---|---|---|---|---|"]
+            lines += [_row(figure, row) for figure, row in value["figures"].items()]
+    if "resolution" in results:
+        columns = ("cells", "tokens", "choices told apart", "teacher perplexity", "teacher accuracy at choices (test)",
+                   "distilled val NLL", "distilled val accuracy")
+        lines += ["", "### Cell size", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        for row in results["resolution"]:
+            nll, accuracy = (sum(row[name]) / len(row[name]) for name in ("student_val_nll", "student_val_accuracy"))
+            size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
+            lines.append(f"| {size} | {row['tokens']} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
+                         f"{row['teacher_decision_accuracy']:.4f} | {nll:.4f} | {accuracy:.4f} |")
+    return lines
+
+
+def _row(figure: str, row: dict[str, Any]) -> str:
+    vanilla, distilled = (sum(row[kind]) / len(row[kind]) for kind in ("vanilla", "distilled"))
+    clear = row["low"] > 0 or row["high"] < 0
+    better = FIGURES.get(figure)
+    word = ""
+    if clear and better:
+        word = "better" if (row["difference"] > 0) == (better == "higher") else "worse"
+    return (f"| {figure} | {vanilla:.4f} | {distilled:.4f} | {row['difference']:+.4f} | "
+            f"{row['low']:+.4f} to {row['high']:+.4f} | {word} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.01, 0.1, 0.3, 1.0])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
+    parser.add_argument("--sharing", nargs="+", default=["replicate", "aggregate"])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
+    parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    if not options.page:
+        if options.config is None:
+            parser.error("--config is needed")
+        run(options)
+    (RESULTS.parent / "results.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
