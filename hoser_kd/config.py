@@ -67,8 +67,11 @@ class ZonesConfig(_Section):
 
     count: int = Field(300, ge=1)
     """Zones asked of KaHIP; a data set's own partition is taken as it is."""
+    method: Literal["kahip", "bisection"] = "kahip"
+    """kahip: KaHIP's strong mode, as published; bisection: the map is halved again and again, for networks so large
+    that KaHIP takes too long."""
     imbalance: float = Field(0.03, ge=0)
-    """Allowed excess of a zone over the average size."""
+    """Allowed excess of a zone over the average size (kahip)."""
     seed: int = 0
     """Seed of KaHIP."""
     use_shipped: bool = True
@@ -261,8 +264,8 @@ class EvaluationConfig(_Section):
     od_cell_m: float = Field(200.0, gt=0)
     """Side of the OD cells within which real and generated trips are paired."""
     od_corner: tuple[float, float] | None = None
-    """South-west corner (latitude, longitude) the OD cells count from; None: that of the road centres.
-    Published: [39.79, 116.25] Beijing, [41.1406, -8.689] Porto, [37.7083, -122.5123] San Francisco."""
+    """South-west corner (latitude, longitude) the OD cells count from; None: the published one in Beijing, Porto and San
+    Francisco, that of the road centres elsewhere."""
     edr_threshold_m: float = Field(100.0, gt=0)
     """Distance up to which two points match in EDR."""
 

@@ -251,10 +251,11 @@ def od_cells(network: RoadNetwork, config: EvaluationConfig) -> Int64Array:
     """Return (N,) int64: the OD cell each road's centre lies in.
 
     Cells count geodesic distances (WGS 84) from a south-west corner, eastwards along the road's own parallel and
-    northwards along its meridian, as published; the published corners differ by city (`od_corner`).
+    northwards along its meridian, as published. Without `od_corner` the published corner of the city is taken where
+    it is one of the three published ones, and the corner of the road centres elsewhere.
     """
     lat, lon = network.centroids.T
-    south, west = (lat.min(), lon.min()) if config.od_corner is None else config.od_corner
+    south, west = config.od_corner or _default_corner(float(lat.min()), float(lon.min()))
     geod = pyproj.Geod(ellps="WGS84")
     _, _, east_m = geod.inv(np.full_like(lon, west), lat, lon, lat)
     _, _, north_m = geod.inv(lon, np.full_like(lat, south), lon, lat)
@@ -264,6 +265,19 @@ def od_cells(network: RoadNetwork, config: EvaluationConfig) -> Int64Array:
     rows -= rows.min()
     cells: Int64Array = (columns - columns.min()) * (rows.max() + 1) + rows
     return cells
+
+
+PUBLISHED_CORNERS = {"Beijing": (39.79, 116.25), "Porto": (41.1406, -8.689), "San Francisco": (37.7083, -122.5123)}
+"""Latitude and longitude from which the published evaluation counts the OD cells of each of its cities."""
+_NEAR_DEG = 0.3
+
+
+def _default_corner(south: float, west: float) -> tuple[float, float]:
+    """Return the published corner where the city is a published one, its own corner elsewhere."""
+    for corner in PUBLISHED_CORNERS.values():
+        if abs(south - corner[0]) < _NEAR_DEG and abs(west - corner[1]) < _NEAR_DEG:
+            return corner
+    return south, west
 
 
 def pair_by_od_cell(real: Trajectories, generated: Trajectories, cell: Int64Array) -> Int64Array:
