@@ -264,8 +264,8 @@ class EvaluationConfig(_Section):
     od_cell_m: float = Field(200.0, gt=0)
     """Side of the OD cells within which real and generated trips are paired."""
     od_corner: tuple[float, float] | None = None
-    """South-west corner (latitude, longitude) the OD cells count from; None: the published one in Beijing, Porto and San
-    Francisco, that of the road centres elsewhere."""
+    """South-west corner (latitude, longitude) the OD cells count from; None: the published one in Beijing, Porto and
+    San Francisco, that of the road centres elsewhere."""
     edr_threshold_m: float = Field(100.0, gt=0)
     """Distance up to which two points match in EDR."""
 

@@ -195,10 +195,18 @@ class TestPairing:
         pairs = pair_by_od_cell(trips_of(*map(list, real_ods)), trips_of(*map(list, made_ods)), cell)
         assert pairs.tolist() == wanted
 
+    def test_the_corner_is_the_published_one_in_a_published_city_and_the_roads_own_elsewhere(self):
+        porto = EvaluationConfig(od_corner=(41.1406, -8.689))
+        np.testing.assert_array_equal(od_cells(NETWORK, EvaluationConfig()), od_cells(NETWORK, porto))
+        elsewhere = grid_network(4, south_west=(50.0, 7.0))
+        lat, lon = elsewhere.centroids.T
+        own = EvaluationConfig(od_corner=(float(lat.min()), float(lon.min())))
+        np.testing.assert_array_equal(od_cells(elsewhere, EvaluationConfig()), od_cells(elsewhere, own))
+
     def test_cells_are_as_wide_as_asked(self):
         """200 m cells on a street grid of 222 m by 168 m: counted from a corner in plain metres."""
         lat, lon = NETWORK.centroids.T
-        cells = od_cells(NETWORK, EvaluationConfig())
+        cells = od_cells(NETWORK, EvaluationConfig(od_corner=(float(lat.min()), float(lon.min()))))
         north = np.floor((lat - lat.min()) * 111_050 / 200)
         east = np.floor((lon - lon.min()) * 111_320 * np.cos(np.radians(lat)) / 200)
         assert len(np.unique(cells)) == len({*zip(north, east, strict=True)})
