@@ -1,4 +1,4 @@
-"""Zones: the road network cut into parts of equal size by KaHIP, and how often training trips go from one to another.
+"""Zones: the road network cut into parts of equal size, and how often training trips go from one to another.
 
 Both are inputs of HOSER (Cao et al., AAAI 2025, section on the road network encoder).
 Letters: N roads, Z zones.
@@ -15,7 +15,7 @@ import numpy as np
 
 from hoser_kd.config import ZonesConfig
 from hoser_kd.errors import DataError
-from hoser_kd.ragged import Csr, Int64Array, offsets_of, row_of_value
+from hoser_kd.ragged import Csr, Float64Array, Int64Array, offsets_of, row_of_value
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.trajectories import Trajectories
 
@@ -39,14 +39,17 @@ class Shipped(NamedTuple):
 
 
 def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
-    """Cut the network into zones with KaHIP's strong mode; return the zone of each road, (N,) int64.
+    """Cut the network into zones; return the zone of each road, (N,) int64.
 
-    The graph is that of `network.successors` without direction, all weights 1. One seed gives one partition. At most
-    N // 4 zones are made, whatever `config.count` asks for.
+    `kahip` cuts the graph of `network.successors` without direction, all weights 1, in KaHIP's strong mode; one seed
+    gives one partition. `bisection` halves the map, see `bisection`. At most N // 4 zones are made, whatever
+    `config.count` asks for.
     """
     count = min(config.count, max(1, network.num_roads // FEWEST_ROADS_PER_ZONE))
     if count == 1:
         return np.zeros(network.num_roads, np.int64)
+    if config.method == "bisection":
+        return bisection(network.centroids, count)
     import kahip
 
     graph = _undirected(network.successors)
@@ -57,6 +60,30 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
             graph.indices.tolist(), count, config.imbalance, True, config.seed, _STRONG,
         )
     return np.asarray(zones, np.int64)
+
+
+def bisection(centroids: Float64Array, count: int) -> Int64Array:
+    """Cut points into `count` zones of equal size by halving the longer side of their extent again and again.
+
+    `centroids` (N, 2) float64: lat, lon in degrees. Returns (N,) int64; sizes differ by 1 at the most a halving.
+    The work is N log(count). Zones are compact on the map, and blind to the rivers and one-way streets KaHIP follows.
+    """
+    lat, lon = centroids.T
+    place = np.column_stack([lat, lon * np.cos(np.radians(lat.mean()))])
+    zones = np.zeros(len(centroids), np.int64)
+    waiting = [(np.arange(len(centroids)), 0, count)]
+    while waiting:
+        rows, first, parts = waiting.pop()
+        if parts == 1:
+            zones[rows] = first
+            continue
+        left = parts // 2
+        at = len(rows) * left // parts
+        side = place[rows]
+        axis = int(np.argmax(np.ptp(side, axis=0)))
+        order = rows[np.argpartition(side[:, axis], at)]
+        waiting += [(order[:at], first, left), (order[at:], first + left, parts - left)]
+    return zones
 
 
 def transitions(zones: Int64Array, trajectories: Trajectories, num_zones: int) -> Int64Array:

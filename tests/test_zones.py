@@ -74,6 +74,19 @@ def test_the_seed_matters(city):
     assert (some[0] != some[1]).any()
 
 
+@pytest.mark.parametrize("count", [2, 7, 12])
+def test_bisection_is_balanced_compact_and_repeatable(city, count):
+    network, _ = city
+    config = ZonesConfig(count=count, method="bisection")
+    zones = partition(network, config)
+    sizes = np.bincount(zones, minlength=count)
+    assert len(sizes) == count
+    assert np.ptp(sizes) <= np.ceil(np.log2(count))
+    np.testing.assert_array_equal(zones, partition(network, config))
+    extent = np.array([np.ptp(network.centroids[zones == zone], axis=0) for zone in range(count)]).prod(1)
+    assert extent.sum() <= np.ptp(network.centroids, axis=0).prod() * 1.0001
+
+
 def test_a_small_network_gets_fewer_zones(city):
     network, _ = city
     zones = partition(network, ZonesConfig(count=300))

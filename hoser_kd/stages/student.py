@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from hoser_kd import plots
 from hoser_kd.device import pick_device
 from hoser_kd.errors import ConfigError
 from hoser_kd.launcher import run_together
@@ -75,6 +74,9 @@ def _train_together(run: StageRun) -> TrainingResult:
 
 
 def _train(run: StageRun) -> dict[str, Any]:
+    # the processes that only train draw nothing and start sooner
+    from hoser_kd import plots
+
     network, train, val = load_network(run), load_trips(run, "train"), load_trips(run, "val")
     result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))

@@ -1,0 +1,186 @@
+"""How time and memory of a student's training grow with the city.
+
+    python benchmarks/scale.py                                   # 10,000 and 100,000 roads, a minute or two
+    python benchmarks/scale.py --roads 1200000 --trips 1000000   # one size, 10 GiB
+    python benchmarks/scale.py --plot scale.png                  # with a picture
+
+A made street grid, and random trips on it that never turn back, mapped into memory from a file as the pipeline's are.
+Each size runs in a process of its own, on one thread: zones, their transitions, the model with the features of roads
+and graphs, then `--steps` training steps with the published sizes. What the pieces cost is a line of JSON a size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIZES = {10_000: 10_000, 100_000: 100_000}
+PHASES = ("zones", "transitions", "model", "training")
+BATCH = 64
+FEWEST, MOST = 10, 40
+
+
+def street_grid(num_roads: int):
+    """Two-way streets between the crossings of a square grid with crooked corners; about `num_roads` directed roads."""
+    from hoser_kd.ragged import Csr, offsets_of, ranges
+    from hoser_kd.road_network import RoadNetwork
+
+    blocks = round((num_roads / 4) ** 0.5 + 0.5)
+    corner = np.arange(blocks * blocks).reshape(blocks, blocks)
+    ends = np.concatenate([np.stack([corner[:, :-1], corner[:, 1:]], -1).reshape(-1, 2),
+                           np.stack([corner[:-1], corner[1:]], -1).reshape(-1, 2)])
+    ends = np.concatenate([ends, ends[:, ::-1]])
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    first = offsets_of(np.bincount(ends[:, 0], minlength=blocks * blocks))
+    degree = np.diff(first)[ends[:, 1]]
+    origin = np.repeat(np.arange(len(ends)), degree)
+    following = ranges(first[ends[:, 1]], degree)
+    onward = ends[following, 1] != ends[origin, 0]
+    rng = np.random.default_rng(0)
+    row, column = np.divmod(np.arange(blocks * blocks), blocks)
+    lat, lon = (39.5 + row * 0.001, 116.0 + column * 0.0013)
+    lat, lon = (line + rng.uniform(-2e-4, 2e-4, len(line)) for line in (lat, lon))
+    metres = np.hypot(np.diff(lat[ends])[:, 0], np.diff(lon[ends])[:, 0] * np.cos(np.radians(39.5))) * 111_195
+    classes = np.array(["primary", "secondary", "tertiary", "residential"], object)
+    return RoadNetwork(
+        coord_offsets=np.arange(len(ends) + 1) * 2,
+        coords=np.stack([lon[ends], lat[ends]], -1).reshape(-1, 2),
+        length_m=metres,
+        highway=classes[row[ends[:, 0]] % 4],
+        successors=Csr(offsets_of(np.bincount(origin[onward], minlength=len(ends))), following[onward]),
+    )
+
+
+def random_walks(network, count: int):
+    """`count` trips of 10 to 40 roads, all advanced together."""
+    from hoser_kd.ragged import offsets_of
+    from hoser_kd.trajectories import Trajectories
+
+    rng = np.random.default_rng(1)
+    start, following = network.successors
+    degree = network.successors.degrees
+    road = rng.integers(network.num_roads, size=count)
+    roads = np.empty((count, MOST), np.int32)
+    for step in range(MOST):
+        roads[:, step] = road
+        road = following[start[road] + (rng.random(count) * degree[road]).astype(np.int64)]
+    lengths = rng.integers(FEWEST, MOST + 1, count)
+    inside = np.arange(MOST) < lengths[:, None]
+    seconds = rng.integers(5, 61, (count, MOST), dtype=np.int32).cumsum(axis=1, dtype=np.int64)
+    seconds += 1_372_636_800 + rng.integers(0, 604_800, (count, 1))
+    return Trajectories(offsets_of(lengths), roads[inside].astype(np.int64), seconds[inside])
+
+
+def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str, float]:
+    import torch
+
+    from hoser_kd.config import StudentConfig, ZonesConfig
+    from hoser_kd.hoser import HOSER, time_label_statistics
+    from hoser_kd.training import StudentTrainer, bucketed_batches
+    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.zones import partition, transitions
+
+    torch.set_num_threads(1)
+    seconds: dict[str, float] = {}
+
+    def phase(name, work):
+        began = time.process_time()
+        result = work()
+        seconds[name] = round(time.process_time() - began, 2)
+        sys.stderr.write(f"{num_roads} roads: {name} {seconds[name]} s, peak {peak_gib()} GiB\n")
+        return result
+
+    network = street_grid(num_roads)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.arrow"
+        random_walks(network, num_trips).save(path)
+        trips = Trajectories.load(path)
+        made_gib = peak_gib()
+        zones = phase("zones", lambda: partition(network, ZonesConfig(method=method)))
+        counts = phase("transitions", lambda: transitions(zones, trips, int(zones.max()) + 1))
+
+        def build():
+            mean, std = time_label_statistics(trips)
+            return HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std)
+
+        config = StudentConfig(batch_size=BATCH, precision="fp32")
+        model = phase("model", build)
+        before_gib = peak_gib()
+        trainer = StudentTrainer(model, config, total_steps=steps)
+
+        def train():
+            batches = bucketed_batches(trips.lengths, BATCH, seed=0, epoch=0)
+            return [trainer.step(trips, rows, 0)["next_step"] for rows, _ in zip(batches, range(steps), strict=False)]
+
+        losses = phase("training", train)
+    return {"roads": network.num_roads, "trips": num_trips, "points": len(trips.road_ids), "method": method,
+            "steps": len(losses), **{f"{name}_s": seconds[name] for name in PHASES},
+            "step_ms": round(1000 * seconds["training"] / len(losses), 1),
+            "peak_making_gib": made_gib, "peak_before_training_gib": before_gib, "peak_gib": peak_gib(),
+            "first_losses": round(float(np.mean(losses[:20])), 4),
+            "last_losses": round(float(np.mean(losses[-20:])), 4)}
+
+
+def peak_gib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+def draw(found: list[dict[str, float]], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    roads = np.array([row["roads"] for row in found])
+    for name in PHASES:
+        label = f"{found[0]['steps']} training steps" if name == "training" else name
+        left.loglog(roads, [max(row[f"{name}_s"], 1e-2) for row in found], "o-", label=label)
+    left.loglog(roads, roads / roads[-1] * found[-1]["training_s"], "k:", label="linear")
+    right.loglog(roads, [row["peak_gib"] for row in found], "o-", label="peak memory")
+    right.loglog(roads, roads / roads[-1] * found[-1]["peak_gib"], "k:", label="linear")
+    left.set(xlabel="roads", ylabel="CPU seconds, one thread")
+    right.set(xlabel="roads", ylabel="GiB")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--roads", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--trips", type=int, nargs="+", help="trips of each size (default: as many as roads)")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--zones", choices=["kahip", "bisection"], default="bisection")
+    parser.add_argument("--results", type=Path, help="JSON lines to add to, and to draw")
+    parser.add_argument("--plot", type=Path, help="PNG of time and memory against roads")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        sys.stdout.write(json.dumps(measure(args.roads[0], args.trips[0], args.steps, args.zones)) + "\n")
+        return
+    found = []
+    if args.results and args.results.is_file():
+        found = [json.loads(line) for line in args.results.read_text().splitlines()]
+    for roads, trips in zip(args.roads, args.trips or args.roads, strict=True):
+        command = [sys.executable, __file__, "--here", "--roads", str(roads), "--trips", str(trips),
+                   "--steps", str(args.steps), "--zones", args.zones]
+        line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        sys.stdout.write(line)
+        found.append(json.loads(line))
+        if args.results:
+            with args.results.open("a") as file:
+                file.write(line)
+    if args.plot:
+        draw(sorted(found, key=lambda row: row["roads"]), args.plot)
+
+
+if __name__ == "__main__":
+    main()
