@@ -6,6 +6,7 @@ A validator refuses input; a check reports on a result. A blocking check that fa
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,15 +44,63 @@ def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResul
 def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     coverage = artifact.summary["coverage"]
     share = float(coverage["share_inside"])
-    passed = share >= _LEAST_INSIDE
+    least = float(artifact.settings.get("grid", {}).get("min_share_inside", 0.9))
+    passed = share >= least
     said = f"{share:.1%} of the roads lie inside the grid, {coverage['clamped']} are clamped to its edge."
+    figures = {"share_inside": share, "clamped": int(coverage["clamped"])}
+    if "visits_inside" in coverage:
+        figures["visits_inside"] = float(coverage["visits_inside"])
+        said += f" {figures['visits_inside']:.1%} of the training trips' points are inside."
     if not passed:
-        said += " The grid is probably another city's or shifted: correct `grid.bounds` in the city's YAML."
-    return passed, said, {"share_inside": share, "clamped": int(coverage["clamped"])}
+        said += (f" At least {least:.0%} are asked for. The grid is probably another city's or shifted: correct "
+                 "`grid.bounds` in the city's YAML. If the teacher's grid covers only a part of the roads, lower "
+                 "`grid.min_share_inside`.")
+    return passed, said, figures
 
 
-_LEAST_INSIDE = 0.9
-"""Below this share of roads inside the grid, the grid is taken for a wrong one."""
+def _cells_apart(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    coverage, resolution = artifact.summary["coverage"], artifact.summary["resolution"]
+    apart, choices = float(resolution["apart"]), int(resolution["choices"])
+    fullest = int(coverage["roads_per_cell_max"]) / max(int(coverage["roads"]), 1)
+    passed = choices == 0 or apart >= _LEAST_APART
+    said = (f"A cell holds {coverage['roads_per_cell_median']:g} roads in the middle, "
+            f"{coverage['roads_per_cell_p99']:g} at the 99th percentile, {coverage['roads_per_cell_max']} at most; in "
+            f"{apart:.1%} of the choices the candidates lie in more than one cell.")
+    if not passed:
+        said += (" The teacher is silent on nearly all choices: its cells are too large for these roads. Check the "
+                 "unit of `grid.cell_size_m`, `cell_lat` and `cell_lng`, or use a teacher of smaller cells.")
+    figures = {"roads_per_cell_median": float(coverage["roads_per_cell_median"]),
+               "roads_per_cell_max": int(coverage["roads_per_cell_max"]), "share_in_fullest_cell": round(fullest, 4),
+               "choices_apart": apart}
+    return passed, said, figures
+
+
+_LEAST_APART = 0.05
+"""Below this share of choices that the cells tell apart, distillation is a waste of a student's training."""
+
+
+def _grid_aligned(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    found = artifact.summary.get("alignment")
+    if not isinstance(found, Mapping):
+        return True, "The grid is made here or comes with its cells: there is nothing to compare it with.", {}
+    figures = {key: found[key] for key in ("loss", "guess", "least_half_a_cell_off", "best_cells_north",
+                                           "best_cells_east", "shifts_tried", "trips")}
+    loss, guess, off = (float(found[key]) for key in ("loss", "guess", "least_half_a_cell_off"))
+    correct = "Correct `grid.bounds` and the cell size in the city's YAML to those the teacher was trained with."
+    nats = f"{loss:.3f} nats a token"
+    if found["misplaced"]:
+        said = (f"The teacher is less surprised where its grid lies {found['best_cells_north']:g} cells further north "
+                f"and {found['best_cells_east']:g} further east than given. {correct}")
+        return False, said, figures
+    if not loss < guess:
+        said = (f"The teacher's surprise over the trips is {nats}, that of a blind guess {guess:.3f}: these are not "
+                f"the cells it was trained on. {correct}")
+        return False, said, figures
+    if found["can_tell"]:
+        return True, f"The teacher's surprise is {nats}, and {off:.3f} or more with the grid half a cell off.", figures
+    said = (f"The teacher cannot tell: its surprise of {nats} (a blind guess: {guess:.3f}) hardly changes where the "
+            "grid is shifted. It has learnt little of these trips; make sure of the bounds yourself.")
+    return True, said, figures
 
 
 def _tokens_in_vocabulary(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
@@ -62,7 +111,19 @@ def _tokens_in_vocabulary(artifact: Artifact, inputs: Mapping[str, Any]) -> tupl
     said = f"The grid has {labels} labels, the teacher's vocabulary {vocab_size} with its three special tokens."
     if not passed:
         said += " The grid does not belong to this teacher: correct `grid` in the city's YAML."
+    elif unused := vocab_size - 3 - labels:
+        said += f" {unused} labels are not used (published preprocessing leaves a row and one)."
     return passed, said, {"labels": labels, "vocab_size": vocab_size, "layers": int(config.get("n_layer", 0) or 0)}
+
+
+def _beats_guess(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    loss, guess = float(artifact.summary["val_loss"]), math.log(int(artifact.summary["vocab_size"]) - 2)
+    passed = loss < guess
+    said = f"The teacher's validation loss is {loss:.4f} nats a token, that of a blind guess {guess:.4f}."
+    if not passed:
+        said += (" It knows nothing of these trips: train longer, or, where it is imported, give the grid it was "
+                 "trained on.")
+    return passed, said, {"val_loss": loss, "guess": round(guess, 4)}
 
 
 def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
@@ -121,9 +182,14 @@ _STUDENT = (Check("beats_trivial_guess", "The student's validation NLL is below 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "grid_token_table": (
         Check("roads_inside_grid", "Nearly all roads lie inside the teacher's grid.", _roads_inside_grid),
+        Check("cells_tell_roads_apart", "Roads are not so crowded in cells that the teacher is silent.", _cells_apart),
+        Check("grid_lies_where_trained", "An imported teacher is less surprised in its grid as given than in shifted "
+              "ones.", _grid_aligned),
     ),
     "teacher": (
         Check("tokens_in_vocabulary", "Every road's token is in the teacher's vocabulary.", _tokens_in_vocabulary),
+        Check("beats_blind_guess", "The teacher's validation loss is below that of a guess among all tokens.",
+              _beats_guess),
     ),
     "teacher_soft_labels": (
         Check("labels_on_road_graph", "Every labelled step is a step of the road graph.", _labels_on_graph),

@@ -95,10 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     one = command("make", "Make any one stage and all it rests on.", _make)
     one.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     command("show-config", "Print a city's settings with all defaults.", _show_config)
-    imported = command("import-teacher", "Say what an LM-TAD checkpoint holds; convert it to safetensors and JSON.",
-                       _import_teacher, city=False)
-    imported.add_argument("file", type=Path, help="the checkpoint")
-    imported.add_argument("--out", type=Path, help="folder for the converted teacher")
+    imported = command("import-teacher", "Say what an LM-TAD checkpoint holds and needs; write it as "
+                       "safetensors and JSON.", _import_teacher, city=False)
+    imported.add_argument("file", type=Path, help="the checkpoint, or a folder written by this command")
+    imported.add_argument("--out", type=Path, help="folder to write (default: named as the file, here)")
     exported = command("export-student", "Write a student as a .pth state dict in the published layout.",
                        _export_student, city=False)
     exported.add_argument("folder", type=Path, help="folder of a student's artifact")
@@ -176,13 +176,9 @@ def _show_config(options: argparse.Namespace) -> int:
 
 
 def _import_teacher(options: argparse.Namespace) -> int:
-    from hoser_kd.lmtad.checkpoint import describe, load_checkpoint, save
+    from hoser_kd.lmtad.importing import import_teacher
 
-    checkpoint = load_checkpoint(options.file)
-    sys.stdout.write("\n".join(f"{key}: {value}" for key, value in describe(checkpoint).items()) + "\n")
-    if options.out is not None:
-        save(checkpoint, options.out)
-        sys.stdout.write(f"written: {options.out}\n")
+    sys.stdout.write("\n".join(import_teacher(options.file, options.out)) + "\n")
     return 0
 
 

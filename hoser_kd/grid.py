@@ -19,16 +19,13 @@ import shapely
 
 from hoser_kd.config import GridConfig
 from hoser_kd.errors import ConfigError
+from hoser_kd.grid_numbers import KNOWN, SHAPE, disagreements, grid_numbers, read_numbers
 from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value, take_rows
 from hoser_kd.road_network import CRS_WGS84, RoadNetwork
 from hoser_kd.trajectories import Trajectories
 
 OCCUPIED_KEY = "occupied_cells"
 """Where a checkpoint of this project keeps the cells its tokens stand for, if they are not all cells."""
-
-KM_PER_DEGREE_LAT = 110.574
-KM_PER_DEGREE_LNG = 111.320
-"""At the equator; times the cosine of the latitude elsewhere. Both are LM-TAD's constants."""
 
 
 class Cells(NamedTuple):
@@ -134,16 +131,16 @@ class GridSpec:
         over where `vocab_size` bears out the grid exactly (V - 3 is H · W, or H · W + W + 1 as published), or where
         `ignore_grip_size` is set. Raises ConfigError saying which numbers are missing, or which contradict.
         """
-        fallback = _read_numbers(fallbacks)
-        if unknown := set(fallbacks) - _KNOWN:
-            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}; known: {', '.join(sorted(_KNOWN))}.")
-        own = _read_numbers(cfg)
+        fallback = read_numbers(fallbacks)
+        if unknown := set(fallbacks) - KNOWN:
+            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}; known: {', '.join(sorted(KNOWN))}.")
+        own = read_numbers(cfg)
         if "cell_lat" in own or "cell_lng" in own:
             fallback.pop("cell_size_m", None)
         numbers = {**fallback, **own}
-        grid = _grid_from(numbers)
-        if not ignore_grip_size and "grip_size" in numbers:
-            _check_shape(grid, numbers["grip_size"], vocab_size)
+        grid = cls(**grid_numbers(numbers))
+        if not ignore_grip_size and SHAPE in numbers:
+            _check_shape(grid, numbers[SHAPE], vocab_size)
         return grid
 
     @classmethod
@@ -152,7 +149,7 @@ class GridSpec:
 
         Metres become degrees at the middle latitude of the bounds.
         """
-        return _grid_from(config_fallbacks(config, network))
+        return cls(**grid_numbers(config_fallbacks(config, network)))
 
 
 @dataclass(frozen=True)
@@ -208,21 +205,64 @@ def choose_grid(
 ) -> Grid:
     """Return the grid of a city: that of the imported teacher, completed from the config, or the config's own.
 
-    A teacher of this project that knows occupied cells only carries their list as `occupied_cells`.
+    `dataset_config` and `vocab_size` are those of the teacher's checkpoint, None where it is trained here. A teacher
+    of this project that knows occupied cells only carries their list as `occupied_cells`.
 
-    `dataset_config` and `vocab_size` are those of the teacher's checkpoint, None where it is trained here.
-    Raises ConfigError as `GridSpec.from_dataset_config` and `GridSpec.from_config` do.
+    Raises ConfigError as `GridSpec.from_dataset_config` and `GridSpec.from_config` do, and where checkpoint and
+    config state one number differently by more than rounding, naming both.
     """
-    if config.kind == "roads":
-        return RoadTokens(network)
     if dataset_config is None:
+        if config.kind == "roads":
+            return RoadTokens(network)
         spec = GridSpec.from_config(config, network)
         return OccupiedCells.of(spec, network) if config.vocabulary == "occupied" else spec
+    own = read_numbers(dataset_config)
+    _check_kind(config, network, own, dataset_config.get("kind"), vocab_size)
+    if config.kind == "roads":
+        return RoadTokens(network)
     fallbacks: dict[str, Any] = config_fallbacks(config, network)
+    _check_agreement(own, fallbacks, of_roads=config.bounds == "roads")
     spec = GridSpec.from_dataset_config(dataset_config, vocab_size=vocab_size, **fallbacks)
     if OCCUPIED_KEY in dataset_config:
         return OccupiedCells(spec, np.asarray(dataset_config[OCCUPIED_KEY], np.int64))
     return spec
+
+
+def bounds_source(config: GridConfig, dataset_config: Mapping[str, Any] | None) -> str:
+    """Return where the bounds of `choose_grid`'s answer come from: checkpoint, settings, roads, or both first ones."""
+    if config.kind == "roads":
+        return "none: a token is a road"
+    given = "roads" if config.bounds == "roads" else "settings"
+    if dataset_config is None or "min_lat" not in read_numbers(dataset_config):
+        return given
+    return "checkpoint" if config.bounds is None else f"checkpoint, agreeing with {given}"
+
+
+def _check_kind(config: GridConfig, network: RoadNetwork, own: Mapping[str, Any], kind: object,
+                vocab_size: int | None) -> None:
+    """Refuse cells for a teacher whose tokens are roads, and the other way round."""
+    if kind == "roads" and config.kind != "roads":
+        raise ConfigError("The teacher's checkpoint has a token for each road: set `kind: roads` under `grid` in the "
+                          "city's YAML.")
+    if config.kind != "roads" or vocab_size is None:
+        return
+    if vocab_size - 3 != network.num_roads or own.get(SHAPE, (1, network.num_roads)) != (1, network.num_roads):
+        raise ConfigError(
+            f"`grid.kind` is `roads`, and the city has {network.num_roads} of them, but the teacher's checkpoint has "
+            f"{vocab_size - 3} labels{'' if SHAPE not in own else ' and grip_size {} × {}'.format(*own[SHAPE])}: its "
+            "tokens are cells, or roads of another network. Set `kind: cells`, or train a teacher here."
+        )
+
+
+def _check_agreement(own: Mapping[str, Any], given: Mapping[str, Any], *, of_roads: bool) -> None:
+    """Refuse two statements of one grid that differ."""
+    told = disagreements(own, given)
+    if told:
+        raise ConfigError(
+            f"The teacher's checkpoint and the settings state its grid differently: {'; '.join(told)}. Its tokens mean "
+            f"the cells of one of them only. Take {'`bounds: roads` and other ' if of_roads else ''}numbers that are "
+            "in the checkpoint out of `grid` in the city's YAML, or name the checkpoint that they belong to."
+        )
 
 
 def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, float]:
@@ -349,80 +389,6 @@ def corpus_tokens(tokens: Int64Array, trajectories: Trajectories) -> tuple[Int64
     A repeated cell stays repeated, as LM-TAD has it. `tokens` is (N,) int64, a token for each road.
     """
     return trajectories.offsets, tokens[trajectories.road_ids]
-
-
-_BOUNDS = {
-    "min_lat": ("min_lat", "lat_min"),
-    "max_lat": ("max_lat", "lat_max"),
-    "min_lng": ("min_lng", "min_lon", "lng_min", "lon_min"),
-    "max_lng": ("max_lng", "max_lon", "lng_max", "lon_max"),
-}
-_CELLS = {"cell_lat": ("cell_lat",), "cell_lng": ("cell_lng", "cell_lon")}
-_OTHERS = {"cell_size_m": ("cell_size_m",), "downsample_factor": ("downsample_factor",)}
-_BOXES = ("boundary", "bounds")
-_SHAPE = "grip_size"
-_KNOWN = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values() for name in names}
-_KNOWN |= {*_BOXES, _SHAPE, "grid_size"}
-
-
-def _read_numbers(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mapping says of a grid under the names of GridSpec, cell_size_m and grip_size."""
-    found: dict[str, Any] = {}
-    for box in _BOXES:
-        if isinstance(cfg.get(box), Mapping):
-            found.update(_read_numbers(cfg[box]))
-    for name, aliases in (_BOUNDS | _CELLS | _OTHERS).items():
-        given = next((alias for alias in aliases if cfg.get(alias) is not None), None)
-        if given is not None:
-            found[name] = _number(given, cfg[given])
-    if cfg.get("grid_size") is not None:
-        size = _number("grid_size", cfg["grid_size"])
-        found.setdefault("cell_lat", size)
-        found.setdefault("cell_lng", size)
-    if cfg.get(_SHAPE) is not None:
-        shape = np.ravel(cfg[_SHAPE])
-        if len(shape) != 2:
-            raise ConfigError(f"The grid's {_SHAPE} is {cfg[_SHAPE]!r}: it must be rows and columns.")
-        found[_SHAPE] = (int(shape[0]), int(shape[1]))
-    return found
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"The grid's {name} is {value!r}: it must be a number.") from None
-
-
-def missing_numbers(cfg: Mapping[str, Any]) -> list[str]:
-    """Return the names of the numbers a data set's settings lack for a grid: bounds, then sides of a cell."""
-    return _missing(_read_numbers(cfg))
-
-
-def _missing(numbers: Mapping[str, Any]) -> list[str]:
-    missing = [name for name in _BOUNDS if name not in numbers]
-    if "cell_size_m" not in numbers:
-        missing += [name for name in _CELLS if name not in numbers]
-    return missing
-
-
-def _grid_from(numbers: Mapping[str, Any]) -> GridSpec:
-    missing = _missing(numbers)
-    cells = {name: numbers[name] for name in _CELLS if name in numbers}
-    if missing:
-        raise ConfigError(
-            f"The grid's {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not known. Give `bounds` and "
-            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML: for an imported teacher "
-            "those it was trained with; for one trained here, `bounds: roads` takes the extent of the roads."
-        )
-    bounds = {key: numbers[key] for key in _BOUNDS}
-    if len(cells) < 2:
-        middle = np.radians((numbers["min_lat"] + numbers["max_lat"]) / 2)
-        size_km = numbers["cell_size_m"] / 1000
-        cells["cell_lat"] = size_km / KM_PER_DEGREE_LAT
-        cells["cell_lng"] = float(size_km / KM_PER_DEGREE_LNG / np.cos(middle))
-    factor = numbers.get("downsample_factor", 1)
-    return GridSpec(**bounds, **cells, downsample_factor=int(factor) if factor == int(factor) else factor)
 
 
 def _check_shape(grid: GridSpec, grip_size: tuple[int, int], vocab_size: int | None) -> None:

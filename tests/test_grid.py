@@ -16,6 +16,7 @@ from hoser_kd.errors import ConfigError
 from hoser_kd.grid import (
     GridSpec,
     RoadTokens,
+    bounds_source,
     cells_frame,
     choose_grid,
     config_fallbacks,
@@ -276,6 +277,7 @@ def test_grip_size_may_count_cells_before_or_after_merging():
 
 @pytest.mark.parametrize(("cfg", "said"), [
     ({"min_lat": "north"}, "min_lat is 'north'"),
+    ({"min_lat": float("nan")}, "min_lat is nan: it must be a finite number"),
     ({"grid_size": (10, 10)}, "grid_size is"),
     ({**PORTO, "grip_size": 51}, "rows and columns"),
 ])
@@ -316,10 +318,81 @@ def test_bounds_are_never_guessed_from_the_roads(city):
 def test_choose_grid(city):
     network, _ = city
     config = GridConfig(bounds="roads", cell_size_m=80)
+    own = {**PORTO, "grip_size": (51, 158)}
     assert choose_grid(config, network) == GridSpec.from_config(config, network)
-    assert choose_grid(GridConfig(), network, {**PORTO, "grip_size": (51, 158)}) == GridSpec(**PORTO)
-    assert choose_grid(config, network, {**PORTO, "grip_size": (51, 158)}) == GridSpec(**PORTO)
+    assert choose_grid(GridConfig(), network, own) == GridSpec(**PORTO)
     assert isinstance(choose_grid(GridConfig(kind="roads"), network), RoadTokens)
+    bare = {"grip_size": (51, 158)}
+    bounds = Bounds(**{key: PORTO[key] for key in PORTO if key.startswith("m")})
+    sizes = {key: PORTO[key] for key in PORTO if key.startswith("cell")}
+    assert choose_grid(GridConfig(bounds=bounds, **sizes), network, bare) == GridSpec(**PORTO)
+
+
+STATED = {"bounds": {key: PORTO[key] for key in PORTO if key.startswith("m")},
+          "cell_lat": PORTO["cell_lat"], "cell_lng": PORTO["cell_lng"]}
+
+
+@pytest.mark.parametrize("stated", [
+    STATED,
+    {"bounds": {key: round(value, 5) for key, value in STATED["bounds"].items()}},
+    {"bounds": {key: float(np.float32(value)) for key, value in STATED["bounds"].items()}},
+    {"cell_lat": round(PORTO["cell_lat"], 7), "cell_lng": round(PORTO["cell_lng"], 7)},
+])
+def test_checkpoint_and_settings_may_differ_by_rounding(city, stated):
+    assert choose_grid(GridConfig(**stated), city[0], {**PORTO, "grip_size": (51, 158)}) == GridSpec(**PORTO)
+
+
+def test_a_side_in_metres_is_a_nominal_size(city):
+    own = {"min_lat": 41.1, "max_lat": 41.2, "min_lng": -8.7, "max_lng": -8.5, "cell_lat": 0.1 / 110.574,
+           "cell_lng": 0.1 / 111.320 / np.cos(np.radians(41.15))}
+    assert choose_grid(GridConfig(cell_size_m=101), city[0], own) == GridSpec(**own)
+    with pytest.raises(ConfigError, match=r"cell_lat is 0.00090437173° in the checkpoint .* \(cell_size_m 50\)"):
+        choose_grid(GridConfig(cell_size_m=50), city[0], own)
+
+
+def _half_a_cell(axis):
+    half = PORTO[f"cell_{axis}"] / 2
+    return {"bounds": {key: value + half * key.endswith(axis) for key, value in STATED["bounds"].items()}}
+
+
+@pytest.mark.parametrize(("stated", "said"), [
+    (_half_a_cell("lat"), r"min_lat is 41.140092 in the checkpoint and 41.14054\d+ in the settings, 0.5 cells apart"),
+    (_half_a_cell("lng"), r"max_lng is -8.549155 in the checkpoint and -8.5487\d+ in the settings, 0.5 cells apart"),
+    ({"cell_lat": PORTO["cell_lat"] * 1.01, "cell_lng": PORTO["cell_lng"]}, "^((?!cell_lng).)*cell_lat is .* in the"),
+    ({"downsample_factor": 2}, "downsample_factor is 1 in the checkpoint and 2 in the settings"),
+    ({"bounds": "roads"}, r"min_lat is 41.140092 in the checkpoint and 44.*Take `bounds: roads`"),
+])
+def test_a_difference_beyond_rounding_is_refused_naming_both(city, stated, said):
+    with pytest.raises(ConfigError, match=said):
+        choose_grid(GridConfig(**stated), city[0], {**PORTO, "downsample_factor": 1})
+
+
+@given(st.floats(0.06, 40), st.sampled_from(["lat", "lng"]), st.sampled_from([-1, 1]))
+def test_no_shift_of_known_bounds_passes(city, cells, axis, sign):
+    step = sign * cells * PORTO[f"cell_{axis}"]
+    moved = {key: value + step * key.endswith(axis) for key, value in STATED["bounds"].items()}
+    with pytest.raises(ConfigError, match="state its grid differently"):
+        choose_grid(GridConfig(bounds=Bounds(**moved)), city[0], PORTO)
+
+
+def test_tokens_that_are_roads_are_not_taken_for_cells_or_for_other_roads(city):
+    network, _ = city
+    count = network.num_roads
+    roads = {"kind": "roads", "grip_size": (1, count)}
+    assert isinstance(choose_grid(GridConfig(kind="roads"), network, roads, count + 3), RoadTokens)
+    with pytest.raises(ConfigError, match="a token for each road: set `kind: roads`"):
+        choose_grid(GridConfig(bounds="roads", cell_size_m=80), network, roads, count + 3)
+    for own, vocab_size in ((roads, count + 4), ({"grip_size": (51, 158)}, 8061), (PORTO, 8220)):
+        with pytest.raises(ConfigError, match=rf"the city has {count} of them, but the teacher's checkpoint has"):
+            choose_grid(GridConfig(kind="roads"), network, own, vocab_size)
+
+
+def test_where_the_bounds_come_from_is_told():
+    told = [bounds_source(GridConfig(**config), own) for config, own in (
+        ({"bounds": "roads"}, None), (STATED, None), (STATED, {"grip_size": (51, 158)}), ({}, PORTO), (STATED, PORTO),
+        ({"kind": "roads"}, None))]
+    assert told == ["roads", "settings", "settings", "checkpoint", "checkpoint, agreeing with settings",
+                    "none: a token is a road"]
 
 
 # tables and figures

@@ -58,7 +58,7 @@ def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
     anything that is not on the allow-list.
     """
     file = Path(path)
-    if file.name == WEIGHTS_FILE:
+    if file.name in (WEIGHTS_FILE, CONFIG_FILE):
         file = file.parent
     if file.is_dir():
         return _load_folder(file)
@@ -109,21 +109,25 @@ def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
     """Return what a person wants to know of a teacher.
 
     Keys: layers, heads, width, parameters, vocabulary, labels, block_size, positions, grid ((H, W) or None),
-    grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config).
+    grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config) and
+    problem (why the file's word on its grid cannot be read, else None).
     """
-    # it pulls in geometry, which loading a teacher does without
-    from hoser_kd.grid import missing_numbers
+    from hoser_kd.grid_numbers import SHAPE, missing, read_numbers
 
-    config, size = checkpoint.config, checkpoint.dataset_config.get("grip_size")
-    grid = (int(size[0]), int(size[1])) if isinstance(size, (tuple, list)) and len(size) == 2 else None
-    missing = missing_numbers(checkpoint.dataset_config)
+    config, problem = checkpoint.config, None
+    try:
+        numbers = read_numbers(checkpoint.dataset_config)
+    except ConfigError as error:
+        numbers, problem = {}, str(error)
+    grid, absent = numbers.get(SHAPE), missing(numbers)
     return {
         "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd,
         "parameters": checkpoint.model.num_parameters(), "vocabulary": config.vocab_size,
         "labels": config.num_labels, "block_size": config.block_size,
         "positions": "sinusoidal, along the batch" if config.integer_poe else "learned",
         "grid": grid, "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
-        "bounds_known": not any(name.startswith(("min_", "max_")) for name in missing), "missing": missing,
+        "bounds_known": not any(name.startswith(("min_", "max_")) for name in absent), "missing": absent,
+        "problem": problem,
     }
 
 
@@ -174,9 +178,13 @@ _ALLOWED: list[Any] = [
 
 def _unpickle(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
-    with path.open("rb") as file:
-        if file.read(2) == b"PK" and not zipped:
-            raise CheckpointError(f"{path}: truncated; its end is missing. Copy or download it again.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+    if start == b"PK" and not zipped:
+        raise CheckpointError(f"{path}: truncated; its end is missing. Copy or download it again.")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             # Mapped, the optimiser's moments of a training checkpoint (two thirds of it) are never read.

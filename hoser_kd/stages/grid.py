@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
 
 from hoser_kd import grid as grids
 from hoser_kd import plots
+from hoser_kd.device import pick_device
 from hoser_kd.errors import DataError
 from hoser_kd.grid import OCCUPIED_KEY, Grid, GridSpec, OccupiedCells
 from hoser_kd.pipeline import StageRun
 from hoser_kd.ragged import Int64Array
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import write_json
+from hoser_kd.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from hoser_kd.lmtad import LMTADCheckpoint
+    from hoser_kd.road_network import RoadNetwork
 
 _MOST_DRAWN_CELLS = 4_000_000
 """A grid of more cells is not drawn; its table and its figures stay."""
@@ -30,13 +36,10 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     if not np.array_equal(centroids["road_id"], np.arange(network.num_roads)):
         raise DataError(run.path("road_centroids"), "the centres are not those of the road network.",
                         mend="Materialise road_centroids again.")
-    dataset_config, vocab_size = None, None
-    if run.config.distill.ckpt_path is not None:
-        from hoser_kd.lmtad import load_checkpoint
-
-        checkpoint = load_checkpoint(run.config.distill.ckpt_path)
-        dataset_config, vocab_size = checkpoint.dataset_config, checkpoint.config.vocab_size
-    grid = grids.choose_grid(run.config.grid, network, dataset_config, vocab_size)
+    teacher = _imported_teacher(run)
+    dataset_config = None if teacher is None else teacher.dataset_config
+    grid = grids.choose_grid(run.config.grid, network, dataset_config,
+                             None if teacher is None else teacher.config.vocab_size)
     table = grids.token_table(grid, network)
     tokens = table["token"].to_numpy()
     table.to_parquet(run.folder / "grid_token_table.parquet", compression="zstd")
@@ -51,12 +54,40 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
             plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)))
     return {
         "kind": run.config.grid.kind,
+        "bounds_from": grids.bounds_source(run.config.grid, dataset_config),
         "rows": height,
         "columns": width,
         "num_labels": grid.num_labels,
-        "coverage": grids.coverage(grid, table),
+        "coverage": {**grids.coverage(grid, table), "visits_inside": _visits_inside(table, load_trips(run, "train"))},
         "resolution": grids.resolution(tokens, network, load_trips(run, "train")),
+        **_alignment(run, teacher, grid, network),
     }
+
+
+def _imported_teacher(run: StageRun) -> LMTADCheckpoint | None:
+    if run.config.distill.ckpt_path is None:
+        return None
+    from hoser_kd.lmtad import load_checkpoint
+
+    return load_checkpoint(run.config.distill.ckpt_path)
+
+
+def _visits_inside(table: gpd.GeoDataFrame, trips: Trajectories) -> float:
+    """Return the share of the trips' points whose road lies inside the grid."""
+    return round(1 - float(table["clamped"].to_numpy()[trips.road_ids].mean()), 6)
+
+
+def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, network: RoadNetwork) -> dict[str, Any]:
+    """Ask an imported teacher whether its grid lies here; a teacher that carries its own cells need not be asked."""
+    if teacher is None or not isinstance(grid, GridSpec):
+        return {}
+    from hoser_kd.lmtad.alignment import alignment
+    from hoser_kd.lmtad.checkpoint import check_grid
+
+    check_grid(teacher.config.vocab_size, grid.shape)
+    found = alignment(teacher.model, grid, network.centroids, load_trips(run, "val"), device=pick_device(run.device),
+                      progress=run.progress)
+    return {} if found is None else {"alignment": found.figures()}
 
 
 def load_tokens(folder: Path) -> Int64Array:
