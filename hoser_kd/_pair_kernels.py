@@ -29,15 +29,16 @@ HAUSDORFF_KM, DTW_KM, EDR, EDR_PUBLISHED, ROAD_EDITS = range(5)
 """Columns of the result of `pair_distances`."""
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], *, fastmath: bool | set[str] = False) -> Callable[..., Any]:
     """Compile on first call, without the interpreter lock; keep the result on disk where any folder can be written.
 
     An installation that is read-only, in a home that is too, compiles again in every process and works all the same.
+    `fastmath` names the liberties with sums that let them use the whole width of a processor.
     """
     try:
-        fast: Callable[..., Any] = numba.njit(cache=True, nogil=True)(function)
+        fast: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
     except RuntimeError:  # numba found no folder for its cache
-        fast = numba.njit(nogil=True)(function)
+        fast = numba.njit(nogil=True, fastmath=fastmath)(function)
     return fast
 
 

@@ -1,36 +1,43 @@
-"""Generation by the published search (Cao et al., AAAI 2025): uniform-cost search over roads, many trips at once.
+"""Generation of trips, many at once, with one call of the model a round.
 
-For one origin, start time and destination: a node is a path; its cost is the sum of -log p along it. The cheapest
-node is expanded, a road once; a successor enters if its total is better than the best seen for that road. The search
-ends at the destination, or after `max_steps` expansions or with nothing left; then the answer is the expanded path
-whose end was closest to the destination. Time moves on by whole seconds, max(expm1(predicted), 0) rounded.
+Trips know nothing of each other, so each round expands the nodes that all trips under way ask for (one of each in the
+published search, `hoser_kd.decoders` has the others) with one call of the model. A node keeps the keys and values of
+its road only and finds those of its path through its parents: it costs one token. A finished trip gives its place, and
+its nodes' memory, to the next one, so memory grows with the number of trips under way and not with the number of
+trips; finished trips can be written away part by part (`generate_to`), where a killed run finds them again. Time moves
+on by whole seconds, max(expm1(predicted), 0) rounded.
 
-Searches of different trips know nothing of each other, so a round expands one node of each with one call of the
-model. A node keeps the keys and values of its road only and finds those of its path through its parents: it costs one
-token. A finished search gives its place, and its nodes' memory, to the next trip, so memory grows with the number of
-searches under way and not with the number of trips.
-
-Letters: G searches under way, B nodes expanded in a round, P roads of the longest path among them.
+Letters: n trips asked for, B nodes expanded in a round.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
+from hoser_kd.atomic import atomic_path
+from hoser_kd.decoders import Decoding, Expanded, Node, Trip
+from hoser_kd.digest import digest_arrays, digest_json
 from hoser_kd.errors import DataError
-from hoser_kd.hoser import HOSER, Decoder, Prefix
+from hoser_kd.hoser import HOSER, Decoder
 from hoser_kd.progress import Progress, silent
 from hoser_kd.ragged import BoolArray, Int64Array, offsets_of
 from hoser_kd.trajectories import Trajectories
+
+DEFAULT_CONCURRENT = 128
+"""Nodes expanded in a round: more fill the machine no better, and every trip under way costs memory."""
+PART_TRIPS = 2048
+"""Trips a part of `generate_to`."""
+STAGE = "generating trips"
 
 
 @dataclass(frozen=True)
@@ -60,81 +67,17 @@ class GeneratedTrajectories(Trajectories):
         )
 
 
-@dataclass
-class _Search:
-    """One trip under way."""
+class Answer(NamedTuple):
+    """A finished trip."""
 
-    trip: int
-    destination: int
-    frontier: list[tuple[float, int, int, int, int]]
-    """Heap of (cost, order of entry, road, time, slot of the parent or -1); entry order settles ties."""
-    best: dict[int, float]
-    """Least cost seen for a road."""
-    expanded: set[int] = field(default_factory=set)
-    slots: list[int] = field(default_factory=list)
-    """Slots of its expanded nodes."""
-    entered: int = 1
-    nearest_m: float = math.inf
-    nearest_slot: int = -1
-
-    def enter(self, cost: float, time: int, slot: int, candidates: list[int], costs: list[float],
-              seconds: list[int]) -> None:
-        """Let the successors of the node in `slot` enter the frontier, where they better the best seen."""
-        for road, step_cost, wait in zip(candidates, costs, seconds, strict=True):
-            total = cost + step_cost
-            if road >= 0 and total < self.best.get(road, math.inf):
-                self.best[road] = total
-                heapq.heappush(self.frontier, (total, self.entered, road, time + wait, slot))
-                self.entered += 1
-
-
-class _Nodes:
-    """Expanded nodes of all searches under way, by slot; a slot is used again when its search is over."""
-
-    def __init__(self, decoder: Decoder, capacity: int) -> None:
-        self.parent = np.full(capacity, -1, np.int64)
-        self.road = np.zeros(capacity, np.int64)
-        self.time = np.zeros(capacity, np.int64)
-        shape = (decoder.num_layers, capacity, decoder.token_width)
-        self.keys = torch.zeros(shape, device=decoder.fused.device)
-        self.values = torch.zeros(shape, device=decoder.fused.device)
-        self._free = list(range(capacity - 1, -1, -1))
-
-    def take(self, count: int) -> Int64Array:
-        """Hand out free slots, growing by doubling where they run out."""
-        while len(self._free) < count:
-            size = len(self.parent)
-            for name in ("parent", "road", "time"):
-                setattr(self, name, np.concatenate([getattr(self, name), np.zeros(size, np.int64)]))
-            self.keys, self.values = (torch.cat([kept, torch.zeros_like(kept)], dim=1)
-                                      for kept in (self.keys, self.values))
-            self._free.extend(range(2 * size - 1, size - 1, -1))
-        return np.array([self._free.pop() for _ in range(count)], np.int64)
-
-    def give_back(self, slots: list[int]) -> None:
-        """Take slots back."""
-        self._free.extend(slots)
-
-    def paths(self, slots: Int64Array) -> Int64Array:
-        """Return the slots of the paths that end at these slots, (B, P) int64, right-aligned, -1 before the start."""
-        columns = [slots]
-        while True:
-            last = columns[-1]
-            parents = np.where(last >= 0, self.parent[last], -1)
-            if (parents < 0).all():
-                return np.stack(columns[::-1], axis=1)
-            columns.append(parents)
-
-    def prefix(self, slots: Int64Array) -> Prefix | None:
-        """Return roads, times, keys and values of the paths that end at these slots; None where all are empty."""
-        if (slots < 0).all():
-            return None
-        path = self.paths(slots)
-        device = self.keys.device
-        at = torch.from_numpy(np.maximum(path, 0)).to(device)
-        road_ids, times, mask = (torch.from_numpy(part).to(device)
-                                 for part in (self.road[path], self.time[path], path >= 0))
-        return Prefix(road_ids, times, mask, self.keys[:, at], self.values[:, at])
+    road_ids: Int64Array
+    """(P,) int64."""
+    times: Int64Array
+    """(P,) int64: seconds since the epoch."""
+    reached: bool
+    """Whether it ends at its destination."""
+    expansions: int
+    """Nodes expanded for it."""
 
 
 def generate(
@@ -144,141 +87,179 @@ def generate(
     destinations: Int64Array,
     max_steps: int = 5000,
     *,
-    concurrent: int = 256,
+    decoding: Decoding | None = None,
+    concurrent: int | None = None,
     progress: Progress = silent,
 ) -> GeneratedTrajectories:
     """Generate a trip for each origin, start time and destination.
 
-    `origins`, `destinations` (n,) int64 road ids; `start_times` (n,) int64 seconds since the epoch, UTC. `concurrent`
-    trips are searched at once; it changes speed and memory, never an answer. The model must know its time scale.
+    `origins`, `destinations` (n,) int64 road ids; `start_times` (n,) int64 seconds since the epoch, UTC. `decoding`
+    chooses another decoder than the published search and brings its own step limit. `concurrent` trips are under way
+    at once; it changes speed and memory, never an answer. The model must know its time scale.
 
     Raises DataError naming the row where a road id does not exist, ValueError where the arrays differ in length.
     """
-    origins, start_times, destinations = (
-        np.asarray(values, np.int64) for values in (origins, start_times, destinations)
-    )
-    _check(model, origins, start_times, destinations)
-    engine = _Engine(model, origins, start_times, destinations, max_steps)
-    waiting = iter(range(len(origins)))
-    active: list[_Search] = []
-    finished = 0
-    while True:
-        for trip in waiting:
-            active.append(engine.begin(trip))
-            if len(active) == concurrent:
-                break
-        if not active:
-            return engine.result()
-        active = engine.round(active)
-        if engine.num_finished != finished:
-            finished = engine.num_finished
-            progress("generating trips", finished, len(origins))
+    asked = _Asked.of(model, origins, start_times, destinations)
+    engine = _Engine(model, asked, decoding or Decoding(max_steps=max_steps))
+    answers = dict(_told(engine.run(range(len(asked.origins)), concurrent), len(asked.origins), progress))
+    return _collect([answers[trip] for trip in range(len(asked.origins))])
 
 
-def _check(model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array) -> None:
-    if not len(origins) == len(start_times) == len(destinations):
-        raise ValueError("origins, start_times and destinations differ in length")
-    for name, roads in (("origins", origins), ("destinations", destinations)):
-        outside = (roads < 0) | (roads >= model.config.num_roads)
-        if outside.any():
-            row = int(np.argmax(outside))
-            raise DataError(name, f"road {roads[row]} does not exist.", row=row,
-                            mend=f"Ids run from 0 to {model.config.num_roads - 1}.")
+def generate_to(
+    path: str | PathLike[str],
+    parts_folder: str | PathLike[str],
+    model: HOSER,
+    origins: Int64Array,
+    start_times: Int64Array,
+    destinations: Int64Array,
+    decoding: Decoding | None = None,
+    *,
+    concurrent: int | None = None,
+    part_trips: int = PART_TRIPS,
+    progress: Progress = silent,
+) -> None:
+    """Generate as `generate` does and write the trips to a Parquet file, however many there are.
+
+    Finished parts of `part_trips` lie in `parts_folder` until the file is whole, and a later call with the same
+    arguments goes on behind them; parts of other arguments are not read. Arguments and errors are those of `generate`.
+    """
+    asked = _Asked.of(model, origins, start_times, destinations)
+    settings = decoding or Decoding()
+    weights = digest_arrays(*(value.cpu().numpy() for value in model.state_dict().values()))
+    folder = Path(parts_folder) / digest_json([weights, digest_arrays(*asked), part_trips, asdict(settings)])[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(asked.origins)
+    files = [folder / f"part-{part:06d}.parquet" for part in range(-(-count // part_trips))]
+    there = [file.is_file() for file in files]
+    todo = [trip for trip in range(count) if not there[trip // part_trips]]
+    waiting: dict[int, dict[int, Answer]] = {}
+    engine = _Engine(model, asked, settings)
+    for trip, answer in _told(engine.run(todo, concurrent), count, progress, count - len(todo)):
+        part = trip // part_trips
+        rows = waiting.setdefault(part, {})
+        rows[trip] = answer
+        if len(rows) == min(part_trips, count - part * part_trips):
+            _write_part(files[part], waiting.pop(part))
+    _join(files, Path(path))
+    for file in files:
+        file.unlink()
+    folder.rmdir()
+
+
+def _write_part(file: Path, rows: dict[int, Answer]) -> None:
+    trips = _collect([rows[trip] for trip in sorted(rows)], np.array(sorted(rows)).astype(str).astype(object))
+    with atomic_path(file) as beside:
+        pq.write_table(trips.to_table(), beside, compression="zstd")
+
+
+def _join(files: list[Path], path: Path) -> None:
+    """Put the parts one behind the other, a row group each."""
+    schema = _collect([]).to_table().schema
+    with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        for file in files:
+            writer.write_table(pq.read_table(file).cast(schema))
+
+
+def _told(answers: Iterator[tuple[int, Answer]], total: int, progress: Progress,
+          before: int = 0) -> Iterator[tuple[int, Answer]]:
+    """Pass answers on, telling how far they have come and how many come a second."""
+    started = time.monotonic()
+    for done, answer in enumerate(answers, 1):
+        yield answer
+        passed = max(time.monotonic() - started, 1e-9)
+        progress(STAGE, before + done, total, {"trips a second": done / passed})
+
+
+class _Asked(NamedTuple):
+    """The trips asked for, (n,) int64 each."""
+
+    origins: Int64Array
+    start_times: Int64Array
+    destinations: Int64Array
+
+    @classmethod
+    def of(cls, model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array) -> _Asked:
+        """Check that the arrays fit each other and the roads."""
+        asked = cls(*(np.asarray(values, np.int64) for values in (origins, start_times, destinations)))
+        if len({len(values) for values in asked}) != 1:
+            raise ValueError("origins, start_times and destinations differ in length")
+        for name, roads in (("origins", asked.origins), ("destinations", asked.destinations)):
+            outside = (roads < 0) | (roads >= model.config.num_roads)
+            if outside.any():
+                row = int(np.argmax(outside))
+                raise DataError(name, f"road {roads[row]} does not exist.", row=row,
+                                mend=f"Ids run from 0 to {model.config.num_roads - 1}.")
+        return asked
 
 
 class _Engine:
-    """Advances searches round by round and keeps the answers of those that end."""
+    """Advances trips round by round."""
 
-    def __init__(self, model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array,
-                 max_steps: int) -> None:
+    def __init__(self, model: HOSER, asked: _Asked, decoding: Decoding) -> None:
         self._decoder = Decoder(model)
-        self._nodes = _Nodes(self._decoder, 4096)
-        self._origins, self._start_times, self._destinations = origins, start_times, destinations
-        self._max_steps = max_steps
-        self._answers: dict[int, tuple[Int64Array, Int64Array, bool, int]] = {}
+        self._tree = self._decoder.tree()
+        self._asked = asked
+        self._decoding = decoding
 
-    @property
-    def num_finished(self) -> int:
-        return len(self._answers)
+    def run(self, trips: Iterator[int] | range | list[int], concurrent: int | None) -> Iterator[tuple[int, Answer]]:
+        """Yield the answers to these rows as they are finished."""
+        at_once = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_a_round, 1)
+        waiting = iter(trips)
+        active: list[Trip] = []
+        while True:
+            for row in waiting:
+                active.append(self._begin(row))
+                if len(active) >= at_once:
+                    break
+            if not active:
+                return
+            wanted = [(trip, trip.wanted()) for trip in active]
+            for trip, nodes in wanted:
+                if not nodes:
+                    yield trip.trip, self._end(trip)
+            going = [(trip, node) for trip, nodes in wanted for node in nodes]
+            active = [trip for trip, nodes in wanted if nodes]
+            if going:
+                self._expand(going)
 
-    def begin(self, trip: int) -> _Search:
-        origin, start = int(self._origins[trip]), int(self._start_times[trip])
-        return _Search(trip, int(self._destinations[trip]), [(0.0, 0, origin, start, -1)], {origin: 0.0})
+    def _begin(self, trip: int) -> Trip:
+        origin, start, destination = (int(values[trip]) for values in self._asked)
+        return self._decoding.begin(trip, origin, start, destination)
 
-    def round(self, active: list[_Search]) -> list[_Search]:
-        """Expand one node of every search; returns those that go on."""
-        going: list[_Search] = []
-        popped: list[tuple[float, int, int, int, int]] = []
-        for search in active:
-            node = self._next(search)
-            if node is not None:
-                going.append(search)
-                popped.append(node)
-        if going:
-            self._expand(going, popped)
-        return going
-
-    def _next(self, search: _Search) -> tuple[float, int, int, int, int] | None:
-        """Pop the node to expand, or end the search."""
-        while search.frontier and len(search.expanded) < self._max_steps:
-            node = heapq.heappop(search.frontier)
-            _, _, road, time, parent = node
-            if road == search.destination:
-                self._end(search, parent, (road, time))
-                return None
-            if road not in search.expanded:
-                search.expanded.add(road)
-                return node
-        self._end(search, search.nearest_slot)
-        return None
-
-    def _end(self, search: _Search, slot: int, last: tuple[int, int] | None = None) -> None:
-        """Record the answer: the path to `slot`, and behind it the destination and its time if that was reached."""
-        slots = self._nodes.paths(np.array([slot]))[0] if slot >= 0 else np.zeros(0, np.int64)
-        roads, times = self._nodes.road[slots], self._nodes.time[slots]
+    def _end(self, trip: Trip) -> Answer:
+        """Return the path to the destination, or the one that came closest to it."""
+        last = trip.arrived
+        roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
         if last is not None:
-            roads, times = np.append(roads, last[0]), np.append(times, last[1])
-        self._answers[search.trip] = (roads, times, last is not None, len(search.expanded))
-        self._nodes.give_back(search.slots)
+            roads, times = np.append(roads, last.road), np.append(times, last.time)
+        self._tree.give_back(trip.slots)
+        return Answer(roads, times, last is not None, len(trip.slots))
 
-    def _expand(self, searches: list[_Search], popped: list[tuple[float, int, int, int, int]]) -> None:
-        """Ask the model about one node of each search, with one call, and let the successors enter."""
-        nodes = self._nodes
-        roads, times, parents = (np.array([node[at] for node in popped], np.int64) for at in (2, 3, 4))
-        trips = np.array([search.trip for search in searches])
-        device = nodes.keys.device
-        road_t, time_t, start_t, destination_t = (
-            torch.from_numpy(values).to(device)
-            for values in (roads, times, self._start_times[trips], self._destinations[trips])
-        )
-        decoded = self._decoder.step(road_t, time_t, start_t, destination_t, nodes.prefix(parents))
-        slots = nodes.take(len(searches))
-        nodes.road[slots], nodes.time[slots], nodes.parent[slots] = roads, times, parents
-        at = torch.from_numpy(slots).to(device)
-        nodes.keys[:, at], nodes.values[:, at] = decoded.keys, decoded.values
-        away_m = self._decoder.tables.distances_m(road_t, destination_t)
-        successors = zip(
-            decoded.candidates.tolist(),
-            (-torch.log_softmax(decoded.logits, dim=1)).tolist(),
-            self._seconds(decoded.times).tolist(),
-            strict=True,
-        )
-        for search, node, slot, metres, (candidates, costs, seconds) in zip(
-            searches, popped, slots.tolist(), away_m.tolist(), successors, strict=True
+    def _expand(self, going: list[tuple[Trip, Node]]) -> None:
+        """Ask the model about these nodes, with one call, and tell each trip what became of its own."""
+        rows = np.array([trip.trip for trip, _ in going])
+        roads, times, parents = (np.array([node[at] for _, node in going], np.int64) for at in (2, 3, 4))
+        destinations = self._asked.destinations[rows]
+        decoded = self._decoder.step(self._tree, parents, roads, times, self._asked.start_times[rows], destinations)
+        device = decoded.logits.device
+        away_m = self._decoder.tables.distances_m(
+            torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device))
+        scale = self._decoding.logit_scale
+        logits = decoded.logits if scale == 1.0 else decoded.logits * scale
+        seconds = self._decoder.model.time_scale.seconds(decoded.times).round().long()
+        for (trip, node), *told in zip(
+            going, decoded.slots.tolist(), away_m.tolist(), decoded.candidates.tolist(),
+            (-torch.log_softmax(logits, dim=1)).tolist(), seconds.tolist(), strict=True,
         ):
-            search.slots.append(slot)
-            if metres < search.nearest_m:
-                search.nearest_m, search.nearest_slot = metres, slot
-            search.enter(node[0], node[3], slot, candidates, costs, seconds)
+            trip.learn(Expanded(node, *told))
 
-    def _seconds(self, predicted: Tensor) -> Tensor:
-        """Return whole seconds, int64, from standardised predictions."""
-        return self._decoder.model.time_scale.seconds(predicted).round().long()
 
-    def result(self) -> GeneratedTrajectories:
-        """Return the answers in the order of the trips."""
-        roads, times, reached, expansions = zip(*(self._answers[trip] for trip in sorted(self._answers)), strict=True)
-        return GeneratedTrajectories(
-            offsets_of(np.array([len(part) for part in roads])), np.concatenate(roads), np.concatenate(times),
-            reached=np.array(reached), expansions=np.array(expansions),
-        )
+def _collect(answers: list[Answer], ids: np.ndarray | None = None) -> GeneratedTrajectories:
+    """Return these answers, in this order."""
+    roads, times, reached, expansions = zip(*answers, strict=True) if answers else ((), (), (), ())
+    none = np.zeros(0, np.int64)
+    return GeneratedTrajectories(
+        offsets_of(np.array([len(part) for part in roads], np.int64)),
+        np.concatenate([none, *roads]), np.concatenate([none, *times]), ids,
+        reached=np.array(reached, bool), expansions=np.array(expansions, np.int64),
+    )

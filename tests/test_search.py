@@ -17,7 +17,7 @@ from hoser_kd.hoser import HOSER, collate, load_checkpoint
 from hoser_kd.od import choose
 from hoser_kd.ragged import Csr, offsets_of
 from hoser_kd.road_network import read_hoser
-from hoser_kd.search import GeneratedTrajectories, generate
+from hoser_kd.search import Decoding, GeneratedTrajectories, generate, generate_to
 from hoser_kd.trajectories import Trajectories
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
@@ -51,21 +51,27 @@ def search_one(model, network, origin, start, destination, max_steps):
         candidates = network.successors.row(roads[-1]).tolist()
         if not candidates:
             continue
-        # a step's answer does not depend on its label: any candidate closes the path, the destination is set below
-        path = Trajectories(np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]),
-                            np.array([*times, times[-1] + 1]))
-        batch = collate(path, np.array([0]))
-        with torch.no_grad():
-            output = forward_to(model, batch, destination)
-        log_p = output.logits[0, -1].log_softmax(0)
-        waits = model.time_scale.seconds(output.all_times[0, -1]).round().long()
+        candidates, logits, waits = ask(model, network, roads, times, destination)
+        log_p = logits.log_softmax(0)
         for place, road in enumerate(candidates):
             total = cost - log_p[place].item()
             if total < best.get(road, float("inf")):
                 best[road] = total
-                heapq.heappush(frontier, (total, order, [*roads, road], [*times, times[-1] + int(waits[place])]))
+                heapq.heappush(frontier, (total, order, [*roads, road], [*times, times[-1] + waits[place]]))
                 order += 1
     return nearest[1], nearest[2], False, len(done)
+
+
+def ask(model, network, roads, times, destination):
+    """Candidates behind the last road of a path with their logits and seconds, by the full forward pass."""
+    candidates = network.successors.row(roads[-1]).tolist()
+    # a step's answer does not depend on its label: any candidate closes the path, the destination is set below
+    path = Trajectories(np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]),
+                        np.array([*times, times[-1] + 1]))
+    with torch.no_grad():
+        output = forward_to(model, collate(path, np.array([0])), destination)
+    seconds = model.time_scale.seconds(output.all_times[0, -1]).round().long().tolist()
+    return candidates, output.logits[0, -1, : len(candidates)], seconds
 
 
 def forward_to(model, batch, destination):
@@ -112,6 +118,115 @@ def test_answers_are_those_of_a_plain_search(max_steps):
             assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times
             assert (trips.reached[i], trips.expansions[i]) == (reached, expansions)
         assert trips.reached.all() == (max_steps == 5000)
+
+
+def greedy(model, network, origin, start, destination):
+    """The likeliest road each time, none twice."""
+    roads, times = [origin], [start]
+    while roads[-1] != destination:
+        candidates, logits, waits = ask(model, network, roads, times, destination)
+        places = [place for place in logits.argsort(descending=True).tolist() if candidates[place] not in roads]
+        if not places:
+            return roads, times, False
+        roads.append(candidates[places[0]])
+        times.append(times[-1] + waits[places[0]])
+    return roads, times, True
+
+
+@pytest.fixture(scope="module")
+def requests():
+    network = grid_network(4)
+    rng = np.random.default_rng(3)
+    origins, destinations = rng.integers(0, network.num_roads, (2, 6))
+    return network, make_model(network), origins, np.arange(6) * 7000, destinations
+
+
+@pytest.mark.parametrize("decoding", [Decoding("beam", beam_width=1), Decoding("sampling", temperature=1e-4)])
+def test_one_path_wide_or_cold_is_the_greedy_choice(requests, decoding):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=decoding)
+    for i in range(len(origins)):
+        roads, times, reached = greedy(model, network, int(origins[i]), int(starts[i]), int(destinations[i]))
+        assert trips.reached[i] == reached
+        made = trips.roads(i).tolist()
+        # where it got lost, the answer is the beginning that came closest
+        assert made == roads[: len(made)]
+        assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times[: len(made)]
+        assert not reached or made == roads
+
+
+def cost_of(model, network, trips, i, destination):
+    roads, times = trips.roads(i).tolist(), trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist()
+    total = 0.0
+    for t in range(len(roads) - 1):
+        candidates, logits, _ = ask(model, network, roads[: t + 1], times[: t + 1], destination)
+        total -= logits.log_softmax(0)[candidates.index(roads[t + 1])].item()
+    return total
+
+
+def test_a_wide_beam_finds_trips_at_least_as_likely(requests):
+    network, model, origins, starts, destinations = requests
+    costs = {}
+    for width in (1, 64):
+        trips = generate(model, origins, starts, destinations, decoding=Decoding("beam", beam_width=width))
+        assert (trips.expansions <= 5000).all()
+        costs[width] = [cost_of(model, network, trips, i, destinations[i]) if trips.reached[i] else np.inf
+                        for i in range(len(origins))]
+    assert (np.array(costs[64]) <= np.array(costs[1]) + 1e-4).all()
+    assert np.isfinite(costs[64]).all()
+
+
+def test_samples_are_diverse_and_repeat_with_the_seed_whoever_is_beside_them(requests):
+    _, model, origins, starts, destinations = requests
+    asked = [np.repeat(part[:2], 12) for part in (origins, starts, destinations)]
+    drawn = [generate(model, *asked, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
+             for seed, concurrent in ((0, 1), (0, 24), (1, 24))]
+    np.testing.assert_array_equal(drawn[0].road_ids, drawn[1].road_ids)
+    assert drawn[0].road_ids.tolist() != drawn[2].road_ids.tolist()
+    for first in (0, 12):
+        assert len({tuple(drawn[0].roads(i)) for i in range(first, first + 12)}) > 1
+    for i in range(24):
+        assert len(set(drawn[0].roads(i))) == len(drawn[0].roads(i))
+
+
+@pytest.mark.parametrize("decoding", [Decoding("beam", max_steps=9), Decoding("sampling", max_steps=9)])
+def test_the_step_limit_holds(requests, decoding):
+    _, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=decoding)
+    assert trips.expansions.max() == 9
+    assert (trips.lengths > 0).all()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path):
+    _, model, origins, starts, destinations = requests
+    asked = [np.tile(part, 4) for part in (origins, starts, destinations)]
+    expected = generate(model, *asked)
+    seen = []
+
+    def watch(stage, done, total, figures=None):
+        seen.append((done, total, figures["trips a second"]))
+        if kill and done == 17:
+            raise Killed
+
+    kill = True
+    with pytest.raises(Killed):
+        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, concurrent=2, part_trips=5,
+                    progress=watch)
+    assert not (tmp_path / "trips.parquet").exists()
+    assert list((tmp_path / "parts").rglob("part-*.parquet"))
+    kill, seen = False, []
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, part_trips=5, progress=watch)
+    assert 5 < seen[0][0] <= 18
+    assert seen[-1][:2] == (24, 24)
+    assert seen[-1][2] > 0
+    assert not any((tmp_path / "parts").iterdir())
+    trips = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
+    for name in ("offsets", "road_ids", "times", "reached", "expansions"):
+        np.testing.assert_array_equal(getattr(trips, name), getattr(expected, name))
 
 
 def without_ways_out(network, road):

@@ -2,7 +2,7 @@
 
 from hoser_kd.hoser.batches import Batch, collate, time_label_statistics
 from hoser_kd.hoser.checkpoint import export_checkpoint, load, load_checkpoint, save
-from hoser_kd.hoser.decoding import Decoded, Decoder, Prefix
+from hoser_kd.hoser.decoding import Decoded, Decoder, PathTree
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.model import HOSER, HoserConfig, StudentOutput, TimeScale
 
@@ -13,7 +13,7 @@ __all__ = [
     "Decoder",
     "GraphFeatures",
     "HoserConfig",
-    "Prefix",
+    "PathTree",
     "StudentOutput",
     "TimeScale",
     "build_graph_features",

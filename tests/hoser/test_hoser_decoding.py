@@ -7,38 +7,47 @@ import pytest
 import torch
 from small_city import grid_network
 
-from hoser_kd.hoser import Decoder, Prefix, collate
+from hoser_kd.hoser import Decoder, collate
 
 
-@pytest.mark.parametrize("padding_first", [False, True])
-def test_steps_equal_the_full_forward(small_city, small_model, padding_first):
-    """Trips of different lengths, extended together; the prefix may be padded on either side."""
+def one(*values):
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_steps_equal_the_full_forward(small_city, small_model, compiled):
+    """Trips of different lengths, extended together, in slots that other trips have used before."""
     small_model.eval()
     batch = collate(small_city.trips["test"], np.arange(10))
     with torch.no_grad():
         full = small_model(batch, all_times=True)
-    decoder = Decoder(small_model)
-    count, num_steps = full.step_mask.shape
-    keys = torch.zeros(decoder.num_layers, count, num_steps, decoder.token_width)
-    values = torch.zeros_like(keys)
-    for t in range(num_steps):
-        rows = full.step_mask[:, t].nonzero()[:, 0]
-        order = torch.arange(t).flip(0) if padding_first else torch.arange(t)
-        prefix = Prefix(
-            torch.cat([batch.road_ids[rows][:, order], torch.full((len(rows), 2), 7)], 1),
-            torch.cat([batch.times[rows][:, order], torch.zeros(len(rows), 2, dtype=torch.int64)], 1),
-            torch.cat([torch.ones(len(rows), t, dtype=torch.bool), torch.zeros(len(rows), 2, dtype=torch.bool)], 1),
-            torch.cat([keys[:, rows][:, :, order], torch.ones(2, len(rows), 2, decoder.token_width)], 2),
-            torch.cat([values[:, rows][:, :, order], torch.ones(2, len(rows), 2, decoder.token_width)], 2),
-        ) if t else None
-        decoded = decoder.step(batch.road_ids[rows, t], batch.times[rows, t], batch.times[rows, 0],
-                               batch.destinations[rows], prefix)
-        keys[:, rows, t], values[:, rows, t] = decoded.keys, decoded.values
+    decoder = Decoder(small_model, compiled=compiled)
+    tree = decoder.tree(capacity=4)
+    tree.store.fill_(torch.nan)
+    last = np.full(len(batch.rows), -1)
+    roads, times, goal = batch.road_ids.numpy(), batch.times.numpy(), batch.destinations.numpy()
+    for t in range(batch.num_steps):
+        rows = np.flatnonzero(full.step_mask[:, t].numpy())
+        decoded = decoder.step(tree, last[rows], roads[rows, t], times[rows, t], times[rows, 0], goal[rows])
+        last[rows] = decoded.slots
         width = decoded.logits.shape[1]
         where = full.candidate_mask[rows, t, :width]
         assert torch.equal(decoded.candidates >= 0, where)
         torch.testing.assert_close(decoded.logits[where], full.logits[rows, t, :width][where], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(decoded.times[where], full.all_times[rows, t, :width][where], rtol=1e-5, atol=1e-5)
+    assert tree.num_nodes == full.step_mask.sum()
+    for row, slot in enumerate(last):
+        assert tree.path(int(slot))[0].tolist() == small_city.trips["test"].roads(row)[:-1].tolist()
+
+
+def test_slots_are_used_again(small_model):
+    decoder = Decoder(small_model)
+    tree = decoder.tree(capacity=2)
+    first = decoder.step(tree, one(-1, -1), one(3, 4), one(0, 0), one(0, 0), one(9, 9))
+    tree.give_back(first.slots.tolist())
+    again = decoder.step(tree, one(-1, -1), one(4, 3), one(0, 0), one(0, 0), one(9, 9))
+    assert len(tree.parent) == 2
+    torch.testing.assert_close(again.logits[0][: first.logits.shape[1]], first.logits[1])
 
 
 def test_dead_end_has_no_candidate(small_city, small_model):
@@ -53,22 +62,21 @@ def test_dead_end_has_no_candidate(small_city, small_model):
         setattr(tables, name, torch.cat([values[:at], values[at + gone :]]))
     tables.successor_start = start
     decoder = Decoder(small_model)
-    road, zero = torch.tensor([5, 8]), torch.zeros(2, dtype=torch.int64)
-    decoded = decoder.step(road, zero, zero, torch.tensor([9, 9]))
+    tree = decoder.tree()
+    decoded = decoder.step(tree, one(-1, -1), one(5, 8), one(0, 0), one(0, 0), one(9, 9))
     assert (decoded.candidates[0] == -1).all()
     assert (decoded.logits[0] == -torch.inf).all()
     assert decoded.candidates[1].max() >= 0
-    alone = decoder.step(road[:1], zero[:1], zero[:1], torch.tensor([9]))
+    alone = decoder.step(tree, one(-1), one(5), one(0), one(0), one(9))
     assert alone.candidates.shape == (1, 0)
 
 
 def test_weekday_of_the_start_decides_the_sign(small_model):
     decoder = Decoder(small_model)
-    road, destination = torch.tensor([3]), torch.tensor([40])
-    friday_evening = torch.tensor([1 * 86_400 + 80_000])
-    just_saturday = torch.tensor([2 * 86_400 + 100])
-    started_friday = decoder.step(road, just_saturday, friday_evening, destination)
-    started_saturday = decoder.step(road, just_saturday, just_saturday, destination)
+    tree = decoder.tree()
+    friday_evening, just_saturday = one(1 * 86_400 + 80_000), one(2 * 86_400 + 100)
+    started_friday = decoder.step(tree, one(-1), one(3), just_saturday, friday_evening, one(40))
+    started_saturday = decoder.step(tree, one(-1), one(3), just_saturday, just_saturday, one(40))
     assert not torch.equal(started_friday.logits, started_saturday.logits)
 
 

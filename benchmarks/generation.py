@@ -1,0 +1,198 @@
+"""Trips generated a second: the batched search against one trip at a time, same weights and requests, one thread.
+
+    python benchmarks/generation.py                            # the made city of the demo
+    python benchmarks/generation.py --folder data/porto        # a city in HOSER's format
+    python benchmarks/generation.py --student FOLDER           # trained weights (default: random ones)
+    python benchmarks/generation.py --memory                   # peak memory from 1,000 to 100,000 requests
+
+The plain way is how the published code does it: roads and zones encoded once, then for every node expanded the
+features of its whole path are made in Python and the whole path goes through the whole model
+(tests/oracle_hoser.py). Both ways count CPU seconds; the run stops if an answer differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hoser_kd import hoser
+from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.hoser import HOSER, build_graph_features, time_label_statistics
+from hoser_kd.road_network import read_hoser
+from hoser_kd.search import generate, generate_to
+from hoser_kd.synthetic import make_city
+from hoser_kd.trajectories import read_hoser as read_trips
+from hoser_kd.zones import partition, transitions
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import oracle_hoser
+    from oracle_hoser import haversine_m, heading
+
+
+class PlainSearch:
+    """The published search, one node at a time."""
+
+    def __init__(self, network, model: HOSER, features) -> None:
+        self.network, self.scale = network, model.time_scale
+        self.plain = oracle_hoser.PlainHoser(model.config, features).eval()
+        self.plain.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            self.road, self.zone = self.plain.road_network_encoder()
+
+    def ask(self, roads: list[int], times: list[int], destination: int):
+        """Candidates behind the last road, their -log p and seconds: features first, then the whole path."""
+        network, centre = self.network, self.network.centroids
+        lat, lon = centre[roads].T
+        distance = haversine_m(lat[:, None], lon[:, None], lat[None], lon[None])
+        weekend = (times[0] // 86_400 + 3) % 7 >= 5
+        share = np.array([(t % 86_400) / 86_400 for t in times], np.float32)
+        interval = np.abs(share[:, None] * np.float32(1440) - share[None] * np.float32(1440))
+        candidates = network.successors.row(roads[-1]).tolist()
+        away = [float(haversine_m(*centre[c], *centre[destination])) for c in candidates]
+        here, there = network.end[roads[-1]][::-1], network.end[destination][::-1]
+        to_goal = heading(*here, *there)
+        turns = [abs(heading(*here, *network.end[c][::-1]) - to_goal) for c in candidates]
+        batch = {
+            "temporal": torch.from_numpy(-share if weekend else share)[None],
+            "distance": torch.tensor(np.clip(distance, 0, 1000) / 1000, dtype=torch.float32)[None],
+            "interval": torch.tensor(np.clip(interval, 0, 5) / 5)[None],
+            "mask": torch.ones(1, len(roads), dtype=torch.bool),
+            "metric_dis": torch.tensor([math.log1p((d - min(away)) / 100) for d in away])[None, None],
+            "metric_angle": torch.tensor([min(t, 2 * math.pi - t) / math.pi for t in turns])[None, None],
+        }
+        with torch.no_grad():
+            at, zones = torch.tensor([roads]), self.plain.road2zone
+            x = self.plain.trajectory_encoder(self.road[at], self.zone[zones[at]], batch)[:, -1:]
+            goal = self.zone[zones[destination]][None]
+            logits, predicted = self.plain.navigator(x, goal, self.road[torch.tensor(candidates)][None, None], batch)
+        costs = (-logits[0, 0].log_softmax(0)).tolist()
+        return candidates, costs, self.scale.seconds(predicted[0, 0]).round().long().tolist()
+
+    def trip(self, origin: int, start: int, destination: int, max_steps: int):
+        frontier, order, best, done = [(0.0, 0, [origin], [start])], 1, {origin: 0.0}, set()
+        centre, nearest = self.network.centroids, (math.inf, [])
+        while frontier and len(done) < max_steps:
+            cost, _, roads, times = heapq.heappop(frontier)
+            if roads[-1] == destination:
+                return roads, len(done)
+            if roads[-1] in done:
+                continue
+            done.add(roads[-1])
+            away = float(haversine_m(*centre[roads[-1]], *centre[destination]))
+            if away < nearest[0]:
+                nearest = (away, roads)
+            if not len(self.network.successors.row(roads[-1])):
+                continue
+            for road, step, wait in zip(*self.ask(roads, times, destination), strict=True):
+                if cost + step < best.get(road, math.inf):
+                    best[road] = cost + step
+                    heapq.heappush(frontier, (cost + step, order, [*roads, road], [*times, times[-1] + wait]))
+                    order += 1
+        return nearest[1], len(done)
+
+
+def model_of(folder: Path, student: Path | None, config: StudentConfig):
+    """The network, the test trips, the model and its features."""
+    network = read_hoser(folder)
+    train, test = (read_trips(folder / f"{split}.csv", network) for split in ("train", "test"))
+    zones = partition(network, ZonesConfig())
+    counts = transitions(zones, train, int(zones.max()) + 1)
+    if student is not None:
+        return network, test, hoser.load(student).eval(), build_graph_features(network, zones, counts)
+    torch.manual_seed(0)
+    mean, std = time_label_statistics(train)
+    model = HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std).eval()
+    return network, test, model, build_graph_features(network, zones, counts)
+
+
+def measure(folder: Path, options) -> dict[str, float]:
+    network, test, model, features = model_of(folder, options.student, StudentConfig())
+    rows = np.random.default_rng(0).permutation(len(test))[: options.trips]
+    asked = test.origins[rows], test.start_times[rows], test.destinations[rows]
+    generate(model, *(part[:1] for part in asked), 3)  # compiles
+    started = time.process_time()
+    trips = generate(model, *asked, options.max_steps)
+    ours_s = time.process_time() - started
+    few = range(min(options.plain_trips, len(rows)))
+    search = PlainSearch(network, model, features)
+    started = time.process_time()
+    plain = [search.trip(*(int(part[i]) for part in asked), options.max_steps) for i in few]
+    plain_s = time.process_time() - started
+    same = sum(trips.roads(i).tolist() == plain[i][0] and trips.expansions[i] == plain[i][1] for i in few)
+    if same < len(few):
+        raise SystemExit(f"{len(few) - same} of {len(few)} answers differ")
+    rate, plain_rate = trips.expansions.sum() / ours_s, sum(count for _, count in plain) / plain_s
+    return {
+        "roads": network.num_roads, "trips": len(rows), "reached": float(trips.reached.mean()),
+        "expansions_a_trip": float(trips.expansions.mean()), "trips_a_second": len(rows) / ours_s,
+        "expansions_a_second": rate, "plain_trips": len(few), "plain_expansions_a_second": plain_rate,
+        "plain_trips_a_second": plain_rate / float(trips.expansions.mean()), "times_as_fast": rate / plain_rate,
+        "peak_memory_mib": peak_mib(),
+    }
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def many(count: int) -> dict[str, float]:
+    """Generate `count` trips in a small city and say what it took."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        make_city(folder, SyntheticConfig(blocks=(6, 6), num_trips=60))
+        config = StudentConfig(hidden_dim=32, road_id_dim=16, attribute_dim=4)
+        network, _, model, _ = model_of(folder, None, config)
+        before = peak_mib()
+        rng = np.random.default_rng(0)
+        origins, destinations = rng.integers(0, network.num_roads, (2, count))
+        started = time.process_time()
+        generate_to(folder / "trips.parquet", folder / "parts", model, origins,
+                    np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations)
+        return {"requests": count, "trips_a_second": count / (time.process_time() - started),
+                "memory_before_mib": before, "peak_memory_mib": peak_mib(),
+                "file_mib": (folder / "trips.parquet").stat().st_size / 2**20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made one")
+    parser.add_argument("--student", type=Path, help="folder of a trained student of that city")
+    parser.add_argument("--trips", type=int, default=256, help="requests for the batched search")
+    parser.add_argument("--plain-trips", type=int, default=8, help="of which so many one by one")
+    parser.add_argument("--max-steps", type=int, default=1000, help="expansions after which a search ends")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--requests", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.requests:
+        results = many(options.requests)
+    elif options.memory:
+        # a process each: a peak does not go down again
+        results = [json.loads(subprocess.run([sys.executable, __file__, "--requests", str(count)], check=True,
+                                             capture_output=True, text=True).stdout)
+                   for count in (1_000, 10_000, 100_000)]
+    elif options.folder:
+        results = measure(options.folder, options)
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            make_city(made, SyntheticConfig())
+            results = measure(Path(made), options)
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
