@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hoser_cities import TINY, City, count_transitions
-from small_city import grid_network, random_trips
+from hoser_cities import TINY, City, city_of_streets
 
 from hoser_kd.hoser import HOSER
 from hoser_kd.road_network import read_hoser
@@ -35,11 +34,7 @@ def golden_io(golden: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def small_city() -> City:
-    network = grid_network(6)
-    zones = np.arange(network.num_roads, dtype=np.int64) // 20
-    trips = {split: random_trips(network, count, seed) for seed, (split, count)
-             in enumerate((("train", 48), ("val", 20), ("test", 20)))}
-    return City(network, zones, count_transitions(zones, trips["train"], int(zones.max()) + 1), trips)
+    return city_of_streets()
 
 
 @pytest.fixture

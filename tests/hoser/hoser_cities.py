@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from small_city import grid_network, random_trips
 
 from hoser_kd.config import StudentConfig
 
@@ -32,3 +33,12 @@ def count_transitions(zones: np.ndarray, trips: Trajectories, num_zones: int) ->
     np.add.at(counts, (zones[trips.road_ids[at]], zones[trips.road_ids[at + 1]]), 1)
     np.fill_diagonal(counts, 0)
     return counts
+
+
+def city_of_streets() -> City:
+    """Return 120 roads, 6 zones and random trips, the same each time."""
+    network = grid_network(6)
+    zones = np.arange(network.num_roads, dtype=np.int64) // 20
+    trips = {split: random_trips(network, count, seed) for seed, (split, count)
+             in enumerate((("train", 48), ("val", 20), ("test", 20)))}
+    return City(network, zones, count_transitions(zones, trips["train"], int(zones.max()) + 1), trips)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from hoser_cities import TINY
+from hoser_cities import TINY, city_of_streets
+from small_city import random_trips
 
 from hoser_kd.config import DistillConfig, StudentConfig
 from hoser_kd.distillation import Distillation, StoredLabels
@@ -122,6 +127,46 @@ def test_a_killed_run_goes_on_to_the_same_weights(small_city, tmp_path, distille
     assert resumed.history == whole.history
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert not (tmp_path / "killed" / "state.pt").exists()
+
+
+TRAINING_PROCESS = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from test_training import HARD, city_of_streets, train
+train(city_of_streets(), sys.argv[1], HARD, on_epoch=lambda figures: print(figures["epoch"], flush=True))
+"""
+HARD = TINY.model_copy(update={"max_epochs": 8, "dropout": 0.1})
+
+
+def test_a_process_killed_outright_is_followed_by_one_with_the_same_weights(tmp_path):
+    """SIGKILL wherever it hits; nothing is asked of the dying process."""
+    tests = Path(__file__).parents[1]
+    paths = [str(tests.parent), str(tests), str(tests / "hoser")]
+    with subprocess.Popen([sys.executable, "-c", TRAINING_PROCESS, str(tmp_path / "killed"), *paths],
+                          stdout=subprocess.PIPE) as process:
+        assert [float(process.stdout.readline()) for _ in range(2)] == [1, 2]
+        process.kill()
+    assert not (tmp_path / "killed" / "history.json").exists()
+    epochs = []
+    resumed = train(city_of_streets(), tmp_path / "killed", HARD, on_epoch=epochs.append)
+    assert epochs[0]["epoch"] >= 3
+    assert epochs[-1]["epoch"] == 8
+    whole = train(city_of_streets(), tmp_path / "whole", HARD)
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_memory_stays_flat_over_epochs_of_other_shapes(tmp_path):
+    """Every batch has other shapes; what they took is used again."""
+    city = city_of_streets()
+    city = replace(city, trips={**city.trips, "train": random_trips(city.network, 64, lengths=(2, 120))})
+    held = []
+
+    def note(_):
+        held.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+    train(city, tmp_path, TINY.model_copy(update={"max_epochs": 12}), on_epoch=note)
+    assert held[-1] - held[3] < 8 * 2**20
 
 
 def test_a_finished_run_is_read_and_a_foreign_one_refused(small_city, tmp_path):
