@@ -2,6 +2,7 @@
 
     python benchmarks/student_step.py                          # made cities of 2,000 and 20,000 roads, a minute or two
     python benchmarks/student_step.py --folder data/porto      # a city in HOSER's format
+    python benchmarks/student_step.py --parts                  # and where the time of a step goes
 
 Both train the same weights on the same batch of trips (`--batch`), and the run stops if their losses differ. The plain
 way (tests/oracle_hoser.py) is how the published code does it: arrays of pairs of shape (B, T, T, h), all roads
@@ -25,6 +26,7 @@ import torch
 
 from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
 from hoser_kd.hoser import HOSER, build_graph_features, collate, time_label_statistics
+from hoser_kd.hoser.model import _Needed
 from hoser_kd.road_network import read_hoser
 from hoser_kd.synthetic import make_city
 from hoser_kd.training import StudentTrainer
@@ -49,7 +51,7 @@ def timed(work, repeats):
     return median(seconds), result
 
 
-def measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
+def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> dict[str, float]:
     network = read_hoser(folder)
     trips = read_trips(folder / "train.csv", network)
     zones = partition(network, ZonesConfig())
@@ -88,13 +90,61 @@ def measure(folder: Path, size: int, repeats: int) -> dict[str, float]:
         raise SystemExit(f"the losses differ: {plain_first} and {first['next_step']}")
     plain_s, _ = timed(plain_step, max(repeats // 3, 2))
     ours_s, _ = timed(lambda: trainer.step(trips, rows, 0), repeats)
+    found = parts_ms(trainer, trips, rows, repeats) if parts else None
     return {
         "roads": network.num_roads, "trips": len(rows), "steps": int((trips.lengths[rows] - 1).sum()),
         "longest": int(trips.lengths[rows].max()) - 1,
         "step_s": ours_s, "plain_step_s": plain_s, "step_ratio": plain_s / ours_s,
         "features_s": features_s, "plain_features_s": plain_features_s,
         "features_ratio": plain_features_s / features_s,
+        **({} if found is None else {"parts_ms": {**found, "rest": round(ours_s * 1e3 - sum(found.values()), 1)}}),
     }
+
+
+def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, float]:
+    """CPU milliseconds of each part of a step alone, forward and backward together."""
+    model, encoder = trainer.model, trainer.model.road_network_encoder
+    steps = model.tables.derive(collate(trips, rows))
+    roads = torch.unique(torch.cat([steps.road, steps.candidate]))
+    with torch.no_grad():
+        needed = _Needed(roads, encoder.encode_roads(roads), encoder.encode_zones())
+        history = model._histories(steps, needed)
+    for leaf in (needed.road, needed.zone, history):
+        leaf.requires_grad_()
+
+    def both(forward):
+        output = forward()
+        output.backward(torch.ones_like(output))
+        for parameter in model.parameters():
+            parameter.grad = None
+
+    def answer():
+        output = model._answer(steps, history, needed, all_times=False)
+        return output.next_step_loss() + output.time_loss(model.time_scale)
+
+    gradients = [None if p.grad is None else p.grad.clone() for p in with_gradients(model, trips, rows)]
+
+    def move():
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        trainer.optimiser.step()
+
+    work = {
+        "features of the batch": lambda: model.tables.derive(collate(trips, rows)),
+        "road graph": lambda: both(lambda: encoder.encode_roads(roads)),
+        "zone graph": lambda: both(encoder.encode_zones),
+        "histories": lambda: both(lambda: model._histories(steps, needed)),
+        "candidates, times and losses": lambda: both(answer),
+        "clipping and AdamW": move,
+    }
+    return {name: round(timed(call, repeats)[0] * 1e3, 1) for name, call in work.items()}
+
+
+def with_gradients(model, trips, rows):
+    """The parameters with the gradients of a batch."""
+    output = model(collate(trips, rows))
+    (output.next_step_loss() + output.time_loss(model.time_scale)).backward()
+    return model.parameters()
 
 
 def main() -> None:
@@ -102,16 +152,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made ones")
     parser.add_argument("--batch", type=int, default=64, help="trips a step")
     parser.add_argument("--repeats", type=int, default=9, help="steps of ours; a third of it of the plain way")
+    parser.add_argument("--parts", action="store_true", help="time each part of a step alone as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
     if args.folder:
-        results[args.folder.name] = measure(args.folder, args.batch, args.repeats)
+        results[args.folder.name] = measure(args.folder, args.batch, args.repeats, parts=args.parts)
     else:
         for name, blocks in BLOCKS.items():
             with tempfile.TemporaryDirectory() as folder:
                 make_city(folder, SyntheticConfig(blocks=blocks, num_trips=400))
-                results[name] = measure(Path(folder), args.batch, args.repeats)
+                results[name] = measure(Path(folder), args.batch, args.repeats, parts=args.parts)
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
 
 
