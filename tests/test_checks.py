@@ -1,0 +1,227 @@
+"""Every check passes on what is right and fails, with the mend, on data that it exists to stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_city import grid_network, random_trips
+
+from hoser_kd.checks import CHECKS, run_checks
+from hoser_kd.pipeline import STAGES
+from hoser_kd.ragged import offsets_of
+from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.store import Artifact
+from hoser_kd.trajectories import SPLITS, Trajectories
+
+
+def artifact(stage, path=None, settings=None, **summary):
+    return Artifact(stage, "town", None, "v1", path, settings=settings or {}, summary=summary)
+
+
+def ask(name, made, **inputs):
+    return next(result for result in run_checks(made, inputs) if result.name == name)
+
+
+def verdict(name, made, **inputs):
+    """Whether a check passes; what it says must be a sentence, and its figures what JSON holds."""
+    result = ask(name, made, **inputs)
+    assert result.said.endswith(".")
+    json.dumps(dict(result.figures))
+    return result.passed, result.said
+
+
+# the grid
+
+COVERAGE = {"roads": 200, "share_inside": 1.0, "clamped": 0, "visits_inside": 1.0, "roads_per_cell_median": 2.0,
+            "roads_per_cell_p99": 7.0, "roads_per_cell_max": 8}
+RESOLUTION = {"choices": 900, "apart": 0.8}
+ALIGNED = {"loss": 2.3, "guess": 4.6, "least_half_a_cell_off": 3.1, "misplaced": False, "can_tell": True, "trips": 40,
+           "best_cells_north": 0.0, "best_cells_east": 0.0, "shifts_tried": 25}
+
+
+def grid(coverage=None, resolution=None, alignment=None, settings=None):
+    return artifact("grid_token_table", settings=settings, coverage={**COVERAGE, **(coverage or {})},
+                    resolution={**RESOLUTION, **(resolution or {})},
+                    **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}))
+
+
+def test_roads_inside_grid():
+    assert verdict("roads_inside_grid", grid())[0]
+    passed, said = verdict("roads_inside_grid", grid({"share_inside": 0.89, "clamped": 22, "visits_inside": 0.97}))
+    assert not passed
+    assert "22 are clamped" in said
+    assert "97.0% of the training trips' points" in said
+    assert "`grid.bounds`" in said
+    knowing = grid({"share_inside": 0.72}, settings={"grid": {"min_share_inside": 0.7}})
+    assert verdict("roads_inside_grid", knowing)[0]
+
+
+def test_cells_tell_roads_apart():
+    assert verdict("cells_tell_roads_apart", grid())[0]
+    assert verdict("cells_tell_roads_apart", grid(resolution={"choices": 0, "apart": 1.0}))[0]
+    passed, said = verdict("cells_tell_roads_apart", grid({"roads_per_cell_max": 198}, {"apart": 0.01}))
+    assert not passed
+    assert "198 at most" in said
+    assert "`grid.cell_size_m`" in said
+
+
+def test_grid_lies_where_trained():
+    assert verdict("grid_lies_where_trained", grid())[0]
+    assert verdict("grid_lies_where_trained", grid(alignment={}))[0]
+    passed, said = verdict("grid_lies_where_trained", grid(alignment={"misplaced": True, "best_cells_north": -0.5}))
+    assert not passed
+    assert "-0.5 cells further north" in said
+    for loss in (4.7, float("nan")):
+        passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": loss, "can_tell": False}))
+        assert not passed
+        assert "blind guess" in said
+    passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": 4.5, "can_tell": False}))
+    assert passed
+    assert "cannot tell" in said
+
+
+def test_the_grid_checks_see_what_the_stage_measures():
+    """Crowding and clamping of a real grid that is far too coarse, and of one that lies beside the city."""
+    from hoser_kd import grid as grids
+
+    network, trips = grid_network(), random_trips(grid_network(), 30)
+
+    def measured(spec):
+        table = grids.token_table(spec, network)
+        return grid(grids.coverage(spec, table), grids.resolution(table["token"].to_numpy(), network, trips))
+
+    (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
+    fine = measured(grids.GridSpec(south, north, west, east, 0.001, 0.001))
+    assert all(result.passed for result in run_checks(fine, {}))
+    coarse = measured(grids.GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
+    assert not verdict("cells_tell_roads_apart", coarse)[0]
+    beside = measured(grids.GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))
+    assert not verdict("roads_inside_grid", beside)[0]
+
+
+# the teacher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 2}))
+    return tmp_path
+
+
+def test_tokens_in_vocabulary(folder):
+    teacher = artifact("teacher", folder, vocab_size=103, val_loss=2.0)
+    assert verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=100))[0]
+    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=89))
+    assert passed
+    assert "11 labels are not used" in said
+    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=101))
+    assert not passed
+    assert "correct `grid`" in said
+
+
+def test_beats_blind_guess(folder):
+    inputs = {"grid_token_table": artifact("g", num_labels=100)}
+    assert verdict("beats_blind_guess", artifact("teacher", folder, vocab_size=103, val_loss=4.6), **inputs)[0]
+    for loss in (4.62, float("inf"), float("nan")):
+        teacher = artifact("teacher", folder, vocab_size=103, val_loss=loss)
+        passed, said = verdict("beats_blind_guess", teacher, **inputs)
+        assert not passed
+        assert "knows nothing" in said
+
+
+# the labels
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A network, trips and labels in files, as the stages leave them; `spoil` changes the labels of a split."""
+    network = grid_network()
+    network.save(tmp_path)
+    trips = {split: random_trips(network, 6, seed) for seed, split in enumerate(SPLITS)}
+    labels = {}
+    for split, some in trips.items():
+        at, _ = some.step_positions()
+        offsets = offsets_of(network.successors.degrees[some.road_ids[at]])
+        labels[split] = SoftLabels(offsets, np.linspace(-3, 3, offsets[-1], dtype=np.float32))
+    (tmp_path / "trips").mkdir()
+    (tmp_path / "labels").mkdir()
+    inputs = {"road_network": artifact("road_network", tmp_path), "trajectories": artifact("t", tmp_path / "trips")}
+    made = artifact("teacher_soft_labels", tmp_path / "labels")
+
+    def written(trips_of=trips, **changed):
+        for split in SPLITS:
+            trips_of[split].save(tmp_path / "trips" / f"{split}.arrow")
+            changed.get(split, labels[split]).save(tmp_path / "labels" / f"{split}.arrow")
+        return made, inputs
+
+    return network, trips, labels, written
+
+
+def test_labels_on_road_graph(labelled):
+    network, trips, labels, written = labelled
+    made, inputs = written()
+    assert verdict("labels_on_road_graph", made, **inputs)[0]
+
+    short = SoftLabels(labels["val"].offsets[:-1], labels["val"].scores[: labels["val"].offsets[-2]])
+    moved = labels["test"].offsets.copy()
+    moved[1] += 1
+    for changed in ({"val": short}, {"test": SoftLabels(moved, labels["test"].scores)}):
+        made, inputs = written(**changed)
+        passed, said = verdict("labels_on_road_graph", made, **inputs)
+        assert not passed
+        assert "materialise teacher_soft_labels again" in said
+
+    # a trip that jumps to a road which does not follow: as many candidates, no such step
+    roads = trips["train"].road_ids.copy()
+    roads[1] = next(road for road in range(network.num_roads)
+                    if road not in network.successors.row(int(roads[0]))
+                    and network.successors.degrees[road] == network.successors.degrees[roads[1]])
+    jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
+    made, inputs = written({**trips, "train": jumping})
+    assert not verdict("labels_on_road_graph", made, **inputs)[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_finite(labelled, value, split):
+    _, _, labels, written = labelled
+    made, inputs = written()
+    assert verdict("labels_finite", made, **inputs)[0]
+    scores = labels[split].scores.copy()
+    scores[3] = value
+    made, inputs = written(**{split: replace(labels[split], scores=scores)})
+    passed, said = verdict("labels_finite", made, **inputs)
+    assert not passed
+    assert "1 of the stored scores" in said
+
+
+# the students
+
+
+@pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
+def test_beats_trivial_guess(stage):
+    assert verdict("beats_trivial_guess", artifact(stage, val_nll=0.5, trivial_nll=0.6))[0]
+    for nll in (0.6, 0.7, float("nan")):
+        passed, said = verdict("beats_trivial_guess", artifact(stage, val_nll=nll, trivial_nll=0.6))
+        assert not passed
+        assert "learnt nothing" in said
+    assert verdict("beats_trivial_guess", artifact("distilled_student", enabled=False))[0]
+
+
+def test_checks_stand_at_stages_and_block():
+    assert set(CHECKS) <= set(STAGES)
+    for checks in CHECKS.values():
+        assert all(check.blocking for check in checks)
+        assert len({check.name for check in checks}) == len(checks)
+
+
+def test_every_check_has_a_test_here():
+    names = {check.name for checks in CHECKS.values() for check in checks}
+    assert {f"test_{name}" for name in names} <= set(globals())
+
+
+def test_a_stage_without_checks_has_no_results():
+    assert run_checks(artifact("road_network"), {}) == []
