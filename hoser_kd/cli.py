@@ -11,9 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
-from hoser_kd.config import CityConfig, dump_config, load_config
+from hoser_kd.config import CityConfig, GenerationConfig, dump_config, load_config
 from hoser_kd.errors import ConfigError, HoserKdError
 from hoser_kd.pipeline import STAGES, Stage, make_with_inputs
 from hoser_kd.progress import TimedLines, duration
@@ -88,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--vanilla", action="store_true", help="train the plain student, without a teacher")
     command("label", "Make the teacher's soft labels of a city (training or importing the teacher first).",
             _stage_command("teacher_soft_labels"))
-    command("generate", "Generate trips with both students of a seed.", _stage_command("generated_trajectories"))
+    made = command("generate", "Generate trips with both students of a seed.", _generate)
+    made.add_argument("--ods", type=Path, help="CSV or Parquet of your own ODs: origin, destination, start_time")
+    made.add_argument("--decoder", choices=("search", "beam", "sampling"), help="default: that of the YAML")
     command("evaluate", "Measure both students of a seed and their generated trips.",
             _stage_command("trajectory_metrics"))
     command("report", "Write the report of a city for one seed.", _stage_command("distillation_report"))
@@ -163,6 +166,21 @@ def _stage_command(name: str) -> object:
         return 0
 
     return run
+
+
+def _generate(options: argparse.Namespace) -> int:
+    config = _config(options)
+    wanted = config.generation.model_dump()
+    if options.ods is not None:
+        wanted |= {"od_source": "file", "od_file": str(options.ods)}
+    if options.decoder is not None:
+        wanted["decoder"] = options.decoder
+    try:
+        config = config.model_copy(update={"generation": GenerationConfig(**wanted)})
+    except ValidationError as error:
+        raise ConfigError(f"generation: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+    _run(options, config, "generated_trajectories")
+    return 0
 
 
 def _make(options: argparse.Namespace) -> int:

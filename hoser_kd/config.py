@@ -248,14 +248,35 @@ class StudentConfig(_Section):
 class GenerationConfig(_Section):
     """Generation of trips by the students."""
 
-    od_source: Literal["test", "train"] = "test"
-    """test: real test ODs with their own start times; train: drawn from the training counts, as published."""
+    od_source: Literal["test", "train", "file"] = "test"
+    """test: real test ODs with their own start times; train: drawn from the training counts, as published; file: your
+    own, from `od_file`."""
+    od_file: str | None = None
+    """CSV or Parquet with the columns origin and destination (road ids) and start_time (2013-07-01T08:30:00Z, or whole
+    seconds since 1970 UTC)."""
     num_trips: int | None = Field(None, ge=1)
-    """Trips to generate; None: one for each test OD (5,000 with od_source train)."""
+    """ODs to generate trips for; None: all of the test split or of the file (5,000 with od_source train)."""
+    decoder: Literal["search", "beam", "sampling"] = "search"
+    """search: the published uniform-cost search; beam: the beam_width likeliest paths of each length; sampling: every
+    next road drawn by its probability."""
+    beam_width: int = Field(8, ge=1)
+    """Paths that go on from each length (decoder beam)."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the draws (decoder sampling): above 1 more varied trips, below 1 likelier ones."""
+    samples_per_od: int = Field(1, ge=1)
+    """Trips drawn for each OD (decoder sampling)."""
     max_steps: int = Field(5000, ge=1)
-    """Expansions after which a search gives the path that came closest."""
+    """Expansions after which the answer is the path that came closest."""
     seed: int = 0
-    """Seed of the choice of ODs."""
+    """Seed of the choice of ODs and of the draws."""
+
+    @model_validator(mode="after")
+    def _complete_generation(self) -> Self:
+        if (self.od_source == "file") != (self.od_file is not None):
+            raise ValueError("od_source file and od_file go together")
+        if self.samples_per_od > 1 and self.decoder != "sampling":
+            raise ValueError("samples_per_od above 1 needs decoder sampling: the others give one trip for an OD")
+        return self
 
 
 class EvaluationConfig(_Section):
@@ -268,6 +289,12 @@ class EvaluationConfig(_Section):
     San Francisco, that of the road centres elsewhere."""
     edr_threshold_m: float = Field(100.0, gt=0)
     """Distance up to which two points match in EDR."""
+    peak_hours: tuple[tuple[float, float], ...] = ((7.0, 10.0), (17.0, 20.0))
+    """Hours of the day [from, to) that count as peak; hours as the trips' times have them."""
+    centre: tuple[float, float] | None = None
+    """Middle of the city (latitude, longitude); None: the median of the road centres."""
+    centre_radius_m: float | None = Field(None, gt=0)
+    """Roads closer to it than this lie in the centre, the others in the suburbs; None: the closest quarter of them."""
 
 
 class CityConfig(_Section):

@@ -68,6 +68,15 @@ class Decoding:
     seed: int = 0
     """Of the draws (sampling)."""
 
+    def in_words(self) -> str:
+        """Return the decoder and the settings that matter to it, for people."""
+        if self.name == "beam":
+            return f"beam search, {self.beam_width} paths wide, at most {self.max_steps:,} expansions a trip"
+        if self.name == "sampling":
+            return (f"sampling at temperature {self.temperature:g}, seed {self.seed}, at most {self.max_steps:,} "
+                    "expansions a trip")
+        return f"published uniform-cost search, at most {self.max_steps:,} expansions a trip"
+
     @property
     def nodes_a_round(self) -> int:
         """Nodes a trip may name in a round."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from hoser_kd.config import CityConfig
 from hoser_kd.digest import digest_file, digest_json
-from hoser_kd.errors import CheckpointError, StoreError
+from hoser_kd.errors import CheckpointError, DataError, StoreError
 from hoser_kd.progress import Progress, silent
 from hoser_kd.store import Artifact, Store, now_utc
 
@@ -74,6 +74,17 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     return config.distill.model_dump(mode="json", exclude=others)
 
 
+def _generation_settings(config: CityConfig) -> dict[str, Any]:
+    """A file of ODs counts by its content, as a checkpoint does."""
+    settings = config.generation.model_dump(mode="json")
+    if config.generation.od_file is not None:
+        file = Path(config.generation.od_file)
+        if not file.is_file():
+            raise DataError(file, "no such file.", mend="`generation.od_file` names it.")
+        settings["od_file"] = digest_file(file)
+    return settings
+
+
 SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
     "source": lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row"}),
     "rows": lambda config: config.source.model_dump(mode="json", include={"on_bad_row"}),
@@ -84,7 +95,7 @@ SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
     # how many processes share the work changes no result
     "student": lambda config: config.student.model_dump(mode="json", exclude={"num_processes"}),
     "distillation": _distillation_settings,
-    "generation": lambda config: config.generation.model_dump(mode="json"),
+    "generation": _generation_settings,
     "evaluation": lambda config: config.evaluation.model_dump(mode="json"),
 }
 """The settings as stages read them; a change in one concerns only the stages that name it."""
@@ -112,7 +123,7 @@ STAGES: dict[str, Stage] = {
         Stage("distilled_student", "student", (*_NETWORK, "teacher_soft_labels", "grid_token_table"),
               ("student", "distillation"), per_seed=True),
         Stage("generated_trajectories", "evaluation", (*_STUDENTS, "road_network", "trajectories"),
-              ("generation",), per_seed=True),
+              ("generation",), per_seed=True, code_version="2"),
         Stage("trajectory_metrics", "evaluation",
               (*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
               ("evaluation",), per_seed=True),

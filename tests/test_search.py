@@ -6,19 +6,23 @@ import heapq
 import json
 from dataclasses import replace
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_city import grid_network, random_trips
 
 from hoser_kd.config import GenerationConfig, StudentConfig
+from hoser_kd.decoders import Decoding
 from hoser_kd.errors import DataError
 from hoser_kd.hoser import HOSER, collate, load_checkpoint
-from hoser_kd.od import choose
+from hoser_kd.od import choose, read_ods
 from hoser_kd.ragged import Csr, offsets_of
 from hoser_kd.road_network import read_hoser
-from hoser_kd.search import Decoding, GeneratedTrajectories, generate, generate_to
+from hoser_kd.search import GeneratedTrajectories, generate, generate_to
 from hoser_kd.trajectories import Trajectories
+from hoser_kd.trip_lines import trip_lines
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
 
@@ -285,3 +289,63 @@ def test_requests_are_real_ones_or_drawn_from_training():
     pairs = set(zip(train.origins.tolist(), train.destinations.tolist(), strict=True))
     assert set(zip(drawn.origins.tolist(), drawn.destinations.tolist(), strict=True)) <= pairs
     assert drawn.real_rows is None
+
+
+def test_samples_of_an_od_stand_one_behind_the_other():
+    network = grid_network(5)
+    train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
+    asked = choose(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
+    assert asked.real_rows[0] == asked.real_rows[2] != asked.real_rows[3]
+    assert len(asked) == 6
+
+
+OD_TEXTS = {
+    "instants": "2013-07-01T08:30:00Z", "spaces": "2013-07-01 08:30:00", "seconds": "1372667400",
+}
+
+
+@pytest.mark.parametrize("text", OD_TEXTS.values(), ids=OD_TEXTS)
+def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
+    csv, parquet = tmp_path / "ods.csv", tmp_path / "ods.parquet"
+    csv.write_text(f"note,origin,destination,start_time\na,3,5,{text}\nb,0,7,{text}\n")
+    pd.DataFrame({"origin": [3, 0], "destination": [5, 7],
+                  "start_time": pd.to_datetime(["2013-07-01T08:30:00Z"] * 2)}).to_parquet(parquet)
+    settings = GenerationConfig(od_source="file", od_file=str(csv))
+    none = random_trips(grid_network(4), 2)
+    for asked in (read_ods(csv, 8), read_ods(parquet, 8), choose(settings, none, none, 8)):
+        assert asked.origins.tolist() == [3, 0]
+        assert asked.destinations.tolist() == [5, 7]
+        assert asked.start_times.tolist() == [1_372_667_400] * 2
+        assert asked.real_rows is None
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    (["origin,destination,start_time", "1,2,0", "1,8,0"], r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7"),
+    (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
+    (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
+    (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time nan does not read"),
+    (["origin,start_time", "1,0"], "no column destination"),
+    (["origin,destination,start_time"], "no row"),
+    ([], "not readable"),
+])
+def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
+    file = tmp_path / "ods.csv"
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=said):
+        read_ods(file, 8)
+
+
+def test_trips_are_lines_along_their_roads(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations)
+    lines = trip_lines(trips, network)
+    lines.to_parquet(tmp_path / "lines.parquet")
+    again = gpd.read_parquet(tmp_path / "lines.parquet")
+    assert again.crs.to_epsg() == 4326
+    for i, line in enumerate(again.geometry):
+        roads = trips.roads(i)
+        expected = np.concatenate([network.coords[2 * road : 2 * road + 2] for road in roads])
+        corners = expected[np.r_[True, (np.diff(expected, axis=0) != 0).any(1)]]
+        np.testing.assert_array_equal(np.array(line.coords), corners)
+        assert again.length_m[i] == pytest.approx(network.length_m[roads].sum())
+        assert again.end_time[i].timestamp() == trips.times[trips.offsets[i + 1] - 1]

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hoser_kd import hoser, metrics, od, plots
 from hoser_kd.config import dump_config
+from hoser_kd.decoders import Decoding
 from hoser_kd.device import pick_device
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.next_step import evaluate_student
 from hoser_kd.pipeline import STAGES, StageRun
 from hoser_kd.report import ReportData, StudentResult, write_report
-from hoser_kd.search import GeneratedTrajectories, generate
+from hoser_kd.search import GeneratedTrajectories, generate_to
 from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import Artifact, write_json
 from hoser_kd.trajectories import Trajectories
+from hoser_kd.trip_lines import trip_lines
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
@@ -34,29 +37,34 @@ def _students(run: StageRun) -> dict[str, Path]:
 
 
 def generated_trajectories(run: StageRun) -> dict[str, Any]:
-    """Generate the trips asked for with both students; Parquet, and CSV in the published layout."""
-    test = load_trips(run, "test")
-    asked = od.choose(run.config.generation, load_trips(run, "train"), test)
-    columns = {"origin": asked.origins, "destination": asked.destinations, "start_time": asked.start_times}
-    if asked.real_rows is not None:
-        columns["test_row"] = asked.real_rows
-    pq.write_table(pa.table(columns), run.folder / "requests.parquet", compression="zstd")
-    summary: dict[str, Any] = {"num_trips": len(asked.origins), "od_source": run.config.generation.od_source}
+    """Generate the trips asked for with both students: Parquet, CSV in the published layout, and lines."""
+    network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
+    asked = od.choose(settings, load_trips(run, "train"), test, network.num_roads)
+    pq.write_table(asked.to_table(), run.folder / "requests.parquet", compression="zstd")
+    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source,
+                               "decoder": decoding.in_words()}
     made: dict[str, Trajectories] = {}
     for kind, folder in _students(run).items():
-        model = hoser.load(folder).to(pick_device(run.device))
-        trips = generate(model, asked.origins, asked.start_times, asked.destinations,
-                         run.config.generation.max_steps, progress=run.progress)
-        pq.write_table(trips.to_table(), run.folder / f"{kind}.parquet", compression="zstd")
+        file = run.folder / f"{kind}.parquet"
+        started = time.monotonic()
+        if not file.is_file():  # a run of the same version that was killed may have finished this student
+            model = hoser.load(folder).to(pick_device(run.device))
+            generate_to(file, run.folder / "parts", model, asked.origins, asked.start_times, asked.destinations,
+                        decoding, progress=run.progress)
+        trips = GeneratedTrajectories.read_parquet(file)
         trips.to_published_csv(run.folder / f"{kind}.csv")
+        trip_lines(trips, network).to_parquet(run.folder / f"{kind}_lines.parquet", compression="zstd")
         made[kind] = trips
         summary[f"{kind}_reached"] = round(float(trips.reached.mean()), 4)
         summary[f"{kind}_median_roads"] = float(np.median(trips.lengths))
         summary[f"{kind}_expansions_a_trip"] = round(float(trips.expansions.mean()), 1)
+        summary[f"{kind}_trips_a_second"] = round(len(trips) / max(time.monotonic() - started, 1e-3), 1)
+    shutil.rmtree(run.folder / "parts", ignore_errors=True)
     if asked.real_rows is not None:
         made = {"real": test.take(asked.real_rows), **made}
-        shown = np.linspace(0, len(asked.origins) - 1, min(4, len(asked.origins))).astype(int)
-        figure = plots.trips_map(load_network(run), made, shown.tolist())
+        shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(int)
+        figure = plots.trips_map(network, made, shown.tolist())
         (run.folder / "trips.png").write_bytes(plots.png(figure))
     return summary
 
