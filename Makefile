@@ -18,9 +18,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template
+# Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql://user:password@host/database says.
+STORAGE := $(if $(HOSER_KD_POSTGRES),postgres,sqlite)
+
+$(DAGSTER_HOME)/.$(STORAGE):
 	mkdir -p $(DAGSTER_HOME)
-	cp dagster.yaml-template $@
+	rm -f $(DAGSTER_HOME)/.sqlite $(DAGSTER_HOME)/.postgres
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template dagster.yaml-postgres $(DAGSTER_HOME)/.$(STORAGE)
+	cat dagster.yaml-template $(if $(HOSER_KD_POSTGRES),dagster.yaml-postgres) > $@
 
 # The whole graph for one city, in this process, into the same instance that `make dev` shows.
 demo: setup
@@ -34,8 +41,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The UI, and beside it the files of the store, so that reports open from it at a click.
 dev: setup
-	$(BIN)/dagster dev -w workspace.yaml
+	$(BIN)/python -m dagster_project.files & trap "kill $$!" EXIT; $(BIN)/dagster dev -w workspace.yaml
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

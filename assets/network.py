@@ -5,11 +5,13 @@ Belongs here: what describes the city and its trips, for teacher and students al
 
 from __future__ import annotations
 
+from assets.raw_files import RAW
 from assets.stage_asset import stage_asset
 
 source_files = stage_asset(
     "source_files",
     kinds={"csv"},
+    reads=tuple(RAW),
     description=(
         "The raw files in HOSER's format: `roadmap.geo`, `roadmap.rel`, `train.csv`, `val.csv`, `test.csv`, and a "
         "partition into zones if the data set ships one. Taken from a folder, made (`synthetic`), or downloaded from "

@@ -1,6 +1,7 @@
-"""Partitions: `city`, one a file of the config folder, and `city × seed` from the students on.
+"""Partitions: `city`, and `city × seed` from the students on.
 
-Adding a city is adding `config/<city>.yaml` and reloading the code location.
+A city is a file of the config folder. Its name joins the partitions as soon as the sensor `city_watch` sees the file
+(the in-process runner does it by itself), so a new city needs no reload.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or Path(__file__).resolve
 SEEDS = tuple(str(seed) for seed in range(int(os.environ.get("HOSER_KD_SEEDS", "5"))))
 """Seeds a student can be trained with; the environment variable HOSER_KD_SEEDS sets how many."""
 
-CITIES = tuple(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
-
-city_partitions = dg.StaticPartitionsDefinition(CITIES)
+city_partitions = dg.DynamicPartitionsDefinition(name="city")
 city_seed_partitions = dg.MultiPartitionsDefinition(
     {"city": city_partitions, "seed": dg.StaticPartitionsDefinition(SEEDS)}
 )
+
+
+def cities() -> tuple[str, ...]:
+    """Return the cities there are files for, in the order of their names."""
+    return tuple(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
 
 
 def city_and_seed(partition_key: str) -> tuple[str, int | None]:

@@ -3,6 +3,8 @@
 Its data version is a digest of the part, so Dagster itself sees which stages a changed setting concerns.
 """
 
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -42,13 +44,20 @@ def _settings_asset(section: str) -> dg.AssetsDefinition:
             values = SETTINGS[section](context.resources.pipeline.config(context.partition_key))
         except HoserKdError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        text = yaml.safe_dump(values, sort_keys=False)
-        return dg.MaterializeResult(
-            metadata={"values": dg.MetadataValue.md(f"```yaml\n{text}```")},
-            data_version=dg.DataVersion(digest_json(values)[:16]),
-        )
+        return dg.MaterializeResult(metadata=settings_shown(values), data_version=settings_version(values))
 
     return asset
+
+
+def settings_version(values: Mapping[str, Any]) -> dg.DataVersion:
+    """Return the data version of a piece of the settings."""
+    return dg.DataVersion(digest_json(values)[:16])
+
+
+def settings_shown(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Return what a person sees of a piece of the settings."""
+    text = yaml.safe_dump(dict(values), sort_keys=False)
+    return {"values": dg.MetadataValue.md(f"```yaml\n{text}```")}
 
 
 settings_assets = [_settings_asset(section) for section in SETTINGS]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -35,10 +37,23 @@ def show(artifact: Artifact) -> dict[str, Any]:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
     for picture in sorted(artifact.path.glob("*.png")):
         metadata[picture.stem] = _picture(picture.stem, picture.read_bytes())
-    report = artifact.path / "report.html"
-    if report.is_file():
-        metadata["report"] = dg.MetadataValue.url(report.as_uri())
+    address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
+    metadata["files"] = dg.MetadataValue.url(f"{address}/")
+    if (artifact.path / "report.html").is_file():
+        metadata["report"] = dg.MetadataValue.url(f"{address}/report.html")
+    if (artifact.path / "tensorboard").is_dir():
+        metadata["tensorboard"] = f"tensorboard --logdir {_common(artifact.path)}"
     return metadata
+
+
+def files_address() -> str:
+    """Return where the store is served to browsers (`python -m dagster_project.files`, started by `make dev`)."""
+    return os.environ.get("HOSER_KD_FILES", "http://localhost:3001").rstrip("/")
+
+
+def _common(folder: Path) -> Path:
+    """Return the stage's folder, so that TensorBoard shows all versions and seeds together."""
+    return folder.parent.parent if folder.parent.name.startswith("seed-") else folder.parent
 
 
 def _entry(value: Any) -> Any:

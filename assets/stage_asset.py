@@ -1,14 +1,16 @@
 """Turns a stage of `hoser_kd.pipeline` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
 
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from assets.knobs import RunStage, changes, run_config_of
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.showing import show
 from hoser_kd.checks import CHECKS, run_checks
+from hoser_kd.config import with_changes
 from hoser_kd.errors import HoserKdError
 from hoser_kd.pipeline import STAGES, Stage, make
 from hoser_kd.progress import TimedLines
@@ -17,19 +19,14 @@ from hoser_kd.store import Artifact
 SETTINGS_PREFIX = "settings"
 
 
-class RunStage(dg.Config):
-    """How to run a stage; the defaults are right."""
+def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
+    """Return the asset of a stage; its key, group, inputs, settings and code version are the stage's.
 
-    force: bool = False
-    """Make it again even if this version is there."""
-    device: str = "auto"
-    """auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which."""
-
-
-def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDefinition:
-    """Return the asset of a stage; its key, group, inputs, settings and code version are the stage's."""
+    `reads` names external assets it reads besides.
+    """
     stage = STAGES[name]
     checks = CHECKS.get(name, ())
+    run_config: type[RunStage] = run_config_of(name)
 
     @dg.asset(
         name=name,
@@ -37,7 +34,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDef
         description=description,
         kinds=kinds,
         ins={upstream: _input(stage, STAGES[upstream]) for upstream in stage.inputs},
-        deps=[_settings_dep(stage, section) for section in stage.settings],
+        deps=[*(_settings_dep(stage, section) for section in stage.settings), *map(dg.AssetDep, reads)],
         partitions_def=city_seed_partitions if stage.per_seed else city_partitions,
         code_version=stage.code_version,
         io_manager_key="artifacts",
@@ -49,12 +46,13 @@ def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDef
         pool="gpu" if name in _ON_DEVICE else None,
     )
     def asset(
-        context: dg.AssetExecutionContext, config: RunStage, **inputs: Any
+        context: dg.AssetExecutionContext, config: run_config, **inputs: Any
     ) -> Iterator[dg.Output[Artifact] | dg.AssetCheckResult]:
         city, seed = city_and_seed(context.partition_key)
         pipeline = context.resources.pipeline
         try:
-            settings = pipeline.config(city)
+            changed = changes(name, config)
+            settings = with_changes(pipeline.config(city), changed)
             artifact = make(
                 stage, settings, pipeline.store(), inputs, seed=seed, force=config.force, device=config.device,
                 progress=TimedLines(context.log.info), on_epoch=lambda figures: _observe(context, figures),
@@ -62,7 +60,8 @@ def stage_asset(name: str, *, kinds: set[str], description: str) -> dg.AssetsDef
             results = run_checks(artifact, inputs)
         except HoserKdError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        yield dg.Output(artifact, metadata=show(artifact), data_version=dg.DataVersion(artifact.version))
+        metadata = show(artifact) | ({"changed_for_this_run": dg.MetadataValue.json(changed)} if changed else {})
+        yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
         for result in results:
             yield dg.AssetCheckResult(
                 check_name=result.name, passed=result.passed, description=result.said,

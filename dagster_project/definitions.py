@@ -13,6 +13,8 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 import assets  # noqa: E402
 from assets.partitions import CONFIG_FOLDER  # noqa: E402
+from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining  # noqa: E402
+from dagster_project.full_pipeline import full_pipeline, full_pipeline_steps  # noqa: E402
 from dagster_project.jobs import JOBS  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
@@ -28,7 +30,9 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
     )
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
-        jobs=JOBS,
+        jobs=[*JOBS, full_pipeline],
+        sensors=[city_watch, full_pipeline_steps, retrain_on_change],
+        schedules=[weekly_retraining],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline=pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=dg.multiprocess_executor.configured({

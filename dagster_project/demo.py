@@ -12,7 +12,7 @@ import time
 
 import dagster as dg
 
-from assets.partitions import CITIES, SEEDS
+from assets.partitions import SEEDS, cities
 from dagster_project.definitions import DEFAULT_STORE, build_defs
 from dagster_project.jobs import JOBS, distil, evaluate
 from hoser_kd.errors import ConfigError, HoserKdError
@@ -23,7 +23,7 @@ from hoser_kd.store import Artifact, Store
 def main() -> int:
     """Run the jobs in order; returns the exit status."""
     parser = argparse.ArgumentParser(description="Materialise the whole graph of a city.")
-    parser.add_argument("--city", default="demo", help=f"one of {', '.join(CITIES)}")
+    parser.add_argument("--city", default="demo", help=f"one of {', '.join(cities())}")
     parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds of the students")
     parser.add_argument("--only", nargs="+", choices=[job.name for job in JOBS], metavar="JOB",
                         help=f"run only these of {', '.join(job.name for job in JOBS)}, and print no summary")
@@ -42,8 +42,8 @@ def main() -> int:
 
 
 def _check(city: str, seeds: list[str]) -> None:
-    if city not in CITIES:
-        raise ConfigError(f"there is no config/{city}.yaml. Cities: {', '.join(CITIES)}.")
+    if city not in cities():
+        raise ConfigError(f"there is no config/{city}.yaml. Cities: {', '.join(cities())}.")
     unknown = [seed for seed in seeds if seed not in SEEDS]
     if unknown:
         raise ConfigError(f"seeds {', '.join(unknown)} are not among {', '.join(SEEDS)}; HOSER_KD_SEEDS sets how many.")
@@ -55,6 +55,7 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
     Raises what the first failing step raised.
     """
     definitions = build_defs()
+    instance.add_dynamic_partitions("city", [city])
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
     plan = [(job, key) for job in JOBS if only is None or job.name in only
             for key in (per_seed if job in (distil, evaluate) else [city])]

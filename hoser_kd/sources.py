@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hoser_kd.config import SourceConfig
-from hoser_kd.digest import digest_file
+from hoser_kd.digest import digest_file, digest_json
 from hoser_kd.errors import DataError
 from hoser_kd.progress import Progress, silent
 from hoser_kd.synthetic import make_city
@@ -57,6 +58,37 @@ def content_digest(folder: str | PathLike[str]) -> str:
     for path in hoser_files(folder):
         total.update(f"{path.name} {digest_file(path)}\n".encode())
     return total.hexdigest()
+
+
+def raw_files_of(source: SourceConfig) -> list[Path]:
+    """Return the raw files that lie outside the store: those of a folder of kind hoser, none of other kinds.
+
+    Raises DataError where the folder is missing or incomplete.
+    """
+    return hoser_files(fetch(source, "")) if source.kind == "hoser" else []
+
+
+def raw_version(source: SourceConfig, names: Sequence[str]) -> str:
+    """Return the sha256 (hex) over those of the named raw files that are there.
+
+    What is made or downloaded lies in the store; it is known by what says how to make or where to find it. Raises
+    DataError where a folder of kind hoser is missing or incomplete.
+    """
+    if source.kind != "hoser":
+        return digest_json(source.model_dump(mode="json", exclude={"on_bad_row"}))
+    return digest_json([[path.name, digest_file(path)] for path in raw_files_of(source) if path.name in names])
+
+
+def raw_signature(source: SourceConfig) -> str | None:
+    """Return what changes when a raw file does, at the cost of looking at sizes and times only.
+
+    None where files of a folder of kind hoser are missing.
+    """
+    try:
+        states = [(path, path.stat()) for path in raw_files_of(source)]
+    except (DataError, FileNotFoundError):
+        return None
+    return digest_json([[str(path), state.st_size, state.st_mtime_ns] for path, state in states])
 
 
 def _refuse_incomplete(folder: Path, mend: str) -> None:

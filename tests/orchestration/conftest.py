@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def copy_of_town(town, tmp_path) -> Home:
     return home_at(Path(shutil.copytree(town.root, tmp_path / "copy")))
 
 
+@pytest.fixture
+def fresh_home(tmp_path) -> Home:
+    """A home with the town in it and nothing made yet."""
+    return make_home(tmp_path / "fresh")
+
+
 @dataclass
 class Server:
     """A web server over a home."""
@@ -108,28 +115,62 @@ class Server:
         return found["data"]
 
 
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(home: Home, *command: str):
+    """A process of this Python in a group of its own, which ends with the block; everything it says is in a log."""
+    log = home.root / f"{command[0]}.log"
+    with log.open("wb") as said:
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", *command], cwd=ROOT, env=home.environment,
+                                   stdout=said, stderr=said, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT if command[0] == "dagster" else signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answering(home: Home, port: int, log: str) -> Server:
+    """Wait for a web server and for the code location behind it."""
+    server = Server(f"http://127.0.0.1:{port}")
+    for _ in range(400):
+        with contextlib.suppress(OSError):
+            if server.query("{repositoriesOrError {... on RepositoryConnection {nodes {name}}}}")[
+                    "repositoriesOrError"].get("nodes"):
+                return server
+        time.sleep(0.25)
+    raise AssertionError((home.root / log).read_text())
+
+
 @pytest.fixture
 def serve():
     """Start web servers over homes; they end with the test."""
-    started: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as running:
+        def start(home: Home) -> Server:
+            port = free_port()
+            running.enter_context(started(home, "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)))
+            return answering(home, port, "dagster_webserver.log")
 
-    def start(home: Home) -> Server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [sys.executable, "-W", "ignore", "-m", "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)]
-        with (home.root / "webserver.log").open("wb") as log:
-            started.append(subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=log, stderr=log))
-        server = Server(f"http://127.0.0.1:{port}")
-        for _ in range(240):
-            with contextlib.suppress(OSError):
-                server.query("{version}")
-                return server
-            time.sleep(0.25)
-        raise AssertionError((home.root / "webserver.log").read_text())
+        yield start
 
-    yield start
-    for process in started:
-        process.terminate()
-    for process in started:
-        process.wait(30)
+
+@pytest.fixture
+def dev():
+    """Start `dagster dev` over homes: web server, daemon with its sensors, run queue; they end with the test."""
+    with contextlib.ExitStack() as running:
+        def start(home: Home) -> Server:
+            port = free_port()
+            running.enter_context(started(home, "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)))
+            return answering(home, port, "dagster.log")
+
+        yield start

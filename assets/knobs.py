@@ -1,0 +1,50 @@
+"""What a person may change for one run, a short list a stage; nothing given means what the city's YAML says.
+
+A changed value is checked as in the YAML, and it is part of the version of what is made with it.
+"""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from hoser_kd.config import CityConfig
+
+
+class RunStage(dg.Config):
+    """How to run a stage; the defaults are right."""
+
+    force: bool = Field(default=False, description="Make it again even if this version is there.")
+    device: str = Field(
+        default="auto", description="auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which.")
+
+
+KNOBS = {
+    "teacher": ("teacher.max_epochs", "teacher.learning_rate"),
+    "vanilla_student": ("student.max_epochs", "student.learning_rate"),
+    "distilled_student": ("distill.lambda_kl", "distill.temperature", "student.max_epochs", "student.learning_rate"),
+    "generated_trajectories": ("generation.num_trips", "generation.max_steps"),
+}
+"""Settings that a run may change, by stage."""
+
+
+def run_config_of(stage: str) -> type[RunStage]:
+    """Return the run config of a stage: `RunStage`, and a field for each of its knobs."""
+    fields: dict[str, Any] = {}
+    for knob in KNOBS.get(stage, ()):
+        section, name = knob.split(".")
+        setting = CityConfig.model_fields[section].annotation.model_fields[name]
+        said = f"{setting.description} For this run only; not given: `{knob}` of the city's YAML."
+        fields[name] = (_optional(setting.annotation), Field(default=None, description=said))
+    return create_model(f"Run_{stage}", __base__=RunStage, **fields) if fields else RunStage
+
+
+def changes(stage: str, config: RunStage) -> dict[str, Any]:
+    """Return the settings that a run changes, by their place in the YAML."""
+    given = {knob: getattr(config, knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
+    return {knob: value for knob, value in given.items() if value is not None}
+
+
+def _optional(annotation: Any) -> Any:
+    """Numbers alone are knobs, so the two kinds of number are all there is."""
+    return float | None if annotation is float else int | None

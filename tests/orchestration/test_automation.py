@@ -1,0 +1,176 @@
+"""What starts by itself, ticked against an instance: once for what is new, never a training that nobody asked for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+
+import dagster as dg
+import pytest
+
+from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining
+from dagster_project.definitions import build_defs
+from dagster_project.full_pipeline import CHAIN_TAG, full_pipeline, full_pipeline_steps
+from hoser_kd.sources import REQUIRED_FILES
+
+YAML = "source: {{kind: hoser, path: {path}}}\ngrid: {{bounds: roads, cell_size_m: 80}}\n"
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def city(tmp_path):
+    """A config folder with one city, whose raw files are there; what is in them does not matter to a sensor."""
+    raw, config = tmp_path / "raw", tmp_path / "config"
+    raw.mkdir()
+    config.mkdir()
+    for name in REQUIRED_FILES:
+        (raw / name).write_text("header\n")
+    (config / "town.yaml").write_text(YAML.format(path=raw))
+    return tmp_path
+
+
+class Ticks:
+    """A sensor over a config folder, ticked as the daemon does: cursor, partitions and events are kept."""
+
+    def __init__(self, sensor, instance, folder):
+        self.sensor, self.instance, self.cursor = sensor, instance, None
+        self.definitions = build_defs(config_folder=folder / "config", store_root=str(folder / "store"))
+
+    def __call__(self):
+        resources = {"pipeline": self.definitions.resources["pipeline"]}
+        with dg.build_sensor_context(self.instance, self.cursor, resources=resources) as context:
+            result = self.sensor(context)
+        self.cursor = result.cursor
+        for request in result.dynamic_partitions_requests or []:
+            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        for event in result.asset_events:
+            self.instance.report_runless_asset_event(event)
+        self.said = result.skip_reason.skip_message if result.skip_reason else ""
+        return [request.partition_key for request in result.run_requests or []]
+
+
+def reported(instance, piece):
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["settings", piece]), asset_partitions=["town"]), limit=10).records
+    return [record.asset_materialization.tags["dagster/data_version"] for record in records]
+
+
+def test_a_new_city_becomes_a_partition_and_is_prepared_once(instance, city):
+    tick = Ticks(city_watch, instance, city)
+    assert tick() == []  # it may still be being copied
+    assert instance.get_dynamic_partitions("city") == ["town"]
+    assert len(reported(instance, "student")) == 1
+    assert [tick(), tick(), tick()] == [["town"], [], []]
+    assert len(reported(instance, "student")) == 1
+
+
+def test_changed_trip_files_launch_once_when_they_are_at_rest(instance, city):
+    tick = Ticks(city_watch, instance, city)
+    tick(), tick()
+    for rows in (2, 3):  # a file that grows while one looks is left alone
+        (city / "raw" / "train.csv").write_text("header\n" * rows)
+        assert tick() == []
+    assert [tick(), tick()] == [["town"], []]
+    file = city / "raw" / "train.csv"
+    os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_an_edited_setting_is_reported_at_once_and_trains_nothing(instance, city):
+    tick = Ticks(city_watch, instance, city)
+    tick(), tick()
+    yaml = city / "config" / "town.yaml"
+    yaml.write_text(yaml.read_text() + "student: {max_epochs: 3}\n")
+    assert [tick(), tick()] == [[], []]
+    assert len(set(reported(instance, "student"))) == 2
+    assert len(reported(instance, "distillation")) == 1
+    yaml.write_text(yaml.read_text() + "zones: {count: 5}\n")
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_a_broken_yaml_is_named_and_holds_nobody_up(instance, city):
+    (city / "config" / "ruin.yaml").write_text("sauce: 1\n")
+    tick = Ticks(city_watch, instance, city)
+    assert tick() == []
+    assert "`sauce` is not a known setting" in tick.said
+    assert tick() == ["town"]
+
+
+def test_missing_raw_files_are_waited_for(instance, city):
+    gone = (city / "raw" / "val.csv").rename(city / "val.csv")
+    tick = Ticks(city_watch, instance, city)
+    assert [tick(), tick()] == [[], []]
+    assert "waits for its raw files" in tick.said
+    gone.rename(city / "raw" / "val.csv")
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_nothing_is_downloaded_unasked(instance, city):
+    (city / "config" / "town.yaml").write_text("source: {kind: huggingface, repo_id: a/b}\n")
+    tick = Ticks(city_watch, instance, city)
+    assert [tick(), tick(), tick()] == [[], [], []]
+    assert instance.get_dynamic_partitions("city") == ["town"]
+
+
+def test_retraining_is_off_until_asked_and_then_once_a_change(instance, city):
+    assert retrain_on_change.default_status == dg.DefaultSensorStatus.STOPPED
+    tick = Ticks(retrain_on_change, instance, city)
+    for seed in ("0", "2"):
+        instance.report_runless_asset_event(dg.AssetMaterialization("vanilla_student", partition=f"town|{seed}"))
+    assert [tick(), tick()] == [[], []]
+    (city / "raw" / "test.csv").write_text("other\n")
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_weekly_retraining_is_off_by_default_and_takes_trained_cities_with_their_seeds(instance):
+    assert weekly_retraining.default_status == dg.DefaultScheduleStatus.STOPPED
+    instance.add_dynamic_partitions("city", ["town", "village"])
+    instance.report_runless_asset_event(dg.AssetMaterialization("vanilla_student", partition="town|1"))
+    sunday = dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC)
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=sunday) as context:
+        (request,) = list(weekly_retraining(context))
+    assert request.partition_key == "town"
+    assert request.run_config["ops"]["begin"]["config"]["seeds"] == [1]
+    with dg.DagsterInstance.local_temp() as fresh, dg.build_schedule_context(
+            instance=fresh, scheduled_execution_time=sunday) as context:
+        (skipped,) = list(weekly_retraining(context))
+    assert isinstance(skipped, dg.SkipReason)
+
+
+def succeeded(instance, job, tags, run_config=None):
+    """A run of that job, as it is in the instance after success, and what the chain's sensor asks for then."""
+    run = instance.create_run_for_job(job, tags=tags, run_config=run_config, status=dg.DagsterRunStatus.SUCCESS)
+    event = dg.DagsterEvent("PIPELINE_SUCCESS", job.name)
+    with dg.build_run_status_sensor_context("full_pipeline_steps", event, instance, run) as context:
+        asked = list(full_pipeline_steps(context))
+    return run, [request for request in asked if isinstance(request, dg.RunRequest)]
+
+
+def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(instance):
+    definitions = build_defs()
+    instance.add_dynamic_partitions("city", ["town"])
+    config = {"ops": {"begin": {"config": {"seeds": [0, 2]}}}}
+    first, asked = succeeded(instance, full_pipeline, {"dagster/partition": "town"}, config)
+    order = [full_pipeline.name]
+    waiting = list(asked)
+    while waiting:
+        request = waiting.pop(0)
+        order.append(f"{request.job_name} {request.partition_key}")
+        tags = {**request.tags, "dagster/partition": str(request.partition_key)}
+        if isinstance(request.partition_key, dg.MultiPartitionKey):
+            tags["dagster/partition/seed"] = request.partition_key.keys_by_dimension["seed"]
+        assert request.tags[CHAIN_TAG] == first.run_id
+        _, asked = succeeded(instance, definitions.resolve_job_def(request.job_name), tags)
+        waiting += asked
+    assert order == ["full_pipeline", "prepare_city town", "train_teacher town", "distil town|0", "distil town|2",
+                     "evaluate town|0", "evaluate town|2", "report town"]
+
+
+def test_a_job_launched_by_itself_starts_nothing(instance):
+    job = build_defs().resolve_job_def("prepare_city")
+    assert succeeded(instance, job, {"dagster/partition": "town"})[1] == []
