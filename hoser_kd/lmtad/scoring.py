@@ -116,20 +116,29 @@ class OutlierResult:
     """(n,) float64: log-perplexities of normal trips."""
     outliers: Float64Array
     """Log-perplexities of the outliers, float64."""
+    share_changed: float = 1.0
+    """Outliers that differ from their trip: short ones may, as published, have no point moved."""
 
     def figures(self) -> dict[str, Any]:
-        """Return kind, setting, counts, threshold, accuracy, precision, recall, f1, average_precision, pr_auc."""
-        from sklearn.metrics import auc, average_precision_score, precision_recall_curve
+        """Return kind, setting, counts, threshold and how well outliers are told.
+
+        The six published figures are accuracy, precision, recall and f1 at the threshold, average_precision and
+        pr_auc; chance is what a coin would have for these two. roc_auc is the chance that an outlier scores above a
+        normal trip, whatever the threshold and however few outliers there are.
+        """
+        from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
         is_outlier = np.repeat([False, True], [len(self.normal), len(self.outliers)])
         scores = np.concatenate([self.normal, self.outliers])
         precisions, recalls, _ = precision_recall_curve(is_outlier, scores)
         return {
             "kind": self.kind, **self.setting._asdict(), "num_normal": len(self.normal),
-            "num_outliers": len(self.outliers), "threshold": self.threshold,
+            "num_outliers": len(self.outliers), "share_changed": round(self.share_changed, 4),
+            "threshold": self.threshold,
             **_at_threshold(is_outlier, scores > self.threshold),
             "average_precision": float(average_precision_score(is_outlier, scores)),
-            "pr_auc": float(auc(recalls, precisions)),
+            "pr_auc": float(auc(recalls, precisions)), "chance": float(is_outlier.mean()),
+            "roc_auc": float(roc_auc_score(is_outlier, scores)),
         }
 
 
@@ -150,7 +159,7 @@ def outlier_test(
     For each setting, `ratio` of the trips are drawn, with replacement as published, and changed into route switches,
     and as many into detours; each kind is held against all normal trips. Sequences longer than the teacher's context
     are left out. `grid_shape` is (H, W). `cells` (L,) int64, ascending: the cell of each token, where tokens number
-    occupied cells only; a point stays where its move would end in a cell without a token.
+    occupied cells only; a point whose move would end in a cell without a token goes to the nearest other that has one.
     Raises CheckpointError where the grid does not fit the vocabulary.
     """
     corpus = Corpus(*corpus)
@@ -159,7 +168,8 @@ def outlier_test(
         corpus = Corpus(corpus.offsets, cells[corpus.tokens])
     corpus = corpus.take(np.flatnonzero(corpus.lengths <= model.config.block_size - FRAME))
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "half": half}
-    normal = score(model, _as_tokens(corpus, corpus, cells), progress=progress, **options).log_perplexity
+    width = grid_shape[1]
+    normal = score(model, _as_tokens(corpus, corpus, cells, width), progress=progress, **options).log_perplexity
     threshold = float(normal.mean() + 3 * normal.std(ddof=min(1, len(normal) - 1)))
     results = []
     for number, setting in enumerate(map(OutlierSetting._make, settings)):
@@ -167,19 +177,28 @@ def outlier_test(
             rng = np.random.default_rng((seed, number, KINDS.index(kind)))
             drawn = rng.integers(0, corpus.num_sequences, max(1, int(corpus.num_sequences * setting.ratio)))
             trips = corpus.take(drawn)
-            changed = _as_tokens(make(trips, grid_shape, setting.level, setting.prob, rng), trips, cells)
-            scores = score(model, changed, **options).log_perplexity
-            results.append(OutlierResult(kind, setting, threshold, normal, scores))
+            changed = make(trips, grid_shape, setting.level, setting.prob, rng)
+            scores = score(model, _as_tokens(changed, trips, cells, width), **options).log_perplexity
+            differs = np.bincount(row_of_value(trips.offsets), changed.tokens != trips.tokens) > 0
+            results.append(OutlierResult(kind, setting, threshold, normal, scores, float(differs.mean())))
     return results
 
 
-def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None) -> Corpus:
-    """Turn cells into tokens; where a changed cell has none, the original cell's stands."""
+def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None, width: int) -> Corpus:
+    """Turn cells into tokens; a point moved to a cell without one goes to the nearest other cell that has one."""
     if cells is None:
         return changed
-    at = np.minimum(np.searchsorted(cells, changed.tokens), len(cells) - 1)
-    known = cells[at] == changed.tokens
-    return Corpus(changed.offsets, np.where(known, at, np.searchsorted(cells, original.tokens)))
+    tokens = np.searchsorted(cells, original.tokens)
+    moved = np.flatnonzero(changed.tokens != original.tokens)
+    if len(moved) == 0 or len(cells) < 2:
+        return Corpus(changed.offsets, tokens)
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(np.stack(np.divmod(cells, width), 1))
+    _, nearest = tree.query(np.stack(np.divmod(changed.tokens[moved], width), 1), k=2)
+    back = nearest[:, 0] == tokens[moved]
+    tokens[moved] = np.where(back, nearest[:, 1], nearest[:, 0])
+    return Corpus(changed.offsets, tokens)
 
 
 def route_switches(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float,

@@ -110,7 +110,7 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
         (run.folder / "surprise.png").write_bytes(plots.png(figure))
     write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "most_surprising": cells})
     mean_of = {name: round(float(np.mean([row[name] for row in outliers])), 4)
-               for name in ("f1", "pr_auc") if outliers}
+               for name in ("f1", "pr_auc", "roc_auc") if outliers}
     return {**perplexities, **{f"outlier_mean_{name}": value for name, value in mean_of.items()},
             "test_sequences_scored": len(found["test"].rows), "outlier_test": outliers, "most_surprising_cells": cells}
 

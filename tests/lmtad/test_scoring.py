@@ -16,7 +16,7 @@ from hoser_kd.config import TeacherConfig
 from hoser_kd.errors import CheckpointError, StoreError, TrainingError
 from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
 from hoser_kd.lmtad.corpus import Corpus
-from hoser_kd.lmtad.scoring import OutlierSetting, detours, outlier_test, route_switches, score
+from hoser_kd.lmtad.scoring import OutlierSetting, _as_tokens, detours, outlier_test, route_switches, score
 from hoser_kd.lmtad.training import train
 from hoser_kd.ragged import offsets_of
 
@@ -148,6 +148,50 @@ def test_points_that_would_leave_the_grid_stay():
     assert set(np.unique(changed.tokens)) == {0, 5, 5 * WIDTH, 5 * WIDTH + 5}
 
 
+def test_moved_points_of_a_teacher_of_occupied_cells_land_on_cells_with_a_token():
+    """Every moved point moves: where its new cell has no token, to the nearest other cell that has one."""
+    occupied = np.array([8, 10, 22, 24, 38])  # (1, 1) (1, 3) (3, 1) (3, 3) (5, 3) of 7 columns
+    trips = Corpus(np.array([0, 4]), np.array([8, 10, 24, 38]))
+    changed = Corpus(trips.offsets, np.array([8, 3 * WIDTH + 3, 3 * WIDTH + 4, 38]))
+    tokens = _as_tokens(changed, trips, occupied, WIDTH).tokens
+    assert tokens[[0, 1, 3]].tolist() == [0, 3, 4]  # unmoved, moved onto a cell with a token, unmoved
+    assert tokens[2] != 3  # the nearest is where it came from
+    assert occupied[tokens[2]] in (10, 22, 38)
+    assert _as_tokens(trips, trips, occupied, WIDTH).tokens.tolist() == [0, 1, 3, 4]
+    assert _as_tokens(changed, trips, None, WIDTH) is changed
+
+
+def test_a_teacher_of_occupied_cells_tells_outliers_as_one_of_all_cells_does(tmp_path):
+    """Most cells of a fine grid hold no road: an outlier test that lets such points stay has no outliers."""
+    rng = np.random.default_rng(0)
+    height, width = 24, 24
+    lines = np.arange(0, 24, 4)
+
+    def streets(num):
+        trips = []
+        for _ in range(num):
+            line, start = rng.choice(lines), rng.integers(0, 8)
+            along = np.arange(start, start + rng.integers(8, 16))
+            trips.append(line * width + along if rng.random() < 0.5 else along * width + line)
+        return Corpus(offsets_of(np.array([len(trip) for trip in trips])), np.concatenate(trips))
+
+    train_trips, val_trips, test_trips = streets(300), streets(40), streets(100)
+    row, column = np.divmod(np.arange(height * width), width)
+    occupied = np.flatnonzero((row % 4 == 0) | (column % 4 == 0))
+
+    def as_tokens(trips):
+        return Corpus(trips.offsets, np.searchsorted(occupied, trips.tokens))
+
+    config = TeacherConfig(preset="tiny", n_embd=32, max_epochs=6, batch_size=16, learning_rate=1e-2, dropout=0.0)
+    teacher = train(as_tokens(train_trips), as_tokens(val_trips), len(occupied) + 3, config, tmp_path, "cpu").checkpoint
+    for result in outlier_test(teacher.model, as_tokens(test_trips), (height, width), settings=[(0.3, 3, 0.3)],
+                               cells=occupied):
+        figures = result.figures()
+        assert figures["share_changed"] > 0.8
+        assert figures["roc_auc"] > 0.9
+        assert figures["pr_auc"] > 2 * figures["chance"]
+
+
 def test_a_trained_teacher_tells_outliers(tmp_path):
     config = TeacherConfig(preset="tiny", n_embd=32, max_epochs=8, batch_size=16, learning_rate=1e-2, dropout=0.0)
     teacher = train(rows_of_the_grid(200, 0), rows_of_the_grid(30, 1), VOCABULARY, config, tmp_path, "cpu").checkpoint
@@ -162,6 +206,8 @@ def test_a_trained_teacher_tells_outliers(tmp_path):
         assert figures["threshold"] == pytest.approx(result.normal.mean() + 3 * result.normal.std(ddof=1))
         assert figures["pr_auc"] > 0.8
         assert figures["average_precision"] > 0.8
+        assert figures["roc_auc"] == pytest.approx((result.outliers[:, None] > result.normal).mean(), abs=0.02)
+        assert figures["chance"] == pytest.approx(12 / 72)
         truth = [False] * 60 + [True] * 12
         told = np.concatenate([result.normal, result.outliers]) > figures["threshold"]
         for name, metric in (("accuracy", accuracy_score), ("precision", precision_score), ("recall", recall_score),
