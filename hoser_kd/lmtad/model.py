@@ -86,10 +86,13 @@ class LMTADConfig:
 class KeyValueCache:
     """Keys and values of the tokens a model has seen, so that one more token costs one token."""
 
-    def __init__(self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device,
+                 half: bool = False) -> None:
         shape = (config.n_layer, batch_size, config.n_head, capacity, config.n_embd // config.n_head)
-        self.keys = torch.zeros(shape, device=device)
-        self.values = torch.zeros(shape, device=device)
+        self.half = half and device.type == "cuda"
+        dtype = torch.float16 if self.half else torch.float32
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
         """L: tokens seen so far."""
 
@@ -313,15 +316,24 @@ class LMTAD(nn.Module):
             hidden_BTD = self.hidden(history_T[-keep:].unsqueeze(0), last_only=True)
         return linear(hidden_BTD[0, 0].float(), self.lm_head.weight.float()).softmax(0)
 
-    def start_cache(self, batch_size: int = 1, capacity: int | None = None) -> KeyValueCache:
-        """Return an empty cache for sequences of up to `capacity` tokens (default: `block_size`)."""
+    def start_cache(self, batch_size: int = 1, capacity: int | None = None, half: bool = False) -> KeyValueCache:
+        """Return an empty cache for sequences of up to `capacity` tokens (default: `block_size`).
+
+        `half` keeps and computes in half precision, which only a GPU gives.
+        """
         return KeyValueCache(self.config, batch_size, min(capacity or self.config.block_size, self.config.block_size),
-                             self.device)
+                             self.device, half)
 
     @torch.no_grad()
     def extend_next_distribution(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:
-        """Append (B, T) tokens to what the cache holds; return the probabilities of the next one, (B, V)."""
-        return self.lm_head(self.hidden(tokens_BT, cache, last_only=True)[:, 0]).softmax(1)  # type: ignore[no-any-return]
+        """Append (B, T) tokens to what the cache holds; return the probabilities of the next one, (B, V) float32.
+
+        Equal to `predict_next_distribution` of all tokens so far, at the cost of the new ones. The cache holds one
+        sequence from its position 0: a window that slides moves every position, so it is computed anew.
+        """
+        with half_precision(self.device, cache.half):
+            hidden_BD = self.hidden(tokens_BT, cache, last_only=True)[:, 0]
+        return linear(hidden_BD.float(), self.lm_head.weight.float()).softmax(1)
 
 
 def half_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[object]:

@@ -74,6 +74,40 @@ def test_cached_and_uncached_distributions_agree(model, tokens, data):
     close(probabilities[0], model.predict_next_distribution(tokens))
 
 
+def test_one_more_token_computes_one_token(model, monkeypatch):
+    """With a cache the blocks see the new token alone, whatever was before it."""
+    seen = []
+    block = model.transformer.h[0].forward
+    monkeypatch.setattr(model.transformer.h[0], "forward", lambda x, *rest: seen.append(x.shape[1]) or block(x, *rest))
+    cache = model.start_cache()
+    for tokens in ([32, 1, 2, 3, 4, 5, 6], [7], [8]):
+        model.extend_next_distribution(torch.tensor([tokens]), cache)
+    assert seen == [7, 1, 1]
+
+
+def test_half_precision_on_a_cpu_is_float32(model):
+    history = [32, 4, 5, 6]
+    close(model.predict_next_distribution(history, half=True), model.predict_next_distribution(history), 0)
+    cache = model.start_cache(half=True)
+    assert cache.keys.dtype == torch.float32
+    close(model.extend_next_distribution(torch.tensor([history]), cache)[0], model.predict_next_distribution(history))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_half_precision_on_a_gpu_is_close_and_cached_alike(model):
+    import copy
+
+    teacher, history = copy.deepcopy(model).cuda(), [32, 4, 5, 6]
+    half = teacher.predict_next_distribution(history, half=True)
+    assert half.dtype == torch.float32
+    close(half.cpu(), model.predict_next_distribution(history), 1e-3)
+    cache = teacher.start_cache(half=True)
+    assert cache.keys.dtype == torch.float16
+    teacher.extend_next_distribution(torch.tensor([history[:2]], device="cuda"), cache)
+    cached = teacher.extend_next_distribution(torch.tensor([history[2:]], device="cuda"), cache)[0]
+    close(cached.cpu(), half.cpu(), 1e-3)
+
+
 def test_a_full_cache_refuses_more(model):
     cache = model.start_cache(capacity=2)
     model.extend_next_distribution(torch.tensor([[32, 1]]), cache)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +144,41 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path):
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
     without_speed = [{**row, "tokens_per_s": 0} for row in whole.history]
     assert [{**row, "tokens_per_s": 0} for row in resumed.history] == without_speed
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+from test_training import TRAIN, VAL, VOCABULARY, settings, train
+
+def tell(stage, done, total, figures=None):
+    print(done, flush=True)
+    if done == 13:
+        sys.stdin.read()  # in the middle of epoch 2, until the kill
+
+train(TRAIN, VAL, VOCABULARY, settings(), {folder!r}, "cpu", tell, dataset_config={{"grip_size": (3, 4)}})
+"""
+
+
+def test_a_process_killed_outright_is_gone_on_with_to_the_same_weights(trained, tmp_path):
+    whole, _ = trained
+    code = CHILD.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(tmp_path))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, text=True, env=environment)
+    for line in process.stdout:
+        if line.strip() == "13":
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+    epochs = []
+    resumed = train(TRAIN, VAL, VOCABULARY, settings(), tmp_path, "cpu", on_epoch=epochs.append,
+                    dataset_config={"grip_size": (3, 4)})
+    assert [row["epoch"] for row in epochs] == [2, 3]
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
 
 
 def test_a_finished_run_is_not_repeated_and_another_one_starts_afresh(tmp_path):
