@@ -150,6 +150,7 @@ def with_gradients(model, trips, rows):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made ones")
+    parser.add_argument("--made", nargs="+", choices=list(BLOCKS), default=list(BLOCKS), help="which made cities")
     parser.add_argument("--batch", type=int, default=64, help="trips a step")
     parser.add_argument("--repeats", type=int, default=9, help="steps of ours; a third of it of the plain way")
     parser.add_argument("--parts", action="store_true", help="time each part of a step alone as well")
@@ -159,9 +160,9 @@ def main() -> None:
     if args.folder:
         results[args.folder.name] = measure(args.folder, args.batch, args.repeats, parts=args.parts)
     else:
-        for name, blocks in BLOCKS.items():
+        for name in args.made:
             with tempfile.TemporaryDirectory() as folder:
-                make_city(folder, SyntheticConfig(blocks=blocks, num_trips=400))
+                make_city(folder, SyntheticConfig(blocks=BLOCKS[name], num_trips=400))
                 results[name] = measure(Path(folder), args.batch, args.repeats, parts=args.parts)
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
 
