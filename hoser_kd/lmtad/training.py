@@ -190,7 +190,7 @@ class _Run:
         self.model.train()
         started, nats, count, rate = time.perf_counter(), 0.0, 0, 0.0
         for rows in length_batches(self.train.lengths, self.config.batch_size, rng):
-            loss, rate = self._step(rows, epoch)
+            loss, rate = self.step(rows, epoch)
             tokens = int(self.train.lengths[rows].sum()) + len(rows)
             nats, count = nats + loss * tokens, count + tokens
             step = self.optimiser.steps_done
@@ -201,7 +201,7 @@ class _Run:
         return {"epoch": epoch, "step": self.optimiser.steps_done, "train_loss": nats / count, "learning_rate": rate,
                 "tokens_per_s": count / (time.perf_counter() - started)}
 
-    def _step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
+    def step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
         """Return the loss and the learning rate of one step."""
         with self.optimiser.autocast():
             loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
