@@ -3,7 +3,7 @@
 Its data version is a digest of the part, so Dagster itself sees which stages a changed setting concerns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -15,6 +15,7 @@ from hoser_kd.digest import digest_json
 from hoser_kd.errors import HoserKdError
 from hoser_kd.pipeline import SETTINGS
 
+CODE_VERSION = "1"
 _DESCRIPTIONS = {
     "source": "Where the data of the city come from: `source` of its YAML.",
     "rows": "What to do with a trip that cannot be used: `source.on_bad_row`.",
@@ -29,24 +30,27 @@ _DESCRIPTIONS = {
 }
 
 
-def _settings_asset(section: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=[SETTINGS_PREFIX, section],
-        group_name="settings",
-        description=_DESCRIPTIONS[section],
-        kinds={"yaml"},
-        partitions_def=city_partitions,
-        code_version="1",
-        required_resource_keys={"pipeline"},
-    )
-    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        try:
-            values = SETTINGS[section](context.resources.pipeline.config(context.partition_key))
-        except HoserKdError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
-        return dg.MaterializeResult(metadata=settings_shown(values), data_version=settings_version(values))
-
-    return asset
+@dg.multi_asset(
+    name="take_note_of_settings",
+    specs=[
+        dg.AssetSpec([SETTINGS_PREFIX, piece], group_name="settings", description=said, kinds={"yaml"},
+                     code_version=CODE_VERSION, partitions_def=city_partitions)
+        for piece, said in _DESCRIPTIONS.items()
+    ],
+    partitions_def=city_partitions,
+    can_subset=True,
+    required_resource_keys={"pipeline"},
+)
+def settings_pieces(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+    """Take note of a city's settings, piece by piece."""
+    try:
+        config = context.resources.pipeline.config(context.partition_key)
+        for key in sorted(context.selected_asset_keys):
+            values = SETTINGS[key.path[-1]](config)
+            yield dg.MaterializeResult(asset_key=key, metadata=settings_shown(values),
+                                       data_version=settings_version(values))
+    except HoserKdError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
 def settings_version(values: Mapping[str, Any]) -> dg.DataVersion:
@@ -58,6 +62,3 @@ def settings_shown(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     """Return what a person sees of a piece of the settings."""
     text = yaml.safe_dump(dict(values), sort_keys=False)
     return {"values": dg.MetadataValue.md(f"```yaml\n{text}```")}
-
-
-settings_assets = [_settings_asset(section) for section in SETTINGS]

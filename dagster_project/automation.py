@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from assets.partitions import city_partitions
-from assets.settings import settings_shown, settings_version
+from assets.settings import CODE_VERSION, settings_shown, settings_version
 from assets.stage_asset import SETTINGS_PREFIX
 from dagster_project.full_pipeline import full_pipeline
 from dagster_project.jobs import prepare_city
@@ -127,7 +127,7 @@ def _taken_note(city: str, piece: str, values: Mapping[str, Any]) -> dg.AssetMat
     """What `prepare_city` would record of a piece of the settings."""
     return dg.AssetMaterialization(
         [SETTINGS_PREFIX, piece], partition=city, metadata=settings_shown(values),
-        tags={"dagster/data_version": settings_version(values).value, "dagster/code_version": "1"},
+        tags={"dagster/data_version": settings_version(values).value, "dagster/code_version": CODE_VERSION},
     )
 
 

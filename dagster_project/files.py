@@ -10,6 +10,7 @@ import os
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from assets.showing import files_address
@@ -21,7 +22,7 @@ HOST = "127.0.0.1"
 class _Files(SimpleHTTPRequestHandler):
     """The files below a folder; what leads out of it or is hidden is not there."""
 
-    def send_head(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def send_head(self) -> IO[bytes] | None:
         root = Path(self.directory).resolve()
         place = Path(self.translate_path(self.path)).resolve()
         hidden = any(part.startswith(".") for part in place.parts[len(root.parts):])
