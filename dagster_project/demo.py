@@ -13,6 +13,7 @@ import time
 import dagster as dg
 
 from assets.partitions import SEEDS, cities
+from dagster_project.dead_runs import end_dead_runs, process_tag
 from dagster_project.definitions import DEFAULT_STORE, build_defs
 from dagster_project.jobs import JOBS, distil, evaluate
 from hoser_kd.errors import ConfigError, HoserKdError
@@ -55,6 +56,8 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
     Raises what the first failing step raised.
     """
     definitions = build_defs()
+    for run_id in end_dead_runs(instance):
+        sys.stderr.write(f"run {run_id} was killed before its end; this one goes on from what it left\n")
     instance.add_dynamic_partitions("city", [city])
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
     plan = [(job, key) for job in JOBS if only is None or job.name in only
@@ -63,7 +66,7 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
         started = time.monotonic()
         sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key}\n")
         definitions.resolve_job_def(job.name).execute_in_process(
-            instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}
+            instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}, tags=process_tag()
         )
         sys.stderr.write(f"      done in {duration(time.monotonic() - started)}\n")
 

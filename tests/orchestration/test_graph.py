@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -119,6 +120,23 @@ def test_a_typo_in_the_config_fails_the_run_with_the_mend(copy_of_town):
     done = copy_of_town.run("dagster_project.demo", "--city", "town")
     assert done.returncode != 0
     assert "`distill.temprature` is not a known setting. Did you mean `temperature`?" in done.stderr
+
+
+def test_a_killed_run_leaves_the_last_version_and_does_not_block_the_next(copy_of_town):
+    home = copy_of_town
+    work = home.store / ".work" / "town" / "distilled_student" / "seed-2"
+    command = [sys.executable, "-W", "ignore", "-m", "dagster_project.demo", "--city", "town", "--only", "distil",
+               "--seeds", "2"]
+    run = subprocess.Popen(command, cwd=ROOT, env=home.environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(work.glob("*/")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    assert list(work.glob("*/")), "the run was over before it could be killed"
+    assert not (home.store / "town" / "distilled_student" / "seed-2").exists()
+    home.demo("distil", seeds=["2"])
+    assert list((home.store / "town" / "distilled_student" / "seed-2").iterdir())
 
 
 def test_dg_and_the_workspace_file_load_the_same_graph(town, serve):
