@@ -277,12 +277,20 @@ class LMTAD(nn.Module):
         if torch.is_grad_enabled():
             nats = self._cross_entropy(hidden_SD, targets[kept])
         else:
-            rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+            rows = self._rows_at_once()
             parts = zip(torch.split(hidden_SD, rows), torch.split(targets[kept], rows), strict=True)
             nats = torch.cat([self._cross_entropy(hidden, target) for hidden, target in parts])
         out = nats.new_zeros(targets.shape)
         out[kept] = nats
         return out
+
+    def _rows_at_once(self) -> int:
+        """Count the rows whose scores are computed together where only their sum is kept.
+
+        On a CPU as many as the width: fewer read the head's weights too often, more leave the cache with their scores.
+        """
+        most = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+        return min(most, self.config.n_embd) if self.device.type == "cpu" else most
 
     def _cross_entropy(self, hidden_SD: Tensor, target_S: Tensor) -> Tensor:
         return cross_entropy(self.lm_head(hidden_SD).float(), target_S, reduction="none")
