@@ -166,10 +166,12 @@ def serve():
 
 @pytest.fixture
 def dev():
-    """Start `dagster dev` over homes: web server, daemon with its sensors, run queue; they end with the test."""
+    """Start over homes what `make dev` starts: web server, daemon, files of the store; they end with the test."""
     with contextlib.ExitStack() as running:
         def start(home: Home) -> Server:
             port = free_port()
+            home.environment["HOSER_KD_FILES"] = f"http://localhost:{free_port()}"
+            running.enter_context(started(home, "dagster_project.files"))
             running.enter_context(started(home, "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)))
             return answering(home, port, "dagster.log")
 
