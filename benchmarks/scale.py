@@ -117,8 +117,14 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
         trainer = StudentTrainer(model, config, total_steps=steps)
 
         def train():
-            batches = bucketed_batches(trips.lengths, BATCH, seed=0, epoch=0)
-            return [trainer.step(trips, rows, 0)["next_step"] for rows, _ in zip(batches, range(steps), strict=False)]
+            losses, began = [], time.process_time()
+            for rows, step in zip(bucketed_batches(trips.lengths, BATCH, seed=0, epoch=0), range(1, steps + 1),
+                                  strict=False):
+                losses.append(trainer.step(trips, rows, 0)["next_step"])
+                if step % 10 == 0:
+                    each_ms = (time.process_time() - began) / step * 1000
+                    sys.stderr.write(f"  {step} of {steps} steps, {each_ms:.0f} ms each, peak {peak_gib()} GiB\n")
+            return losses
 
         losses = phase("training", train)
     return {"roads": network.num_roads, "trips": num_trips, "points": len(trips.road_ids), "method": method,
@@ -140,9 +146,10 @@ def draw(found: list[dict[str, float]], file: Path) -> None:
     left, right = figure.subplots(1, 2)
     roads = np.array([row["roads"] for row in found])
     for name in PHASES:
-        label = f"{found[0]['steps']} training steps" if name == "training" else name
-        left.loglog(roads, [max(row[f"{name}_s"], 1e-2) for row in found], "o-", label=label)
-    left.loglog(roads, roads / roads[-1] * found[-1]["training_s"], "k:", label="linear")
+        # the number of steps may differ between sizes
+        seconds = [row["step_ms"] * 0.2 if name == "training" else row[f"{name}_s"] for row in found]
+        left.loglog(roads, np.maximum(seconds, 1e-2), "o-", label="200 training steps" if name == "training" else name)
+    left.loglog(roads, roads / roads[-1] * found[-1]["model_s"], "k:", label="linear")
     right.loglog(roads, [row["peak_gib"] for row in found], "o-", label="peak memory")
     right.loglog(roads, roads / roads[-1] * found[-1]["peak_gib"], "k:", label="linear")
     left.set(xlabel="roads", ylabel="CPU seconds, one thread")
