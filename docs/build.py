@@ -7,7 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from hoser_kd.comparison import NEXT_STEP, SECTIONS
 from hoser_kd.config import CityConfig
+from hoser_kd.failures import CAUSES
+from hoser_kd.metrics import DEFINITIONS
+from hoser_kd.scenarios import SCENARIOS
 
 DOCS = Path(__file__).resolve().parent
 
@@ -62,7 +66,43 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-PAGES = {"settings.md": settings_page}
+def evaluation_page() -> str:
+    """Return docs/evaluation.md: every figure with unit, direction and definition."""
+    lines = [
+        "# What is measured",
+        "",
+        "Every figure, its unit, the direction that is better, and its definition. Distances and radii are those of",
+        "the published evaluation (HOSER: Cao et al., AAAI 2025), with histograms of 100 even edges from 0 to the",
+        "real maximum; the earth radius is 6,371.009 km for distance and radius, 6,378 km for Hausdorff and DTW,",
+        "6,378.137 km for EDR.",
+        "",
+        "*This page is made from `hoser_kd/metrics.py`, `comparison.py`, `scenarios.py` and `failures.py` by",
+        "`python docs/build.py`.*",
+    ]
+    for section, heading in SECTIONS.items():
+        figures = NEXT_STEP if section == "next_step" else {
+            name.partition(".")[2]: found for name, found in DEFINITIONS.items() if name.startswith(f"{section}.")}
+        if figures:
+            lines += ["", f"## {heading}", "", "| figure | unit | better | definition |", "|---|---|---|---|"]
+            lines += [f"| `{section}.{name}` | {found.unit or '–'} | {found.better or '–'} | {_one_line(found.text)} |"
+                      for name, found in figures.items()]
+    lines += ["", "## Scenarios", "",
+              "All figures of generated trips are also given for parts of them, set in `evaluation` of the YAML. A",
+              "generated trip belongs where its request (origin, start time, destination) belongs.", "",
+              "| scenario | holds |", "|---|---|", *(f"| `{name}` | {about} |" for name, about in SCENARIOS.items())]
+    lines += ["",
+              "Next-step figures (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are given by the",
+              "`hour` of the day, by `to_go` (great circle to the destination, km) and by the `road_class` of the road",
+              "that is left.",
+              "", "## Failures", "", "| cause | meaning |", "|---|---|",
+              *(f"| {cause} | {about} |" for cause, about in CAUSES.items())]
+    lines += ["", "## Comparison", "",
+              "Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean",
+              "difference over its standard deviation over the seeds (Cohen's d for pairs)."]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "evaluation.md": evaluation_page}
 
 
 def main() -> None:

@@ -92,6 +92,9 @@ class Row:
     """Distilled minus vanilla over the seeds both have; None without any."""
     verdict: Verdict | None
     """Which student is better; None where no direction is, or nothing to compare."""
+    effect: float | None = None
+    """Size of the difference: its mean over its standard deviation over the seeds (Cohen's d for pairs); None where
+    fewer than two seeds have both, or all differ by the same."""
 
     @property
     def section(self) -> str:
@@ -151,16 +154,18 @@ def _row(name: str, vanilla: Runs, distilled: Runs, confidence: float) -> Row:
     a, b = ({seed: figures[name] for seed, figures in runs.items() if name in figures} for runs in (vanilla, distilled))
     real = _real_value(name, [*vanilla.values(), *distilled.values()])
     aim = 1.0 if name == "paired.detour_ratio" else real if name.endswith(".generated_mean") else None
-    difference, verdict = None, None
+    difference, verdict, effect = None, None, None
     both = [seed for seed in a if seed in b]
     if both:
         plain, taught = np.array([a[seed] for seed in both]), np.array([b[seed] for seed in both])
         difference = paired_difference(taught, plain, confidence)
+        spread = float((taught - plain).std(ddof=1)) if len(both) > 1 else 0.0
+        effect = difference.mean / spread if spread > 0 else None
         if aim is not None:
             verdict = _verdict(paired_difference(abs(taught - aim), abs(plain - aim), confidence), "lower")
         elif definition.better is not None:
             verdict = _verdict(difference, definition.better)
-    return Row(name, definition, tuple(a.values()), tuple(b.values()), real, difference, verdict)
+    return Row(name, definition, tuple(a.values()), tuple(b.values()), real, difference, verdict, effect)
 
 
 def _real_value(name: str, runs: list[Mapping[str, float]]) -> float | None:

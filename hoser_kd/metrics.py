@@ -368,7 +368,7 @@ def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
     rows = np.arange(len(real), dtype=np.int64)
     figures, lists = _shapes(real, generated, network, np.column_stack([rows, rows]), config)
     similarity = np.asarray(lists["edit_similarity"])
-    shared = _jaccard(real, generated, network.num_roads)
+    shared = road_overlap(real, generated, network.num_roads)
     figures |= {"edit_similarity": float(similarity.mean()), "jaccard": float(shared.mean()),
                 "identical_share": float((similarity == 1).mean())}
     real_km, generated_km = length_km(real, network), length_km(generated, network)
@@ -380,8 +380,8 @@ def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
     return figures, {**lists, "jaccard": shared.tolist()}
 
 
-def _jaccard(real: Trajectories, generated: Trajectories, num_roads: int) -> Float64Array:
-    """Return (n,) roads in both trips i over roads in either, repeats counted once."""
+def road_overlap(real: Trajectories, generated: Trajectories, num_roads: int) -> Float64Array:
+    """Return (n,) float64: roads in both trips i over roads in either (Jaccard), repeats counted once."""
     a, b = (np.unique(row_of_value(trips.offsets) * num_roads + trips.road_ids) for trips in (real, generated))
     both = np.intersect1d(a, b, assume_unique=True)
     in_a, in_b, in_both = (np.bincount(keys // num_roads, minlength=len(real)) for keys in (a, b, both))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize
+from matplotlib.colors import BoundaryNorm, Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -53,6 +53,7 @@ _CLASSES = {
     "residential": ("#8a8a8a", 0.55),
     "living_street": ("#CC79A7", 0.55),
 }
+_DIVERGING = LinearSegmentedColormap.from_list("wins", ["#B35900", "#E69F00", "#d9d9d9", "#56B4E9", "#00507E"])
 _OTHER_CLASSES = ("#b8a27a", 0.45)
 
 
@@ -230,6 +231,62 @@ def trips_map(network: RoadNetwork, trips: Mapping[str, Trajectories], rows: Seq
     marks: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markeredgecolor": _INK}
     _legend_below(figure, [Line2D([], [], marker="o", color="white", label="origin", **marks),
                            Line2D([], [], marker="s", color=_INK, label="destination", **marks)])
+    return figure
+
+
+def wins_map(network: RoadNetwork, gain: Float64Array, visits: Int64Array, title: str) -> Figure:
+    """Draw where the distilled student's trips are closer to the real ones (blue) and where the plain one's (orange).
+
+    `gain` (N,) float64 is the mean difference over the real trips through each road, `visits` (N,) int64 how many
+    those are; roads without any are faint. The more trips, the wider the line.
+    """
+    figure, axes = _map_figure(_extent(network), title, below_in=0.9)
+    rows = np.flatnonzero(visits > 0)
+    _draw_roads(axes, network, visits == 0, _FAINT, 0.3, order=1)
+    most = max(float(np.quantile(np.abs(gain[rows]), 0.95)) if len(rows) else 0.0, 1e-3)
+    norm = Normalize(-most, most)
+    rows = rows[np.argsort(np.abs(gain[rows]), kind="stable")]
+    widths = _width_scale(network) * (0.7 + np.minimum(np.log2(visits[rows] + 1), 6) / 2)
+    axes.add_collection(LineCollection(_lines(network, rows), colors=_DIVERGING(norm(gain[rows])), linewidths=widths,
+                                       capstyle="round", zorder=2))
+    _bar_below(figure, [axes], ScalarMappable(norm, _DIVERGING),
+               "overlap with the real trip, distilled − vanilla, mean over trips through a road", extend="both")
+    return figure
+
+
+def by_group(values: Mapping[str, Mapping[str, Mapping[str, float]]], labels: Mapping[str, str],
+             weights: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
+    """Draw a figure by group (hour, say), a panel a grouping, a colour a kind of student.
+
+    `values` holds by grouping, then kind, the value of each group by its name; `weights` by grouping how much of the
+    whole each group is (drawn as bars); `labels` names the groupings.
+    """
+    figure = Figure(figsize=(10.2, 3.1 * len(values)), layout="constrained")
+    panels = figure.subplots(len(values), 1, squeeze=False).ravel()
+    for axes, (grouping, kinds) in zip(panels, values.items(), strict=True):
+        names = list(weights[grouping])
+        behind = axes.twinx()
+        share = np.array([weights[grouping][name] for name in names])
+        behind.bar(range(len(names)), share / max(share.sum(), 1), color=_FAINT, width=0.8)
+        behind.set_ylabel("share of the steps (bars)", size=8, color="#8a8a8a")
+        behind.tick_params(labelsize=8, colors="#8a8a8a")
+        behind.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for side in ("top", "left"):
+            behind.spines[side].set_visible(False)
+        axes.set_zorder(behind.get_zorder() + 1)
+        axes.patch.set_visible(False)
+        for kind, found in kinds.items():
+            at = [place for place, name in enumerate(names) if name in found]
+            axes.plot(at, [found[names[place]] for place in at], "o-", color=colour_of(kind), label=kind, linewidth=1.6,
+                      markersize=5)
+        _plain_axes(axes)
+        slanted = max(map(len, names)) > 9
+        axes.set_xticks(range(len(names)), labels=[name.replace("_", " ") for name in names],
+                        rotation=30 if slanted else 0, ha="right" if slanted else "center")
+        axes.set_xlabel(labels[grouping], size=9, color=_INK)
+        axes.set_ylabel(ylabel, size=9, color=_INK)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend_below(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 

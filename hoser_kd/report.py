@@ -20,20 +20,31 @@ from matplotlib.figure import Figure
 from hoser_kd import plots
 from hoser_kd.atomic import atomic_path
 from hoser_kd.comparison import LABELS, SECTIONS, Row, compare
-from hoser_kd.metrics import flatten
+from hoser_kd.failures import CAUSES
+from hoser_kd.metrics import flatten, road_overlap
 from hoser_kd.progress import duration
+from hoser_kd.ragged import row_of_value
+from hoser_kd.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from hoser_kd.ragged import BoolArray
+    from hoser_kd.failures import Failure
+    from hoser_kd.ragged import BoolArray, Int64Array
     from hoser_kd.road_network import RoadNetwork
     from hoser_kd.trajectories import Trajectories
 
 CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl")
 """Figures of the students' epochs that are drawn, of those `hoser_kd.training` records."""
-TRIP_QUANTILES = (0.25, 0.5, 0.75, 0.95)
+TRIP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 """The trips drawn one by one lie at these quantiles of the real trips' number of roads."""
+SCENARIO_FIGURES = ("requests.reached_share", "paired.edit_similarity", "similarity.dtw", "distance.jsd",
+                    "duration.jsd")
+"""Figures shown of each scenario; all of them are in the metrics' file."""
+WORST = 2
+"""Failures drawn of each cause and student."""
+_GROUPINGS = {"hour": "hour of the day", "to_go": "distance to the destination, great circle",
+              "road_class": "class of the road that is left"}
 _SHORT = {"similarity": "same OD cells", "paired": "same request"}
 """Sections whose heading is too long for a picture."""
 
@@ -52,6 +63,15 @@ class StudentResult:
     """Its generated trips."""
     reached: BoolArray | None = None
     """(n,) bool: which of them reached the destination asked for."""
+    real_rows: Int64Array | None = None
+    """(n,) int64: the real trip each of them answers; None where they are no answers to real trips, or where trip i
+    answers real trip i."""
+    failures: Sequence[Failure] = ()
+    """Which of them went wrong, the worst first."""
+    scenarios: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """The same as `metrics` by scenario (`hoser_kd.scenarios`)."""
+    next_step_by: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Figures of the next step by grouping and group (`hoser_kd.scenarios.next_step_by`)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,8 @@ class ReportData:
     """Wall-clock seconds by stage."""
     sizes: Mapping[str, int | float | str] = field(default_factory=dict)
     """More sizes of the data, by name (training trips, say)."""
+    decoder: str = ""
+    """How the trips were generated, in words."""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """More pictures (PNG) by caption: the grid, the zones, where the teacher is surprised."""
 
@@ -100,6 +122,7 @@ class _Line(NamedTuple):
     distilled: str
     difference: str
     interval: str
+    effect: str
     verdict: str
 
 
@@ -137,11 +160,17 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
         sentences=list(_sentences(data, rows)),
         caveat=_caveat(_pairs(data)) if has_distilled else "",
         has_distilled=has_distilled,
+        kinds=list(data.students),
         several_seeds=any(len(results) > 1 for results in data.students.values()),
         tiles=_tiles(rows) if has_distilled else [],
         next_step=[_line(row) for row in next_step],
         generation=[(SECTIONS.get(section, section), [_line(row) for row in group])
                     for section, group in groupby(generation, key=lambda row: row.section)],
+        decoder=data.decoder,
+        scenarios=list(_scenarios(data)),
+        group_pictures=pictures(_group_pictures(data)),
+        failure_counts=_failure_counts(data),
+        failure_pictures=pictures(_failure_pictures(data)),
         difference_pictures=pictures(_difference_pictures(rows)),
         training_pictures=pictures(_training_pictures(data)),
         trip_pictures=pictures(_trip_pictures(data)),
@@ -284,7 +313,8 @@ def _line(row: Row) -> _Line:
         label=row.label, unit="%" if row.is_share else row.definition.unit, direction="→ real" if aim else arrow,
         real="" if row.real is None else _text(row, row.real, decimals),
         vanilla=_spread(row, row.vanilla, decimals), distilled=_spread(row, row.distilled, decimals),
-        difference=difference, interval=interval, verdict=row.verdict or "",
+        difference=difference, interval=interval,
+        effect="" if row.effect is None else f"{row.effect:+.1f}".replace("-", "−"), verdict=row.verdict or "",
     )
 
 
@@ -320,6 +350,37 @@ def _text(row: Row, value: float, decimals: int, *, sign: bool = False) -> str:
 def _plain(value: float) -> str:
     """Return a number with four significant digits, without needless zeros."""
     return f"{value:.4g}".replace("-", "−") if abs(value) < 1e4 else f"{value:,.0f}".replace("-", "−")
+
+
+def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[_Line]]]:
+    """Yield scenario, what belongs to it, and its lines."""
+    for name, about in SCENARIOS.items():
+        runs = [{seed: flatten(result.scenarios[name]) for seed, result in data.students.get(kind, {}).items()
+                 if name in result.scenarios} for kind in ("vanilla", "distilled")]
+        by_name = {row.name: row for row in compare(runs[0], runs[1])}
+        lines = [_line(by_name[figure]) for figure in SCENARIO_FIGURES if figure in by_name]
+        if lines:
+            counts = [figures["counts.generated"] for figures in runs[0].values()]
+            yield _words(name), f"{about}: {np.mean(counts):,.0f}" if counts else about, lines
+
+
+def _group_pictures(data: ReportData) -> Iterator[_Drawing]:
+    """Draw the accuracy where there is a choice by hour, way to go and class of road."""
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    weights: dict[str, dict[str, float]] = {}
+    for kind, results in data.students.items():
+        for grouping in _GROUPINGS:
+            seeds = [result.next_step_by[grouping] for result in results.values() if grouping in result.next_step_by]
+            if not seeds:
+                continue
+            weights[grouping] = {group: figures["steps"] for group, figures in seeds[0].items()}
+            values.setdefault(grouping, {})[kind] = {
+                group: float(np.mean([seed[group]["decision_accuracy"] for seed in seeds]))
+                for group in seeds[0] if all("decision_accuracy" in seed.get(group, {}) for seed in seeds)
+            }
+    if values:
+        yield (plots.by_group(values, _GROUPINGS, weights, "accuracy where there is a choice"),
+               "Accuracy of the next step where there is a choice, mean over the seeds.")
 
 
 def _difference_pictures(rows: Sequence[Row]) -> Iterator[_Drawing]:
@@ -358,17 +419,90 @@ def _trip_pictures(data: ReportData) -> Iterator[_Drawing]:
            "Distributions over the trips of the first seed; what lies beyond the axis is in the last bar.")
     yield (plots.use_map(data.network, {"real": data.real, **trips}),
            "How often each road is driven, on one logarithmic scale; roads nobody drives are grey.")
-    same = {kind: each for kind, each in trips.items()
-            if len(each) == len(data.real) and bool((each.origins == data.real.origins).all())}
-    if same:
-        lengths = data.real.lengths
+    real = _answered(data)
+    if real is not None:
+        yield from _wins(data)
+        lengths = real.lengths
         order = np.argsort(lengths, kind="stable")
         rows = list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in TRIP_QUANTILES))
         notes = {"real": [f"{lengths[row]} roads" for row in rows]}
-        notes |= {kind: [_trip_note(each, results[kind].reached, row) for row in rows] for kind, each in same.items()}
-        yield (plots.trips_map(data.network, {"real": data.real, **same}, rows, notes),
-               ("Requests, one a row: the real trips at the 25th, 50th, 75th and 95th percentile of length, and the "
-                "answers of the first seed. They were not picked by hand."))
+        notes |= {kind: [_trip_note(each, results[kind].reached, row) for row in rows] for kind, each in trips.items()}
+        shares = ", ".join(f"{100 * q:g}" for q in TRIP_QUANTILES)
+        yield (plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
+               (f"Requests, one a row: the real trips at percentiles {shares} of length, and the answers of the first "
+                "seed. They were not picked by hand."))
+
+
+def _answered(data: ReportData) -> Trajectories | None:
+    """Return the real trips that the first seed's trips of all students answer, one each; None if there are none."""
+    found = [_real_of(data, result) for result in _generated(data).values()]
+    return found[0] if found and all(real is not None for real in found) else None
+
+
+def _real_of(data: ReportData, result: StudentResult) -> Trajectories | None:
+    """Return the real trip of each generated one."""
+    trips = result.generated
+    if trips is None:
+        return None
+    if result.real_rows is not None:
+        return data.real.take(result.real_rows)
+    same = len(trips) == len(data.real) and bool((trips.origins == data.real.origins).all())
+    return data.real if same else None
+
+
+def _wins(data: ReportData) -> Iterator[_Drawing]:
+    """Draw where which student comes closer to the real trips, over the seeds both have."""
+    vanilla, distilled = (data.students.get(kind, {}) for kind in ("vanilla", "distilled"))
+    num_roads = data.network.num_roads
+    gain, visits = np.zeros(num_roads), np.zeros(num_roads, np.int64)
+    for seed in vanilla.keys() & distilled.keys():
+        real = _real_of(data, vanilla[seed])
+        plain, taught = vanilla[seed].generated, distilled[seed].generated
+        if real is None or plain is None or taught is None or len(plain) != len(taught):
+            continue
+        gained = road_overlap(real, taught, num_roads) - road_overlap(real, plain, num_roads)
+        gain += np.bincount(real.road_ids, gained[row_of_value(real.offsets)], num_roads)
+        visits += np.bincount(real.road_ids, minlength=num_roads)
+    if visits.any():
+        yield (plots.wins_map(data.network, gain / np.maximum(visits, 1), visits, "Where each student wins"),
+               ("Each real trip's roads take the difference of the two students' overlap (Jaccard) with it, mean over "
+                "trips and seeds: blue where the distilled student follows real trips better, orange where the plain "
+                "one does. Roads of few trips show chance."))
+
+
+def _failure_counts(data: ReportData) -> list[tuple[str, str, list[str]]]:
+    """Return (cause, explanation, share of the trips for each student) of each cause, over all seeds."""
+    if not any(result.failures for results in data.students.values() for result in results.values()):
+        return []
+    return [(cause, about, [_share_of_cause(list(results.values()), cause) for results in data.students.values()])
+            for cause, about in CAUSES.items()]
+
+
+def _share_of_cause(results: Sequence[StudentResult], cause: str) -> str:
+    total = sum(len(result.generated) for result in results if result.generated is not None)
+    count = sum(failure.cause == cause for result in results for failure in result.failures)
+    return f"{100 * count / total:.2f}" if total else ""
+
+
+def _failure_pictures(data: ReportData) -> Iterator[_Drawing]:
+    """Draw the worst failures of each cause, with what the other student and the real driver did."""
+    results = _generated(data)
+    trips = {kind: result.generated for kind, result in results.items() if result.generated is not None}
+    real = _answered(data)
+    by_kind = {kind: {failure.row: failure for failure in result.failures} for kind, result in results.items()}
+    for cause in CAUSES:
+        rows = list(dict.fromkeys(failure.row for result in results.values()
+                                  for failure in [f for f in result.failures if f.cause == cause][:WORST]))
+        if not rows or real is None:
+            continue
+        notes = {"real": [f"{real.lengths[row]} roads" for row in rows]}
+        for kind in trips:
+            found = [by_kind[kind].get(row) for row in rows]
+            notes[kind] = [f"{trips[kind].lengths[row]} roads" + (f", {failure.cause}, {failure.away_km:.1f} km off"
+                                                                   if failure else "")
+                           for row, failure in zip(rows, found, strict=True)]
+        yield (plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
+               f"The worst of “{cause}” ({CAUSES[cause]}), up to {WORST} a student, first seed.")
 
 
 def _trip_note(trips: Trajectories, reached: BoolArray | None, row: int) -> str:

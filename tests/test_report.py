@@ -12,6 +12,7 @@ from small_city import grid_network, random_trips
 
 from hoser_kd import plots
 from hoser_kd.comparison import LABELS, NEXT_STEP, SECTIONS, compare
+from hoser_kd.failures import Failure
 from hoser_kd.metrics import DEFINITIONS, evaluate
 from hoser_kd.report import ReportData, StudentResult, render, write_report
 from hoser_kd.trajectories import Trajectories
@@ -37,9 +38,13 @@ def answers(seed: int) -> Trajectories:
 def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
     generated = answers(seed)
     history = [{"epoch": e + 1, "train_next_step": 1 / (e + 1), "nll": 1.1 / (e + 1)} for e in range(3)]
+    reached = generated.destinations == REAL.destinations
+    whole = evaluate(REAL, generated, NETWORK, paired=True, training=TRAINING)
+    hours = {f"{hour:02d}": {"steps": 10.0, "decision_accuracy": accuracy} for hour in range(3)}
     return StudentResult(
-        history, {"accuracy": accuracy, "nll": nll}, evaluate(REAL, generated, NETWORK, paired=True, training=TRAINING),
-        generated, generated.destinations == REAL.destinations,
+        history, {"accuracy": accuracy, "nll": nll}, whole, generated, reached,
+        failures=[Failure(int(row), "no path", 1.5) for row in np.flatnonzero(~reached)],
+        scenarios={"weekday": whole}, next_step_by={"hour": hours},
     )
 
 
@@ -103,7 +108,7 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.text))
 
     def row(self, label: str) -> list[str]:
-        return next(row for row in self.rows if row and row[0].startswith(label) and len(row) > 4)
+        return next(row for row in self.rows if row and row[0].startswith(label) and len(row) > 3)
 
 
 class TestPage:
@@ -135,8 +140,13 @@ class TestPage:
                     "Data", "Settings", "Versions", "Definitions"]
         assert all(heading in parsed.words for heading in headings)
         images = [attributes for tag, attributes in parsed.tags if tag == "img"]
-        assert len(images) == 9  # differences, 3 of trips, curves, 2 of the teacher, network, the one handed in
+        # by group, differences, 4 of trips, a failure, curves, 2 of the teacher, network, the one handed in
+        assert len(images) == 12
         assert all(image["alt"] for image in images)
+        assert "By scenario" in parsed.words
+        assert "trips that start from Monday to Friday: 20" in parsed.words
+        assert parsed.row("no path")[1:3] != ["0.00", "0.00"]
+        assert parsed.row("step limit")[1:3] == ["0.00", "0.00"]
         for text in ("hidden_dim: 128", "abc123", "1 min 5 s", "training trips", "test perplexity", "by hour: noon"):
             assert text in parsed.words
 
@@ -181,7 +191,7 @@ class TestVerdict:
 
     def test_tables_give_means_differences_and_intervals(self, page):
         row = Page(page).row("negative log-likelihood")
-        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "worse"]
+        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "", "worse"]
 
     def test_one_seed_has_no_interval_and_says_so(self, data):
         one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
@@ -189,7 +199,7 @@ class TestVerdict:
         assert words.count("One seed gives no interval") == 1
         assert "Clearly" not in words.replace("“Clearly”", "")
         row = text_of(one).row("accuracy")
-        assert row[2:] == ["80.00", "85.00", "+5.00", "", "leans better"]
+        assert row[2:] == ["80.00", "85.00", "+5.00", "", "", "leans better"]
 
     def test_without_distillation(self, data):
         plain = replace(data, students={"vanilla": data.students["vanilla"]}, teacher={})

@@ -16,10 +16,13 @@ from hoser_kd import hoser, metrics, od, plots
 from hoser_kd.config import dump_config
 from hoser_kd.decoders import Decoding
 from hoser_kd.device import pick_device
+from hoser_kd.failures import failures
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.next_step import evaluate_student
 from hoser_kd.pipeline import STAGES, StageRun
 from hoser_kd.report import ReportData, StudentResult, write_report
+from hoser_kd.road_network import RoadNetwork
+from hoser_kd.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.search import GeneratedTrajectories, generate_to
 from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.stages.network import load_network, load_trips
@@ -100,7 +103,13 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
             real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
             training=load_trips(run, "train"), paired="test_row" in requests,
         )
-        results[kind] = {"next_step": next_step, "trips": trips}
+        asked = requests["origin"], requests["start_time"], requests["destination"]
+        results[kind] = {
+            "next_step": next_step, "trips": trips,
+            "scenarios": evaluate_scenarios(real, generated[kind], network, run.config.evaluation, asked=asked,
+                                            paired="test_row" in requests),
+            "next_step_by": next_step_by(model, test, network, progress=run.progress),
+        }
     write_json(run.folder / "metrics.json", results)
     return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}
 
@@ -116,13 +125,13 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def distillation_report(run: StageRun) -> dict[str, Any]:
     """Write the report over all seeds; one HTML file."""
     network, real = load_network(run), load_trips(run, "test")
-    students = {kind: _results(run, kind, stage) for kind, stage in STUDENTS.items()}
+    students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
     students = {kind: results for kind, results in students.items() if results}
     data = ReportData(
         city=run.config.city, network=network, real=real, students=students, teacher=_teacher(run),
         settings_yaml=dump_config(run.config), versions=_versions(run), seconds=_seconds(run),
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
-        pictures=_pictures(run),
+        pictures=_pictures(run), decoder=_decoder(run),
     )
     write_report(run.folder / "report.html", data)
     seeds = sorted(students["vanilla"])
@@ -130,7 +139,13 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
     return {"seeds": ", ".join(map(str, seeds)), "num_seeds": len(seeds), "comparison": _over_seeds(students)}
 
 
-def _results(run: StageRun, kind: str, stage: str) -> dict[int, StudentResult]:
+def _decoder(run: StageRun) -> str:
+    made = run.seeds("generated_trajectories")
+    return "; ".join(dict.fromkeys(str(artifact.summary["decoder"]) for artifact in made.values()))
+
+
+def _results(run: StageRun, kind: str, stage: str, network: RoadNetwork,
+             test: Trajectories) -> dict[int, StudentResult]:
     """Return what each seed's student of a kind came to; seeds without metrics yet are left out."""
     results: dict[int, StudentResult] = {}
     for seed, metrics_of in run.seeds("trajectory_metrics").items():
@@ -138,9 +153,14 @@ def _results(run: StageRun, kind: str, stage: str) -> dict[int, StudentResult]:
         student, made = run.seeds(stage).get(seed), run.seeds("generated_trajectories").get(seed)
         if measured is None or student is None or made is None:
             continue
-        trips, _ = _load_generated(made.path)
-        results[seed] = StudentResult(history=student.summary["epochs"], test=measured["next_step"],
-                                      metrics=measured["trips"], generated=trips[kind], reached=trips[kind].reached)
+        trips, requests = _load_generated(made.path)
+        results[seed] = StudentResult(
+            history=student.summary["epochs"], test=measured["next_step"], metrics=measured["trips"],
+            generated=trips[kind], reached=trips[kind].reached, scenarios=measured["scenarios"],
+            next_step_by=measured["next_step_by"], real_rows=requests.get("test_row"),
+            failures=failures(trips[kind], requests["destination"], made.settings["generation"]["max_steps"], network,
+                              test.take(requests["test_row"]) if "test_row" in requests else None),
+        )
     return results
 
 
