@@ -85,11 +85,12 @@ def _end(process: subprocess.Popen[bytes], workers: set[int]) -> None:
     assert process.stdout is not None
     process.stdin.close()
     for wish in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, wish)
+        # once it has been waited for, its number may be another's
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, wish)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE_S)
-            break
     # a worker holds the pipe as long as it lives
     if not _at_end(process.stdout):
         for worker in workers:
