@@ -285,6 +285,8 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
         config = LMTADConfig(**{name: kinds.get(name, int)(value) for name, value in values.items()})
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None
+    if config.n_layer != len(layers):
+        raise CheckpointError(f"{path}: `model_config` says {config.n_layer} layers, the weights have {len(layers)}.")
     pad = fields.get("pad_token")
     if pad is not None and pad != config.pad_token:
         warnings.warn(f"{path}: pad_token is {pad}; the vocabulary of {config.vocab_size} puts PAD at "

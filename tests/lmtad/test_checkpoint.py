@@ -209,6 +209,10 @@ def unusable_config(path, model):
     write(path, {"state_dict": model.state_dict(), "model_config": {**asdict(CONFIG), "n_head": 3}})
 
 
+def too_many_layers(path, model):
+    write(path, {"state_dict": model.state_dict(), "model_config": {**asdict(CONFIG), "n_layer": 10**9}})
+
+
 def no_heads(path, model):
     write(path, {"state_dict": model.state_dict(), "model_config": {}})
 
@@ -231,6 +235,7 @@ def not_finite(path, model):
     (missing_weight, r"`transformer.h.1.ln_2.weight` has shape none: it is missing.*\(8,\)"),
     (wrong_config, r"has shape \(28, 8\), the model's config asks for \(28, 16\)"),
     (unusable_config, "n_embd 8 is not a multiple of n_head 3"), (no_heads, "has no `n_head`"),
+    (too_many_layers, "says 1000000000 layers, the weights have 2"),
     (untied, "differ"), (not_finite, "`transformer.ln_f.weight` holds numbers that are not finite"),
 ])
 def test_other_files_are_refused_with_one_clear_error(tmp_path, model, spoil, text):
