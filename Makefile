@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-# Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql://user:password@host/database says.
+# Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql+psycopg2://user:password@host/database says.
 STORAGE := $(if $(HOSER_KD_POSTGRES),postgres,sqlite)
 
 $(DAGSTER_HOME)/.$(STORAGE):

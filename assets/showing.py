@@ -20,6 +20,7 @@ _MOST_ROWS = 50
 def show(artifact: Artifact) -> dict[str, Any]:
     """Return Dagster metadata for an artifact: its summary, tables it holds, and the pictures beside them."""
     metadata: dict[str, Any] = {
+        **_links(artifact),
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mib": round(artifact.size_bytes / 2**20, 3),
@@ -37,13 +38,20 @@ def show(artifact: Artifact) -> dict[str, Any]:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
     for picture in sorted(artifact.path.glob("*.png")):
         metadata[picture.stem] = _picture(picture.stem, picture.read_bytes())
-    address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
-    metadata["files"] = dg.MetadataValue.url(f"{address}/")
-    if (artifact.path / "report.html").is_file():
-        metadata["report"] = dg.MetadataValue.url(f"{address}/report.html")
-    if (artifact.path / "tensorboard").is_dir():
-        metadata["tensorboard"] = f"tensorboard --logdir {_common(artifact.path)}"
     return metadata
+
+
+def _links(artifact: Artifact) -> dict[str, Any]:
+    """Return what a person opens at a click; a bucket is not served."""
+    links: dict[str, Any] = {}
+    if "://" not in os.environ.get("HOSER_KD_STORE", ""):
+        address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
+        if (artifact.path / "report.html").is_file():
+            links["report"] = dg.MetadataValue.url(f"{address}/report.html")
+        links["files"] = dg.MetadataValue.url(f"{address}/")
+    if (artifact.path / "tensorboard").is_dir():
+        links["tensorboard"] = f"tensorboard --logdir {_common(artifact.path)}"
+    return links
 
 
 def files_address() -> str:
