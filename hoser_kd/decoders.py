@@ -101,9 +101,17 @@ class Trip(Protocol):
     """A trip under way."""
 
     trip: int
-    slots: list[int]
+    """Its row among those asked for."""
+    slots: dict[int, int]
+    """Nodes it keeps, each with its parent."""
+    freed: list[int]
+    """Nodes it needs no more and that have not been given back yet."""
+    expansions: int
+    """Nodes expanded for it."""
     nearest_slot: int
+    """The node that is closest to the destination; -1: none."""
     arrived: Node | None
+    """The destination, when it was found."""
 
     def wanted(self) -> list[Node]:
         """Return the nodes to expand next; none when the trip is over."""
@@ -115,24 +123,32 @@ class Trip(Protocol):
 class _Trip:
     """What trips of all kinds keep."""
 
-    __slots__ = ("arrived", "destination", "max_steps", "nearest_m", "nearest_slot", "slots", "trip")
+    __slots__ = ("arrived", "destination", "expansions", "freed", "max_steps", "nearest_m", "nearest_slot", "slots",
+                 "trip")
 
     def __init__(self, trip: int, destination: int, max_steps: int) -> None:
         self.trip, self.destination, self.max_steps = trip, destination, max_steps
-        self.slots: list[int] = []
+        self.slots: dict[int, int] = {}
+        self.freed: list[int] = []
+        self.expansions = 0
         self.nearest_m, self.nearest_slot = math.inf, -1
         self.arrived: Node | None = None
 
-    def keep(self, slot: int, away_m: float) -> None:
-        self.slots.append(slot)
+    def keep(self, slot: int, parent: int, away_m: float) -> None:
+        self.expansions += 1
+        self.slots[slot] = parent
         if away_m < self.nearest_m:
             self.nearest_m, self.nearest_slot = away_m, slot
 
 
 class _Search(_Trip):
-    """Uniform-cost search: the published decoder, ties included."""
+    """Uniform-cost search: the published decoder, ties included.
 
-    __slots__ = ("best", "entered", "expanded", "frontier")
+    Most nodes lead nowhere any more after a while. A node is given back once nothing in the frontier rests on it, so a
+    trip's memory is that of the living branches.
+    """
+
+    __slots__ = ("best", "entered", "expanded", "frontier", "resting", "waits_on")
 
     def __init__(self, trip: int, destination: int, start: Node, max_steps: int) -> None:
         super().__init__(trip, destination, max_steps)
@@ -140,9 +156,13 @@ class _Search(_Trip):
         self.best = {start.road: 0.0}
         self.expanded: set[int] = set()
         self.entered = 1
+        self.resting: dict[int, int] = {}
+        """What rests on a node: its children, nodes in the frontier that continue it, and 1 for the nearest one."""
+        self.waits_on = {start.road: -1}
+        """The node that a road's entry in the frontier continues; a dearer entry for the road counts no more."""
 
     def wanted(self) -> list[Node]:
-        while self.frontier and len(self.expanded) < self.max_steps:
+        while self.frontier and self.expansions < self.max_steps:
             node = heapq.heappop(self.frontier)
             road = node[2]
             if road == self.destination:
@@ -150,19 +170,42 @@ class _Search(_Trip):
                 return []
             if road not in self.expanded:
                 self.expanded.add(road)
+                # from an entry that continues its parent it turns into a child of it: what rests there is the same
+                del self.waits_on[road]
                 return [node]
         return []
 
     def learn(self, expanded: Expanded) -> None:
         node, slot, away_m, candidates, costs, seconds = expanded
-        self.keep(slot, away_m)
-        so_far, time, best = node[0], node[3], self.best
+        nearest = self.nearest_slot
+        self.keep(slot, node[4], away_m)
+        # 1 while this goes on, so that it is not given back
+        self.resting[slot] = 1
+        if self.nearest_slot != nearest:
+            self.resting[slot] += 1
+            self._let_go(nearest)
+        so_far, time, best, waits_on = node[0], node[3], self.best, self.waits_on
         for road, cost, wait in zip(candidates, costs, seconds, strict=True):
             total = so_far + cost
             if road >= 0 and total < best.get(road, math.inf):
                 best[road] = total
                 heapq.heappush(self.frontier, Node(total, self.entered, road, time + wait, slot))
                 self.entered += 1
+                if road not in self.expanded:  # an expanded road's entry is passed over when its turn comes
+                    self.resting[slot] += 1
+                    self._let_go(waits_on.get(road, -1))
+                    waits_on[road] = slot
+        self._let_go(slot)
+
+    def _let_go(self, slot: int) -> None:
+        """One thing less rests on a node; where nothing does, it goes, and rests on its parent no more."""
+        while slot >= 0:
+            self.resting[slot] -= 1
+            if self.resting[slot]:
+                return
+            del self.resting[slot]
+            self.freed.append(slot)
+            slot = self.slots.pop(slot)
 
 
 class _Beam(_Trip):
@@ -178,7 +221,7 @@ class _Beam(_Trip):
         self.entered = 1
 
     def wanted(self) -> list[Node]:
-        room = min(self.width, self.max_steps - len(self.slots))
+        room = min(self.width, self.max_steps - self.expansions)
         chosen: list[Node] = []
         for node in sorted(self.following):
             # costs only grow: whatever is dearer than a path that has arrived can be forgotten
@@ -194,7 +237,7 @@ class _Beam(_Trip):
 
     def learn(self, expanded: Expanded) -> None:
         node = expanded.node
-        self.keep(expanded.slot, expanded.away_m)
+        self.keep(expanded.slot, expanded.node.parent, expanded.away_m)
         for road, cost, wait in zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True):
             if road >= 0 and road not in self.expanded:
                 self.following.append(Node(node.cost + cost, self.entered, road, node.time + wait, expanded.slot))
@@ -217,10 +260,10 @@ class _Sampling(_Trip):
         if self.next is not None and self.next.road == self.destination:
             self.arrived = self.next
             return []
-        return [] if self.next is None or len(self.slots) >= self.max_steps else [self.next]
+        return [] if self.next is None or self.expansions >= self.max_steps else [self.next]
 
     def learn(self, expanded: Expanded) -> None:
-        self.keep(expanded.slot, expanded.away_m)
+        self.keep(expanded.slot, expanded.node.parent, expanded.away_m)
         node = expanded.node
         choices = [(cost, road, wait) for road, cost, wait in
                    zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True)

@@ -232,8 +232,8 @@ class _Engine:
         roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
         if last is not None:
             roads, times = np.append(roads, last.road), np.append(times, last.time)
-        self._tree.give_back(trip.slots)
-        return Answer(roads, times, last is not None, len(trip.slots))
+        self._tree.give_back(list(trip.slots))
+        return Answer(roads, times, last is not None, trip.expansions)
 
     def _expand(self, going: list[tuple[Trip, Node]]) -> None:
         """Ask the model about these nodes, with one call, and tell each trip what became of its own."""
@@ -252,6 +252,9 @@ class _Engine:
             (-torch.log_softmax(logits, dim=1)).tolist(), seconds.tolist(), strict=True,
         ):
             trip.learn(Expanded(node, *told))
+            if trip.freed:
+                self._tree.give_back(trip.freed)
+                trip.freed.clear()
 
 
 def _collect(answers: list[Answer], ids: np.ndarray | None = None) -> GeneratedTrajectories:

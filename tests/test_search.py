@@ -16,7 +16,7 @@ from small_city import grid_network, random_trips
 from hoser_kd.config import GenerationConfig, StudentConfig
 from hoser_kd.decoders import Decoding
 from hoser_kd.errors import DataError
-from hoser_kd.hoser import HOSER, collate, load_checkpoint
+from hoser_kd.hoser import HOSER, Decoder, collate, load_checkpoint
 from hoser_kd.od import choose, read_ods
 from hoser_kd.ragged import Csr, offsets_of
 from hoser_kd.road_network import read_hoser
@@ -349,3 +349,22 @@ def test_trips_are_lines_along_their_roads(requests, tmp_path):
         np.testing.assert_array_equal(np.array(line.coords), corners)
         assert again.length_m[i] == pytest.approx(network.length_m[roads].sum())
         assert again.end_time[i].timestamp() == trips.times[trips.offsets[i + 1] - 1]
+
+
+def test_memory_follows_the_living_branches(requests, monkeypatch):
+    """Nodes that nothing rests on go back at once, and all of them in the end."""
+    network, model, *_ = requests
+    kept, trees = [], []
+    step, tree = Decoder.step, Decoder.tree
+
+    def watched_step(self, tree, *rest):
+        decoded = step(self, tree, *rest)
+        kept.append(tree.num_nodes)
+        return decoded
+
+    monkeypatch.setattr(Decoder, "step", watched_step)
+    monkeypatch.setattr(Decoder, "tree", lambda self, capacity=4: trees.append(tree(self, capacity)) or trees[-1])
+    far = np.full(3, network.num_roads - 1)
+    trips = generate(model, np.arange(3), np.zeros(3, np.int64), far)
+    assert trees[0].num_nodes == 0
+    assert max(kept) < 0.8 * trips.expansions.sum()
