@@ -1,0 +1,48 @@
+"""The store as a browser sees it: its files, and nothing else of this machine."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+
+import pytest
+
+from dagster_project.files import server
+
+
+@pytest.fixture
+def get(tmp_path):
+    (tmp_path / "store" / ".work").mkdir(parents=True)
+    (tmp_path / "store" / "report.html").write_text("<h1>report</h1>")
+    (tmp_path / "store" / ".work" / "half").write_text("half")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "store" / "link").symlink_to(tmp_path / "secret")
+    with server(tmp_path / "store", 0) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+
+        def ask(path, method="GET", host="localhost"):
+            connection = http.client.HTTPConnection("127.0.0.1", serving.server_address[1], timeout=10)
+            connection.request(method, path, headers={"Host": host})
+            answer = connection.getresponse()
+            body = answer.read()
+            connection.close()
+            return answer.status, body
+
+        yield ask
+        serving.shutdown()
+        thread.join()
+
+
+def test_files_of_the_store_are_served(get):
+    assert get("/report.html") == (200, b"<h1>report</h1>")
+
+
+@pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/link", "/.work/half", "/none"])
+def test_what_is_outside_or_hidden_is_not_there(get, path):
+    assert get(path)[0] == 404
+
+
+def test_another_name_for_this_machine_and_writing_are_refused(get):
+    assert get("/report.html", host="evil.example")[0] == 404
+    assert get("/report.html", method="PUT")[0] == 501
