@@ -1,6 +1,6 @@
 """Which reading of the candidate angle trains the better student: the published one or the true bearing.
 
-    python benchmarks/candidate_angle.py demo=config/demo.yaml porto=config/porto.yaml --epochs 3
+    python benchmarks/candidate_angle.py config/demo.yaml config/porto.yaml --epochs 3
 
 The published code hands longitude over as latitude and the reverse when it computes the angle between a candidate and
 the destination. Both readings are trained with the same seeds, which decide weights, order and nothing else, and judged

@@ -60,7 +60,7 @@ def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> di
     rows = np.sort(np.random.default_rng(0).permutation(len(trips))[:size])
 
     torch.manual_seed(0)
-    config = StudentConfig(batch_size=size, precision="fp32")
+    config = StudentConfig(batch_size=size, precision="fp32", candidate_angle="published")
     model = HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std)
     plain = oracle_hoser.PlainHoser(model.config, build_graph_features(network, zones, counts))
     plain.load_state_dict(model.state_dict())

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hoser_kd.road_network import RoadNetwork
     from hoser_kd.trajectories import Trajectories
 
-TINY = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, batch_size=8, max_epochs=2)
+TINY = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, batch_size=8, max_epochs=2,
+                     candidate_angle="published")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ def city(tmp_path):
     return tmp_path
 
 
+STALE = """query($partition: String!, $keys: [AssetKeyInput!]) {
+  assetNodes(assetKeys: $keys) { assetKey { path } staleStatus(partition: $partition) } }"""
+
+
 class Ticks:
     """A sensor over a config folder, ticked as the daemon does: cursor, partitions and events are kept."""
 
@@ -91,6 +95,21 @@ def test_an_edited_setting_is_reported_at_once_and_trains_nothing(instance, city
     assert len(reported(instance, "distillation")) == 1
     yaml.write_text(yaml.read_text() + "zones: {count: 5}\n")
     assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
+    home = copy_of_town
+    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+        tick = Ticks(city_watch, instance, home.root)
+        assert [tick(), tick()] == [[], []]  # what the runner has made is not made again
+        assert "made already" in tick.said
+        yaml = home.config / "town.yaml"
+        yaml.write_text(yaml.read_text() + "distill: {temperature: 3.0}\n")
+        assert tick() == []
+    students = [{"path": [f"{kind}_student"]} for kind in ("vanilla", "distilled")]
+    nodes = serve(home).query(STALE, partition="town|0", keys=students)["assetNodes"]
+    assert {node["assetKey"]["path"][0]: node["staleStatus"] for node in nodes} == {
+        "vanilla_student": "FRESH", "distilled_student": "STALE"}
 
 
 def test_a_broken_yaml_is_named_and_holds_nobody_up(instance, city):
