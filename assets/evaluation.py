@@ -11,7 +11,8 @@ generated_trajectories = stage_asset(
     "generated_trajectories",
     kinds={"pytorch", "parquet"},
     description=(
-        "Trips of both students for the test ODs by the published search: Parquet, and CSV in the published layout."
+        "Trips of both students for the ODs asked for, by the published search, beam search or sampling: Parquet, CSV "
+        "in the published layout, and lines for a map (GeoParquet)."
     ),
 )
 trajectory_metrics = stage_asset(

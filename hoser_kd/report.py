@@ -276,7 +276,8 @@ def _caveat(num_pairs: int) -> str:
         return ("One seed gives no interval: a difference of any size may be chance. Train with more seeds (five or "
                 "more) before believing one. Nothing here claims statistical significance.")
     return (f"Differences are paired by seed; intervals are 95 % t-intervals over {num_pairs} seeds. “Clearly” means "
-            "that the interval does not hold 0. An interval speaks of the chance in training, not of other cities or "
+            "that the interval does not hold 0. The effect is the mean difference over its standard deviation over the "
+            "seeds. An interval speaks of the chance in training, not of other cities or "
             "other trips, and among many figures one in twenty is clear by luck alone. Nothing here claims "
             "statistical significance.")
 
@@ -358,10 +359,12 @@ def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[_Line]]]:
         runs = [{seed: flatten(result.scenarios[name]) for seed, result in data.students.get(kind, {}).items()
                  if name in result.scenarios} for kind in ("vanilla", "distilled")]
         by_name = {row.name: row for row in compare(runs[0], runs[1])}
-        lines = [_line(by_name[figure]) for figure in SCENARIO_FIGURES if figure in by_name]
+        lines = [_line(row)._replace(label=_full_label(row))
+                 for row in (by_name[figure] for figure in SCENARIO_FIGURES if figure in by_name)]
         if lines:
             counts = [figures["counts.generated"] for figures in runs[0].values()]
-            yield _words(name), f"{about}: {np.mean(counts):,.0f}" if counts else about, lines
+            plain = about.replace("`", "")
+            yield _words(name), f"{plain}: {np.mean(counts):,.0f}" if counts else plain, lines
 
 
 def _group_pictures(data: ReportData) -> Iterator[_Drawing]:
