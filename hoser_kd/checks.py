@@ -120,7 +120,10 @@ def _beats_guess(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, d
     loss, guess = float(artifact.summary["val_loss"]), math.log(int(artifact.summary["vocab_size"]) - 2)
     passed = loss < guess
     said = f"The teacher's validation loss is {loss:.4f} nats a token, that of a blind guess {guess:.4f}."
-    if not passed:
+    if artifact.summary.get("val_sequences_scored") == 0:
+        said = (f"No validation trip fits the teacher's context of {artifact.summary.get('block_size')} tokens, so "
+                "nothing is known of it. Take a teacher of longer sequences.")
+    elif not passed:
         said += (" It knows nothing of these trips: train longer, or, where it is imported, give the grid it was "
                  "trained on.")
     return passed, said, {"val_loss": loss, "guess": round(guess, 4)}

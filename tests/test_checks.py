@@ -130,6 +130,10 @@ def test_beats_blind_guess(folder):
         passed, said = verdict("beats_blind_guess", teacher, **inputs)
         assert not passed
         assert "knows nothing" in said
+    unread = artifact("teacher", folder, vocab_size=103, val_loss=float("nan"), block_size=8, val_sequences_scored=0)
+    passed, said = verdict("beats_blind_guess", unread, **inputs)
+    assert not passed
+    assert "No validation trip fits the teacher's context of 8 tokens" in said
 
 
 # the labels

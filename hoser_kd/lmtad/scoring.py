@@ -61,13 +61,13 @@ class Surprise:
 
     @property
     def loss(self) -> float:
-        """Mean over all tokens, in nats."""
-        return float(self.nats.mean())
+        """Mean over all tokens, in nats; NaN where no sequence was scored."""
+        return float(self.nats.mean()) if len(self.nats) else math.nan
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the mean over all tokens."""
-        return math.exp(min(self.loss, 700.0))
+        """Exponential of the mean over all tokens; NaN where no sequence was scored."""
+        return math.exp(min(self.loss, 700.0)) if len(self.nats) else math.nan
 
     def by_cell(self, num_labels: int) -> tuple[Float64Array, Int64Array]:
         """Return the mean surprise on entering each cell (L,) float64, NaN where no trip does, and the visits (L,)."""

@@ -85,7 +85,8 @@ def _load_teacher(run: StageRun) -> LMTADCheckpoint:
 
 def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
     found = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
-    return {"val_loss": round(found.loss, 5), "val_perplexity": round(found.perplexity, 4)}
+    return {"val_loss": round(found.loss, 5), "val_perplexity": round(found.perplexity, 4),
+            "val_sequences_scored": len(found.rows)}
 
 
 def teacher_evaluation(run: StageRun) -> dict[str, Any]:
@@ -97,7 +98,8 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     outliers: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     spec = cell_grid(grid)
-    if spec is not None:  # tokens that are roads have no neighbouring cells to be moved to
+    # tokens that are roads have no neighbouring cells to be moved to
+    if spec is not None and len(found["test"].rows):
         cell_of_token = grid.cells if isinstance(grid, OccupiedCells) else np.arange(grid.num_labels)
         results = outlier_test(model, _corpus(run, "test"), grid.shape, device=device,
                                cells=cell_of_token if isinstance(grid, OccupiedCells) else None)

@@ -90,6 +90,13 @@ def test_sequences_beyond_the_context_are_left_out_and_told(model):
         score(model, Corpus(np.array([0, 1, 2]), np.array([0, 42])))
 
 
+def test_nothing_scored_is_not_a_number(model):
+    scores = score(model, Corpus(np.array([0, 11]), np.arange(11)))
+    assert len(scores.rows) == 0
+    assert math.isnan(scores.loss)
+    assert math.isnan(scores.perplexity)
+
+
 def cells(tokens):
     return np.stack(np.divmod(tokens, WIDTH), 1)
 

@@ -29,11 +29,20 @@ def city(golden, checkpoint="lmtad_ckpt", shift=(0.0, 0.0), **distill):
     return CityConfig.model_validate({
         "city": "golden", "source": {"kind": "hoser", "path": str(golden / "hoser_city")}, "zones": {"count": 8},
         "grid": {"bounds": moved, "cell_lat": CELL, "cell_lng": CELL, "min_share_inside": 0.5},
-        "distill": {"ckpt_path": str(golden / f"{checkpoint}.pt"), **distill}})
+        "distill": {"ckpt_path": str(golden / f"{checkpoint}.pt")} | distill})
 
 
 def checked(made, name):
     return {result.name: result for result in run_checks(made[name], {k: v for k, v in made.items() if k != name})}
+
+
+def make_unchecked(name, config, store, artifacts):
+    """Make a stage and all it rests on whatever the checks say, which the caller looks at."""
+    for upstream in STAGES[name].inputs:
+        if upstream not in artifacts:
+            make_unchecked(upstream, config, store, artifacts)
+    inputs = {upstream: artifacts[upstream] for upstream in STAGES[name].inputs}
+    artifacts[name] = make(STAGES[name], config, store, inputs, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +100,7 @@ def test_its_evaluation_is_told(made):
 @pytest.mark.parametrize("shift", [(0.5, 0.0), (0.0, -0.5), (-0.5, 0.5), (0.25, 0.0), (3.0, -3.0)])
 def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_path, shift):
     artifacts = {}
-    make_with_inputs("grid_token_table", city(golden, shift=shift), Store(tmp_path), made=artifacts, device="cpu")
+    make_unchecked("grid_token_table", city(golden, shift=shift), Store(tmp_path), artifacts)
     result = checked(artifacts, "grid_token_table")["grid_lies_where_trained"]
     assert not result.passed
     if max(map(abs, shift)) == 0.5:
@@ -111,13 +120,25 @@ def test_every_published_checkpoint_goes_through(golden, tmp_path, name):
             assert all(result.passed for result in checked(artifacts, stage).values())
 
 
+def test_a_teacher_whose_context_no_trip_fits_is_stopped_by_its_check(golden, tmp_path):
+    from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
+    from hoser_kd.lmtad.checkpoint import save
+
+    shape = LMTADConfig(block_size=6, vocab_size=103, n_layer=1, n_head=1, n_embd=8)
+    save(LMTADCheckpoint(LMTAD(shape), shape, {"grip_size": (10, 10)}), tmp_path / "short")
+    config, store, artifacts = city(golden, ckpt_path=str(tmp_path / "short")), Store(tmp_path / "store"), {}
+    make_unchecked("teacher_evaluation", config, store, artifacts)
+    result = checked(artifacts, "teacher")["beats_blind_guess"]
+    assert not result.passed
+    assert "context of 6 tokens" in result.said
+    assert artifacts["teacher_evaluation"].summary["outlier_test"] == []
+
+
 def test_a_converted_teacher_makes_the_same_labels(made, golden, tmp_path):
     from hoser_kd.lmtad.importing import import_teacher
 
     import_teacher(golden / "lmtad_ckpt.pt", tmp_path / "converted")
-    config = city(golden).model_copy(deep=True)
-    object.__setattr__(config.distill, "ckpt_path", str(tmp_path / "converted"))
-    artifacts = {}
+    config, artifacts = city(golden, ckpt_path=str(tmp_path / "converted")), {}
     make_with_inputs("teacher_soft_labels", config, Store(tmp_path / "store"), made=artifacts, device="cpu")
     one, other = (SoftLabels.load(a["teacher_soft_labels"].path / "val.arrow") for a in (made, artifacts))
     np.testing.assert_array_equal(one.scores, other.scores)
