@@ -12,10 +12,11 @@ import time
 
 import dagster as dg
 
-from assets.partitions import SEEDS, cities
+from assets.partitions import CONFIG_FOLDER, SEEDS, cities
 from dagster_project.dead_runs import end_dead_runs, process_tag
 from dagster_project.definitions import DEFAULT_STORE, build_defs
 from dagster_project.jobs import JOBS, distil, evaluate
+from hoser_kd.config import load_config
 from hoser_kd.errors import ConfigError, HoserKdError
 from hoser_kd.progress import duration
 from hoser_kd.store import Artifact, Store
@@ -32,6 +33,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         _check(options.city, options.seeds)
+        load_config(CONFIG_FOLDER / f"{options.city}.yaml")
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
             run_all(instance, options.city, options.seeds, options.only)
             if not options.only:

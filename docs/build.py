@@ -21,8 +21,9 @@ def settings_page() -> str:
     lines = [
         "# Settings of a city",
         "",
-        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. Only `source` is required. An",
-        "unknown key, a wrong type or a contradiction is refused with the file, the line and the nearest known key.",
+        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. `source` is required, and `grid`",
+        "where a teacher is trained here. An unknown key, a wrong type or a contradiction is refused with the file,",
+        "the line and the nearest known key.",
         "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}`",
         "and `${NAME:-default}` stand for environment variables.",
         "",

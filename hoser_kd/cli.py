@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         if city:
             sub.add_argument("--config", type=Path, help="YAML of the city (default: config/<dataset>.yaml)")
             sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
-            sub.add_argument("--seed", type=int, default=0, help="seed of the student (default 0)")
+            sub.add_argument("--seed", type=_seed, default=0, help="seed of the student (default 0)")
             sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if any)")
             sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
         return sub
@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
                       _lineage, city=False)
     lineage.add_argument("artifact", type=Path, help="an artifact's folder, or a file in it such as report.html")
     return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return int(text)
 
 
 def _config(options: argparse.Namespace) -> CityConfig:
@@ -150,7 +156,18 @@ def _describe(artifact: Artifact) -> str:
     head = (f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.made_at} "
             f"in {duration(artifact.seconds)}")
     lines = [f"  {key}: {value}" for key, value in figures.items()]
-    return "\n".join([head, *lines, f"  files: {artifact.path}"]) + "\n"
+    lines += [f"  {key}: " + ", ".join(f"{name} {_short(number)}" for name, number in value.items())
+              for key, value in artifact.summary.items() if isinstance(value, Mapping) and value]
+    if rows := artifact.summary.get("comparison"):
+        kinds = [kind for kind in ("vanilla", "distilled") if kind in rows[0]]
+        lines += ["", f"  {'figure on test trips':<34}" + "".join(f"{kind:>12}" for kind in kinds)]
+        lines += [f"  {row['figure']:<34}" + "".join(f"{row[kind]:>12.4f}" for kind in kinds) for row in rows]
+    page = artifact.path / "report.html"
+    return "\n".join([head, *lines, f"  files: {page if page.is_file() else artifact.path}"]) + "\n"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _train(options: argparse.Namespace) -> int:

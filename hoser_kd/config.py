@@ -21,7 +21,7 @@ from hoser_kd.errors import ConfigError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class SyntheticConfig(_Section):
@@ -66,7 +66,7 @@ class ZonesConfig(_Section):
     """The partition of the roads into zones."""
 
     count: int = Field(300, ge=1)
-    """Zones asked of KaHIP; a data set's own partition is taken as it is."""
+    """Zones asked of KaHIP, a quarter of the roads at the most; a data set's own partition is taken as it is."""
     method: Literal["kahip", "bisection"] = "kahip"
     """kahip: KaHIP's strong mode, as published; bisection: the map is halved again and again, for networks so large
     that KaHIP takes too long."""

@@ -25,6 +25,10 @@ class TrainingError(HoserKdError):
     """Training cannot go on: a non-finite loss, say, with the batch that caused it."""
 
 
+class CheckError(HoserKdError):
+    """A blocking check on a finished artifact failed; what follows would rest on a mistake."""
+
+
 class StoreError(HoserKdError):
     """An artifact is missing, or was made from something else than what is asked for."""
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hoser_kd.checks import CHECKS, run_checks
 from hoser_kd.config import CityConfig
 from hoser_kd.digest import digest_file, digest_json
-from hoser_kd.errors import CheckpointError, DataError, StoreError
+from hoser_kd.errors import CheckError, CheckpointError, DataError, StoreError
 from hoser_kd.progress import Progress, silent
 from hoser_kd.store import Artifact, Store, now_utc
 
@@ -250,7 +251,8 @@ def make_with_inputs(
 ) -> Artifact:
     """Make a stage and, first, all it rests on: the way without Dagster. Stages that are there are not made again.
 
-    A stage that reads all seeds is given the one seed.
+    A stage that reads all seeds is given the one seed. `on_stage` is told each stage that is about to be made. Raises
+    CheckError where a blocking check fails, as Dagster stops there too.
     """
     made = {} if made is None else made
     if name in made:
@@ -262,7 +264,11 @@ def make_with_inputs(
                                     on_stage=on_stage, made=made)
         all_seeds = STAGES[upstream].per_seed and not stage.per_seed
         inputs[upstream] = {seed: artifact} if all_seeds else artifact
-    on_stage(stage)
-    made[name] = make(stage, config, store, inputs, seed=seed if stage.per_seed else None,
-                      progress=progress, device=device)
+    own_seed = seed if stage.per_seed else None
+    if store.find(name, config.city, version_of(stage, config, inputs, own_seed), own_seed) is None:
+        on_stage(stage)
+    made[name] = make(stage, config, store, inputs, seed=own_seed, progress=progress, device=device)
+    for check, result in zip(CHECKS.get(name, ()), run_checks(made[name], inputs), strict=True):
+        if check.blocking and not result.passed:
+            raise CheckError(f"{name} of {config.city}: check {check.name} failed: {result.said}")
     return made[name]

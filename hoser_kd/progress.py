@@ -29,7 +29,7 @@ class TimedLines:
         """`write` receives a line at most once in `every_s` seconds a stage, and one when it ends."""
         self._write = write
         self._every_s = every_s
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
@@ -37,14 +37,15 @@ class TimedLines:
         now = time.monotonic()
         if done >= total and stage not in self._started:
             return  # told already
-        started = self._started.setdefault(stage, now)
+        # a stage may go on from where an earlier run was: only what is done from here on tells the speed
+        started, first = self._started.setdefault(stage, (now, done))
         last = self._last.setdefault(stage, now)
         if done < total and now - last < self._every_s:
             return
         self._last[stage] = now
         line = f"{stage}: {done}/{total}"
-        if 0 < done < total:
-            line += f", {duration((now - started) * (total - done) / done)} left"
+        if first < done < total:
+            line += f", {duration((now - started) * (total - done) / (done - first))} left"
         if figures:
             line += ", " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._write(line)

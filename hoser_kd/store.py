@@ -57,6 +57,18 @@ class Artifact:
     """How long it took."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """Figures worth showing; numbers, texts, and lists and dicts of them."""
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each file, by its path in the folder; an artifact is whole when all are there with these sizes."""
+
+    def damage(self) -> str | None:
+        """Say which file is missing or cut short; None where the artifact is whole."""
+        for name, size in self.files.items():
+            file = self.path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        return None
 
     @property
     def name(self) -> str:
@@ -78,7 +90,11 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> None:
         """`cache` is the local folder for copies of remote artifacts and for work in progress of a remote root."""
-        self.root = UPath(root)
+        try:
+            self.root = UPath(root)
+            self.root.fs  # noqa: B018  the file system behind an address is another package, loaded here
+        except ImportError as error:
+            raise StoreError(f"{root}: {error}. Install that package into the same environment with pip.") from None
         self._is_local = self.root.protocol in ("", "file", "local")
         if self._is_local:
             self._local = Path(self.root.path).absolute()
@@ -86,21 +102,25 @@ class Store:
             self._local = Path(cache or Path(tempfile.gettempdir()) / "hoser-kd-cache")
 
     def find(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact | None:
-        """Return the artifact of this version, None if there is none."""
+        """Return the artifact of this version; None if there is none, or if files of it are missing or cut short."""
         relative = Path(city) / _name(stage, seed) / version
         local = self._local / relative
         if not (local / RECORD).is_file():
             if self._is_local or not (self.root / relative.as_posix() / RECORD).is_file():
                 return None
             self._download(relative)
-        return read_artifact(local)
+        artifact = read_artifact(local)
+        return artifact if artifact.damage() is None else None
 
     def open(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact:
         """Return the artifact of this version. Raises StoreError if there is none."""
         artifact = self.find(stage, city, version, seed)
         if artifact is None:
-            raise StoreError(f"{self.root}: {city}/{_name(stage, seed)} has no version {version}. "
-                             f"Materialise {stage} again for {city}.")
+            local = self._local / city / _name(stage, seed) / version
+            damaged = (local / RECORD).is_file()
+            what = f"is damaged: {read_artifact(local).damage()}" if damaged else "is not there"
+            raise StoreError(f"{self.root}: version {version} of {city}/{_name(stage, seed)} {what}. Materialise "
+                             f"{stage} again for {city}, or set HOSER_KD_STORE to the store it was made in.")
         return artifact
 
     @contextmanager
@@ -111,7 +131,11 @@ class Store:
         makes the same version.
         """
         folder = self._local / ".work" / city / _name(stage, seed) / version
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.root}: cannot be written ({error.strerror}: {error.filename}). Set "
+                             "HOSER_KD_STORE, or --store, to a folder of your own.") from None
         with FileLock(f"{folder}.lock"):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
@@ -132,7 +156,9 @@ class Store:
 
         An older copy of the same version (a forced re-make) is replaced in one rename.
         """
-        record = {key: value for key, value in asdict(artifact).items() if key != "path"}
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))
+                 if file.is_file() and file.name != RECORD}
+        record = {key: value for key, value in asdict(artifact).items() if key != "path"} | {"files": sizes}
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=True), encoding="utf-8")
         relative = Path(artifact.city) / artifact.name / artifact.version
         place = self._local / relative

@@ -7,10 +7,11 @@ import pytest
 from hoser_kd.cli import main
 
 TOWN = """\
-source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 60}}
+source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}
 zones: {count: 6}
 grid: {bounds: roads, cell_size_m: 80}
-student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: 1, batch_size: 32}
+student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: 6, batch_size: 16,
+          learning_rate: 0.01}
 """
 
 
@@ -60,8 +61,14 @@ def test_a_mistake_is_one_message_and_status_2(config, capsys, arguments, said):
     assert said in error
 
 
+def test_a_seed_is_a_whole_number_from_0(config, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(config), "--seed", "-1"])
+    assert "is no whole number from 0" in capsys.readouterr().err
+
+
 def test_show_config_prints_every_setting(config, capsys):
     assert main(["show-config", "--config", str(config)]) == 0
     said = capsys.readouterr().out
     assert "lambda_kl: 0.01" in said
-    assert "learning_rate: 0.001" in said
+    assert "warmup_ratio: 0.1" in said

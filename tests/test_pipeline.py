@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hoser_kd.config import CityConfig
-from hoser_kd.errors import DataError, HoserKdError
+from hoser_kd.errors import CheckError, DataError, HoserKdError
 from hoser_kd.pipeline import SETTINGS, STAGES, make, make_with_inputs, version_of
 from hoser_kd.store import Store
 from hoser_kd.synthetic import make_city
@@ -106,6 +106,20 @@ def test_a_stage_that_fails_leaves_no_artifact(tmp_path):
         make_with_inputs("trajectories", config, store)
     assert not (tmp_path / "store" / "town" / "trajectories").exists()
     assert (tmp_path / "store" / "town" / "road_network").exists()
+
+
+def test_a_blocking_check_stops_the_command_line_too(tmp_path):
+    elsewhere = {"min_lat": 10.0, "max_lat": 10.1, "min_lng": 20.0, "max_lng": 20.1}
+    config = town(grid={"bounds": elsewhere, "cell_size_m": 80})
+    with pytest.raises(CheckError, match=r"check roads_inside_grid failed: 0\.0% of the roads lie inside the grid"):
+        make_with_inputs("teacher_corpus", config, Store(tmp_path))
+
+
+def test_a_damaged_artifact_is_made_again(tmp_path):
+    store = Store(tmp_path)
+    made = make_with_inputs("road_centroids", town(), store)
+    (made.path / "road_centroids.parquet").unlink()
+    assert (make_with_inputs("road_centroids", town(), store).path / "road_centroids.parquet").is_file()
 
 
 def test_a_missing_input_is_named(tmp_path):

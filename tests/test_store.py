@@ -26,7 +26,7 @@ def test_what_is_committed_is_found_by_its_version(tmp_path):
     assert (found.path / "sub" / "file.txt").read_text() == "hello"
     assert found.name == "roads/seed-4"
     assert store.find("roads", "town", "v2", 4) is None
-    with pytest.raises(StoreError, match=r"roads/seed-4 has no version v2\. Materialise roads again"):
+    with pytest.raises(StoreError, match=r"version v2 of town/roads/seed-4 is not there\. Materialise roads again"):
         store.open("roads", "town", "v2", 4)
 
 
@@ -82,6 +82,31 @@ def test_a_remote_store_is_cached_when_read(tmp_path):
     assert (found.path / "sub" / "file.txt").read_text() == "hello"
     assert found.path.is_relative_to(tmp_path / "reader")
     assert found.summary == {"count": 3}
+
+
+def test_an_artifact_with_a_file_missing_or_cut_short_is_none(tmp_path):
+    store = Store(tmp_path)
+    file = commit(store).path / "sub" / "file.txt"
+    file.write_text("hell")
+    assert store.find("roads", "town", "v1") is None
+    with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt has 4 bytes instead of 5\. Materialise"):
+        store.open("roads", "town", "v1")
+    file.unlink()
+    with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt is missing"):
+        store.open("roads", "town", "v1")
+    assert commit(store).damage() is None
+
+
+@pytest.mark.parametrize("root", ["file", "s3://bucket/x"])
+def test_a_store_that_cannot_be_used_is_one_clear_error(tmp_path, root):
+    (tmp_path / "file").write_text("")
+
+    def use() -> None:
+        with Store(root if ":" in root else tmp_path / root).work_folder("roads", "town", "v1"):
+            pass
+
+    with pytest.raises(StoreError, match="pip" if ":" in root else "cannot be written"):
+        use()
 
 
 def test_a_damaged_record_is_named(tmp_path):
