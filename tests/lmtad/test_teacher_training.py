@@ -149,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path):
 CHILD = """
 import sys
 sys.path[:0] = {path!r}
-from test_training import TRAIN, VAL, VOCABULARY, settings, train
+from test_teacher_training import TRAIN, VAL, VOCABULARY, settings, train
 
 def tell(stage, done, total, figures=None):
     print(done, flush=True)
