@@ -5,8 +5,9 @@
     python benchmarks/experiment.py --page        # only the page, from the results that are there
 
 Runs through the same stages as the graph, into the same store, so whatever has been trained is found again and an
-interrupted run goes on. Lambda, temperature and sharing are chosen on validation NLL of one seed that is not among
-the tested ones; the test split is read once, for the table. Results are kept as docs/results/<city>.json.
+interrupted run goes on. Lambda, temperature and sharing are chosen on the validation NLL of seeds that are not among
+the tested ones, anew for each share of the training trips; the test split is read once, for the tables. Results are
+kept as docs/results/<city>.json.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from hoser_kd.store import Artifact, Store
 from hoser_kd.trajectories import Trajectories
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-SEARCH_SEED = 100
 FIGURES = {
     "next_step.accuracy": "higher", "next_step.decision_accuracy": "higher", "next_step.nll": "lower",
     "next_step.calibration_error": "lower", "next_step.time_mae_s": "lower", "next_step.teacher_agreement": None,
@@ -57,20 +57,31 @@ class Maker:
             if started.name in ("teacher", "vanilla_student", "distilled_student"):
                 sys.stderr.write(f"  {config.city}: {started.name}{seed_text}\n")
 
-        return make_with_inputs(stage, config, self.store, seed=seed, on_stage=say, progress=self.lines)
+        return make_with_inputs(stage, config, self.store, seed=seed, on_stage=say, progress=self.lines,
+                                stop_at_checks=False)
 
 
 def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for weight, temperature, sharing in itertools.product(options.lambdas, options.temperatures, options.sharing):
-        changed = variant(config, distill={"lambda_kl": weight, "temperature": temperature, "shared_cells": sharing})
-        summary = make("distilled_student", changed, SEARCH_SEED).summary
-        rows.append({"lambda_kl": weight, "temperature": temperature, "shared_cells": sharing,
-                     "val_nll": summary["val_nll"], "val_accuracy": summary["val_accuracy"]})
-    plain = make("vanilla_student", config, SEARCH_SEED).summary
-    rows.append({"lambda_kl": 0.0, "temperature": None, "shared_cells": None, "val_nll": plain["val_nll"],
-                 "val_accuracy": plain["val_accuracy"]})
-    return rows
+    """Lambda, then temperature, then sharing: each with the best of the ones before. Means over the search's seeds."""
+    axes = {"lambda_kl": options.lambdas, "temperature": options.temperatures, "shared_cells": options.sharing}
+    best: dict[str, Any] = {"lambda_kl": None, "temperature": config.distill.temperature,
+                            "shared_cells": config.distill.shared_cells}
+    tried: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def students(kind: str, changed: CityConfig, settings: dict[str, Any]) -> dict[str, Any]:
+        made = [make(kind, changed, seed).summary for seed in options.search_seeds]
+        return {**settings, "val_nlls": [summary["val_nll"] for summary in made],
+                **{name: sum(summary[name] for summary in made) / len(made) for name in ("val_nll", "val_accuracy")}}
+
+    for axis, values in axes.items():
+        for value in values:
+            settings = {**best, axis: value}
+            place = tuple(settings.values())
+            if place not in tried:
+                tried[place] = students("distilled_student", variant(config, distill=settings), settings)
+        best = {name: min(tried.values(), key=lambda row: row["val_nll"])[name] for name in best}
+    plain = students("vanilla_student", config, {"lambda_kl": 0.0, "temperature": None, "shared_cells": None})
+    return [*tried.values(), plain]
 
 
 def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, Any]:
@@ -108,8 +119,7 @@ def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[st
         students = [make("distilled_student", changed, seed).summary for seed in seeds]
         rows.append({"cells": size, "tokens": summary["num_labels"], "apart": summary["resolution"]["apart"],
                      "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
-                     **{f"teacher_{name}": value for name, value in
-                        learnable(make, changed, seeds[0])["teacher"].items()},
+                     "learnable": learnable(make, changed, seeds[0]),
                      "student_val_nll": [student["val_nll"] for student in students],
                      "student_val_accuracy": [student["val_accuracy"] for student in students]})
     return rows
@@ -126,15 +136,17 @@ def run(options: argparse.Namespace) -> None:
         results[name] = value
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    keep("search", search(make, config, options))
-    best = min((row for row in results["search"] if row["lambda_kl"] > 0), key=lambda row: row["val_nll"])
-    keep("chosen", best)
-    chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
-    keep("learnable", learnable(make, chosen, options.seeds[0]))
     for fraction in options.fractions:
-        part = variant(chosen, student={"train_fraction": fraction})
-        keep(f"fraction {fraction}", comparison(make, part, options.seeds))
+        part = variant(config, student={"train_fraction": fraction})
+        rows = search(make, part, options)
+        best = min((row for row in rows if row["lambda_kl"]), key=lambda row: row["val_nll"])
+        chosen = variant(part, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
+        keep(f"fraction {fraction}", {"search": rows, "chosen": best,
+                                      "learnable": learnable(make, chosen, options.seeds[0]),
+                                      **comparison(make, chosen, options.seeds)})
     if options.cells:
+        best = results[f"fraction {options.fractions[0]}"]["chosen"]
+        chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
         keep("resolution", resolution(make, chosen, options.seeds[:2], options.cells))
 
 
@@ -197,9 +209,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--search-seeds", type=int, nargs="+", default=[100, 101])
     parser.add_argument("--lambdas", type=float, nargs="+", default=[0.01, 0.1, 0.3, 1.0])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--sharing", nargs="+", default=["replicate", "aggregate"])
+    parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
     parser.add_argument("--page", action="store_true", help="only write the page")
