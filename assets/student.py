@@ -10,7 +10,7 @@ from assets.stage_asset import stage_asset
 vanilla_student = stage_asset(
     "vanilla_student",
     kinds={"pytorch", "safetensors"},
-    description="HOSER trained as published, without a teacher; the epoch with the best validation accuracy.",
+    description="HOSER trained as published, without a teacher; the best epoch by `student.select_by`.",
 )
 distilled_student = stage_asset(
     "distilled_student",

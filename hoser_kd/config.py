@@ -187,6 +187,9 @@ class DistillConfig(_Section):
     """Candidates in one cell: each gets the cell's mass, they divide it, or cells are compared."""
     scale_by_temperature_squared: bool = False
     """Multiply the term by temperature² (Hinton et al. 2015, section 2.1)."""
+    labels: Literal["stored", "online"] = "stored"
+    """stored: labels of all trips are made once, before any training; online: the teacher is asked about every batch
+    of every epoch, for those who cannot store labels. The loss is the same."""
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -195,6 +198,9 @@ class DistillConfig(_Section):
         if isinstance(self.sample_steps_per_trace, int) and self.sample_steps_per_trace < 1:
             raise ValueError("sample_steps_per_trace is `all` or a whole number from 1")
         return self
+
+
+_VALIDATION_ODS = 200
 
 
 class StudentConfig(_Section):
@@ -233,6 +239,15 @@ class StudentConfig(_Section):
     """Gradient norm at which it is clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    select_by: Literal["accuracy", "nll", "arrival", "generation"] = "accuracy"
+    """What the epoch that is kept is best by on the validation trips: accuracy of the next step, as published; its nll;
+    arrival, the share of generated trips that reach their destination; generation, arrival, distributions and shape of
+    generated trips together (docs/selection.md)."""
+    select_num_ods: int | None = Field(None, ge=1)
+    """Validation ODs, the same ones in every epoch and training, that trips are generated for after each epoch; the
+    figures are logged whatever selects. None: 200 where select_by is arrival or generation, none otherwise."""
+    select_max_steps: int = Field(1000, ge=1)
+    """Expansions after which the search for one of these trips ends."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
     num_processes: int = Field(1, ge=1)
@@ -244,6 +259,24 @@ class StudentConfig(_Section):
         if self.road_id_dim + 4 * self.attribute_dim != self.hidden_dim:
             raise ValueError("road_id_dim + 4 * attribute_dim must equal hidden_dim")
         return self
+
+    @property
+    def num_validation_ods(self) -> int:
+        """Validation ODs that trips are generated for after each epoch; 0: none."""
+        if self.select_num_ods is not None:
+            return self.select_num_ods
+        return _VALIDATION_ODS if self.select_by in ("arrival", "generation") else 0
+
+    def of_the_result(self) -> dict[str, Any]:
+        """Return the settings that the student and its figures follow from.
+
+        The number of processes changes neither; how an epoch is chosen counts where it is not as published.
+        """
+        unused = {"num_processes"}
+        if not self.num_validation_ods:
+            unused |= {"select_num_ods", "select_max_steps"}
+            unused |= {"select_by"} if self.select_by == "accuracy" else set()
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class GenerationConfig(_Section):

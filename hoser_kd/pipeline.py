@@ -70,8 +70,14 @@ def _checkpoint(config: CityConfig) -> str | None:
     return digest_json([digest_file(file) for file in files])
 
 
+def _label_settings(config: CityConfig) -> dict[str, Any]:
+    """What was added to the section counts where it is not the default, so that labels made before stay theirs."""
+    added = config.distill.model_dump(mode="json", include={"labels"}, exclude_defaults=True)
+    return config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}) | added
+
+
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    others = {"repo_path", "ckpt_path", "window", "teacher_fp16"}
+    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels"}
     return config.distill.model_dump(mode="json", exclude=others)
 
 
@@ -92,9 +98,8 @@ SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
     "zones": lambda config: config.zones.model_dump(mode="json"),
     "grid": lambda config: {**config.grid.model_dump(mode="json"), "checkpoint": _checkpoint(config)},
     "teacher": _teacher_settings,
-    "labels": lambda config: config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}),
-    # how many processes share the work changes no result
-    "student": lambda config: config.student.model_dump(mode="json", exclude={"num_processes"}),
+    "labels": _label_settings,
+    "student": lambda config: config.student.of_the_result(),
     "distillation": _distillation_settings,
     "generation": _generation_settings,
     "evaluation": lambda config: config.evaluation.model_dump(mode="json"),

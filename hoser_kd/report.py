@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from hoser_kd.road_network import RoadNetwork
     from hoser_kd.trajectories import Trajectories
 
-CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl")
+CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl", "generation_reached",
+          "generation_score")
 """Figures of the students' epochs that are drawn, of those `hoser_kd.training` records."""
 TRIP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 """The trips drawn one by one lie at these quantiles of the real trips' number of roads."""

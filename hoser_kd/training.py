@@ -19,6 +19,7 @@ from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.next_step import as_label_source, evaluate_student, trivial_baseline
 from hoser_kd.optimisation import Optimiser
 from hoser_kd.progress import Progress, silent
+from hoser_kd.selection import ValidationTrips
 from hoser_kd.team import Team, held_back
 from hoser_kd.training_folder import TrainingFolder, TrainingResult, read_result
 
@@ -135,8 +136,10 @@ def train_student(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     resume: bool = True,
 ) -> TrainingResult:
-    """Train HOSER and keep the epoch with the best validation accuracy (Cao et al., AAAI 2025).
+    """Train HOSER and keep the best epoch, as published by validation accuracy (Cao et al., AAAI 2025).
 
+    `config.select_by` names another rule of `hoser_kd.selection`. Where the settings ask for validation trips, these
+    are generated after each epoch and measured; it changes neither weights nor the figures beside them.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
     stored or asked for; with `distill` None or `lambda_kl` 0 they are not read. `val_labels` only add figures.
     `grid_tokens` (N,) int64 are needed where cells are shared otherwise than by replicating. `resume`: go on from
@@ -152,12 +155,13 @@ def train_student(
     """
     rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
-    settings = {"student": config.model_dump(mode="json", exclude={"num_processes"}), "seed": seed,
+    settings = {"student": config.of_the_result(), "seed": seed,
                 "distill": distill and {**distill.model_dump(mode="json"), "labels": _made_from(labels)}}
     data = (zones, *network.successors, *(part for split in (train, val)
                                           for part in (split.offsets, split.road_ids, split.times)))
     team = Team.current()
-    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}), writes=team.is_first)
+    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}),
+                         select_by=config.select_by, writes=team.is_first)
     if not resume and team.is_first:
         run.clear()
     team.wait()
@@ -172,6 +176,7 @@ def train_student(
         steps_per_epoch = -(-len(rows) // config.batch_size)
         trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
         run.restore(model, trainer.optimiser)
+        sample = ValidationTrips.draw(val, network, config)
         for epoch in range(len(run.history), config.max_epochs):
             # the generator's state follows from the epoch, so none of it must be kept
             torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
@@ -179,7 +184,8 @@ def train_student(
             judged = evaluate_student(model, val, labels=val_labels, batch_size=config.batch_size,
                                       temperature=1.0 if distill is None else distill.temperature,
                                       precision=config.precision)
-            figures = {"epoch": float(epoch + 1), **means, **judged}
+            whole = {} if sample is None else sample.figures(model, progress)
+            figures = {"epoch": float(epoch + 1), **means, **judged, **whole}
             run.finish_epoch(model, trainer.optimiser, figures)
             if on_epoch is not None and team.is_first:
                 on_epoch(figures)

@@ -1,8 +1,8 @@
 """The folder of a student's training: the best student so far, figures, curves, and the state to go on from.
 
-`model.safetensors` and `model.json` are the student of the best epoch, `history.json` the figures of all epochs of
-a finished training, `tensorboard/` the curves. `state.pt` exists while a training is under way: a killed one goes on
-from it to the weights it would have had.
+`model.safetensors` and `model.json` are the student of the best epoch by `student.select_by`, `history.json` the
+figures of all epochs of a finished training, `tensorboard/` the curves. `state.pt` exists while a training is under
+way, the figures of its epochs included: a killed one goes on from it to the weights and the choice it would have had.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hoser_kd import hoser
 from hoser_kd.atomic import atomic_path
 from hoser_kd.errors import CheckpointError, StoreError
 from hoser_kd.hoser.checkpoint import read_tensors
+from hoser_kd.selection import best_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +39,10 @@ class TrainingResult:
     model: HOSER
     """The student of the best epoch, in eval mode, on the CPU."""
     best_epoch: int
-    """The epoch with the best validation accuracy, the first of equals, counted from 1."""
+    """The best epoch by the rule of the settings, the first of equals, counted from 1."""
     history: list[dict[str, float]]
-    """Figures of each epoch: `epoch`, `train_…`, and those of `evaluate_student` on the validation trips."""
+    """Figures of each epoch: `epoch`, `train_…`, those of `evaluate_student` on the validation trips, and
+    `generation_…` where trips were generated for some of them."""
     folder: Path
     """Where it is kept."""
 
@@ -65,6 +67,8 @@ class TrainingFolder:
     """Digest of settings, data and seed: whose state and result these are."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Figures of the epochs so far."""
+    select_by: str = "accuracy"
+    """What the epoch that is kept is best by, a rule of `hoser_kd.selection`."""
     writes: bool = True
     """Of processes that train together, only the first one writes."""
     _writer: Any = None
@@ -72,7 +76,7 @@ class TrainingFolder:
     @property
     def best_epoch(self) -> int:
         """Counted from 1; the first of equals."""
-        return 1 + max(range(len(self.history)), key=lambda i: (self.history[i]["accuracy"], -i))
+        return best_epoch(self.history, self.select_by)
 
     def clear(self) -> None:
         """Forget state and result, so that the training starts anew."""

@@ -10,8 +10,9 @@ from hoser_kd.device import pick_device
 from hoser_kd.errors import ConfigError
 from hoser_kd.launcher import run_together
 from hoser_kd.pipeline import StageRun
-from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.selection import PREFIX, SUMMARY_PREFIX
 from hoser_kd.stages.grid import load_tokens
+from hoser_kd.stages.labels import load_labels
 from hoser_kd.stages.network import load_network, load_transitions, load_trips, load_zones
 from hoser_kd.store import Artifact
 from hoser_kd.training import TrainingResult, train_student, trivial_baseline
@@ -36,17 +37,14 @@ def train_here(run: StageRun) -> TrainingResult:
     """Train the student of a stage in this process, which may be one of several that do so together."""
     distillation: dict[str, Any] = {}
     if run.stage.name == "distilled_student":
+        labels, val_labels = load_labels(run, "train", "val")
         distillation = {"distill": run.config.distill, "grid_tokens": load_tokens(run.path("grid_token_table")),
-                        "labels": _labels(run, "train"), "val_labels": _labels(run, "val")}
+                        "labels": labels, "val_labels": val_labels}
     return train_student(
         load_network(run), load_zones(run), load_transitions(run), load_trips(run, "train"), load_trips(run, "val"),
         run.config.student, **distillation, seed=run.seed or 0, device=pick_device(run.device), folder=run.folder,
         progress=run.progress, on_epoch=run.on_epoch,
     )
-
-
-def _labels(run: StageRun, split: str) -> SoftLabels:
-    return SoftLabels.load(run.path("teacher_soft_labels") / f"{split}.arrow")
 
 
 def _train_together(run: StageRun) -> TrainingResult:
@@ -81,10 +79,14 @@ def _train(run: StageRun) -> dict[str, Any]:
     result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     trivial = trivial_baseline(train, val, network)
+    student = run.config.student
+    chosen = {} if student.select_by == "accuracy" else {"selected_by": student.select_by}
+    # in full, as students are compared by them
+    whole = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
         "parameters": sum(weight.numel() for weight in result.model.parameters()),
-        "best_epoch": result.best_epoch,
-        **{f"val_{name}": round(result.best[name], 5) for name in _SHOWN},
+        "best_epoch": result.best_epoch, **chosen,
+        **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN}, **whole,
         "trivial_accuracy": round(trivial["accuracy"], 5),
         "trivial_nll": round(trivial["nll"], 5),
         "epochs": result.history,
