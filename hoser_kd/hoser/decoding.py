@@ -10,7 +10,6 @@ most, M nodes there is room for, l layers, e width of the trajectory encoder, d 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from hoser_kd.hoser.attention import Pairs
 from hoser_kd.hoser.batches import clipped_distances, clipped_intervals, time_of_day
-from hoser_kd.hoser.model import Pairs
 
 if TYPE_CHECKING:
     from hoser_kd.hoser.batches import TimeIntervals
@@ -146,14 +145,12 @@ class Decoder:
 
     def _layer(self, block: Block) -> _Layer:
         attention, width = block.attn, self.model.config.encoder_dim
-        scale = attention.c_attn.weight.new_ones(3 * width)
-        scale[:width] = 1 / math.sqrt(attention.head_dim)
-        pair_bias = torch.cat([scale.new_zeros(width), attention.relative_position_emb_k.bias.repeat(self.num_heads),
+        weight, bias = attention.scaled()
+        pair_bias = torch.cat([bias.new_zeros(width), attention.relative_position_emb_k.bias.repeat(self.num_heads),
                                attention.relative_position_emb_v.bias.repeat(self.num_heads)])
         pair = tuple(np.ascontiguousarray(part.weight.detach().cpu().float().numpy().T)
                      for part in (attention.relative_position_emb_k, attention.relative_position_emb_v))
-        return _Layer(block, attention.c_attn.weight * scale[:, None], attention.c_attn.bias * scale + pair_bias,
-                      cast("tuple[Any, Any]", pair))
+        return _Layer(block, weight, bias + pair_bias, cast("tuple[Any, Any]", pair))
 
     @property
     def num_heads(self) -> int:
@@ -246,6 +243,9 @@ class Decoder:
             # slots behind a path's end hold what other paths left there, or nothing yet
             kept = tree.store[layer][at].masked_fill(~mask[:, :, None], 0)
             key, value = heads(kept[:, :, :width]), heads(kept[:, :, width:])
-            return self._layers[layer].block.attn.mix(heads(joint[:, None, :width]), key, value, pairs)[:, 0]
+            attention, query = self._layers[layer].block.attn, heads(joint[:, None, :width])
+            slope = query @ attention.relative_position_emb_k.weight
+            mixed, sums = attention.mix(query, key, value, slope, pairs)
+            return (mixed + linear(sums, attention.relative_position_emb_v.weight)).transpose(1, 2).flatten(2)[:, 0]
 
         return attend

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, linear, log_softmax, pad
+from torch.nn.functional import embedding, gelu, linear, log_softmax
 
+from hoser_kd.hoser.attention import HeadLayout, PairAttention, Pairs
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.graph import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
@@ -232,85 +233,6 @@ class TemporalEncoder(nn.Module):
         return torch.cat([phase.cos(), phase.sin()], dim=-1) * scale
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What attention reads of the pairs of Q queries and T keys."""
-
-    distance: Tensor
-    """(…, 1, Q, T) float32: clipped distances."""
-    interval: Tensor
-    """(…, 1, Q, T) float32: clipped intervals."""
-    hidden: Tensor
-    """Broadcasts to (…, 1, Q, T), float32: 0 where a query may see a key, -inf where not."""
-
-
-class PairAttention(nn.Module):
-    """Causal attention in which distance and interval of each pair of steps add to its key and its value.
-
-    P_ij = W_k [d_ij, t_ij] + b_k is added to key j, so q_i · P_ij = d_ij (q_i · w_d) + t_ij (q_i · w_t) + q_i · b_k:
-    two scalars a query and two outer shapes (T, T). The sum over values unfolds in the same way.
-    """
-
-    def __init__(self, config: HoserConfig) -> None:
-        super().__init__()
-        width = config.encoder_dim
-        self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        # never read: a published checkpoint carries its causal mask
-        self.register_buffer("bias", torch.ones(1, 1, config.max_len, config.max_len).tril())
-        self.relative_position_emb_k = nn.Linear(2, self.head_dim)
-        self.relative_position_emb_v = nn.Linear(2, self.head_dim)
-        self.c_attn = nn.Linear(width, 3 * width)
-        self.c_proj = nn.Linear(width, width)
-        self.attn_dropout = nn.Dropout(config.dropout)
-        self.resid_dropout = nn.Dropout(config.dropout)
-
-    def project(self, x: Tensor) -> Tensor:
-        """Return (…, 3 e): queries, keys with b_k and values with b_v side by side, from (…, e)."""
-        pair_bias = torch.cat([self.relative_position_emb_k.bias.repeat(self.num_heads),
-                               self.relative_position_emb_v.bias.repeat(self.num_heads)])
-        bias = self.c_attn.bias + pad(pair_bias, (x.shape[-1], 0))
-        return linear(x, self.c_attn.weight, bias)
-
-    def split(self, joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scaled queries, keys and values, each (B, heads, T, d), from (B, T, 3 e)."""
-        parts = joint.view(*joint.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        query, key, value = parts
-        return query / math.sqrt(self.head_dim), key, value
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, pairs: Pairs) -> Tensor:
-        """Return (B, Q, e): what the (B, heads, Q, d) queries gather from (B, heads, T, d) keys and values."""
-        slope = query @ self.relative_position_emb_k.weight
-        score = query @ key.transpose(-1, -2) + pairs.hidden
-        score = score.addcmul(slope[..., :1], pairs.distance).addcmul(slope[..., 1:], pairs.interval)
-        share = self.attn_dropout(score.softmax(dim=-1))
-        sums = torch.stack([(share * pairs.distance).sum(-1), (share * pairs.interval).sum(-1)], dim=-1)
-        mixed: Tensor = share @ value + linear(sums, self.relative_position_emb_v.weight)
-        return mixed.transpose(1, 2).flatten(2)
-
-    def finish(self, mixed: Tensor) -> Tensor:
-        """Return (…, e) to be added to the residual stream."""
-        return self.resid_dropout(self.c_proj(mixed))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Where the valid steps of a padded batch are: only attention needs the padding."""
-
-    at: Tensor
-    """(S,) int64: places of the valid steps among the B * T."""
-    shape: tuple[int, int]
-    """(B, T)."""
-
-    def pad(self, packed: Tensor) -> Tensor:
-        """Return (B, T, …) with zeros in padding, from (S, …)."""
-        padded = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
-        return padded.index_copy_(0, self.at, packed).view(*self.shape, *packed.shape[1:])
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """Return (S, …) from (B, T, …)."""
-        return padded.flatten(0, 1).index_select(0, self.at)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -323,14 +245,15 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
                                  nn.Dropout(config.dropout))
 
-    def forward(self, x: Tensor, pairs: Pairs, packing: Packing) -> Tensor:
+    def forward(self, x: Tensor, pairs: Pairs, layout: HeadLayout) -> Tensor:
         """Return (S, e) from (S, e)."""
-        query, key, value = self.attn.split(packing.pad(self.attn.project(self.ln_1(x))))
-        return self.finish(x, packing.pack(self.attn.mix(query, key, value, pairs)))
+        return self._feed(x + self.attn(self.ln_1(x), pairs, layout))
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Return (…, e) from the block's input and what attention gathered."""
-        x = x + self.attn.finish(mixed)
+        return self._feed(x + self.attn.finish(mixed))
+
+    def _feed(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
 
 
@@ -358,13 +281,13 @@ class TrajectoryEncoder(nn.Module):
         """Return (S, e): what step t makes of roads 0 … t. `fused` (S, h)."""
         clock = self.temporal_encoder(steps.time_of_day[steps.step_mask])
         x = torch.cat([fused, clock], dim=-1)
-        size, num_steps = steps.step_mask.shape
-        packing = Packing(steps.step_mask.flatten().nonzero()[:, 0], (size, num_steps))
+        num_steps = steps.step_mask.shape[1]
+        layout = HeadLayout.of(steps.step_mask, self.blocks[0].attn.num_heads)
         # padding stands behind every valid step, so the causal mask hides it too
         hidden = x.new_full((num_steps, num_steps), -torch.inf).triu(1)
         pairs = Pairs(steps.distance[:, None], steps.interval[:, None], hidden)
         for block in self.blocks:
-            x = block(x, pairs, packing)
+            x = block(x, pairs, layout)
         return x
 
 
