@@ -22,7 +22,7 @@ _DESCRIPTIONS = {
     "zones": "The partition into zones: `zones`.",
     "grid": "The teacher's grid: `grid`, and the content of the checkpoint if one is named.",
     "teacher": "The teacher's size and training: `teacher`, and the content of the checkpoint if one is named.",
-    "labels": "What the teacher sees when it labels: `distill.window`, `distill.teacher_fp16`.",
+    "labels": "How the teacher labels: `window`, `teacher_fp16`, and what else of `distill` is about labels.",
     "student": "HOSER and its training: `student`.",
     "distillation": "The distillation term: `distill` without what concerns teacher and labels.",
     "generation": "Generated trips: `generation`.",

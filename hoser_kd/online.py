@@ -13,34 +13,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoser_kd.lmtad.histories import Window, ready
-from hoser_kd.ragged import Int64Array, offsets_of
-from hoser_kd.soft_labels import label
+from hoser_kd.labelling import Labeller
+from hoser_kd.ragged import offsets_of
+from hoser_kd.soft_labels import teacher_fingerprint
 from hoser_kd.trajectories import Trajectories
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hoser_kd.hoser import Batch
     from hoser_kd.lmtad import LMTAD
+    from hoser_kd.lmtad.histories import Window
+    from hoser_kd.ragged import Int64Array
     from hoser_kd.road_network import RoadNetwork
 
 
 class OnlineTeacher:
     """A label source (`hoser_kd.distillation.LabelSource`) that asks the teacher about each batch as it comes."""
 
+    fingerprint: Mapping[str, str]
+    """What its scores depend on besides the trips, as stored labels say it; a training resumes under the same one."""
+
     def __init__(self, teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full", *,
                  device: torch.device | str | None = None, half: bool = False) -> None:
         """`grid_tokens` (N,) int64: the teacher's token of each road; the rest as for `hoser_kd.soft_labels.label`."""
-        self._teacher = ready(teacher, device)
-        self._tokens, self._network = grid_tokens, network
-        self._window, self._half = window, half
+        self._labeller = Labeller(teacher, grid_tokens, network, window, device=device, half=half)
+        self.fingerprint = teacher_fingerprint(self._labeller.model, self._labeller.tokens, network, window)
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
-        """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1)."""
+        """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1).
+
+        The student's autocast does not reach the teacher: its precision is its own.
+        """
         lengths = batch.lengths.cpu().numpy()
         inside = np.arange(batch.road_ids.shape[1]) < lengths[:, None]
         trips = Trajectories(offsets_of(lengths), batch.road_ids.cpu().numpy()[inside],
                              batch.times.cpu().numpy()[inside])
-        labels = label(self._teacher, self._tokens, trips, self._network, self._window, half=self._half)
-        scores = torch.from_numpy(labels.scores).to(candidates.device)
+        with torch.autocast(candidates.device.type, enabled=False):
+            found = self._labeller(trips)
+        scores = torch.from_numpy(found.scores).to(candidates.device)
         mask = candidates >= 0
         return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

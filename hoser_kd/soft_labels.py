@@ -1,45 +1,42 @@
 """Soft labels: the frozen teacher's scores of every step's candidates, computed once and kept.
 
-A candidate's score is the teacher's unnormalised logit of the candidate's cell at temperature 1. The normaliser over
-the vocabulary cancels when the teacher is renormalised on the candidates, so it is never computed, and any
-temperature, weight or sharing rule is applied in training for free.
+Scores are at temperature 1 and not normalised (`hoser_kd.labelling`), so any temperature, weight or sharing rule is
+applied in training for free. Labels are made shard by shard, in one process or in several that share the shards, and
+joined into one file that knows what it was made from.
 
-Letters: N roads, S labelled steps, C candidates of all steps together, K steps of a batch, V vocabulary, D width.
+Letters: N roads, S labelled steps, C candidates of all steps together.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from hoser_kd.atomic import atomic_path
 from hoser_kd.digest import digest_arrays, digest_json
-from hoser_kd.errors import CheckpointError, StoreError
-from hoser_kd.lmtad.histories import Window, candidate_tokens, ready, step_vectors, window_tokens
-from hoser_kd.lmtad.model import LMTAD, LOGITS_AT_ONCE
+from hoser_kd.errors import StoreError
+from hoser_kd.labelling import Labeller
+from hoser_kd.lmtad.histories import Window
+from hoser_kd.lmtad.model import LMTAD
 from hoser_kd.progress import Progress, silent
-from hoser_kd.ragged import Int64Array, offsets_of, ranges
+from hoser_kd.ragged import Float32Array, Int64Array, offsets_of
 from hoser_kd.road_network import RoadNetwork
+from hoser_kd.team import Team
 from hoser_kd.trajectories import Trajectories
-
-Float32Array = npt.NDArray[np.float32]
 
 _FINGERPRINT = b"fingerprint"
 _PARTS = {"teacher": "the teacher's weights", "grid": "the roads' tokens", "roads": "the road graph",
           "trajectories": "the trips", "window": "the window"}
-_GATHERED_NUMBERS = 1 << 22
-"""Numbers of gathered embedding rows at once: 16 MiB of float32."""
+SHARD_STEPS = 500_000
+"""Steps of a shard, the most that a killed run has to make again in each process."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +98,28 @@ class SoftLabels:
 def fingerprint(teacher: LMTAD, grid_tokens: Int64Array, trajectories: Trajectories, network: RoadNetwork,
                 window: Window = "full") -> dict[str, str]:
     """Return what labels depend on, as digests: teacher, grid, roads, trajectories, and the window in words."""
+    return {**teacher_fingerprint(teacher, grid_tokens, network, window),
+            **data_fingerprint(network, trajectories, grid_tokens)}
+
+
+def teacher_fingerprint(teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork,
+                        window: Window = "full") -> dict[str, str]:
+    """Return `fingerprint` without its trajectories: what any label of this teacher depends on."""
     state = {name: value.cpu().numpy() for name, value in teacher.state_dict().items()}
     shape = digest_json({**dataclasses.asdict(teacher.config), "names": list(state)})
-    return {
-        "teacher": f"{shape[:16]}-{digest_arrays(*state.values())}",
-        "grid": digest_arrays(np.asarray(grid_tokens, np.int64)),
-        "roads": digest_arrays(network.successors.indptr, network.successors.indices),
-        "trajectories": digest_arrays(trajectories.offsets, trajectories.road_ids),
-        "window": str(window),
-    }
+    return {"teacher": f"{shape[:16]}-{digest_arrays(*state.values())}", "window": str(window),
+            **data_fingerprint(network, None, grid_tokens)}
+
+
+def data_fingerprint(network: RoadNetwork, trajectories: Trajectories | None,
+                     grid_tokens: Int64Array | None) -> dict[str, str]:
+    """Return the parts of `fingerprint` that need no teacher; what is None is left out."""
+    parts = {"roads": digest_arrays(network.successors.indptr, network.successors.indices)}
+    if grid_tokens is not None:
+        parts["grid"] = digest_arrays(np.asarray(grid_tokens, np.int64))
+    if trajectories is not None:
+        parts["trajectories"] = digest_arrays(trajectories.offsets, trajectories.road_ids)
+    return parts
 
 
 def label(
@@ -122,10 +132,10 @@ def label(
     batch_tokens: int | None = None,
     device: torch.device | str | None = None,
     half: bool = False,
+    outside_mass: bool = False,
     progress: Progress = silent,
     shards_folder: str | PathLike[str] | None = None,
-    shard_steps: int = 500_000,
-    outside_mass: bool = False,
+    shard_steps: int = SHARD_STEPS,
 ) -> SoftLabels:
     """Return the teacher's scores of the candidates of every step that has a next road.
 
@@ -140,101 +150,105 @@ def label(
 
     Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad window.
     """
-    model = ready(teacher, device)
-    tokens = _checked_tokens(model, grid_tokens, network)
-    window_tokens(model, window)
-    made_from = fingerprint(model, tokens, trajectories, network, window)
+    labeller = Labeller(teacher, grid_tokens, network, window, batch_tokens=batch_tokens, device=device, half=half,
+                        outside_mass=outside_mass)
+    return label_with(labeller, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
+
+
+def label_with(labeller: Labeller, trajectories: Trajectories, *, progress: Progress = silent,
+               shards_folder: str | PathLike[str] | None = None, shard_steps: int = SHARD_STEPS) -> SoftLabels:
+    """Return the labels of these trips, from the shards in the folder where they are there; otherwise as `label`."""
+    shards = _shards(labeller, trajectories, shards_folder, shard_steps)
+    total = shards[-1].steps_before + shards[-1].steps
+
+    def report(steps: int) -> None:
+        progress("labels", min(steps, total - 1), total)
+
+    parts = []
+    for shard in shards:
+        parts.append(shard.made(labeller, trajectories, _beyond(shard.steps_before, report)))
+        progress("labels", shard.steps_before + shard.steps, total)
+    return _joined(parts, fingerprint_of(labeller, trajectories))
+
+
+def make_shards(labeller: Labeller, trajectories: Trajectories, shards_folder: str | PathLike[str], team: Team, *,
+                shard_steps: int = SHARD_STEPS, report: Callable[[int], object] = lambda _: None) -> None:
+    """Write this process's part of the shards, those that are there already left out; `label_with` joins them.
+
+    Process k of n takes every n-th shard from the k-th on, so that each has near and far trips. Nobody waits for
+    anybody. `report` is told the steps this process has done, those of shards that were there included.
+    """
+    done = 0
+    for shard in _shards(labeller, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
+        shard.made(labeller, trajectories, _beyond(done, report))
+        done += shard.steps
+        report(done)
+
+
+def _beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    return lambda steps: report(before + steps)
+
+
+def shared_shard_steps(num_steps: int, num_processes: int) -> int:
+    """Return the steps of a shard with which so many processes end at about the same time."""
+    return SHARD_STEPS if num_processes == 1 else min(SHARD_STEPS, -(-max(num_steps, 1) // (8 * num_processes)))
+
+
+def fingerprint_of(labeller: Labeller, trajectories: Trajectories) -> dict[str, str]:
+    """Return the `fingerprint` of the labels that a labeller makes of these trips."""
+    return fingerprint(labeller.model, labeller.tokens, trajectories, labeller.network, labeller.window)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Labels of trips `first` to `last`."""
+
+    first: int
+    last: int
+    steps_before: int
+    steps: int
+    path: Path | None
+    key: Mapping[str, str]
+    """What the shard's file says it was made from."""
+
+    def made(self, labeller: Labeller, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
+        """Return the shard, from its file if that is whole and of the same making."""
+        if self.path is not None and (found := found_labels(self.path, self.key)) is not None:
+            return found
+        labels = SoftLabels(*labeller(trajectories.take(np.arange(self.first, self.last)), report))
+        if self.path is not None:
+            labels.save(self.path, self.key)
+        return labels
+
+
+def _shards(labeller: Labeller, trajectories: Trajectories, folder: str | PathLike[str] | None,
+            shard_steps: int) -> list[_Shard]:
     steps_before = offsets_of(np.maximum(trajectories.lengths - 1, 0))
+    half = labeller.half and labeller.model.device.type == "cuda"
+    made_from = {} if folder is None else {**fingerprint_of(labeller, trajectories), "half": str(half),
+                                           "outside_mass": str(labeller.outside_mass)}
+    return [
+        _Shard(first, last, int(steps_before[first]), int(steps_before[last] - steps_before[first]),
+               None if folder is None else Path(folder) / f"shard-{number:05d}.arrow",
+               {**made_from, "shard": f"trips {first} to {last}"})
+        for number, (first, last) in enumerate(_bounds(steps_before, shard_steps if folder is not None else None))
+    ]
+
+
+def _bounds(steps_before: Int64Array, shard_steps: int | None) -> Iterator[tuple[int, int]]:
+    """Cut the trips into runs of about `shard_steps` steps (None: one run); a trip is never cut."""
     total = int(steps_before[-1])
-    bounds = _shard_bounds(steps_before, shard_steps if shards_folder is not None else max(total, 1))
-    shards: list[SoftLabels] = []
-    for shard, (first, last) in enumerate(bounds):
-        part = trajectories.take(np.arange(first, last))
-        key = {**made_from, "shard": f"trips {first} to {last}", "half": str(half and model.device.type == "cuda"),
-               "outside_mass": str(outside_mass)}
-        path = None if shards_folder is None else Path(shards_folder) / f"shard-{shard:05d}.arrow"
-        labels = None if path is None else _found(path, key)
-        if labels is None:
-            labels = _label(model, tokens, part, network, window, batch_tokens, half, outside_mass,
-                            progress, int(steps_before[first]), total)
-            if path is not None:
-                labels.save(path, key)
-        progress("labels", int(steps_before[last]), total)
-        shards.append(labels)
-    return _joined(shards, made_from)
-
-
-def _checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) -> Int64Array:
-    tokens = np.asarray(grid_tokens, np.int64)
-    if tokens.shape != (network.num_roads,):
-        raise CheckpointError(f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "
-                              "token table from the same road network.")
-    outside = (tokens < 0) | (tokens >= model.config.num_labels)
-    if outside.any():
-        road = int(np.argmax(outside))
-        raise CheckpointError(f"road {road} has token {tokens[road]}, but the teacher's cells are 0 to "
-                              f"{model.config.num_labels - 1} (vocabulary {model.config.vocab_size}); {outside.sum()} "
-                              "roads are outside. Give the grid the teacher was trained on under `grid`.")
-    return tokens
-
-
-def _shard_bounds(steps_before: Int64Array, shard_steps: int) -> list[tuple[int, int]]:
-    """Cut the trips into runs of about `shard_steps` steps; a trip is never cut."""
-    targets = np.arange(shard_steps, int(steps_before[-1]), shard_steps)
+    targets = np.arange(shard_steps or max(total, 1), total, shard_steps or max(total, 1))
     ends = np.unique(np.append(np.searchsorted(steps_before, targets), len(steps_before) - 1))
-    return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    return zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
 
 
-def _found(path: Path, key: Mapping[str, str]) -> SoftLabels | None:
+def found_labels(path: str | PathLike[str], expect: Mapping[str, str]) -> SoftLabels | None:
+    """Return the labels in a file; None where it is missing, damaged, or made from something else."""
     try:
-        return SoftLabels.load(path, key)
+        return SoftLabels.load(path, expect)
     except StoreError:
         return None
-
-
-def _label(model: LMTAD, tokens: Int64Array, trips: Trajectories, network: RoadNetwork, window: Window,
-           batch_tokens: int | None, half: bool, outside_mass: bool, progress: Progress, done: int,
-           total: int) -> SoftLabels:
-    roads = trips.road_ids[trips.step_positions()[0]]
-    offsets = offsets_of(network.successors.degrees[roads])
-    scores = np.zeros(offsets[-1], np.float32)
-    outside = np.zeros(len(roads), np.float32) if outside_mass else None
-    passes = step_vectors(model, trips.offsets, tokens[trips.road_ids], window, batch_tokens, half)
-    for steps, vectors_KD in passes:
-        places, cells = candidate_tokens(*network.successors, tokens, roads[steps])
-        lengths = np.diff(places)
-        row = torch.from_numpy(np.repeat(np.arange(len(steps)), lengths)).to(model.device)
-        cell = torch.from_numpy(cells).to(model.device)
-        scores[ranges(offsets[steps], lengths)] = _scores(model, vectors_KD, row, cell).cpu().numpy()
-        if outside is not None:
-            outside[steps] = _outside_mass(model, vectors_KD, row, cell).cpu().numpy()
-        done += len(steps)
-        progress("labels", min(done, total - 1), total)
-    return SoftLabels(offsets, scores, outside)
-
-
-@torch.no_grad()
-def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
-    """Return the logits of `cell` after the history of `row`, float32, without the other logits."""
-    head_VD = model.lm_head.weight
-    size = max(1, _GATHERED_NUMBERS // head_VD.shape[1])
-    parts = [(vectors_KD[rows] * head_VD[cells]).sum(1)
-             for rows, cells in zip(torch.split(row, size), torch.split(cell, size), strict=True)]
-    return torch.cat(parts) if parts else vectors_KD.new_zeros(0)
-
-
-@torch.no_grad()
-def _outside_mass(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
-    """Return (K,): the probability of everything but the candidates' cells, exact where it is tiny."""
-    parts = []
-    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    for start in range(0, len(vectors_KD), size):
-        logits_KV = model.lm_head(vectors_KD[start : start + size])
-        whole_K = logits_KV.logsumexp(1)
-        here = (row >= start) & (row < start + size)
-        logits_KV[row[here] - start, cell[here]] = -torch.inf
-        parts.append((logits_KV.logsumexp(1) - whole_K).exp())
-    return torch.cat(parts)
 
 
 def _joined(shards: list[SoftLabels], made_from: Mapping[str, str]) -> SoftLabels:
@@ -245,73 +259,3 @@ def _joined(shards: list[SoftLabels], made_from: Mapping[str, str]) -> SoftLabel
         np.concatenate(masses) if masses else None,
         made_from,
     )
-
-
-def diagnose(
-    teacher: LMTAD,
-    grid_tokens: Int64Array,
-    trajectories: Trajectories,
-    network: RoadNetwork,
-    window: Window = "full",
-    *,
-    sample: int | None = 256,
-    seed: int = 0,
-    batch_tokens: int | None = None,
-    device: torch.device | str | None = None,
-    half: bool = False,
-) -> dict[str, Any]:
-    """Look at the teacher's whole distribution at the steps of `sample` trips drawn by `seed` (None: all).
-
-    Returns arrays over the K sampled steps, in trip order: `step` (int64, row of the labels), `num_candidates`,
-    `num_cells` (distinct cells among them), `candidate_mass` (probability on those cells), `entropy_nats` (of the
-    whole distribution), `true_probability` (of the true next cell), `top_is_true` (it is the likeliest of all cells)
-    and `candidate_top_is_true` (the likeliest among the candidates' cells); and `means`, a dict of their means.
-    """
-    model = ready(teacher, device)
-    tokens = _checked_tokens(model, grid_tokens, network)
-    count = len(trajectories) if sample is None else min(sample, len(trajectories))
-    drawn = np.sort(np.random.default_rng(seed).choice(len(trajectories), count, replace=False))
-    trips = trajectories.take(drawn)
-    at, _ = trips.step_positions()
-    roads, true_cells = trips.road_ids[at], tokens[trips.road_ids[at + 1]]
-    lengths = np.maximum(trajectories.lengths - 1, 0)
-    figures: dict[str, npt.NDArray[Any]] = {name: np.zeros(len(at), kind) for name, kind in _DIAGNOSED.items()}
-    for steps, vectors_KD in step_vectors(model, trips.offsets, tokens[trips.road_ids], window, batch_tokens, half):
-        size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-        for start in range(0, len(steps), size):
-            part = steps[start : start + size]
-            places, cells = candidate_tokens(*network.successors, tokens, roads[part])
-            row = np.repeat(np.arange(len(part)), np.diff(places))
-            found = _diagnose(model, vectors_KD[start : start + size], row, cells, true_cells[part])
-            for name, values in found.items():
-                figures[name][part] = values
-    out: dict[str, Any] = {
-        "step": ranges(offsets_of(lengths)[:-1][drawn], lengths[drawn]),
-        "num_candidates": network.successors.degrees[roads],
-        **figures,
-    }
-    out["means"] = {name: float(values.mean()) for name, values in figures.items() if len(values)}
-    return out
-
-
-_DIAGNOSED: dict[str, Any] = {"num_cells": np.int64, "candidate_mass": np.float32, "entropy_nats": np.float32,
-              "true_probability": np.float32, "top_is_true": np.bool_, "candidate_top_is_true": np.bool_}
-
-
-@torch.no_grad()
-def _diagnose(model: LMTAD, vectors_KD: Tensor, row: Int64Array, cells: Int64Array,
-              true_cells: Int64Array) -> dict[str, npt.NDArray[Any]]:
-    logs_KV = model.lm_head(vectors_KD).log_softmax(1)
-    probabilities_KV = logs_KV.exp()
-    inside_KV = torch.zeros_like(logs_KV, dtype=torch.bool)
-    inside_KV[torch.from_numpy(row).to(model.device), torch.from_numpy(cells).to(model.device)] = True
-    true = torch.from_numpy(true_cells).to(model.device)
-    found = {
-        "num_cells": inside_KV.sum(1),
-        "candidate_mass": (probabilities_KV * inside_KV).sum(1),
-        "entropy_nats": -torch.special.xlogy(probabilities_KV, probabilities_KV).sum(1),
-        "true_probability": probabilities_KV.gather(1, true[:, None])[:, 0],
-        "top_is_true": logs_KV.argmax(1) == true,
-        "candidate_top_is_true": logs_KV.masked_fill(~inside_KV, -torch.inf).argmax(1) == true,
-    }
-    return {name: values.cpu().numpy() for name, values in found.items()}

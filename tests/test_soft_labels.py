@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 
 from hoser_kd.errors import CheckpointError, StoreError
+from hoser_kd.label_diagnosis import diagnose
 from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
 from hoser_kd.lmtad.histories import step_vectors
 from hoser_kd.ragged import offsets_of
-from hoser_kd.soft_labels import SoftLabels, diagnose, fingerprint, label
+from hoser_kd.soft_labels import SoftLabels, fingerprint, label
 from hoser_kd.trajectories import Trajectories
 
 NETWORK = grid_network(5)
@@ -105,7 +106,8 @@ def test_each_step_is_computed_once_and_whole_trips_cost_their_length():
 
 
 def test_outside_mass_and_diagnosis_equal_one_call_a_step(monkeypatch):
-    monkeypatch.setattr("hoser_kd.soft_labels.LOGITS_AT_ONCE", 7 * (NUM_CELLS + 3))
+    for module in ("labelling", "label_diagnosis"):
+        monkeypatch.setattr(f"hoser_kd.{module}.LOGITS_AT_ONCE", 7 * (NUM_CELLS + 3))
     labels = label(TEACHER, CELLS, TRIPS, NETWORK, 5, outside_mass=True)
     probabilities, roads = distributions(TEACHER, TRIPS, 5)
     inside = np.array([p[np.unique(CELLS[NETWORK.successors.row(r)])].sum()

@@ -24,7 +24,7 @@ from hoser_kd.report import ReportData, StudentResult, write_report
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.search import GeneratedTrajectories, generate_to
-from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.stages.labels import load_labels
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import Artifact, write_json
 from hoser_kd.trajectories import Trajectories
@@ -93,7 +93,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     network, test = load_network(run), load_trips(run, "test")
     generated, requests = _load_generated(run.path("generated_trajectories"))
     real = test.take(requests["test_row"]) if "test_row" in requests else test
-    labels = SoftLabels.load(run.path("teacher_soft_labels") / "test.arrow")
+    [labels] = load_labels(run, "test")
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))

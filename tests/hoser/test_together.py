@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from hoser_kd.config import CityConfig
-from hoser_kd.errors import ConfigError, TrainingError
+from hoser_kd.errors import ConfigError, StoreError, TrainingError
 from hoser_kd.launcher import run_together
 from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
 from hoser_kd.ragged import offsets_of
 from hoser_kd.selection import best_epoch
-from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.soft_labels import SoftLabels, data_fingerprint
+from hoser_kd.stages.grid import load_tokens
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.stages.student import distilled_student, train_here
 from hoser_kd.store import Artifact, Store, write_json
@@ -56,8 +57,9 @@ def inputs(tmp_path_factory) -> dict[str, Artifact]:
         trips = load_trips(run, split)
         at, _ = trips.step_positions()
         offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
-        SoftLabels(offsets, np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)).save(
-            folder / f"{split}.arrow")
+        scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
+        made_from = data_fingerprint(network, trips, load_tokens(run.path("grid_token_table")))
+        SoftLabels(offsets, scores, fingerprint=made_from).save(folder / f"{split}.arrow")
     record = {"stage": "teacher_soft_labels", "city": "town", "seed": None, "version": "0", "code_version": "1",
               "inputs": {}, "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
     write_json(folder / "artifact.json", record)
@@ -167,7 +169,7 @@ def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
     good = SoftLabels.load(folder / "train.arrow")
     scores = good.scores.copy()
     scores[:] = np.nan
-    SoftLabels(good.offsets, scores).save(folder / "train.arrow")
+    SoftLabels(good.offsets, scores, fingerprint=good.fingerprint).save(folder / "train.arrow")
     bad = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
     with pytest.raises(TrainingError, match=r"epoch 1, step 1: the loss is not finite.*Trajectories of the batch"):
         distilled_student(run_of(bad, in_processes(2), tmp_path / "student"))
@@ -186,3 +188,16 @@ def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, mo
         run.device = device
         with pytest.raises(ConfigError, match=said):
             STAGES["vanilla_student"].function()(run)
+
+
+@pytest.mark.parametrize(("part", "said"), [("grid", "the roads' tokens"), ("trajectories", "the trips")])
+def test_labels_made_from_something_else_are_refused_before_any_training(inputs, tmp_path, part, said):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    source = inputs["teacher_soft_labels"].path
+    for split in ("train", "val"):
+        labels = SoftLabels.load(source / f"{split}.arrow")
+        labels.save(folder / f"{split}.arrow", {**labels.fingerprint, part: "another"})
+    other = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
+    with pytest.raises(StoreError, match=f"made from something else: {said} differ"):
+        distilled_student(run_of(other, in_processes(1), tmp_path / "student"))
