@@ -1,0 +1,248 @@
+"""Does choosing the epoch by whole trips choose better? Writes docs/results/selection_<city>.json, docs/selection.md.
+
+    python benchmarks/selection.py --config config/porto.yaml --seeds 0 1 2
+    python benchmarks/selection.py --config config/porto.yaml --student distilled_student
+    python benchmarks/selection.py --page        # only the page, from the results that are there
+
+Trains a student a seed and keeps the weights of every epoch. Each rule of `student.select_by` chooses one of the epochs
+by its figures on the validation trips; trips are then generated for all test ODs with the weights of the epochs, as
+`generation` of the city's YAML says. A rule is compared with the published one by the test figures of what it chose,
+paired over seeds. An interrupted run goes on where it was: store and folder keep whatever is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from hoser_kd import hoser
+from hoser_kd.atomic import atomic_path
+from hoser_kd.config import CityConfig, load_config
+from hoser_kd.decoders import Decoding
+from hoser_kd.hoser.checkpoint import read_tensors
+from hoser_kd.metrics import evaluate
+from hoser_kd.next_step import evaluate_student
+from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
+from hoser_kd.progress import TimedLines
+from hoser_kd.search import generate
+from hoser_kd.selection import PREFIX, RULES, best_epoch, score, trip_score
+from hoser_kd.stages.network import load_network, load_trips
+from hoser_kd.stages.student import train_here
+from hoser_kd.statistics import paired_difference
+from hoser_kd.store import Store, write_json
+from hoser_kd.training_folder import STATE_FILE, TrainingResult
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS = DOCS / "results"
+HEADING = "## Measured"
+FIGURES = {
+    # on test: better, unit, name for people
+    "reached": ("higher", "", "trips that arrive"),
+    "score": ("higher", "", "score"),
+    "distance_jsd": ("lower", "nat", "JSD of travelled distance"),
+    "radius_jsd": ("lower", "nat", "JSD of radius"),
+    "duration_jsd": ("lower", "nat", "JSD of time to the next road"),
+    "dtw_per_road": ("lower", "km", "DTW per road"),
+    "edr": ("lower", "", "EDR"),
+    "edit_similarity": ("higher", "", "edit similarity of roads"),
+    "accuracy": ("higher", "", "accuracy of the next road"),
+    "nll": ("lower", "nat", "NLL of the next road"),
+}
+
+
+def train(run: StageRun, kept: Path) -> TrainingResult:
+    """Train as the stage does, and keep each epoch's weights."""
+    def keep(_: Any = None) -> None:
+        state = run.folder / STATE_FILE
+        if state.is_file():  # a run killed between the two is caught up with before it goes on
+            told = read_tensors(state)
+            file = kept / f"epoch-{len(told['history']):03d}.pt"
+            if not file.is_file():
+                with atomic_path(file) as beside:
+                    torch.save(told["model"], beside)
+
+    keep()
+    run.on_epoch = keep
+    return train_here(run)
+
+
+def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
+    """Figures of the test trips, whole and step by step."""
+    network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
+    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    trips = generate(model, test.origins, test.start_times, test.destinations, decoding=decoding, progress=run.progress)
+    told = evaluate(test, trips, network, run.config.evaluation, paired=True)
+    steps = evaluate_student(model, test)
+    return {
+        "reached": told["requests"]["reached_share"], "score": trip_score(told),
+        **{f"{name}_jsd": told[name]["jsd"] for name in ("distance", "radius", "duration")},
+        **{name: told["paired"][name] for name in ("dtw_per_road", "edr", "edit_similarity")},
+        "accuracy": steps["accuracy"], "nll": steps["nll"], "expansions": float(trips.expansions.mean()),
+    }
+
+
+def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: TimedLines) -> dict[str, Any]:
+    """Train one seed and return the figures of its epochs: on the validation trips, and on test."""
+    store = Store(options.store)
+    stage, made = STAGES[options.student], dict[str, Any]()
+    for name in stage.inputs:
+        make_with_inputs(name, config, store, made=made, progress=lines, stop_at_checks=False)
+    folder = options.work / config.city / options.student / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = {name: made[name] for name in stage.inputs}
+    run = StageRun(stage, config, seed, inputs, folder / "training", lines, device=options.device)
+    run.folder.mkdir(exist_ok=True)
+    result = train(run, folder)
+    file = folder / "test.json"
+    tested = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    chosen = {by: best_epoch(result.history, by) for by in RULES}
+    epochs = sorted(set(chosen.values())) if options.chosen_only else range(1, len(result.history) + 1)
+    for epoch in epochs:
+        if str(epoch) not in tested:
+            result.model.load_state_dict(read_tensors(folder / f"epoch-{epoch:03d}.pt"))
+            tested[str(epoch)] = on_test(run, result.model.to(options.device).eval())
+            write_json(file, tested)
+            sys.stderr.write(f"{config.city}, seed {seed}, epoch {epoch}: {tested[str(epoch)]}\n")
+    return {"seed": seed, "chosen": chosen, "history": result.history, "test": tested}
+
+
+def compared(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test figures of what each rule chose, and the rule less the published one over the seeds."""
+    values = {by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES}
+              for by in RULES}
+    differences = {by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict()
+                        for name in FIGURES} for by in RULES if by != "accuracy"}
+    return {"values": values, "differences": differences}
+
+
+def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Rank correlation over epochs of what a rule sees on validation with what comes out on test, mean over seeds."""
+    found: dict[str, dict[str, float]] = {}
+    whole = [run for run in seeds if len(run["test"]) == len(run["history"])]
+    for by, name in itertools.product(RULES, ("reached", "score")):
+        seen = [[score(epoch, by) for epoch in run["history"]] for run in whole]
+        came = [[run["test"][str(i + 1)][name] for i in range(len(run["history"]))] for run in whole]
+        # where all epochs are alike there is nothing to rank
+        each = [float(spearmanr(*pair).statistic) for pair in zip(seen, came, strict=True)
+                if all(np.ptp(values) > 0 for values in pair)]
+        if each:
+            found.setdefault(by, {})[name] = float(np.mean(each))
+    return found
+
+
+_ABOUT = (
+    "`python benchmarks/selection.py --config config/<city>.yaml`: a student a seed, every epoch's weights kept. Each",
+    "rule chooses an epoch by its figures on the validation trips, and the table has what that epoch does on test: the",
+    "mean over seeds, and less that of the published choice, paired by seed, with the 95 % t interval.",
+)
+
+
+def page() -> str:
+    """docs/selection.md with what was measured behind its heading."""
+    text = (DOCS / "selection.md").read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
+    files = sorted(RESULTS.glob("selection_*.json"))
+    if not files:
+        return text + "\n"
+    lines = [text, "", HEADING, "", *_ABOUT]
+    for file in files:
+        lines += _city(json.loads(file.read_text(encoding="utf-8")))
+    return "\n".join(lines) + "\n"
+
+
+def _city(told: dict[str, Any]) -> list[str]:
+    runs, values, differences = told["seeds"], told["compared"]["values"], told["compared"]["differences"]
+    size = (f"{told['roads']:,} roads, {told['trips']['train']:,} training trips, {told['sample']} validation ODs of "
+            f"at most {told['sample_steps']:,} expansions, {told['trips']['test']:,} test ODs of at most "
+            f"{told['test_steps']:,}; {len(runs)} seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} "
+            "epochs.")
+    chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in RULES)
+    lines = ["", f"### {told['city']}, {told['student'].replace('_', ' ')}", "", size, "",
+             "| test figure | " + " | ".join(f"by {by}" for by in RULES) + " |", "|---" * (len(RULES) + 1) + "|",
+             "| epochs chosen | " + " | ".join(chosen) + " |"]
+    for name, (better, unit, label) in FIGURES.items():
+        cells = [f"{np.mean(values['accuracy'][name]):.4f}"]
+        for by, of in differences.items():
+            cells.append(_cell(float(np.mean(values[by][name])), of[name], better))
+        lines.append(f"| {label}{f' ({unit})' if unit else ''}, {better} is better | " + " | ".join(cells) + " |")
+    if told["foresight"]:
+        lines += ["", "Rank correlation (Spearman) over the epochs of what a rule sees with test, mean over seeds:", "",
+                  "| rule | trips that arrive | score |", "|---|---|---|"]
+        for by, of in told["foresight"].items():
+            cells = [f"{of[name]:+.2f}" if name in of else "–" for name in ("reached", "score")]
+            lines.append(f"| `{by}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(mean: float, difference: dict[str, float], better: str) -> str:
+    if not any(difference[end] for end in ("mean", "low", "high")):
+        return f"{mean:.4f}, the same"
+    if not np.isfinite(difference["low"]):
+        return f"{mean:.4f}, {difference['mean']:+.4f}"
+    clear = difference["low"] > 0 or difference["high"] < 0
+    word = ("" if not clear else ", better" if (difference["mean"] > 0) == (better == "higher") else ", worse")
+    return f"{mean:.4f}, {difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]{word}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="config/<city>.yaml")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--student", choices=("vanilla_student", "distilled_student"), default="vanilla_student")
+    parser.add_argument("--ods", type=int, default=200, help="validation ODs")
+    parser.add_argument("--max-steps", type=int, help="expansions a validation trip (default: the city's setting)")
+    parser.add_argument("--epochs", type=int, help="in place of the city's setting")
+    parser.add_argument("--chosen-only", action="store_true", help="test only the epochs that a rule chose")
+    parser.add_argument("--store", default=os.environ.get("HOSER_KD_STORE", "data"), help="artifact store")
+    parser.add_argument("--work", type=Path, help="folder of the trainings (default: beside the store)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    if not options.page:
+        if options.config is None:
+            parser.error("--config is needed")
+        options.work = options.work or Path(f"{options.store}-selection")
+        torch.set_num_threads(1)
+        city = load_config(options.config)
+        changes = {"select_num_ods": options.ods, "num_processes": 1,
+                   **({"select_max_steps": options.max_steps} if options.max_steps else {}),
+                   **({"max_epochs": options.epochs} if options.epochs else {})}
+        config = city.model_copy(update={"student": city.student.model_copy(update=changes)})
+        lines = TimedLines(lambda line: sys.stderr.write(f"  {line}\n"), every_s=60)
+        seeds: list[dict[str, Any]] = []
+        for seed in options.seeds:
+            seeds.append(measure(config, seed, options, lines))
+            write(config, options, seeds)  # what is there so far can be read
+    (DOCS / "selection.md").write_text(page(), encoding="utf-8")
+
+
+def write(config: CityConfig, options: argparse.Namespace, seeds: list[dict[str, Any]]) -> None:
+    """Write the results of the seeds so far."""
+    made: dict[str, Any] = {}
+    for name in ("road_network", "trajectories"):
+        make_with_inputs(name, config, Store(options.store), made=made, stop_at_checks=False)
+    run = StageRun(STAGES[options.student], config, None, made, Path())
+    trips = {split: len(load_trips(run, split)) for split in ("train", "val", "test")}
+    RESULTS.mkdir(exist_ok=True)
+    short = [{**run, "history": [{name: epoch[name] for name in epoch if name.startswith(PREFIX)
+                                  or name in ("epoch", "accuracy", "nll")} for epoch in run["history"]]}
+             for run in seeds]
+    suffix = "" if options.student == "vanilla_student" else "_distilled"
+    write_json(RESULTS / f"selection_{config.city}{suffix}.json", {
+        "city": config.city, "student": options.student, "roads": load_network(run).num_roads, "trips": trips,
+        "sample": min(options.ods, trips["val"]), "sample_steps": config.student.select_max_steps,
+        "test_steps": config.generation.max_steps, "compared": compared(seeds), "foresight": foresight(seeds),
+        "seeds": short,
+    })
+
+
+if __name__ == "__main__":
+    main()
