@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 
+from hoser_kd.checks import CheckResult
 from hoser_kd.store import Artifact
 
 _MOST_ROWS = 50
@@ -38,6 +39,16 @@ def show(artifact: Artifact) -> dict[str, Any]:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
     for picture in sorted(artifact.path.glob("*.png")):
         metadata[picture.stem] = _picture(picture.stem, picture.read_bytes())
+    return metadata
+
+
+def show_check(result: CheckResult) -> dict[str, Any]:
+    """Return Dagster metadata for what a check found: its figures and, where it failed, the table and the picture."""
+    metadata: dict[str, Any] = {name: _entry(value) for name, value in result.figures.items()}
+    if result.evidence is not None and result.evidence.rows:
+        metadata["where"] = _table(list(result.evidence.rows))
+    if result.evidence is not None and result.evidence.picture is not None:
+        metadata["picture"] = _picture(result.name, result.evidence.picture)
     return metadata
 
 
@@ -71,7 +82,16 @@ def _entry(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         return _table(value)
-    return dg.MetadataValue.json(value)
+    return dg.MetadataValue.json(_json(value))
+
+
+def _json(value: Any) -> Any:
+    """A browser reads no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.knobs import RunStage, changes, run_config_of
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
-from assets.showing import show
+from assets.showing import show, show_check
 from hoser_kd.checks import CHECKS, run_checks
 from hoser_kd.config import with_changes
 from hoser_kd.errors import HoserKdError
@@ -64,8 +64,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
         for result in results:
             yield dg.AssetCheckResult(
-                check_name=result.name, passed=result.passed, description=result.said,
-                metadata=dict(result.figures),
+                check_name=result.name, passed=result.passed, description=result.said, metadata=show_check(result),
             )
 
     return asset

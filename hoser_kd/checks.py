@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hoser_kd import check_evidence
+from hoser_kd.check_evidence import Evidence
 from hoser_kd.store import Artifact
 
 
@@ -23,6 +25,8 @@ class CheckResult:
     said: str
     """One sentence for a person: what was found and, on failure, what to do."""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = None
+    """Where it is wrong; None where the check has passed."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,19 @@ class Check:
     description: str
     ask: Callable[[Artifact, Mapping[str, Any]], tuple[bool, str, dict[str, Any]]]
     """Given the artifact and the inputs it was made from: passed?, a sentence, figures."""
+    show: Callable[[Artifact, Mapping[str, Any]], Evidence]
+    """Given the same, where it is wrong; asked only on failure."""
     blocking: bool = True
 
 
 def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResult]:
     """Ask all checks of the artifact's stage."""
-    return [CheckResult(check.name, *check.ask(artifact, inputs)) for check in CHECKS.get(artifact.stage, ())]
+    results = []
+    for check in CHECKS.get(artifact.stage, ()):
+        passed, said, figures = check.ask(artifact, inputs)
+        evidence = None if passed else check.show(artifact, inputs)
+        results.append(CheckResult(check.name, passed, said, figures, evidence))
+    return results
 
 
 def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
@@ -182,23 +193,28 @@ def _beats_trivial(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str,
 
 
 _STUDENT = (Check("beats_trivial_guess", "The student's validation NLL is below that of the most usual next road of "
-                  "the training trips.", _beats_trivial),)
+                  "the training trips.", _beats_trivial, check_evidence.student_curves),)
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "grid_token_table": (
-        Check("roads_inside_grid", "Nearly all roads lie inside the teacher's grid.", _roads_inside_grid),
-        Check("cells_tell_roads_apart", "Roads are not so crowded in cells that the teacher is silent.", _cells_apart),
+        Check("roads_inside_grid", "Nearly all roads lie inside the teacher's grid.", _roads_inside_grid,
+              check_evidence.roads_outside),
+        Check("cells_tell_roads_apart", "Roads are not so crowded in cells that the teacher is silent.", _cells_apart,
+              check_evidence.crowded_cells),
         Check("grid_lies_where_trained", "An imported teacher is less surprised in its grid as given than in shifted "
-              "ones.", _grid_aligned),
+              "ones.", _grid_aligned, check_evidence.surprise_of_shifts),
     ),
     "teacher": (
-        Check("tokens_in_vocabulary", "Every road's token is in the teacher's vocabulary.", _tokens_in_vocabulary),
+        Check("tokens_in_vocabulary", "Every road's token is in the teacher's vocabulary.", _tokens_in_vocabulary,
+              check_evidence.tokens_beyond),
         Check("beats_blind_guess", "The teacher's validation loss is below that of a guess among all tokens.",
-              _beats_guess),
+              _beats_guess, check_evidence.teacher_curves),
     ),
     "teacher_soft_labels": (
-        Check("labels_on_road_graph", "Every labelled step is a step of the road graph.", _labels_on_graph),
-        Check("labels_finite", "Every stored score is a finite number.", _labels_finite),
+        Check("labels_on_road_graph", "Every labelled step is a step of the road graph.", _labels_on_graph,
+              check_evidence.steps_off_graph),
+        Check("labels_finite", "Every stored score is a finite number.", _labels_finite,
+              check_evidence.scores_not_finite),
     ),
     "vanilla_student": _STUDENT,
     "distilled_student": _STUDENT,

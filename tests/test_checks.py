@@ -1,15 +1,21 @@
-"""Every check passes on what is right and fails, with the mend, on data that it exists to stop."""
+"""Every check passes on what is right and fails, with the mend, on data that it exists to stop.
+
+A failure shows where: a table or a picture, in Dagster's metadata too.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 
+import dagster as dg
 import numpy as np
 import pytest
 from small_city import grid_network, random_trips
 
+from assets.showing import show_check
 from hoser_kd.checks import CHECKS, run_checks
+from hoser_kd.grid import GridSpec
 from hoser_kd.pipeline import STAGES
 from hoser_kd.ragged import offsets_of
 from hoser_kd.soft_labels import SoftLabels
@@ -26,11 +32,24 @@ def ask(name, made, **inputs):
 
 
 def verdict(name, made, **inputs):
-    """Whether a check passes; what it says must be a sentence, and its figures what JSON holds."""
+    """Whether a check passes; what it says must be a sentence, its figures what JSON holds; a failure shows where."""
     result = ask(name, made, **inputs)
     assert result.said.endswith(".")
     json.dumps(dict(result.figures))
+    shown = show_check(result)
+    assert ("where" in shown) is not result.passed
+    assert not any(isinstance(value, float) and not np.isfinite(value) for value in shown.values())
+    if not result.passed:
+        assert isinstance(shown["where"], dg.TableMetadataValue)
+        assert shown["where"].records
     return result.passed, result.said
+
+
+def where(name, made, **inputs):
+    """The rows that show where a check fails, and whether a picture does."""
+    shown = show_check(ask(name, made, **inputs))
+    picture = "picture" in shown and shown["picture"].value.startswith(f"![{name.replace('_', ' ')}](data:image/png")
+    return [dict(row.data) for row in shown["where"].records], picture
 
 
 # the grid
@@ -42,38 +61,76 @@ ALIGNED = {"loss": 2.3, "guess": 4.6, "least_half_a_cell_off": 3.1, "misplaced":
            "best_cells_north": 0.0, "best_cells_east": 0.0, "shifts_tried": 25}
 
 
-def grid(coverage=None, resolution=None, alignment=None, settings=None):
-    return artifact("grid_token_table", settings=settings, coverage={**COVERAGE, **(coverage or {})},
-                    resolution={**RESOLUTION, **(resolution or {})},
-                    **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}))
+def stored_grid(folder, spec, network):
+    """The files of a grid as its stage leaves them; returns the table of tokens."""
+    from hoser_kd import grid as grids
+    from hoser_kd import plots
+    from hoser_kd.stages.grid import describe_grid
+
+    table = grids.token_table(spec, network)
+    table.to_parquet(folder / "grid_token_table.parquet")
+    grids.cells_frame(spec, table["token"].to_numpy()).to_parquet(folder / "grid_cells.parquet")
+    (folder / "grid.json").write_text(json.dumps(describe_grid(spec)))
+    crowd = np.bincount(table["token"], minlength=spec.num_labels).reshape(spec.shape)
+    picture = plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)
+    (folder / "cells.png").write_bytes(plots.png(picture, dpi=30))
+    return table
 
 
-def test_roads_inside_grid():
+@pytest.fixture
+def grid(tmp_path):
+    """A grid's artifact with figures of one's own; its files are those of a grid that ends in the city's midst."""
+    network = grid_network()
+    (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
+    stored_grid(tmp_path, GridSpec(south, (south + north) / 2, west, east, 0.001, 0.001), network)
+
+    def made(coverage=None, resolution=None, alignment=None, settings=None):
+        return artifact("grid_token_table", tmp_path, settings=settings, coverage={**COVERAGE, **(coverage or {})},
+                        resolution={**RESOLUTION, **(resolution or {})},
+                        **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}))
+
+    return made
+
+
+def test_roads_inside_grid(grid):
     assert verdict("roads_inside_grid", grid())[0]
-    passed, said = verdict("roads_inside_grid", grid({"share_inside": 0.89, "clamped": 22, "visits_inside": 0.97}))
+    outside = grid({"share_inside": 0.89, "clamped": 22, "visits_inside": 0.97})
+    passed, said = verdict("roads_inside_grid", outside)
     assert not passed
     assert "22 are clamped" in said
     assert "97.0% of the training trips' points" in said
     assert "`grid.bounds`" in said
+    rows, picture = where("roads_inside_grid", outside)
+    assert picture
+    assert [row["side"] for row in rows if row["roads_beyond"]] == ["north"]
+    assert rows[1]["grid_ends_deg"] < rows[1]["roads_end_deg"]
     knowing = grid({"share_inside": 0.72}, settings={"grid": {"min_share_inside": 0.7}})
     assert verdict("roads_inside_grid", knowing)[0]
 
 
-def test_cells_tell_roads_apart():
+def test_cells_tell_roads_apart(grid):
     assert verdict("cells_tell_roads_apart", grid())[0]
     assert verdict("cells_tell_roads_apart", grid(resolution={"choices": 0, "apart": 1.0}))[0]
-    passed, said = verdict("cells_tell_roads_apart", grid({"roads_per_cell_max": 198}, {"apart": 0.01}))
+    crowded = grid({"roads_per_cell_max": 198}, {"apart": 0.01})
+    passed, said = verdict("cells_tell_roads_apart", crowded)
     assert not passed
     assert "198 at most" in said
     assert "`grid.cell_size_m`" in said
+    rows, picture = where("cells_tell_roads_apart", crowded)
+    assert picture
+    assert [row["roads"] for row in rows] == sorted((row["roads"] for row in rows), reverse=True)
 
 
-def test_grid_lies_where_trained():
+def test_grid_lies_where_trained(grid):
     assert verdict("grid_lies_where_trained", grid())[0]
     assert verdict("grid_lies_where_trained", grid(alignment={}))[0]
-    passed, said = verdict("grid_lies_where_trained", grid(alignment={"misplaced": True, "best_cells_north": -0.5}))
+    tried = [{"cells_north": 0.0, "cells_east": 0.0, "loss": 2.9, "gain": 0.0},
+             {"cells_north": -0.5, "cells_east": 0.0, "loss": 2.3, "gain": 0.6}]
+    off = grid(alignment={"misplaced": True, "best_cells_north": -0.5, "tried": tried})
+    passed, said = verdict("grid_lies_where_trained", off)
     assert not passed
     assert "-0.5 cells further north" in said
+    assert where("grid_lies_where_trained", off) == (tried[::-1], True)
     for loss in (4.7, float("nan")):
         passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": loss, "can_tell": False}))
         assert not passed
@@ -83,22 +140,24 @@ def test_grid_lies_where_trained():
     assert "cannot tell" in said
 
 
-def test_the_grid_checks_see_what_the_stage_measures():
+def test_the_grid_checks_see_what_the_stage_measures(tmp_path):
     """Crowding and clamping of a real grid that is far too coarse, and of one that lies beside the city."""
     from hoser_kd import grid as grids
 
     network, trips = grid_network(), random_trips(grid_network(), 30)
 
     def measured(spec):
-        table = grids.token_table(spec, network)
-        return grid(grids.coverage(spec, table), grids.resolution(table["token"].to_numpy(), network, trips))
+        table = stored_grid(tmp_path, spec, network)
+        return artifact("grid_token_table", tmp_path, coverage=grids.coverage(spec, table),
+                        resolution=grids.resolution(table["token"].to_numpy(), network, trips))
 
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
-    fine = measured(grids.GridSpec(south, north, west, east, 0.001, 0.001))
+    fine = measured(GridSpec(south, north, west, east, 0.001, 0.001))
     assert all(result.passed for result in run_checks(fine, {}))
-    coarse = measured(grids.GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
+    coarse = measured(GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
     assert not verdict("cells_tell_roads_apart", coarse)[0]
-    beside = measured(grids.GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))
+    assert where("cells_tell_roads_apart", coarse)[0][0]["roads"] == network.num_roads
+    beside = measured(GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))
     assert not verdict("roads_inside_grid", beside)[0]
 
 
@@ -117,9 +176,14 @@ def test_tokens_in_vocabulary(folder):
     passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=89))
     assert passed
     assert "11 labels are not used" in said
-    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=101))
+    (folder / "cells.png").write_bytes(b"map")
+    larger = artifact("g", folder, num_labels=101, rows=101, columns=1)
+    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=larger)
     assert not passed
     assert "correct `grid`" in said
+    rows, picture = where("tokens_in_vocabulary", teacher, grid_token_table=larger)
+    assert picture
+    assert [row["tokens"] for row in rows] == [101, 1, 101, 3, 104, 103]
 
 
 def test_beats_blind_guess(folder):
@@ -130,6 +194,12 @@ def test_beats_blind_guess(folder):
         passed, said = verdict("beats_blind_guess", teacher, **inputs)
         assert not passed
         assert "knows nothing" in said
+    (folder / "curves.png").write_bytes(b"curves")
+    epochs = [{"epoch": 1, "step": 9, "train_loss": 4.9, "val_loss": 4.8}]
+    rows, picture = where("beats_blind_guess",
+                          artifact("teacher", folder, vocab_size=103, val_loss=4.8, epochs=epochs), **inputs)
+    assert picture
+    assert rows == [{"epoch": 1, "train_loss": 4.9, "val_loss": 4.8, "blind_guess": 4.6151}]
     unread = artifact("teacher", folder, vocab_size=103, val_loss=float("nan"), block_size=8, val_sequences_scored=0)
     passed, said = verdict("beats_blind_guess", unread, **inputs)
     assert not passed
@@ -176,6 +246,8 @@ def test_labels_on_road_graph(labelled):
         made, inputs = written(**changed)
         passed, said = verdict("labels_on_road_graph", made, **inputs)
         assert not passed
+        (row, *_), _ = where("labels_on_road_graph", made, **inputs)
+        assert row["split"] == next(iter(changed))
         assert "materialise teacher_soft_labels again" in said
 
     # a trip that jumps to a road which does not follow: as many candidates, no such step
@@ -186,6 +258,10 @@ def test_labels_on_road_graph(labelled):
     jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
     made, inputs = written({**trips, "train": jumping})
     assert not verdict("labels_on_road_graph", made, **inputs)[0]
+    rows, _ = where("labels_on_road_graph", made, **inputs)
+    first = rows[0]
+    assert (first["split"], first["trip"], first["road"], first["next_road"]) == ("train", 0, roads[0], roads[1])
+    assert first["wrong"] == "the next road does not follow"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -200,18 +276,28 @@ def test_labels_finite(labelled, value, split):
     passed, said = verdict("labels_finite", made, **inputs)
     assert not passed
     assert "1 of the stored scores" in said
+    ((row,), _) = where("labels_finite", made, **inputs)
+    assert row["split"] == split
+    assert row["scores"].split(", ").count(f"{value:g}") == 1
 
 
 # the students
 
 
 @pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
-def test_beats_trivial_guess(stage):
-    assert verdict("beats_trivial_guess", artifact(stage, val_nll=0.5, trivial_nll=0.6))[0]
+def test_beats_trivial_guess(stage, tmp_path):
+    assert verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=0.5, trivial_nll=0.6))[0]
     for nll in (0.6, 0.7, float("nan")):
-        passed, said = verdict("beats_trivial_guess", artifact(stage, val_nll=nll, trivial_nll=0.6))
+        passed, said = verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=nll, trivial_nll=0.6))
         assert not passed
         assert "learnt nothing" in said
+    (tmp_path / "curves.png").write_bytes(b"curves")
+    epochs = [{"epoch": 1.0, "nll": 0.9, "lr": 1.0}, {"epoch": 2.0, "nll": 0.7, "lr": 1.0}]
+    rows, picture = where("beats_trivial_guess",
+                          artifact(stage, tmp_path, val_nll=0.7, trivial_nll=0.6, epochs=epochs))
+    assert picture
+    assert rows == [{"epoch": 1.0, "nll": 0.9, "most_usual_next_road_nll": 0.6},
+                    {"epoch": 2.0, "nll": 0.7, "most_usual_next_road_nll": 0.6}]
     assert verdict("beats_trivial_guess", artifact("distilled_student", enabled=False))[0]
 
 

@@ -96,10 +96,13 @@ class Alignment:
     def figures(self) -> dict[str, Any]:
         """Return what is worth showing."""
         half = [loss for shift, loss in zip(self.shifts, self.losses, strict=True) if max(map(abs, shift)) == 0.5]
+        tried = [{"cells_north": shift.north, "cells_east": shift.east, "loss": round(float(loss), 4),
+                  "gain": round(float(gain), 4)}
+                 for shift, loss, gain in zip(self.shifts, self.losses, self.gains, strict=True)]
         return {"trips": self.num_trips, "loss": round(float(self.losses[0]), 4), "guess": round(self.guess_nats, 4),
                 "least_half_a_cell_off": round(float(min(half)), 4), "misplaced": self.is_misplaced,
                 "can_tell": self.can_tell, "best_cells_north": self.best.north, "best_cells_east": self.best.east,
-                "shifts_tried": len(self.shifts)}
+                "shifts_tried": len(self.shifts), "tried": tried}
 
 
 def alignment(model: LMTAD, grid: GridSpec, centroids: Float64Array, trips: Trajectories, *,
