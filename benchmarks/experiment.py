@@ -13,7 +13,6 @@ kept as docs/results/<city>.json.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import sys
@@ -130,10 +129,12 @@ def run(options: argparse.Namespace) -> None:
     make = Maker(Store(os.environ.get("HOSER_KD_STORE") or "data"))
     file = RESULTS / f"{config.city}.json"
     RESULTS.mkdir(exist_ok=True)
-    results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def kept() -> dict[str, Any]:
+        return json.loads(file.read_text()) if file.is_file() else {}
 
     def keep(name: str, value: Any) -> None:
-        results[name] = value
+        results = {**kept(), name: value}
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     for fraction in options.fractions:
@@ -145,9 +146,9 @@ def run(options: argparse.Namespace) -> None:
                                       "learnable": learnable(make, chosen, options.seeds[0]),
                                       **comparison(make, chosen, options.seeds)})
     if options.cells:
-        best = results[f"fraction {options.fractions[0]}"]["chosen"]
+        best = kept()["fraction 1.0"]["chosen"]
         chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
-        keep("resolution", resolution(make, chosen, options.seeds[:2], options.cells))
+        keep("resolution", resolution(make, chosen, options.seeds[: options.cell_seeds], options.cells))
 
 
 def page() -> str:
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
+    parser.add_argument("--cell-seeds", type=int, default=1, help="how many of the seeds the cell sizes are tried with")
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
