@@ -57,7 +57,12 @@ class GeneratedTrajectories(Trajectories):
     @classmethod
     def read_parquet(cls, path: str | PathLike[str]) -> GeneratedTrajectories:
         """Read back a Parquet file of `to_table`."""
-        table = pq.read_table(path).combine_chunks()
+        return cls.of_table(pq.read_table(path))
+
+    @classmethod
+    def of_table(cls, table: pa.Table) -> GeneratedTrajectories:
+        """Return the trips of a table of `to_table`."""
+        table = table.combine_chunks()
         roads, times = table["road_ids"].combine_chunks(), table["times"].combine_chunks()
         return cls(
             np.asarray(roads.offsets, np.int64), roads.flatten().to_numpy(),

@@ -9,8 +9,10 @@ from dataclasses import replace
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from geopandas.testing import assert_geodataframe_equal
 from small_city import grid_network, random_trips
 
 from hoser_kd.config import GenerationConfig, StudentConfig
@@ -22,6 +24,7 @@ from hoser_kd.ragged import Csr, offsets_of
 from hoser_kd.road_network import read_hoser
 from hoser_kd.search import GeneratedTrajectories, generate, generate_to
 from hoser_kd.trajectories import Trajectories
+from hoser_kd.trip_files import read_chunks, write_lines, write_published_csv
 from hoser_kd.trip_lines import trip_lines
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
@@ -263,8 +266,6 @@ def test_a_road_that_does_not_exist_is_named_with_its_row():
 
 
 def test_generated_trips_survive_parquet_and_the_published_csv(tmp_path):
-    import pyarrow.parquet as pq
-
     from hoser_kd.trajectories import read_published_csv
 
     network = grid_network(4)
@@ -349,6 +350,43 @@ def test_trips_are_lines_along_their_roads(requests, tmp_path):
         np.testing.assert_array_equal(np.array(line.coords), corners)
         assert again.length_m[i] == pytest.approx(network.length_m[roads].sum())
         assert again.end_time[i].timestamp() == trips.times[trips.offsets[i + 1] - 1]
+
+
+def test_files_written_in_chunks_are_those_of_all_trips_at_once(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, origins, starts, destinations, part_trips=4)
+    chunks = list(read_chunks(tmp_path / "trips.parquet"))
+    assert [len(chunk) for chunk in chunks] == [4, 2]
+    whole = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
+    whole.to_published_csv(tmp_path / "whole.csv")
+    write_published_csv(chunks, tmp_path / "chunks.csv")
+    assert (tmp_path / "chunks.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    expected = trip_lines(whole, network)
+    write_lines(chunks, network, tmp_path / "lines.parquet")
+    lines = gpd.read_parquet(tmp_path / "lines.parquet")
+    expected.to_parquet(tmp_path / "whole.parquet")
+    assert_geodataframe_equal(lines, gpd.read_parquet(tmp_path / "whole.parquet"))
+    assert lines.crs.to_epsg() == 4326
+    told = json.loads(pq.read_metadata(tmp_path / "lines.parquet").metadata[b"geo"])["columns"]["geometry"]
+    assert told["bbox"] == expected.total_bounds.tolist()
+    assert told["encoding"] == "WKB"
+    assert {path.name for path in tmp_path.iterdir()} == {"trips.parquet", "parts", "whole.csv", "chunks.csv",
+                                                          "lines.parquet", "whole.parquet"}
+
+
+def test_a_failure_in_the_middle_leaves_no_half_file(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations)
+
+    def failing():
+        yield trips
+        raise Killed
+
+    with pytest.raises(Killed):
+        write_lines(failing(), network, tmp_path / "lines.parquet")
+    with pytest.raises(Killed):
+        write_published_csv(failing(), tmp_path / "trips.csv")
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_follows_the_living_branches(requests, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from hoser_kd.failures import failures
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.next_step import evaluate_student
 from hoser_kd.pipeline import STAGES, StageRun
+from hoser_kd.progress import Progress
+from hoser_kd.ragged import Int64Array, offsets_of
 from hoser_kd.report import ReportData, StudentResult, write_report
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.scenarios import evaluate_scenarios, next_step_by
@@ -28,7 +29,7 @@ from hoser_kd.stages.labels import load_labels
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import Artifact, write_json
 from hoser_kd.trajectories import Trajectories
-from hoser_kd.trip_lines import trip_lines
+from hoser_kd.trip_files import read_chunks, write_lines, write_published_csv
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
@@ -48,28 +49,55 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
     summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source,
                                "decoder": decoding.in_words()}
     made: dict[str, Trajectories] = {}
+    shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(np.int64)
     for kind, folder in _students(run).items():
         file = run.folder / f"{kind}.parquet"
-        started = time.monotonic()
+        speed = _Speed(run.progress)
         if not file.is_file():  # a run of the same version that was killed may have finished this student
             model = hoser.load(folder).to(pick_device(run.device))
             generate_to(file, run.folder / "parts", model, asked.origins, asked.start_times, asked.destinations,
-                        decoding, progress=run.progress)
-        trips = GeneratedTrajectories.read_parquet(file)
-        trips.to_published_csv(run.folder / f"{kind}.csv")
-        trip_lines(trips, network).to_parquet(run.folder / f"{kind}_lines.parquet", compression="zstd")
-        made[kind] = trips
-        summary[f"{kind}_reached"] = round(float(trips.reached.mean()), 4)
-        summary[f"{kind}_median_roads"] = float(np.median(trips.lengths))
-        summary[f"{kind}_expansions_a_trip"] = round(float(trips.expansions.mean()), 1)
-        summary[f"{kind}_trips_a_second"] = round(len(trips) / max(time.monotonic() - started, 1e-3), 1)
+                        decoding, progress=speed)
+        write_published_csv(read_chunks(file), run.folder / f"{kind}.csv")
+        write_lines(read_chunks(file), network, run.folder / f"{kind}_lines.parquet")
+        told, made[kind] = _seen(file, shown)
+        summary |= {f"{kind}_{name}": value for name, value in (told | speed.told).items()}
     shutil.rmtree(run.folder / "parts", ignore_errors=True)
     if asked.real_rows is not None:
-        made = {"real": test.take(asked.real_rows), **made}
-        shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(int)
-        figure = plots.trips_map(network, made, shown.tolist())
+        made = {"real": test.take(asked.real_rows[shown]), **made}
+        figure = plots.trips_map(network, made, range(len(shown)))
         (run.folder / "trips.png").write_bytes(plots.png(figure))
     return summary
+
+
+class _Speed:
+    """Passes progress on and keeps the last number of trips a second: of this run, not of one before it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.told: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        self._progress(stage, done, total, figures)
+        if figures:
+            self.told = {"trips_a_second": round(figures["trips a second"], 1)}
+
+
+def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
+    """Return figures of all trips of a file, read chunk by chunk, and the trips of these rows."""
+    lengths: list[Int64Array] = []
+    reached = expansions = first = 0
+    some: list[Trajectories] = []
+    for chunk in read_chunks(file):
+        here = rows[(rows >= first) & (rows < first + len(chunk))] - first
+        some += [chunk.take(here[i : i + 1]) for i in range(len(here))]
+        lengths.append(chunk.lengths)
+        reached, expansions = reached + int(chunk.reached.sum()), expansions + int(chunk.expansions.sum())
+        first += len(chunk)
+    figures = {"reached": round(reached / first, 4), "median_roads": float(np.median(np.concatenate(lengths))),
+               "expansions_a_trip": round(expansions / first, 1)}
+    return figures, Trajectories(offsets_of(np.array([len(trip.road_ids) for trip in some])),
+                                 np.concatenate([trip.road_ids for trip in some]),
+                                 np.concatenate([trip.times for trip in some]))
 
 
 def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dict[str, Any]]:
