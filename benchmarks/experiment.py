@@ -2,7 +2,7 @@
 
     python benchmarks/experiment.py --config config/demo.yaml --seeds 0 1 2 3 4
     python benchmarks/experiment.py --config config/porto.yaml --seeds 0 1 2 3 4
-    python benchmarks/experiment.py --page        # only the page, from the results that are there
+    python benchmarks/results_page.py        # only the page, from the results that are there
 
 Runs through the same stages as the graph, into the same store, so whatever has been trained is found again and an
 interrupted run goes on. Lambda, temperature and sharing are chosen on the validation NLL of seeds that are not among
@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from results_page import write_page
+
 from hoser_kd.config import CityConfig, load_config
 from hoser_kd.hoser import load
 from hoser_kd.mixture import opinions
@@ -30,12 +32,6 @@ from hoser_kd.store import Artifact, Store
 from hoser_kd.trajectories import Trajectories
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-FIGURES = {
-    "next_step.accuracy": "higher", "next_step.decision_accuracy": "higher", "next_step.nll": "lower",
-    "next_step.calibration_error": "lower", "next_step.time_mae_s": "lower", "next_step.teacher_agreement": None,
-    "distance.jsd": "lower", "duration.jsd": "lower", "radius.jsd": "lower", "similarity.hausdorff": "lower",
-    "similarity.dtw": "lower", "similarity.edr": "lower", "requests.reached_share": "higher",
-}
 
 
 def variant(config: CityConfig, **sections: dict[str, Any]) -> CityConfig:
@@ -151,64 +147,9 @@ def run(options: argparse.Namespace) -> None:
         keep("resolution", resolution(make, chosen, options.seeds[: options.cell_seeds], options.cells))
 
 
-def page() -> str:
-    about = ("*Made by `python benchmarks/experiment.py`; figures are means over seeds, differences are distilled − "
-             "vanilla of the same seed with a 95 % t-interval.*")
-    lines = ["# Results", "", about]
-    for file in sorted(RESULTS.glob("*.json")):
-        lines += ["", f"## {file.stem}", "", *_city(json.loads(file.read_text()))]
-    return "\n".join(lines) + "\n"
-
-
-def _city(results: dict[str, Any]) -> list[str]:
-    lines: list[str] = []
-    if "search" in results:
-        lines += ["### Choice of lambda, temperature and sharing, on validation", "",
-                  "| lambda | temperature | shared cells | val NLL | val accuracy |", "|---|---|---|---|---|"]
-        for row in sorted(results["search"], key=lambda row: row["val_nll"]):
-            lines.append(f"| {row['lambda_kl']} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
-                         f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |")
-    if "learnable" in results:
-        found = results["learnable"]
-        lines += ["", "### What there was to learn (test)", ""]
-        lines += ["| who | accuracy | at choices | NLL |", "|---|---|---|---|"]
-        for who, label in (("student", "vanilla student"), ("teacher", "teacher alone"),
-                           ("mixture", f"{1 - found['share']:.0%} student + {found['share']:.0%} teacher")):
-            row = found[who]
-            lines.append(f"| {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | {row['nll']:.4f} |")
-    for name, value in results.items():
-        if name.startswith("fraction"):
-            share = float(name.split()[1])
-            seeds = len(value["seeds"])
-            lines += ["", f"### Vanilla against distilled, {share:.0%} of the training trips, {seeds} seeds (test)", ""]
-            lines += ["| figure | vanilla | distilled | difference | 95 % interval | |", "|---|---|---|---|---|---|"]
-            lines += [_row(figure, row) for figure, row in value["figures"].items()]
-    if "resolution" in results:
-        columns = ("cells", "tokens", "choices told apart", "teacher perplexity", "teacher accuracy at choices (test)",
-                   "distilled val NLL", "distilled val accuracy")
-        lines += ["", "### Cell size", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        for row in results["resolution"]:
-            nll, accuracy = (sum(row[name]) / len(row[name]) for name in ("student_val_nll", "student_val_accuracy"))
-            size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
-            lines.append(f"| {size} | {row['tokens']} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
-                         f"{row['teacher_decision_accuracy']:.4f} | {nll:.4f} | {accuracy:.4f} |")
-    return lines
-
-
-def _row(figure: str, row: dict[str, Any]) -> str:
-    vanilla, distilled = (sum(row[kind]) / len(row[kind]) for kind in ("vanilla", "distilled"))
-    clear = row["low"] > 0 or row["high"] < 0
-    better = FIGURES.get(figure)
-    word = ""
-    if clear and better:
-        word = "better" if (row["difference"] > 0) == (better == "higher") else "worse"
-    return (f"| {figure} | {vanilla:.4f} | {distilled:.4f} | {row['difference']:+.4f} | "
-            f"{row['low']:+.4f} to {row['high']:+.4f} | {word} |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--search-seeds", type=int, nargs="+", default=[100, 101])
     parser.add_argument("--lambdas", type=float, nargs="+", default=[0.01, 0.1, 0.3, 1.0])
@@ -217,13 +158,8 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--cell-seeds", type=int, default=1, help="how many of the seeds the cell sizes are tried with")
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
-    parser.add_argument("--page", action="store_true", help="only write the page")
-    options = parser.parse_args()
-    if not options.page:
-        if options.config is None:
-            parser.error("--config is needed")
-        run(options)
-    (RESULTS.parent / "results.md").write_text(page(), encoding="utf-8")
+    run(parser.parse_args())
+    write_page()
 
 
 if __name__ == "__main__":
