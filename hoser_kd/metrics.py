@@ -173,7 +173,7 @@ def evaluate(
 
     pairs = pair_by_od_cell(real, generated, od_cells(network, settings))
     result["similarity"], lists["similarity"] = _shapes(real, generated, network, pairs, settings)
-    lists["pairs"] = pairs.tolist()
+    lists["pairs"] = pairs
     if destinations is not None:
         result["requests"] = _requests(real if paired else generated, generated, destinations, network)
     if paired:
@@ -183,7 +183,7 @@ def evaluate(
         result["training"] = {"copied_share": _share_in(generated, known), "real_copied_share": _share_in(real, known)}
     result["counts"] = {"real": float(len(real)), "generated": float(len(generated)), "pairs": float(len(pairs))}
     ordered = {section: result[section] for section in _SECTIONS if result.get(section)}
-    return {**ordered, "details": lists} if details else ordered
+    return {**ordered, "details": _as_lists(lists)} if details else ordered
 
 
 def flatten(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -327,16 +327,27 @@ def _jsd(p: npt.NDArray[Any], q: npt.NDArray[Any]) -> float:
 
 
 def _compare(real: Float64Array, generated: Float64Array) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the figures of a distribution, and its values and histograms as lists."""
+    """Return the figures of a distribution, and its values and histograms."""
     if len(real) == 0 or len(generated) == 0:  # trips of one road have no step
         return {}, {}
     edges = histogram_edges(real)
     counts = [np.histogram(values, edges)[0] for values in (real, generated)]
     figures = {"real_mean": float(real.mean()), "generated_mean": float(generated.mean()), "jsd": _jsd(*counts)}
-    return figures, {
-        "real": real.tolist(), "generated": generated.tolist(), "edges": edges[:-1].tolist(),
-        "real_histogram": counts[0].tolist(), "generated_histogram": counts[1].tolist(),
-    }
+    return figures, {"real": real, "generated": generated, "edges": edges[:-1], "real_histogram": counts[0],
+                     "generated_histogram": counts[1]}
+
+
+def _as_lists(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return details as JSON has them, with None for what is not a number."""
+    found: dict[str, Any] = {}
+    for name, values in details.items():
+        if isinstance(values, dict):
+            found[name] = _as_lists(values)
+            continue
+        known = values.astype(object)
+        known[np.isnan(values)] = None
+        found[name] = known.tolist()
+    return found
 
 
 def _shapes(real: Trajectories, generated: Trajectories, network: RoadNetwork, pairs: Int64Array,
@@ -359,7 +370,7 @@ def _shapes(real: Trajectories, generated: Trajectories, network: RoadNetwork, p
         "edit_similarity": 1 - columns[kernel.ROAD_EDITS] / np.maximum(real_roads, generated_roads),
     }
     figures = {name: float(value.mean()) for name, value in values.items() if f"similarity.{name}" in DEFINITIONS}
-    return figures, {name: value.tolist() for name, value in values.items()}
+    return figures, values
 
 
 def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
@@ -367,7 +378,7 @@ def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
     """Return the figures of generated trip i against real trip i, and those of every trip."""
     rows = np.arange(len(real), dtype=np.int64)
     figures, lists = _shapes(real, generated, network, np.column_stack([rows, rows]), config)
-    similarity = np.asarray(lists["edit_similarity"])
+    similarity = lists["edit_similarity"]
     shared = road_overlap(real, generated, network.num_roads)
     figures |= {"edit_similarity": float(similarity.mean()), "jaccard": float(shared.mean()),
                 "identical_share": float((similarity == 1).mean())}
@@ -376,8 +387,7 @@ def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
     if comparable.any():
         figures["detour_ratio"] = float((generated_km[comparable] / real_km[comparable]).mean())
     ratio = np.divide(generated_km, real_km, out=np.full(len(real), np.nan), where=comparable)
-    lists["detour_ratio"] = [None if np.isnan(value) else value for value in ratio.tolist()]
-    return figures, {**lists, "jaccard": shared.tolist()}
+    return figures, {**lists, "detour_ratio": ratio, "jaccard": shared}
 
 
 def road_overlap(real: Trajectories, generated: Trajectories, num_roads: int) -> Float64Array:
