@@ -29,11 +29,13 @@ import torch
 
 from hoser_kd import hoser
 from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.decoders import Decoding
 from hoser_kd.hoser import HOSER, build_graph_features, time_label_statistics
 from hoser_kd.road_network import read_hoser
 from hoser_kd.search import generate, generate_to
 from hoser_kd.synthetic import make_city
 from hoser_kd.trajectories import read_hoser as read_trips
+from hoser_kd.trip_files import read_chunks, write_lines, write_published_csv
 from hoser_kd.zones import partition, transitions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -41,6 +43,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import oracle_hoser
     from oracle_hoser import haversine_m, heading
+
+
+WALKED_ROADS = 6
+"""How far away a destination is with --memory."""
 
 
 class PlainSearch:
@@ -149,22 +155,42 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def many(count: int) -> dict[str, float]:
-    """Generate `count` trips in a small city and say what it took."""
+def many(count: int, max_steps: int) -> dict[str, float]:
+    """Generate `count` trips in a small city, write all their files as the stage does, and say what it took.
+
+    Destinations are a walk of a few roads away, and searches end after `max_steps` expansions: what is asked here is
+    what grows with the number of requests, and a trip under way takes the same memory whoever comes after it.
+    """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         make_city(folder, SyntheticConfig(blocks=(6, 6), num_trips=60))
         config = StudentConfig(hidden_dim=32, road_id_dim=16, attribute_dim=4)
         network, _, model, _ = model_of(folder, None, config)
-        before = peak_mib()
         rng = np.random.default_rng(0)
-        origins, destinations = rng.integers(0, network.num_roads, (2, count))
-        started = time.process_time()
-        generate_to(folder / "trips.parquet", folder / "parts", model, origins,
-                    np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations)
-        return {"requests": count, "trips_a_second": count / (time.process_time() - started),
-                "memory_before_mib": before, "peak_memory_mib": peak_mib(),
-                "file_mib": (folder / "trips.parquet").stat().st_size / 2**20}
+        origins = rng.integers(0, network.num_roads, count)
+        destinations = origins
+        first, degrees = network.successors.indptr, network.successors.degrees
+        for _ in range(WALKED_ROADS):
+            draw = rng.integers(0, np.maximum(degrees[destinations], 1))
+            onwards = network.successors.indices[np.minimum(first[destinations] + draw, first[-1] - 1)]
+            destinations = np.where(degrees[destinations] > 0, onwards, destinations)
+        asked = origins, np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations
+        # compiles, and takes what does not grow
+        generate_to(folder / "few.parquet", folder / "parts", model, *(part[:256] for part in asked),
+                    Decoding(max_steps=max_steps))
+        write_lines(read_chunks(folder / "few.parquet"), network, folder / "few_lines.parquet")
+        before, started = peak_mib(), time.process_time()
+        generate_to(folder / "trips.parquet", folder / "parts", model, *asked, Decoding(max_steps=max_steps))
+        cpu_s, generated = time.process_time() - started, peak_mib()
+        write_published_csv(read_chunks(folder / "trips.parquet"), folder / "trips.csv")
+        write_lines(read_chunks(folder / "trips.parquet"), network, folder / "lines.parquet")
+        told = [(int(chunk.reached.sum()), len(chunk.road_ids)) for chunk in read_chunks(folder / "trips.parquet")]
+        reached, roads = (sum(column) for column in zip(*told, strict=True))
+        return {"requests": count, "max_steps": max_steps, "reached": reached / count, "roads_a_trip": roads / count,
+                "cpu_s": cpu_s, "trips_a_cpu_second": count / cpu_s, "peak_mib_before": before,
+                "peak_mib_generated": generated, "peak_mib_with_files": peak_mib(),
+                "files_mib": sum((folder / name).stat().st_size for name in
+                                 ("trips.parquet", "trips.csv", "lines.parquet")) / 2**20}
 
 
 def main() -> None:
@@ -175,16 +201,17 @@ def main() -> None:
     parser.add_argument("--plain-trips", type=int, default=8, help="of which so many one by one")
     parser.add_argument("--max-steps", type=int, default=1000, help="expansions after which a search ends")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
+    parser.add_argument("--memory-steps", type=int, default=20, help="expansions a trip with --memory")
     parser.add_argument("--requests", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.requests:
-        results = many(options.requests)
+        results = many(options.requests, options.memory_steps)
     elif options.memory:
         # a process each: a peak does not go down again
-        results = [json.loads(subprocess.run([sys.executable, __file__, "--requests", str(count)], check=True,
-                                             capture_output=True, text=True).stdout)
-                   for count in (1_000, 10_000, 100_000)]
+        results = [json.loads(subprocess.run(
+            [sys.executable, __file__, "--requests", str(count), "--memory-steps", str(options.memory_steps)],
+            check=True, stdout=subprocess.PIPE, text=True).stdout) for count in (1_000, 10_000, 100_000)]
     elif options.folder:
         results = measure(options.folder, options)
     else:
