@@ -190,6 +190,8 @@ class DistillConfig(_Section):
     labels: Literal["stored", "online"] = "stored"
     """stored: labels of all trips are made once, before any training; online: the teacher is asked about every batch
     of every epoch, for those who cannot store labels. The loss is the same."""
+    label_processes: int = Field(1, ge=1)
+    """Processes of this machine that make stored labels together, a GPU each where there are any."""
 
     @model_validator(mode="after")
     def _positive(self) -> Self:

@@ -25,6 +25,10 @@ class TrainingError(HoserKdError):
     """Training cannot go on: a non-finite loss, say, with the batch that caused it."""
 
 
+class ProcessError(HoserKdError):
+    """Processes that were to work together ended and did not say why."""
+
+
 class CheckError(HoserKdError):
     """A blocking check on a finished artifact failed; what follows would rest on a mistake."""
 

@@ -1,7 +1,7 @@
-"""Starts the processes that train a student together, relays what they report, and leaves none of them behind.
+"""Starts processes that work together, relays what they report, and leaves none of them behind.
 
-They run under `torchrun` as `hoser_kd.distributed_student`. Messages are JSON lines on their standard output, an error
-is a file, anything else they say is shown only if they fail.
+They run under `torchrun` as `hoser_kd.distributed_student` or `hoser_kd.distributed_labels`. Messages are JSON lines on
+their standard output, an error is a file, anything else they say is shown only if they fail.
 
 torchrun gives each worker a session of its own, so that ending torchrun's process group does not reach them. They
 therefore hold a pipe from here as standard input and end when it closes, which it does however this process ends.
@@ -24,12 +24,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import hoser_kd
 from hoser_kd import errors
-from hoser_kd.errors import TrainingError
+from hoser_kd.errors import ProcessError
+from hoser_kd.store import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-WORKER = "hoser_kd.distributed_student"
+    from hoser_kd.pipeline import StageRun
+
+STUDENT_WORKER, LABELS_WORKER = "hoser_kd.distributed_student", "hoser_kd.distributed_labels"
 JOB_FILE = "job.json"
 ERROR_FILE = "error.json"
 
@@ -37,18 +40,27 @@ _PATIENCE_S = 5.0
 _SHOWN_LINES = 30
 
 
-def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None]) -> None:
+def job_of(run: StageRun) -> dict[str, Any]:
+    """Write down a run of a stage for the processes that share its work; they read its inputs from their files."""
+    inputs = {name: str(artifact.path) for name, artifact in run.inputs.items() if isinstance(artifact, Artifact)}
+    return {"stage": run.stage.name, "config": run.config.model_dump(mode="json"), "seed": run.seed, "inputs": inputs,
+            "folder": str(run.folder), "device": run.device}
+
+
+def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None],
+                 worker: str = STUDENT_WORKER) -> None:
     """Run `job` in this many processes of this machine, and hand over their messages until all have ended.
 
-    Raises what a worker raised, if it is an error of `hoser_kd.errors`, and TrainingError with the end of the
-    workers' output otherwise. Whatever ends this call, an interrupt included, ends all processes.
+    `worker` is the module they run. Raises what a worker raised, if it is an error of `hoser_kd.errors`, and
+    ProcessError with the end of the workers' output otherwise. Whatever ends this call, an interrupt included, ends
+    all processes.
     """
     with tempfile.TemporaryDirectory(prefix="hoser-kd-") as name:
         folder = Path(name)
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         with (folder / "output.txt").open("wb") as said:
             process = subprocess.Popen(  # noqa: S603
-                _command(num_processes, folder), env=_environment(num_processes), stdin=subprocess.PIPE,
+                _command(worker, num_processes, folder), env=_environment(num_processes), stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=said, start_new_session=True,
             )
         workers: set[int] = set()
@@ -67,9 +79,9 @@ def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callabl
             raise _failure(folder, status)
 
 
-def _command(num_processes: int, folder: Path) -> list[str]:
+def _command(worker: str, num_processes: int, folder: Path) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes),
-            "-m", WORKER, "--end-with-input", str(folder)]
+            "-m", worker, "--end-with-input", str(folder)]
 
 
 def _environment(num_processes: int) -> dict[str, str]:
@@ -114,10 +126,10 @@ def _failure(folder: Path, status: int) -> errors.HoserKdError:
     file = folder / ERROR_FILE
     if file.is_file():
         told = json.loads(file.read_text(encoding="utf-8"))
-        kind = getattr(errors, told["kind"], TrainingError)
+        kind = getattr(errors, told["kind"], ProcessError)
         # a DataError is made from a path and more; its text is complete as it is
         error: errors.HoserKdError = kind.__new__(kind, told["text"])
         return error
     with (folder / "output.txt").open(encoding="utf-8", errors="replace") as output:
         tail = "".join(deque(output, _SHOWN_LINES))
-    return TrainingError(f"the processes of the training ended with status {status}. The last they said:\n{tail}")
+    return ProcessError(f"the processes ended with status {status}. The last they said:\n{tail}")

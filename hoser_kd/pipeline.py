@@ -77,7 +77,7 @@ def _label_settings(config: CityConfig) -> dict[str, Any]:
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels"}
+    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes"}
     return config.distill.model_dump(mode="json", exclude=others)
 
 

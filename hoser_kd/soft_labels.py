@@ -166,26 +166,29 @@ def label_with(labeller: Labeller, trajectories: Trajectories, *, progress: Prog
 
     parts = []
     for shard in shards:
-        parts.append(shard.made(labeller, trajectories, _beyond(shard.steps_before, report)))
+        parts.append(shard.made(labeller, trajectories, beyond(shard.steps_before, report)))
         progress("labels", shard.steps_before + shard.steps, total)
     return _joined(parts, fingerprint_of(labeller, trajectories))
 
 
 def make_shards(labeller: Labeller, trajectories: Trajectories, shards_folder: str | PathLike[str], team: Team, *,
-                shard_steps: int = SHARD_STEPS, report: Callable[[int], object] = lambda _: None) -> None:
+                shard_steps: int = SHARD_STEPS, report: Callable[[int], object] = lambda _: None) -> int:
     """Write this process's part of the shards, those that are there already left out; `label_with` joins them.
 
     Process k of n takes every n-th shard from the k-th on, so that each has near and far trips. Nobody waits for
-    anybody. `report` is told the steps this process has done, those of shards that were there included.
+    anybody. `report` is told the steps this process has done, those of shards that were there included; their number
+    is returned.
     """
     done = 0
     for shard in _shards(labeller, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
-        shard.made(labeller, trajectories, _beyond(done, report))
+        shard.made(labeller, trajectories, beyond(done, report))
         done += shard.steps
         report(done)
+    return done
 
 
-def _beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+def beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    """Return a report of steps that come after others."""
     return lambda steps: report(before + steps)
 
 

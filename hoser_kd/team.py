@@ -7,6 +7,7 @@ A training in one process is a team of one, so that there is one loop and no sec
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,11 @@ class Team:
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
+
+    @classmethod
+    def of_torchrun(cls) -> Team:
+        """Return the place that `torchrun` gave this process, for work in which nobody waits for anybody."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
     def is_first(self) -> bool:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from hoser_kd.device import pick_device
-from hoser_kd.errors import ConfigError
-from hoser_kd.launcher import run_together
+from hoser_kd.device import check_room_for, pick_device
+from hoser_kd.launcher import job_of, run_together
 from hoser_kd.pipeline import StageRun
 from hoser_kd.selection import PREFIX, SUMMARY_PREFIX
 from hoser_kd.stages.grid import load_tokens
 from hoser_kd.stages.labels import load_labels
 from hoser_kd.stages.network import load_network, load_transitions, load_trips, load_zones
-from hoser_kd.store import Artifact
 from hoser_kd.training import TrainingResult, train_student, trivial_baseline
 from hoser_kd.training_folder import read_result
 
@@ -50,16 +46,7 @@ def train_here(run: StageRun) -> TrainingResult:
 def _train_together(run: StageRun) -> TrainingResult:
     """Train in several processes, which read the inputs from their files."""
     count = run.config.student.num_processes
-    device = pick_device(run.device)
-    if device.index is not None:
-        raise ConfigError(f"`student.num_processes: {count}` takes the first {count} GPUs, and device {run.device} "
-                          "names one. Use auto, cuda or cpu, or one process.")
-    if device.type == "cuda" and torch.cuda.device_count() < count:
-        raise ConfigError(f"`student.num_processes: {count}` needs as many GPUs, and there are "
-                          f"{torch.cuda.device_count()}. Lower it, or use the device cpu.")
-    inputs = {name: str(artifact.path) for name, artifact in run.inputs.items() if isinstance(artifact, Artifact)}
-    job = {"stage": run.stage.name, "config": run.config.model_dump(mode="json"), "seed": run.seed, "inputs": inputs,
-           "folder": str(run.folder), "device": run.device}
+    check_room_for(count, "student.num_processes", run.device)
 
     def relay(message: dict[str, Any]) -> None:
         if "epoch" in message:
@@ -67,7 +54,7 @@ def _train_together(run: StageRun) -> TrainingResult:
         else:
             run.progress(*message["progress"])
 
-    run_together(job, count, relay)
+    run_together(job_of(run), count, relay)
     return read_result(run.folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from hoser_kd import plots
 from hoser_kd.device import pick_device
 from hoser_kd.grid import GridSpec, OccupiedCells
 from hoser_kd.label_diagnosis import diagnose
-from hoser_kd.labelling import Labeller
 from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
 from hoser_kd.lmtad.checkpoint import check_grid, describe, save
 from hoser_kd.lmtad.corpus import FRAME, Corpus
@@ -20,9 +18,9 @@ from hoser_kd.lmtad.scoring import outlier_test, score
 from hoser_kd.lmtad.training import train
 from hoser_kd.pipeline import StageRun
 from hoser_kd.ragged import Float64Array, Int64Array
-from hoser_kd.soft_labels import fingerprint_of, found_labels, label_with
+from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.stages.grid import cell_grid, describe_grid, load_grid, load_tokens
-from hoser_kd.stages.labels import keep_teacher
+from hoser_kd.stages.labels import keep_teacher, labeller_of, stored_labels
 from hoser_kd.stages.network import load_network, load_trips
 from hoser_kd.store import write_json
 from hoser_kd.trajectories import SPLITS
@@ -143,16 +141,15 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
 
     Where labels are asked for in training, the teacher itself is left here and only the sample is scored.
     """
-    network, tokens, teacher = load_network(run), load_tokens(run.path("grid_token_table")), _load_teacher(run)
-    device, half, window = pick_device(run.device), run.config.distill.teacher_fp16, run.config.distill.window
+    labeller = labeller_of(run)
     if run.config.distill.labels == "online":
-        keep_teacher(run, teacher, tokens)
-        made: dict[str, Any] = {"labels": "online", "window": str(window)}
+        keep_teacher(run, _load_teacher(run), labeller.tokens)
+        made: dict[str, Any] = {"labels": "online", "window": str(labeller.window)}
     else:
-        labeller = Labeller(teacher.model, tokens, network, window, device=device, half=half)
-        rows = [_store_labels(run, split, labeller) for split in SPLITS]
-        made = {"steps": sum(row["steps"] for row in rows), "window": str(window), "splits": rows}
-    looked_at = diagnose(teacher.model, tokens, load_trips(run, "val"), network, window, device=device, half=half)
+        rows = [_stored(run, split, labels) for split, labels in stored_labels(run, labeller).items()]
+        made = {"steps": sum(row["steps"] for row in rows), "window": str(labeller.window), "splits": rows}
+    looked_at = diagnose(labeller.model, labeller.tokens, load_trips(run, "val"), labeller.network, labeller.window,
+                         half=labeller.half)
     means = looked_at.pop("means")
     shown = {
         "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
@@ -165,13 +162,7 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
     return {**made, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
 
 
-def _store_labels(run: StageRun, split: str, labeller: Labeller) -> dict[str, Any]:
-    """Label a split, or go on where a killed run of the same version was; returns a row of figures."""
-    trips, file, shards = load_trips(run, split), run.folder / f"{split}.arrow", run.folder / f".{split}-shards"
-    labels = found_labels(file, fingerprint_of(labeller, trips))
-    if labels is None:
-        labels = label_with(labeller, trips, progress=run.progress, shards_folder=shards)
-        labels.save(file)
-    shutil.rmtree(shards, ignore_errors=True)
+def _stored(run: StageRun, split: str, labels: SoftLabels) -> dict[str, Any]:
+    size = (run.folder / f"{split}.arrow").stat().st_size
     return {"split": split, "steps": len(labels), "scores": len(labels.scores),
-            "bytes_a_step": round(file.stat().st_size / max(len(labels), 1), 1)}
+            "bytes_a_step": round(size / max(len(labels), 1), 1)}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hoser_kd.config import CityConfig
-from hoser_kd.errors import ConfigError, StoreError, TrainingError
+from hoser_kd.errors import ConfigError, ProcessError, StoreError, TrainingError
 from hoser_kd.launcher import run_together
 from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
 from hoser_kd.ragged import offsets_of
@@ -176,7 +176,7 @@ def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
 
 
 def test_a_fault_in_a_worker_is_told_with_its_traceback(tmp_path):
-    with pytest.raises(TrainingError, match=r"(?s)a process of the training failed:.*KeyError: 'device'"):
+    with pytest.raises(ProcessError, match=r"(?s)one of the processes failed:.*KeyError: 'device'"):
         run_together({"no": "job"}, 2, lambda message: None)
 
 

@@ -1,0 +1,202 @@
+"""Labels made by several processes: those of one, whichever way the work is divided, cut short or taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_city import grid_network, random_trips
+
+from hoser_kd.config import CityConfig
+from hoser_kd.errors import ConfigError
+from hoser_kd.labelling import Labeller
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
+from hoser_kd.lmtad.checkpoint import save
+from hoser_kd.pipeline import SETTINGS, STAGES, StageRun, make_with_inputs
+from hoser_kd.soft_labels import SoftLabels, label_with, make_shards
+from hoser_kd.store import Artifact, Store, read_artifact, write_json
+from hoser_kd.team import Team
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGE = STAGES["teacher_soft_labels"]
+
+
+def town(num_processes: int = 1, window: str | int = "full", num_trips: int = 60) -> CityConfig:
+    return CityConfig.model_validate({
+        "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": num_trips}},
+        "grid": {"bounds": "roads", "cell_size_m": 80},
+        "distill": {"window": window, "label_processes": num_processes}})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Artifact]:
+    """What labels are made from, with a teacher of random weights that takes its time."""
+    root = tmp_path_factory.mktemp("town")
+    made: dict[str, Artifact] = {}
+    make_with_inputs("grid_token_table", town(), Store(root), made=made)
+    shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
+    torch.manual_seed(0)
+    save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")
+    record = {"stage": "teacher", "city": "town", "seed": None, "version": "0", "code_version": "1", "inputs": {},
+              "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    write_json(root / "teacher" / "artifact.json", record)
+    made["teacher"] = read_artifact(root / "teacher")
+    return {name: made[name] for name in STAGE.inputs}
+
+
+def labels_of(inputs, config: CityConfig, folder: Path, **more) -> dict[str, SoftLabels]:
+    folder.mkdir(exist_ok=True)
+    STAGE.function()(StageRun(STAGE, config, None, inputs, folder, device="cpu", **more))
+    assert not list(folder.glob(".*"))
+    return {split: SoftLabels.load(folder / f"{split}.arrow") for split in ("train", "val", "test")}
+
+
+def assert_same(ours: dict[str, SoftLabels], theirs: dict[str, SoftLabels]) -> None:
+    for split, expected in theirs.items():
+        np.testing.assert_array_equal(ours[split].offsets, expected.offsets)
+        np.testing.assert_allclose(ours[split].scores, expected.scores, atol=1e-6, rtol=1e-6)
+        assert ours[split].fingerprint == expected.fingerprint
+
+
+@pytest.fixture(scope="module")
+def alone(inputs, tmp_path_factory):
+    return labels_of(inputs, town(window=16), tmp_path_factory.mktemp("alone"))
+
+
+def test_two_processes_make_the_labels_of_one(inputs, alone, tmp_path):
+    progress = []
+    together = labels_of(inputs, town(2, window=16), tmp_path / "together",
+                         progress=lambda *report: progress.append(report[:3]))
+    assert_same(together, alone)
+    total = sum(len(labels) for labels in alone.values())
+    assert progress[-1] == ("labels", total, total)
+    assert [done for _, done, _ in progress] == sorted(done for _, done, _ in progress)
+
+
+@pytest.mark.parametrize("size", [2, 3, 40])
+def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
+    """Each shard is written by one of them, and the file joined from the shards does not tell how many they were."""
+    network = grid_network(4)
+    trips = random_trips(network, 30, lengths=(1, 15))
+    torch.manual_seed(0)
+    teacher = LMTAD(LMTADConfig(32, network.num_roads + 3, n_layer=2, n_head=2, n_embd=16)).eval()
+    labeller = Labeller(teacher, np.arange(network.num_roads), network, outside_mass=True)
+    label_with(labeller, trips, shards_folder=tmp_path / "one", shard_steps=20).save(tmp_path / "one.arrow")
+    steps, written = 0, set()
+    for rank in range(size):
+        told = [0]
+        steps += make_shards(labeller, trips, tmp_path / "many", Team(rank, size), shard_steps=20, report=told.append)
+        here = set((tmp_path / "many").glob("*")) if (tmp_path / "many").exists() else set()
+        assert len(here - written) == len(range(rank, len(list((tmp_path / "one").glob("*"))), size))
+        assert told == sorted(told)
+        written = here
+    assert steps == trips.num_steps
+    untouched = {path: path.stat().st_mtime_ns for path in written}
+    label_with(labeller, trips, shards_folder=tmp_path / "many", shard_steps=20).save(tmp_path / "many.arrow")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*")} == untouched
+    assert (tmp_path / "many.arrow").read_bytes() == (tmp_path / "one.arrow").read_bytes()
+
+
+PARENT = """
+import json, signal, sys
+from pathlib import Path
+from hoser_kd.config import CityConfig
+from hoser_kd.pipeline import STAGES, StageRun
+from hoser_kd.store import read_artifact
+
+job = json.loads(sys.stdin.read())
+if job["raises"]:
+    def interrupt(*_):
+        raise InterruptedError
+    signal.signal(signal.SIGTERM, interrupt)
+stage = STAGES["teacher_soft_labels"]
+run = StageRun(stage, CityConfig.model_validate(job["config"]), None,
+               {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
+               device="cpu", progress=lambda stage, done, total, figures=None: print(done, total, flush=True))
+stage.function()(run)
+"""
+
+
+def running(folder: Path) -> list[int]:
+    """Return the processes that name a folder in their command or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in text:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
+def test_a_cancelled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_shards(
+        inputs, alone, tmp_path, sent, raises):
+    """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    config = town(2, window=16)
+    job = {"config": config.model_dump(mode="json"), "folder": str(folder), "raises": raises,
+           "inputs": {name: str(artifact.path) for name, artifact in inputs.items()}}
+    marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=marked, cwd=ROOT) as parent:
+        parent.stdin.write(json.dumps(job).encode())
+        parent.stdin.close()
+        for line in parent.stdout:
+            done, total = map(int, line.split())
+            if done > total / 3:
+                break
+        assert len(running(folder)) >= 4
+        parent.send_signal(sent)
+        parent.wait(20)
+        assert parent.returncode != 0
+    deadline = time.monotonic() + 10
+    while (left := running(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert not list(folder.glob("*.arrow"))
+    kept = {path: path.read_bytes() for path in folder.glob(".*-shards/shard-*.arrow")}
+    assert len(kept) >= 2
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    seen = {}
+
+    def look(*_):
+        seen.update({path: path.stat().st_mtime_ns for path in kept if path.exists()})
+
+    assert_same(labels_of(inputs, config, folder, progress=look), alone)
+    assert seen == times
+
+
+def test_whole_files_of_a_killed_run_are_kept(inputs, alone, tmp_path):
+    alone["train"].save(tmp_path / "train.arrow")
+    (tmp_path / "val.arrow").write_bytes(b"half a file")
+    before = (tmp_path / "train.arrow").stat().st_mtime_ns
+    steps = []
+    assert_same(labels_of(inputs, town(window=16), tmp_path, progress=lambda *report: steps.append(report[2])), alone)
+    assert (tmp_path / "train.arrow").stat().st_mtime_ns == before
+    assert set(steps) == {len(alone["val"]), len(alone["test"])}
+
+
+def test_how_many_processes_label_is_part_of_no_version():
+    assert {name for name, piece in SETTINGS.items() if piece(town(1)) != piece(town(4))} == set()
+
+
+def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):
+    from hoser_kd.device import check_room_for
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device, said in (("cuda:0", "names one"), ("cuda", "there are 1")):
+        with pytest.raises(ConfigError, match=f"distill.label_processes: 2.*{said}"):
+            check_room_for(2, "distill.label_processes", device)
