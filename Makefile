@@ -41,9 +41,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The UI, and beside it the files of the store, so that reports open from it at a click.
+# The UI, and beside it the files of the store and TensorBoard, so that reports and curves open from it at a click.
 dev: setup
-	$(BIN)/python -m dagster_project.files & trap "kill $$!" EXIT; $(BIN)/dagster dev -w workspace.yaml
+	$(BIN)/python -m dagster_project.files & files=$$!; $(BIN)/python -m dagster_project.tensorboard & \
+	trap "kill $$files $$!" EXIT; $(BIN)/dagster dev -w workspace.yaml
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

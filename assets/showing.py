@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import pyarrow.parquet as pq
@@ -60,14 +62,23 @@ def _links(artifact: Artifact) -> dict[str, Any]:
         if (artifact.path / "report.html").is_file():
             links["report"] = dg.MetadataValue.url(f"{address}/report.html")
         links["files"] = dg.MetadataValue.url(f"{address}/")
+        if (artifact.path / "tensorboard").is_dir():
+            # the store is one TensorBoard's folder; the run is named by its place below it
+            only = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
+            links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={only}#timeseries")
     if (artifact.path / "tensorboard").is_dir():
-        links["tensorboard"] = f"tensorboard --logdir {_common(artifact.path)}"
+        links["tensorboard_command"] = f"tensorboard --logdir {_common(artifact.path)}"
     return links
 
 
 def files_address() -> str:
     """Return where the store is served to browsers (`python -m dagster_project.files`, started by `make dev`)."""
     return os.environ.get("HOSER_KD_FILES", "http://localhost:3001").rstrip("/")
+
+
+def tensorboard_address() -> str:
+    """Return where TensorBoard runs over the store (`python -m dagster_project.tensorboard`, started by `make dev`)."""
+    return os.environ.get("HOSER_KD_TENSORBOARD", "http://localhost:6006").rstrip("/")
 
 
 def _common(folder: Path) -> Path:

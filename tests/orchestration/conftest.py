@@ -165,6 +165,17 @@ def serve():
 
 
 @pytest.fixture
+def beside():
+    """Start what runs beside Dagster over homes, each on a port of its own; it ends with the test."""
+    with contextlib.ExitStack() as running:
+        def start(home: Home, module: str) -> tuple[subprocess.Popen[bytes], int]:
+            port = free_port()
+            return running.enter_context(started(home, module, "--port", str(port))), port
+
+        yield start
+
+
+@pytest.fixture
 def dev():
     """Start over homes what `make dev` starts: web server, daemon, files of the store; they end with the test."""
     with contextlib.ExitStack() as running:
