@@ -192,6 +192,9 @@ class DistillConfig(_Section):
     of every epoch, for those who cannot store labels. The loss is the same."""
     label_processes: int = Field(1, ge=1)
     """Processes of this machine that make stored labels together, a GPU each where there are any."""
+    store_outside_mass: bool = False
+    """Keep with each step's labels the teacher's probability outside the cells of its candidates, 4 bytes a step; it
+    costs the scores of the whole vocabulary."""
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -199,6 +202,8 @@ class DistillConfig(_Section):
             raise ValueError("window is `full` or a whole number from 1")
         if isinstance(self.sample_steps_per_trace, int) and self.sample_steps_per_trace < 1:
             raise ValueError("sample_steps_per_trace is `all` or a whole number from 1")
+        if self.store_outside_mass and self.labels == "online":
+            raise ValueError("store_outside_mass needs `labels: stored`: with online nothing is stored")
         return self
 
 

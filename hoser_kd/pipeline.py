@@ -72,12 +72,14 @@ def _checkpoint(config: CityConfig) -> str | None:
 
 def _label_settings(config: CityConfig) -> dict[str, Any]:
     """What was added to the section counts where it is not the default, so that labels made before stay theirs."""
-    added = config.distill.model_dump(mode="json", include={"labels"}, exclude_defaults=True)
+    added = config.distill.model_dump(mode="json", include={"labels", "store_outside_mass"},
+                                      exclude_defaults=True)
     return config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}) | added
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes"}
+    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes",
+              "store_outside_mass"}
     return config.distill.model_dump(mode="json", exclude=others)
 
 

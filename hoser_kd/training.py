@@ -156,8 +156,9 @@ def train_student(
     rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
     settings = {"student": config.of_the_result(), "seed": seed,
-                "distill": distill and {**distill.model_dump(mode="json", exclude={"label_processes"}),
-                                        "labels": _made_from(labels)}}
+                "distill": distill and {
+                    **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
+                    "labels": _made_from(labels)}}
     data = (zones, *network.successors, *(part for split in (train, val)
                                           for part in (split.offsets, split.road_ids, split.times)))
     team = Team.current()

@@ -13,50 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from label_town import labels_of, teacher_inputs, town
 from small_city import grid_network, random_trips
 
-from hoser_kd.config import CityConfig
 from hoser_kd.errors import ConfigError
 from hoser_kd.labelling import Labeller
-from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
-from hoser_kd.lmtad.checkpoint import save
-from hoser_kd.pipeline import SETTINGS, STAGES, StageRun, make_with_inputs
+from hoser_kd.lmtad import LMTAD, LMTADConfig
+from hoser_kd.pipeline import SETTINGS
 from hoser_kd.soft_labels import SoftLabels, label_with, make_shards
-from hoser_kd.store import Artifact, Store, read_artifact, write_json
 from hoser_kd.team import Team
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGE = STAGES["teacher_soft_labels"]
-
-
-def town(num_processes: int = 1, window: str | int = "full", num_trips: int = 60) -> CityConfig:
-    return CityConfig.model_validate({
-        "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": num_trips}},
-        "grid": {"bounds": "roads", "cell_size_m": 80},
-        "distill": {"window": window, "label_processes": num_processes}})
-
-
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> dict[str, Artifact]:
-    """What labels are made from, with a teacher of random weights that takes its time."""
-    root = tmp_path_factory.mktemp("town")
-    made: dict[str, Artifact] = {}
-    make_with_inputs("grid_token_table", town(), Store(root), made=made)
-    shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
-    torch.manual_seed(0)
-    save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")
-    record = {"stage": "teacher", "city": "town", "seed": None, "version": "0", "code_version": "1", "inputs": {},
-              "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
-    write_json(root / "teacher" / "artifact.json", record)
-    made["teacher"] = read_artifact(root / "teacher")
-    return {name: made[name] for name in STAGE.inputs}
-
-
-def labels_of(inputs, config: CityConfig, folder: Path, **more) -> dict[str, SoftLabels]:
-    folder.mkdir(exist_ok=True)
-    STAGE.function()(StageRun(STAGE, config, None, inputs, folder, device="cpu", **more))
-    assert not list(folder.glob(".*"))
-    return {split: SoftLabels.load(folder / f"{split}.arrow") for split in ("train", "val", "test")}
+def inputs(tmp_path_factory):
+    return teacher_inputs(tmp_path_factory.mktemp("town"))
 
 
 def assert_same(ours: dict[str, SoftLabels], theirs: dict[str, SoftLabels]) -> None:
@@ -73,7 +43,7 @@ def alone(inputs, tmp_path_factory):
 
 def test_two_processes_make_the_labels_of_one(inputs, alone, tmp_path):
     progress = []
-    together = labels_of(inputs, town(2, window=16), tmp_path / "together",
+    together = labels_of(inputs, town(label_processes=2, window=16), tmp_path / "together",
                          progress=lambda *report: progress.append(report[:3]))
     assert_same(together, alone)
     total = sum(len(labels) for labels in alone.values())
@@ -108,7 +78,6 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
 PARENT = """
 import json, signal, sys
 from pathlib import Path
-from hoser_kd.config import CityConfig
 from hoser_kd.pipeline import STAGES, StageRun
 from hoser_kd.store import read_artifact
 
@@ -145,7 +114,7 @@ def test_a_cancelled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole
     """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
     folder = tmp_path / "labels"
     folder.mkdir()
-    config = town(2, window=16)
+    config = town(label_processes=2, window=16)
     job = {"config": config.model_dump(mode="json"), "folder": str(folder), "raises": raises,
            "inputs": {name: str(artifact.path) for name, artifact in inputs.items()}}
     marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
@@ -189,7 +158,7 @@ def test_whole_files_of_a_killed_run_are_kept(inputs, alone, tmp_path):
 
 
 def test_how_many_processes_label_is_part_of_no_version():
-    assert {name for name, piece in SETTINGS.items() if piece(town(1)) != piece(town(4))} == set()
+    assert {name for name, piece in SETTINGS.items() if piece(town()) != piece(town(label_processes=4))} == set()
 
 
 def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):

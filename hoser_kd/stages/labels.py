@@ -62,7 +62,8 @@ def labeller_of(run: StageRun) -> Labeller:
     """Return the teacher of a run that labels, ready to be asked."""
     settings = run.config.distill
     return Labeller(load_checkpoint(run.path("teacher")).model, load_tokens(run.path("grid_token_table")),
-                    load_network(run), settings.window, device=pick_device(run.device), half=settings.teacher_fp16)
+                    load_network(run), settings.window, device=pick_device(run.device), half=settings.teacher_fp16,
+                    outside_mass=settings.store_outside_mass)
 
 
 def stored_labels(run: StageRun, labeller: Labeller) -> dict[str, SoftLabels]:

@@ -164,5 +164,8 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
 
 def _stored(run: StageRun, split: str, labels: SoftLabels) -> dict[str, Any]:
     size = (run.folder / f"{split}.arrow").stat().st_size
-    return {"split": split, "steps": len(labels), "scores": len(labels.scores),
-            "bytes_a_step": round(size / max(len(labels), 1), 1)}
+    row = {"split": split, "steps": len(labels), "scores": len(labels.scores),
+           "bytes_a_step": round(size / max(len(labels), 1), 1)}
+    if labels.outside_mass is not None:
+        row["mean_outside_mass"] = round(float(labels.outside_mass.mean(dtype=np.float64)), 6)
+    return row

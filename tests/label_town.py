@@ -1,0 +1,45 @@
+"""A made town with a teacher of random weights, for tests of the stage that labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hoser_kd.config import CityConfig
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
+from hoser_kd.lmtad.checkpoint import save
+from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
+from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.store import Artifact, Store, read_artifact, write_json
+
+STAGE = STAGES["teacher_soft_labels"]
+
+
+def town(**distill) -> CityConfig:
+    """Return the town's settings."""
+    return CityConfig.model_validate({
+        "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
+        "grid": {"bounds": "roads", "cell_size_m": 80}, "distill": distill})
+
+
+def teacher_inputs(root: Path) -> dict[str, Artifact]:
+    """Make what labels are made from; the teacher's weights are random, and large enough to take their time."""
+    made: dict[str, Artifact] = {}
+    make_with_inputs("grid_token_table", town(), Store(root), made=made)
+    shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
+    torch.manual_seed(0)
+    save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")
+    record = {"stage": "teacher", "city": "town", "seed": None, "version": "0", "code_version": "1", "inputs": {},
+              "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    write_json(root / "teacher" / "artifact.json", record)
+    made["teacher"] = read_artifact(root / "teacher")
+    return {name: made[name] for name in STAGE.inputs}
+
+
+def labels_of(inputs: dict[str, Artifact], config: CityConfig, folder: Path, **more) -> dict[str, SoftLabels]:
+    """Run the stage in a folder and return the labels of each split."""
+    folder.mkdir(exist_ok=True)
+    STAGE.function()(StageRun(STAGE, config, None, inputs, folder, device="cpu", **more))
+    assert not list(folder.glob(".*"))
+    return {split: SoftLabels.load(folder / f"{split}.arrow") for split in ("train", "val", "test")}
