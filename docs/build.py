@@ -92,9 +92,12 @@ def evaluation_page() -> str:
               "generated trip belongs where its request (origin, start time, destination) belongs.", "",
               "| scenario | holds |", "|---|---|", *(f"| `{name}` | {about} |" for name, about in SCENARIOS.items())]
     lines += ["",
+              "Weekday and weekend, peak and off-peak, centre and suburb each share all trips out. Hours and days are",
+              "those of the trips' times as they stand. A part with fewer than five real or generated trips has no",
+              "figures.", "",
               "Next-step figures (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are given by the",
-              "`hour` of the day, by `to_go` (great circle to the destination, km) and by the `road_class` of the road",
-              "that is left.",
+              "`scenario` of the trip, by the `hour` of the day, by `to_go` (great circle to the destination, km) and",
+              "by the `road_class` of the road that is left.",
               "", "## Failures", "", "| cause | meaning |", "|---|---|",
               *(f"| {cause} | {about} |" for cause, about in CAUSES.items())]
     lines += ["", "## Comparison", "",

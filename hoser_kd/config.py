@@ -337,6 +337,17 @@ class EvaluationConfig(_Section):
     centre_radius_m: float | None = Field(None, gt=0)
     """Roads closer to it than this lie in the centre, the others in the suburbs; None: the closest quarter of them."""
 
+    @model_validator(mode="after")
+    def _real_hours_and_places(self) -> Self:
+        for low, high in self.peak_hours:
+            if not 0 <= low < high <= 24:
+                raise ValueError(f"peak_hours are pairs [from, to) with 0 <= from < to <= 24, not [{low:g}, {high:g}]; "
+                                 "write hours across midnight as two pairs")
+        for name, place in (("od_corner", self.od_corner), ("centre", self.centre)):
+            if place is not None and not (-90 <= place[0] <= 90 and -180 <= place[1] <= 180):
+                raise ValueError(f"{name} is latitude, then longitude, in degrees")
+        return self
+
 
 class CityConfig(_Section):
     """Everything about a city; one YAML file each, the file's name is the city's."""

@@ -10,7 +10,6 @@ Letters: N roads, n trips, P points of all trips together.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyproj
 from scipy.special import rel_entr
 
 from hoser_kd.config import EvaluationConfig
+from hoser_kd.copies import copied
 from hoser_kd.geodesy import EARTH_RADIUS_M, great_circle_m
 from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value
 
@@ -179,8 +179,8 @@ def evaluate(
     if paired:
         result["paired"], lists["paired"] = _paired(real, generated, network, settings)
     if training is not None:
-        known = _routes(training)
-        result["training"] = {"copied_share": _share_in(generated, known), "real_copied_share": _share_in(real, known)}
+        result["training"] = {"copied_share": float(copied(generated, training).mean()),
+                              "real_copied_share": float(copied(real, training).mean())}
     result["counts"] = {"real": float(len(real)), "generated": float(len(generated)), "pairs": float(len(pairs))}
     ordered = {section: result[section] for section in _SECTIONS if result.get(section)}
     return {**ordered, "details": _as_lists(lists)} if details else ordered
@@ -410,14 +410,3 @@ def _requests(asked: Trajectories, generated: Trajectories, destinations: Int64A
     in_cells = same(asked.origins, generated.origins) & same(destinations, generated.destinations)
     return {"reached_share": float((generated.destinations == destinations).mean()),
             "od_cell_share": float(in_cells.mean())}
-
-
-def _routes(trips: Trajectories) -> set[bytes]:
-    roads, ends = np.ascontiguousarray(trips.road_ids, np.int64), trips.offsets.tolist()
-    return {roads[a:b].tobytes() for a, b in pairwise(ends)}
-
-
-def _share_in(trips: Trajectories, known: set[bytes]) -> float:
-    roads, ends = np.ascontiguousarray(trips.road_ids, np.int64), trips.offsets.tolist()
-    found = sum(roads[a:b].tobytes() in known for a, b in pairwise(ends))
-    return found / len(trips)

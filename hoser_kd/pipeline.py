@@ -135,7 +135,7 @@ STAGES: dict[str, Stage] = {
               ("generation",), per_seed=True, code_version="2"),
         Stage("trajectory_metrics", "evaluation",
               (*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
-              ("evaluation",), per_seed=True, code_version="2"),
+              ("evaluation",), per_seed=True, code_version="3"),
         Stage("distillation_report", "evaluation",
               (*_STUDENTS, "generated_trajectories", "trajectory_metrics", "road_network", "trajectories",
                "grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels"), code_version="2"),

@@ -39,8 +39,8 @@ CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_err
 """Figures of the students' epochs that are drawn, of those `hoser_kd.training` records."""
 TRIP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 """The trips drawn one by one lie at these quantiles of the real trips' number of roads."""
-SCENARIO_FIGURES = ("requests.reached_share", "paired.edit_similarity", "similarity.dtw", "distance.jsd",
-                    "duration.jsd")
+SCENARIO_FIGURES = ("next_step.decision_accuracy", "requests.reached_share", "paired.edit_similarity", "similarity.dtw",
+                    "distance.jsd", "duration.jsd")
 """Figures shown of each scenario; all of them are in the metrics' file."""
 WORST = 2
 """Failures drawn of each cause and student."""
@@ -357,7 +357,7 @@ def _plain(value: float) -> str:
 def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[_Line]]]:
     """Yield scenario, what belongs to it, and its lines."""
     for name, about in SCENARIOS.items():
-        runs = [{seed: flatten(result.scenarios[name]) for seed, result in data.students.get(kind, {}).items()
+        runs = [{seed: _of_scenario(result, name) for seed, result in data.students.get(kind, {}).items()
                  if name in result.scenarios} for kind in ("vanilla", "distilled")]
         by_name = {row.name: row for row in compare(runs[0], runs[1])}
         lines = [_line(row)._replace(label=_full_label(row))
@@ -366,6 +366,11 @@ def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[_Line]]]:
             counts = [figures["counts.generated"] for figures in runs[0].values()]
             plain = about.replace("`", "")
             yield _words(name), f"{plain}: {np.mean(counts):,.0f}" if counts else plain, lines
+
+
+def _of_scenario(result: StudentResult, name: str) -> dict[str, float]:
+    next_step = result.next_step_by.get("scenario", {}).get(name, {})
+    return {**{f"next_step.{figure}": value for figure, value in next_step.items()}, **flatten(result.scenarios[name])}
 
 
 def _group_pictures(data: ReportData) -> Iterator[_Drawing]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hoser_kd.copies import copied
 from hoser_kd.geodesy import great_circle_m
 from hoser_kd.hoser import collate
 from hoser_kd.metrics import evaluate
@@ -34,9 +35,13 @@ SCENARIOS = {
     "within_centre": "trips from the centre to the centre",
     "to_centre": "trips from the suburbs to the centre",
     "from_centre": "trips from the centre to the suburbs",
-    "suburbs": "trips that start and end in the suburbs",
+    "centre": "trips that start or end in the centre (`evaluation.centre`, `evaluation.centre_radius_m`)",
+    "suburb": "trips that start and end in the suburbs",
 }
-"""Scenarios and what belongs to them, by the origin, start time and destination asked for."""
+"""Scenarios and what belongs to them, by the origin, start time and destination asked for.
+
+Weekday and weekend, peak and off-peak, centre and suburb each share all trips out; within, to and from the centre are
+the parts of centre."""
 LEAST_TRIPS = 5
 """Scenarios with fewer real or fewer generated trips get no figures."""
 _DAY_S = 86_400
@@ -65,7 +70,8 @@ def scenarios(origins: Int64Array, start_times: Int64Array, destinations: Int64A
     starts, ends = centre[origins], centre[destinations]
     return {
         "weekday": ~weekend, "weekend": weekend, "peak": peak, "off_peak": ~peak, "within_centre": starts & ends,
-        "to_centre": ~starts & ends, "from_centre": starts & ~ends, "suburbs": ~starts & ~ends,
+        "to_centre": ~starts & ends, "from_centre": starts & ~ends, "centre": starts | ends,
+        "suburb": ~starts & ~ends,
     }
 
 
@@ -76,12 +82,15 @@ def evaluate_scenarios(
     config: EvaluationConfig,
     *,
     asked: tuple[Int64Array, Int64Array, Int64Array],
+    training: Trajectories | None = None,
     paired: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what `hoser_kd.metrics.evaluate` says of each scenario that has trips enough.
 
-    `asked`: (n,) int64 origins, start times and destinations that generated trips answer; `paired` as in `evaluate`.
+    `asked`: (n,) int64 origins, start times and destinations that generated trips answer; `training` and `paired` as
+    in `evaluate`.
     """
+    copies = None if training is None else (copied(generated, training), copied(real, training))
     by_real = scenarios(real.origins, real.start_times, real.destinations, network, config)
     by_request = scenarios(*asked, network, config)
     found = {}
@@ -92,13 +101,18 @@ def evaluate_scenarios(
         if min(len(rows), len(real_rows)) >= LEAST_TRIPS:
             found[name] = evaluate(real.take(real_rows), generated.take(rows), network, config,
                                    destinations=asked[2][rows], paired=paired)
+            if copies is not None:
+                found[name]["training"] = {"copied_share": float(copies[0][rows].mean()),
+                                           "real_copied_share": float(copies[1][real_rows].mean())}
     return found
 
 
 @torch.no_grad()
-def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, *, batch_size: int = 256,
-                 progress: Progress = silent) -> dict[str, dict[str, dict[str, float]]]:
+def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, config: EvaluationConfig | None = None, *,
+                 batch_size: int = 256, progress: Progress = silent) -> dict[str, dict[str, dict[str, float]]]:
     """Return figures of the prediction of the next step by `hour`, `to_go` (km left, great circle) and `road_class`.
+
+    With `config` also by `scenario`, that of the trip.
 
     For each part that has steps: `accuracy`, `decision_accuracy` (steps with two candidates or more; left out where
     there is none), `nll`, `time_mae_s`, `steps`. The road of a step is the one it leaves; the hour that of entering it.
@@ -117,6 +131,7 @@ def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, *, bat
         log_p = output.logits[mask].log_softmax(1)
         label = output.label[mask]
         found.append({
+            "trip": batch.rows[:, None].expand_as(mask)[mask],
             "road": batch.road_ids[:, :-1][mask],
             "time": batch.times[:, :-1][mask],
             "goal": batch.destinations[:, None].expand_as(mask)[mask],
@@ -134,11 +149,23 @@ def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, *, bat
     to_go_km = great_circle_m(road[:, 0], road[:, 1], goal[:, 0], goal[:, 1]) / 1000
     band = np.searchsorted(_TO_GO_EDGES_KM, to_go_km, side="right") - 1
     classes, of_class = np.unique(network.highway.astype(str)[steps["road"]], return_inverse=True)
+    by_scenario = {} if config is None else _by_scenario(trips, network, config, steps)
     return {
+        **({"scenario": by_scenario} if by_scenario else {}),
         "hour": _by(steps["time"] % _DAY_S // 3600, [f"{hour:02d}" for hour in range(24)], steps),
         "to_go": _by(band, _bands(), steps),
         "road_class": _by(of_class, classes.tolist(), steps),
     }
+
+
+def _by_scenario(trips: Trajectories, network: RoadNetwork, config: EvaluationConfig,
+                 steps: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the figures of each scenario that has steps; a step belongs to several of them."""
+    found: dict[str, dict[str, float]] = {}
+    for name, belongs in scenarios(trips.origins, trips.start_times, trips.destinations, network, config).items():
+        told = _by(np.where(belongs[steps["trip"]], 0, 1), [name, "rest"], steps)
+        found |= {name: told[name]} if name in told else {}
+    return found
 
 
 def _bands() -> list[str]:

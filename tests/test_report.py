@@ -44,7 +44,8 @@ def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
     return StudentResult(
         history, {"accuracy": accuracy, "nll": nll}, whole, generated, reached,
         failures=[Failure(int(row), "no path", 1.5) for row in np.flatnonzero(~reached)],
-        scenarios={"weekday": whole}, next_step_by={"hour": hours},
+        scenarios={"weekday": whole},
+        next_step_by={"hour": hours, "scenario": {"weekday": {"steps": 9.0, "decision_accuracy": accuracy - 0.5}}},
     )
 
 
@@ -144,6 +145,7 @@ class TestPage:
         assert len(images) == 12
         assert all(image["alt"] for image in images)
         assert "By scenario" in parsed.words
+        assert "30.10" in parsed.words.partition("By scenario")[2]
         assert "trips that start from Monday to Friday: 20" in parsed.words
         assert parsed.row("no path")[1:3] != ["0.00", "0.00"]
         assert parsed.row("step limit")[1:3] == ["0.00", "0.00"]

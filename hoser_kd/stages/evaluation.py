@@ -122,6 +122,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     generated, requests = _load_generated(run.path("generated_trajectories"))
     real = test.take(requests["test_row"]) if "test_row" in requests else test
     [labels] = load_labels(run, "test")
+    training = load_trips(run, "train")
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
@@ -129,14 +130,14 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
                                      progress=run.progress)
         trips = metrics.evaluate(
             real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
-            training=load_trips(run, "train"), paired="test_row" in requests,
+            training=training, paired="test_row" in requests,
         )
         asked = requests["origin"], requests["start_time"], requests["destination"]
         results[kind] = {
             "next_step": next_step, "trips": trips,
             "scenarios": evaluate_scenarios(real, generated[kind], network, run.config.evaluation, asked=asked,
-                                            paired="test_row" in requests),
-            "next_step_by": next_step_by(model, test, network, progress=run.progress),
+                                            training=training, paired="test_row" in requests),
+            "next_step_by": next_step_by(model, test, network, run.config.evaluation, progress=run.progress),
         }
     write_json(run.folder / "metrics.json", results)
     return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}
