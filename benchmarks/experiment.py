@@ -32,6 +32,7 @@ from hoser_kd.store import Artifact, Store
 from hoser_kd.trajectories import Trajectories
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+TINY = {"preset": "tiny", "max_epochs": 15, "learning_rate": 0.003, "dropout": 0.1}
 
 
 def variant(config: CityConfig, **sections: dict[str, Any]) -> CityConfig:
@@ -106,6 +107,7 @@ def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
 
 
 def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[str]) -> list[dict[str, Any]]:
+    """The same teacher and students at several cell sizes."""
     rows = []
     for size in sizes:
         grid = {"kind": "roads"} if size == "roads" else {"cell_size_m": float(size), "kind": "cells"}
@@ -143,7 +145,8 @@ def run(options: argparse.Namespace) -> None:
                                       **comparison(make, chosen, options.seeds)})
     if options.cells:
         best = kept()["fraction 1.0"]["chosen"]
-        chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
+        chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")},
+                         teacher=TINY if options.cell_teacher == "tiny" else {})
         keep("resolution", resolution(make, chosen, options.seeds[: options.cell_seeds], options.cells))
 
 
@@ -157,6 +160,8 @@ def main() -> None:
     parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--cell-seeds", type=int, default=1, help="how many of the seeds the cell sizes are tried with")
+    parser.add_argument("--cell-teacher", choices=["tiny", "as configured"], default="as configured",
+                        help="a small teacher that trains in minutes, at all cell sizes")
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
     run(parser.parse_args())
     write_page()
