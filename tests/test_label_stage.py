@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from label_town import STAGE, labels_of, teacher_inputs, town
+from small_city import grid_network
 
 from hoser_kd.config import CityConfig
+from hoser_kd.label_plots import mean_by_road, road_value_maps
 from hoser_kd.lmtad import load_checkpoint
 from hoser_kd.pipeline import SETTINGS, StageRun
 from hoser_kd.road_network import RoadNetwork
@@ -57,3 +59,47 @@ def test_nothing_is_stored_of_a_teacher_that_is_asked():
     with pytest.raises(ValueError, match="store_outside_mass needs `labels: stored`"):
         CityConfig.model_validate({"city": "t", "source": {"kind": "synthetic"},
                                    "distill": {"labels": "online", "store_outside_mass": True}})
+
+
+def test_the_sample_is_told_in_figures_a_plot_and_a_map(inputs, tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(network, values, spans=None):
+        drawn.append(values)
+        return road_value_maps(network, values, spans)
+
+    monkeypatch.setattr("hoser_kd.stages.teacher.road_value_maps", keep)
+    summary = STAGE.function()(StageRun(STAGE, town(), None, inputs, tmp_path, device="cpu"))
+    for picture in ("diagnostics.png", "diagnostics_map.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    figures = np.load(tmp_path / "diagnostics.npz")
+    for name in ("candidate_mass", "entropy_nats", "true_probability", "top_is_true", "candidate_top_is_true"):
+        assert summary[f"sample_{name}"] == pytest.approx(figures[name].mean(), abs=1e-4)
+    # the map has, on each road, the mean over the sampled steps that leave it
+    trips = Trajectories.load(inputs["trajectories"].path / "val.arrow")
+    roads = trips.road_ids[trips.step_positions()[0]][figures["step"]]
+    [[mass, entropy, _]] = [list(values.values()) for values in drawn]
+    for road in np.unique(roads)[:20]:
+        assert mass[road] == pytest.approx(figures["candidate_mass"][roads == road].mean())
+        assert entropy[road] == pytest.approx(figures["entropy_nats"][roads == road].mean())
+    assert np.isnan(np.delete(mass, np.unique(roads))).all()
+
+
+def test_maps_of_roads():
+    network = grid_network()
+    value = np.full(network.num_roads, np.nan)
+    value[[3, 5]] = 0.2, 0.9
+    figure = road_value_maps(network, {"a": value, "b": np.full(network.num_roads, np.nan)}, {"a": (0.0, 1.0)})
+    figure.draw_without_rendering()
+    maps = figure.axes[:2]
+    assert [[len(lines.get_segments()) for lines in axes.collections] for axes in maps] == [
+        [network.num_roads, 2], [network.num_roads, 0]]
+    # the highest on top
+    np.testing.assert_array_equal(maps[0].collections[1].get_segments()[-1],
+                                  network.coords[network.coord_offsets[5] : network.coord_offsets[6]])
+    assert {axes.get_xlabel() for axes in figure.axes} >= {"a", "b"}
+
+
+def test_means_by_road():
+    means = mean_by_road(np.array([2, 0, 2]), np.array([1.0, 5.0, 2.0]), 4)
+    np.testing.assert_array_equal(means, [5.0, np.nan, 1.5, np.nan])

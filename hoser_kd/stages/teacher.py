@@ -11,6 +11,8 @@ from hoser_kd import plots
 from hoser_kd.device import pick_device
 from hoser_kd.grid import GridSpec, OccupiedCells
 from hoser_kd.label_diagnosis import diagnose
+from hoser_kd.label_plots import mean_by_road, road_value_maps
+from hoser_kd.labelling import Labeller
 from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
 from hoser_kd.lmtad.checkpoint import check_grid, describe, save
 from hoser_kd.lmtad.corpus import FRAME, Corpus
@@ -148,18 +150,32 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
     else:
         rows = [_stored(run, split, labels) for split, labels in stored_labels(run, labeller).items()]
         made = {"steps": sum(row["steps"] for row in rows), "window": str(labeller.window), "splits": rows}
-    looked_at = diagnose(labeller.model, labeller.tokens, load_trips(run, "val"), labeller.network, labeller.window,
-                         half=labeller.half)
-    means = looked_at.pop("means")
-    shown = {
-        "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
-        "entropy of the next cell (nats)": looked_at["entropy_nats"],
-        "probability of the true next cell": looked_at["true_probability"],
-    }
-    (run.folder / "diagnostics.png").write_bytes(plots.png(plots.histograms(shown)))
+    means = _diagnose(run, labeller)
+    return {**made, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
+
+
+_SHOWN = {
+    "candidate_mass": "teacher's probability of the candidates' cells",
+    "entropy_nats": "entropy of the next cell (nats)",
+    "true_probability": "probability of the true next cell",
+}
+"""Figures of the sampled steps that are drawn, and what they are called."""
+
+
+def _diagnose(run: StageRun, labeller: Labeller) -> dict[str, float]:
+    """Score a sample of validation trips over the whole vocabulary; files, pictures and a map. Returns the means."""
+    network, trips = labeller.network, load_trips(run, "val")
+    looked_at = diagnose(labeller.model, labeller.tokens, trips, network, labeller.window, half=labeller.half)
+    means: dict[str, float] = looked_at.pop("means")
     np.savez(run.folder / "diagnostics.npz", **looked_at)
     write_json(run.folder / "diagnostics.json", means)
-    return {**made, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
+    figure = plots.histograms({said: looked_at[name] for name, said in _SHOWN.items()})
+    (run.folder / "diagnostics.png").write_bytes(plots.png(figure))
+    roads = trips.road_ids[trips.step_positions()[0][looked_at["step"]]]
+    of_road = {said: mean_by_road(roads, looked_at[name], network.num_roads) for name, said in _SHOWN.items()}
+    spans = {said: (0.0, 1.0) for name, said in _SHOWN.items() if name != "entropy_nats"}
+    (run.folder / "diagnostics_map.png").write_bytes(plots.png(road_value_maps(network, of_road, spans)))
+    return means
 
 
 def _stored(run: StageRun, split: str, labels: SoftLabels) -> dict[str, Any]:
