@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 
 from hoser_kd.config import GenerationConfig
 from hoser_kd.errors import DataError
 from hoser_kd.ragged import Int64Array
+from hoser_kd.road_network import csv_header
 from hoser_kd.trajectories import Trajectories
 
 DEFAULT_TRAIN_TRIPS = 5000
 """Trips drawn with od_source train where the settings give no number; the published evaluation uses 5,000."""
 COLUMNS = ("origin", "destination", "start_time")
 """Columns of a file of ODs."""
+_LAST_SECOND = 253_402_300_799
+"""The end of the year 9999."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,37 @@ def read_ods(path: str | PathLike[str], num_roads: int) -> Requests:
     if not file.is_file():
         raise DataError(file, "no such file.")
     try:
-        table = pd.read_parquet(file) if file.suffix.lower() in {".parquet", ".pq"} else pd.read_csv(file, dtype=str)
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        table = _table(file)
+    except (pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as error:
         raise DataError(file, f"not readable as a table ({error}).") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise DataError(file, f"no column {', '.join(missing)}.", mend=f"Needed are {', '.join(COLUMNS)}.")
+    names = [str(name).strip() for name in table.columns]
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise DataError(file, f"no column {', '.join(missing)}.",
+                        mend=f"Needed are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.")
+    if twice := [name for name in COLUMNS if names.count(name) > 1]:
+        raise DataError(file, f"column {', '.join(twice)} is there twice.")
     if table.empty:
         raise DataError(file, "no row.")
+    table.columns = pd.Index(names)
     origins, destinations = (_road_ids(file, table[name], num_roads) for name in COLUMNS[:2])
     return Requests(origins, _seconds(file, table["start_time"]), destinations, None)
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """Read all columns, those of a CSV as texts; every row must have as many values as the header."""
+    frame: pd.DataFrame
+    if file.suffix.lower() in {".parquet", ".pq"}:
+        frame = pq.read_table(file).to_pandas().reset_index(drop=True)
+        return frame
+    header = csv_header(file)
+    texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
+    try:
+        frame = pa.csv.read_csv(file, pa.csv.ReadOptions(use_threads=False), convert_options=texts).to_pandas()
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" not in str(error):
+            raise
+        frame = pd.DataFrame(columns=header)  # a header and nothing behind it
+    return frame
 
 
 def _road_ids(file: Path, column: pd.Series, num_roads: int) -> Int64Array:
@@ -103,7 +130,7 @@ def _road_ids(file: Path, column: pd.Series, num_roads: int) -> Int64Array:
     bad = ~((ids >= 0) & (ids < num_roads) & (ids == np.floor(ids)))
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(file, f"{column.name} {column.iloc[row]} is not a road.", row=row,
+        raise DataError(file, f"{column.name} {_shown(column.iloc[row])} is not a road.", row=row,
                         mend=f"Road ids run from 0 to {num_roads - 1}.")
     return ids.astype(np.int64)
 
@@ -113,10 +140,17 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
     whole = pd.Series(np.nan, column.index) if is_time else pd.to_numeric(column, errors="coerce")
     written = None if is_time else "ISO8601"
     stamps = pd.to_datetime(column.where(whole.isna()), utc=True, errors="coerce", format=written)
-    bad = (whole.isna() & stamps.isna()).to_numpy()
+    # milliseconds would lie here in the year 40,000 and more
+    bad = (whole.isna() & stamps.isna() | (whole.abs() > _LAST_SECOND)).to_numpy()
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(file, f"start_time {column.iloc[row]} does not read.", row=row,
+        raise DataError(file, f"start_time {_shown(column.iloc[row])} does not read.", row=row,
                         mend="Write 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.")
     read = stamps.dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
     return np.where(whole.isna(), read, whole.fillna(0)).astype(np.int64)
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message has it, where it may be nothing at all or very long."""
+    text = str(value).strip()[:60]
+    return text if text and text.lower() not in {"nan", "none", "nat", "<na>"} else "(empty)"

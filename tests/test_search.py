@@ -324,16 +324,43 @@ def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
     (["origin,destination,start_time", "1,2,0", "1,8,0"], r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7"),
     (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
     (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
-    (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time nan does not read"),
+    (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. does not read"),
     (["origin,start_time", "1,0"], "no column destination"),
     (["origin,destination,start_time"], "no row"),
-    ([], "not readable"),
+    (["origin;destination;start_time", "1;2;0"], "no column .*; there are: origin;destination;start_time"),
+    (["origin,destination,start_time", "1,2,0,7", "1,2,0,7"], "Expected 3 columns, got 4"),
+    (["origin,destination,start_time", "1,2,0", "1,2"], "Expected 3 columns, got 2"),
+    (["origin,origin,destination,start_time", "1,1,2,0"], "column origin is there twice"),
+    (["origin,destination,start_time", "1,2,0", "inf,2,0"], "row 1: origin inf is not a road"),
+    (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
+    (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
+    (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
+    (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
+    (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
+    ([], "no column .*there are: none"),
 ])
 def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
     file = tmp_path / "ods.csv"
     file.write_text("\n".join(lines))
     with pytest.raises(DataError, match=said):
         read_ods(file, 8)
+
+
+def test_a_file_of_ods_as_spreadsheets_write_them(tmp_path):
+    file = tmp_path / "ods.csv"
+    file.write_bytes(b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
+                     b'b,"3", 4.0,2013-07-01\r\n\r\n')
+    asked = read_ods(file, 8)
+    assert (asked.origins.tolist(), asked.destinations.tolist()) == ([1, 3], [2, 4])
+    assert asked.start_times.tolist() == [1_372_667_400, 1_372_636_800]
+
+
+@pytest.mark.parametrize("content", [b"origin,destination,start_time\n1,\xff,0\n", bytes(range(256)), b"PAR1"])
+@pytest.mark.parametrize("name", ["ods.csv", "ods.parquet"])
+def test_a_file_that_is_no_table_is_told(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_ods(tmp_path / name, 8)
 
 
 def test_trips_are_lines_along_their_roads(requests, tmp_path):
