@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -212,10 +213,7 @@ class _Engine:
         waiting = iter(trips)
         active: list[Trip] = []
         while True:
-            for row in waiting:
-                active.append(self._begin(row))
-                if len(active) >= at_once:
-                    break
+            active += [self._begin(row) for row in islice(waiting, at_once - len(active))]
             if not active:
                 return
             wanted = [(trip, trip.wanted()) for trip in active]

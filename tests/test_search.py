@@ -208,10 +208,11 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path):
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam", beam_width=2), Decoding("sampling", seed=4)])
+def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, decoding):
     _, model, origins, starts, destinations = requests
     asked = [np.tile(part, 4) for part in (origins, starts, destinations)]
-    expected = generate(model, *asked)
+    expected = generate(model, *asked, decoding=decoding)
     seen = []
 
     def watch(stage, done, total, figures=None):
@@ -221,12 +222,12 @@ def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path):
 
     kill = True
     with pytest.raises(Killed):
-        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, concurrent=2, part_trips=5,
-                    progress=watch)
+        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, concurrent=2,
+                    part_trips=5, progress=watch)
     assert not (tmp_path / "trips.parquet").exists()
     assert list((tmp_path / "parts").rglob("part-*.parquet"))
     kill, seen = False, []
-    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, part_trips=5, progress=watch)
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, part_trips=5, progress=watch)
     assert 5 < seen[0][0] <= 18
     assert seen[-1][:2] == (24, 24)
     assert seen[-1][2] > 0
@@ -251,6 +252,30 @@ def test_a_dead_end_ends_its_branch_only():
     assert trips.roads(0).tolist() == [3]
     assert not trips.reached[0]
     assert trips.reached[1]
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam"), Decoding("sampling")])
+def test_an_origin_without_a_way_out_is_its_own_answer(decoding):
+    network = without_ways_out(grid_network(4), 3)
+    trips = generate(make_model(network), np.array([3]), np.array([0]), np.array([10]), decoding=decoding)
+    assert (trips.roads(0).tolist(), trips.reached.tolist(), trips.expansions.tolist()) == ([3], [False], [1])
+
+
+@pytest.mark.parametrize(("decoding", "most"), [(Decoding(), 5), (Decoding("beam", beam_width=3), 15),
+                                                (Decoding("sampling"), 5)])
+def test_no_more_trips_are_under_way_than_asked_for(requests, monkeypatch, decoding, most):
+    _, model, origins, starts, destinations = requests
+    asked = [np.tile(part, 8) for part in (origins, starts, destinations)]
+    expanded = []
+    step = Decoder.step
+
+    def watched(self, tree, parents, *rest):
+        expanded.append(len(parents))
+        return step(self, tree, parents, *rest)
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    generate(model, *asked, decoding=decoding, concurrent=5)
+    assert 3 < max(expanded) <= most
 
 
 def test_origin_may_be_the_destination():
