@@ -44,6 +44,7 @@ SECTIONS = {
     "paired": "Shape, against the real trip of the same request",
     "distance": "Travelled distance",
     "radius": "Radius",
+    "gyration": "Radius of gyration",
     "duration": "Time to the next road",
     "trip_length": "Length of a trip",
     "trip_duration": "Duration of a trip",

@@ -86,6 +86,8 @@ _SECTIONS: dict[str, dict[str, Definition]] = {
     },
     "distance": _distribution("the travelled distance: great circles from road centre to road centre", "km"),
     "radius": _distribution("the radius of a trip: mean distance of its road centres to their mean", "km"),
+    "gyration": _distribution("the radius of gyration of a trip: root mean square distance of its road centres to "
+                              "their mean", "km"),
     "duration": _distribution("the time from one road to the next", "min"),
     "trip_length": _distribution("the length of a trip's roads together", "km"),
     "trip_duration": _distribution("the time from a trip's first road to its last", "min"),
@@ -202,11 +204,22 @@ def travelled_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
 
 def radius_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
     """Return (n,) float64: mean distance of a trip's road centres to their mean latitude and longitude, in km."""
+    trip, away_km = _away_from_mean(trips, network)
+    return _sums(trip, away_km, len(trips)) / trips.lengths
+
+
+def gyration_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
+    """Return (n,) float64: root mean square distance of a trip's road centres to their mean, in km."""
+    trip, away_km = _away_from_mean(trips, network)
+    return np.sqrt(_sums(trip, away_km**2, len(trips)) / trips.lengths)
+
+
+def _away_from_mean(trips: Trajectories, network: RoadNetwork) -> tuple[Int64Array, Float64Array]:
+    """Return (P,) trip of each point, and how far it is from the mean of the trip's points, km."""
     trip = row_of_value(trips.offsets)
     points = network.centroids[trips.road_ids]
-    counts = trips.lengths
-    mean = np.column_stack([_sums(trip, column, len(trips)) for column in points.T]) / counts[:, None]
-    return _sums(trip, _great_circle_km(mean[trip], points), len(trips)) / counts
+    mean = np.column_stack([_sums(trip, column, len(trips)) for column in points.T]) / trips.lengths[:, None]
+    return trip, _great_circle_km(mean[trip], points)
 
 
 def step_minutes(trips: Trajectories) -> Float64Array:
@@ -228,6 +241,7 @@ def trip_minutes(trips: Trajectories) -> Float64Array:
 _VALUES: dict[str, Callable[[Trajectories, RoadNetwork], Float64Array]] = {
     "distance": travelled_km,
     "radius": radius_km,
+    "gyration": gyration_km,
     "duration": lambda trips, _: step_minutes(trips),
     "trip_length": length_km,
     "trip_duration": lambda trips, _: trip_minutes(trips),

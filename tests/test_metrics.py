@@ -21,6 +21,7 @@ from hoser_kd.metrics import (
     DEFINITIONS,
     evaluate,
     flatten,
+    gyration_km,
     histogram_edges,
     length_km,
     od_cells,
@@ -237,6 +238,11 @@ class TestValues:
         middle = 0.04 / 3
         away = (middle + (0.03 - middle) + (middle - 0.01)) / 3
         assert radius_km(self.TRIP, self.NETWORK) == pytest.approx([away * self.DEGREE_KM])
+
+    def test_radius_of_gyration_is_the_root_mean_square(self):
+        middle = 0.04 / 3
+        square = (middle**2 + (0.03 - middle) ** 2 + (middle - 0.01) ** 2) / 3
+        assert gyration_km(self.TRIP, self.NETWORK) == pytest.approx([math.sqrt(square) * self.DEGREE_KM])
 
     def test_lengths_and_times(self):
         assert length_km(self.TRIP, self.NETWORK) == pytest.approx([0.6])
