@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from small_city import grid_network, random_trips
 
-from hoser_kd.config import DistillConfig
+from hoser_kd.config import DistillConfig, StudentConfig
 from hoser_kd.distillation import Distillation, StoredLabels, kl_loss, sample_steps
 from hoser_kd.errors import StoreError
-from hoser_kd.hoser import collate
+from hoser_kd.hoser import HOSER, collate
 from hoser_kd.hoser.batches import RoadTables, road_tables
 from hoser_kd.ragged import offsets_of
+from hoser_kd.training import StudentTrainer, train_student
 
+SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, max_epochs=3, batch_size=5)
 SHARING = ["replicate", "split", "aggregate"]
 
 
@@ -261,3 +263,91 @@ def test_distillation_reads_settings(labelled):
     assert few.steps_of(batch.lengths).max() == 2
     assert few.loss(batch, output, 0) != few.loss(batch, output, 1)
     assert few.loss(batch, output, 1) == few.loss(batch, output, 1)
+
+
+@pytest.mark.parametrize("shared_cells", SHARING)
+def test_a_lonely_candidate_adds_nothing_and_the_teacher_learns_nothing(shared_cells):
+    """Neither to the sum nor to any gradient, whatever its logit and score; it counts as a step of the mean."""
+    torch.manual_seed(0)
+    logits, scores = torch.randn(5, 3) * 20, torch.randn(5, 3) * 20
+    mask = torch.tensor([[1, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
+    logits.requires_grad_()
+    scores.requires_grad_()
+    rows = kl_loss(logits, scores, mask, 2.0, torch.arange(3).expand(5, 3), shared_cells, reduction="none")
+    assert (rows[[1, 2, 4]] == 0).all()
+    assert (rows[[0, 3]] > 0.1).all()
+    rows.sum().backward()
+    assert (logits.grad[[1, 2, 4]] == 0).all()
+    assert (logits.grad[[0, 3]].abs().sum(1) > 0).all()
+    assert scores.grad is None
+    mean = kl_loss(logits, scores, mask, 2.0, torch.arange(3).expand(5, 3), shared_cells)
+    assert mean.item() == pytest.approx(rows.sum().item() / 4, rel=1e-6)
+
+
+def small_student(network):
+    torch.manual_seed(1)
+    return HOSER.build(SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
+                       log1p_mean=3.0, log1p_std=0.5)
+
+
+def test_training_draws_its_steps_anew_in_each_epoch(labelled, tmp_path, monkeypatch):
+    """The epoch reaches the draw, and what is drawn is what the teacher's scores are taken of."""
+    network, trips, labels = labelled
+    drawn = {}
+
+    def note(step_mask, rows, count, *, seed, epoch):
+        chosen = sample_steps(step_mask, rows, count, seed=seed, epoch=epoch)
+        for row, steps in zip(rows.tolist(), chosen, strict=True):
+            drawn.setdefault(epoch, {})[row] = torch.nonzero(steps)[:, 0].tolist()
+        return chosen
+
+    monkeypatch.setattr("hoser_kd.distillation.sample_steps", note)
+    zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
+    options = {"distill": DistillConfig(sample_steps_per_trace=2), "labels": labels, "seed": 3}
+    train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path / "a", **options)
+    assert sorted(drawn) == [0, 1, 2]
+    assert all(sorted(of) == list(range(len(trips))) for of in drawn.values())
+    assert all(len(steps) == min(2, trips.lengths[row] - 1) for of in drawn.values() for row, steps in of.items())
+    assert drawn[0] != drawn[1] != drawn[2]
+    first, drawn = drawn, {}
+    train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path / "b", **options)
+    assert drawn == first
+    drawn = {}
+    train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path / "c", **options | {"seed": 4})
+    assert drawn != first
+
+
+def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labelled):
+    network, trips, labels = labelled
+    found = []
+    for weight in (None, 0.0, 0.5):
+        model = small_student(network)
+        term = None if weight is None else Distillation(DistillConfig(lambda_kl=weight), StoredLabels(labels, trips))
+        trainer = StudentTrainer(model, SMALL, 4, term)
+        figures = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
+        found.append((figures, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][1], found[2][1])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_term_is_float32_in_a_training_of_half_precision(labelled, precision, monkeypatch):
+    network, trips, labels = labelled
+    terms = []
+
+    def note(logits, *arguments, **options):
+        term = kl_loss(logits, *arguments, **options)
+        exact = kl_loss(logits.double(), *arguments, **options)
+        terms.append((term, exact, torch.is_autocast_enabled("cpu")))
+        return term
+
+    monkeypatch.setattr("hoser_kd.distillation.kl_loss", note)
+    config = SMALL.model_copy(update={"precision": precision})
+    term = Distillation(DistillConfig(lambda_kl=0.5), StoredLabels(labels, trips))
+    StudentTrainer(small_student(network), config, 4, term).step(trips, np.arange(6), 0)
+    assert terms
+    for term, exact, under_autocast in terms:
+        assert term.dtype == torch.float32
+        assert not under_autocast
+        assert term.item() == pytest.approx(exact.item(), rel=1e-6)

@@ -22,9 +22,9 @@ NUM_CELLS = 12
 CELLS = np.random.default_rng(0).integers(0, NUM_CELLS, NETWORK.num_roads)
 
 
-def teacher_with(block_size=40, seed=0, **changes):
+def teacher_with(block_size=40, seed=0, num_labels=NUM_CELLS, **changes):
     torch.manual_seed(seed)
-    config = LMTADConfig(block_size, NUM_CELLS + 3, **{"n_layer": 2, "n_head": 2, "n_embd": 16, **changes})
+    config = LMTADConfig(block_size, num_labels + 3, **{"n_layer": 2, "n_head": 2, "n_embd": 16, **changes})
     model = LMTAD(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -33,26 +33,31 @@ def teacher_with(block_size=40, seed=0, **changes):
 
 
 TEACHER = teacher_with()
+SHORT, SHORT_OF_ROADS = teacher_with(block_size=20), teacher_with(block_size=20, num_labels=NETWORK.num_roads)
 TRIPS = random_trips(NETWORK, 12, seed=1, lengths=(1, 18))
 
 
-def distributions(teacher, trips, window):
+def distributions(teacher, trips, window, tokens=CELLS):
     """The plain way: one call of the teacher for each step."""
     at, row = trips.step_positions()
     rows = []
     for position, trip in zip(at, row, strict=True):
-        history = [teacher.config.sot_token, *CELLS[trips.road_ids[trips.offsets[trip] : position + 1]]]
+        history = [teacher.config.sot_token, *tokens[trips.road_ids[trips.offsets[trip] : position + 1]]]
         rows.append(teacher.predict_next_distribution(history, window).double().numpy())
     return np.array(rows), trips.road_ids[at]
 
 
-def assert_labels_equal_the_plain_way(labels, teacher, trips, window):
-    probabilities, roads = distributions(teacher, trips, window)
+def assert_labels_equal_the_plain_way(labels, teacher, trips, window, tokens=CELLS):
+    probabilities, roads = distributions(teacher, trips, window, tokens)
     assert len(labels) == len(roads) == trips.num_steps
     for step, road in enumerate(roads):
         scores = labels.scores[labels.offsets[step] : labels.offsets[step + 1]].astype(float)
-        expected = np.log(probabilities[step][CELLS[NETWORK.successors.row(road)]])
-        np.testing.assert_allclose(log_softmax(scores), log_softmax(expected), atol=1e-5, rtol=0)
+        cells = tokens[NETWORK.successors.row(road)]
+        np.testing.assert_allclose(log_softmax(scores), log_softmax(np.log(probabilities[step][cells])), atol=1e-5,
+                                   rtol=0)
+        if labels.outside_mass is not None:
+            inside = probabilities[step][np.unique(cells)].sum()
+            assert labels.outside_mass[step] + inside == pytest.approx(1, abs=1e-5)
 
 
 def log_softmax(scores):
@@ -66,12 +71,19 @@ def test_labels_equal_one_call_a_step(window):
     assert_labels_equal_the_plain_way(labels, TEACHER, TRIPS, None if window == "full" else window)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 24), st.integers(1, 200), st.integers(1, 12))
-def test_windows_on_random_trips(seed, window, batch_tokens, num_trips):
-    trips = random_trips(NETWORK, num_trips, seed, lengths=(1, 20))
-    labels = label(TEACHER, CELLS, trips, NETWORK, window, batch_tokens=batch_tokens)
-    assert_labels_equal_the_plain_way(labels, TEACHER, trips, window)
+ROADS = np.arange(NETWORK.num_roads)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["cells", "roads"]), st.integers(0, 10_000), st.integers(1, 30) | st.just("full"),
+       st.integers(1, 200), st.integers(1, 5))
+def test_any_window_equals_one_call_a_step_on_any_trips(kind, seed, window, batch_tokens, num_trips):
+    """Trips shorter and longer than the window and than the context, tokens that are cells and tokens that are roads:
+    scores of the candidates, and with the mass outside them their share of the whole distribution too."""
+    teacher, tokens = (SHORT, CELLS) if kind == "cells" else (SHORT_OF_ROADS, ROADS)
+    trips = random_trips(NETWORK, num_trips, seed, lengths=(1, 34))
+    labels = label(teacher, tokens, trips, NETWORK, window, batch_tokens=batch_tokens, outside_mass=True)
+    assert_labels_equal_the_plain_way(labels, teacher, trips, None if window == "full" else window, tokens)
 
 
 def test_histories_beyond_the_context_are_its_window():
