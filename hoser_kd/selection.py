@@ -38,6 +38,7 @@ HALF_SHAPE_KM = 0.1
 """Mean distance along the best alignment at which a shape is worth one half."""
 SAMPLE_SEED = 0
 """Of the choice of validation ODs; that of a training has no part in it, so that all trainings answer the same ones."""
+STAGE = "generating validation trips"
 _TIE = 1e-6
 
 _RULES: dict[str, Callable[[Mapping[str, float]], float]] = {
@@ -120,9 +121,13 @@ class ValidationTrips:
         team = Team.current()
         mine = team.share(np.arange(len(self.real), dtype=np.int64))
         asked = (self.real.origins[mine], self.real.start_times[mine], self.real.destinations[mine])
+
+        def report(_: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+            progress(STAGE, done, total, figures)
+
         was_training = model.training
         model.eval()
-        trips: Trajectories = generate(model, *asked, self.max_steps, progress=progress if team.is_first else silent)
+        trips: Trajectories = generate(model, *asked, self.max_steps, progress=report if team.is_first else silent)
         model.train(was_training)
         if team.size > 1:
             trips = _gathered(team, trips, mine, len(self.real), model)

@@ -127,7 +127,7 @@ def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, 
     seen = []
 
     def killer(stage, done, total, figures=None):
-        if stage == "generating trips" and done == 7:
+        if stage == "generating validation trips" and done == 7:
             seen.append(total)
             if len(seen) in (2, 5):
                 raise _Killed
