@@ -122,7 +122,7 @@ class ValidationTrips:
         mine = team.share(np.arange(len(self.real), dtype=np.int64))
         asked = (self.real.origins[mine], self.real.start_times[mine], self.real.destinations[mine])
 
-        def report(_: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        def report(stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:  # noqa: ARG001
             progress(STAGE, done, total, figures)
 
         was_training = model.training
