@@ -6,7 +6,7 @@ person has switched `retrain_on_change` or `weekly_retraining` on.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dagster_project.jobs import prepare_city
 from dagster_project.resources import Pipeline
 from hoser_kd.config import CityConfig, load_config
 from hoser_kd.digest import digest_json
-from hoser_kd.errors import ConfigError, HoserKdError
+from hoser_kd.errors import ConfigError, DataError, HoserKdError
 from hoser_kd.pipeline import SETTINGS, STAGES
 
 _CHEAP = ("source", "rows", "zones", "grid")
@@ -36,9 +36,16 @@ class Seen:
     looked_at: str = ""
     """Digest of the whole settings; they are taken apart again only when it changes."""
     raw: str | None = None
-    """What changes when a raw file does."""
+    """What changes when a raw file is written, looked at without reading it; None where files are missing."""
+    content: str | None = None
+    """Digest of what the raw files hold, read again only when `raw` has changed and stayed so; empty where there are
+    none."""
+    content_of: str = ""
+    """The `raw` whose content that is."""
     done: str = ""
     """The state for which a run was asked for, or which was found made already."""
+    asked: int = 0
+    """How many runs were asked for: what was changed back is a change too, and Dagster starts a key once only."""
 
 
 def _cities(folder: Path) -> Iterator[tuple[str, CityConfig | ConfigError]]:
@@ -53,7 +60,7 @@ def look(config: CityConfig, before: Seen) -> tuple[Seen, dict[str, Mapping[str,
     """Return what is seen of a city now, and the pieces of its settings that are others than before."""
     from hoser_kd.sources import raw_signature
 
-    now = Seen(before.settings, before.looked_at, raw_signature(config.source), before.done)
+    now = replace(before, raw=raw_signature(config.source))
     looked_at = digest_json([config.model_dump(mode="json"), _checkpoint_signature(config)])
     if looked_at == before.looked_at:
         return now, {}
@@ -61,6 +68,21 @@ def look(config: CityConfig, before: Seen) -> tuple[Seen, dict[str, Mapping[str,
     now.settings = {name: settings_version(values).value for name, values in pieces.items()}
     now.looked_at = looked_at
     return now, {name: values for name, values in pieces.items() if now.settings[name] != before.settings.get(name)}
+
+
+def _read(config: CityConfig, seen: Seen) -> str | None:
+    """Return the digest of what the raw files hold; None where they have just gone. A copy of them is no change."""
+    from hoser_kd.sources import content_digest, fetch
+
+    if seen.raw is None:
+        return None
+    if seen.content is None or seen.content_of != seen.raw:
+        try:
+            seen.content = content_digest(fetch(config.source, "")) if config.source.kind == "hoser" else ""
+        except (OSError, DataError):
+            return None
+        seen.content_of = seen.raw
+    return seen.content
 
 
 def _checkpoint_signature(config: CityConfig) -> list[list[Any]]:
@@ -78,7 +100,8 @@ def _checkpoint_signature(config: CityConfig) -> list[list[Any]]:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Looks at the cities' YAML and raw files. A new city becomes a partition; a changed setting shows at "
                 "once as stale what it concerns; new or changed roads, trips, zones or grid launch prepare_city, once, "
-                "when they have stayed the same between two looks. Nothing is trained, nothing downloaded.",
+                "when they have stayed the same between two looks; a copy of the same content is no change. Nothing is "
+                "trained, nothing downloaded.",
 )
 def city_watch(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult:
     """Take note of what is new and ask for `prepare_city` where it concerns that."""
@@ -98,11 +121,12 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.Se
             said.append(str(error))
             continue
         events += [_taken_note(city, piece, values) for piece, values in changed.items()]
-        state = digest_json([now.raw, [now.settings[piece] for piece in _CHEAP]])
         steady = (now.raw, now.looked_at) == (before.raw, before.looked_at)
+        content = _read(config, now) if steady else None
+        state = digest_json([content, [now.settings[piece] for piece in _CHEAP]])
         if now.raw is None:
             said.append(f"{city}: waits for its raw files.")
-        elif state != now.done and steady:
+        elif content is not None and state != now.done:
             now.done = state
             if _is_made(context.instance, city, config, now):
                 said.append(f"{city}: made already.")
@@ -110,7 +134,8 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.Se
                 said.append(f"{city}: launch prepare_city to download it.")
             else:
                 tags = {"hoser_kd/because": "raw files or their settings are new"}
-                requests.append(dg.RunRequest(f"{city}:{state}", partition_key=city, tags=tags))
+                now.asked += 1
+                requests.append(dg.RunRequest(f"{city}:{now.asked}:{state}", partition_key=city, tags=tags))
         known[city] = now
     have = set(context.instance.get_dynamic_partitions("city"))
     new = [city for city in names if city not in have]
@@ -138,20 +163,21 @@ def _recorded(instance: dg.DagsterInstance, asset: str, city: str) -> dg.EventLo
 
 def _is_made(instance: dg.DagsterInstance, city: str, config: CityConfig, seen: Seen) -> bool:
     """Tell whether a city that was not seen before has been prepared already from just these files and settings."""
-    from hoser_kd.sources import raw_files_of
-
     record = _recorded(instance, "grid_token_table", city)
     if record is None:
         return False
-    newest = max((file.stat().st_mtime for file in raw_files_of(config.source)), default=0.0)
-    return record.timestamp > newest and all(
-        seen.settings[piece] == _version_when(instance, piece, city, record.storage_id) for piece in _CHEAP)
+
+    def version(*key: str) -> str | None:
+        return _version_when(instance, dg.AssetKey(key), city, record.storage_id)
+
+    if config.source.kind == "hoser" and version("source_files") != (seen.content or "")[:16]:
+        return False
+    return all(seen.settings[piece] == version(SETTINGS_PREFIX, piece) for piece in _CHEAP)
 
 
-def _version_when(instance: dg.DagsterInstance, piece: str, city: str, storage_id: int) -> str | None:
-    """Return the data version a piece of the settings had when something was recorded."""
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey([SETTINGS_PREFIX, piece]), asset_partitions=[city],
-                                   before_storage_id=storage_id)
+def _version_when(instance: dg.DagsterInstance, key: dg.AssetKey, city: str, storage_id: int) -> str | None:
+    """Return the data version that an asset of a city had when something was recorded."""
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[city], before_storage_id=storage_id)
     records = instance.fetch_materializations(wanted, limit=1).records
     event = records[0].asset_materialization if records else None
     return ((event.tags if event else None) or {}).get("dagster/data_version")
@@ -178,14 +204,17 @@ def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: Pipeline) -
         except HoserKdError as error:
             said.append(str(error))
             continue
-        state = digest_json([now.raw, now.settings])
-        steady = before is not None and (now.raw, now.looked_at) == (before.raw, before.looked_at)
+        steady = before is None or (now.raw, now.looked_at) == (before.raw, before.looked_at)
+        content = _read(config, now) if steady else None
+        state = digest_json([content, now.settings])
         if before is None:
             now.done = state
-        elif now.raw is not None and state != now.done and steady:
+        elif content is not None and state != now.done:
             now.done = state
             if seeds := trained_seeds(context.instance, city):
-                requests.append(_again(f"{city}:{state}", city, seeds, "raw files or settings have changed"))
+                now.asked += 1
+                requests.append(_again(f"{city}:{now.asked}:{state}", city, seeds,
+                                       "raw files or settings have changed"))
             else:
                 said.append(f"{city}: not trained here yet.")
         known[city] = now

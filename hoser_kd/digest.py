@@ -27,6 +27,11 @@ def digest_file(path: str | PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def same_bytes(one: Path, other: Path) -> bool:
+    """Tell whether two small files hold the same."""
+    return one.read_bytes() == other.read_bytes()
+
+
 def digest_json(obj: Any) -> str:
     """Return the sha256 (hex) of anything JSON can hold; the order of a mapping's keys does not count."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)

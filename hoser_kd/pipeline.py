@@ -21,7 +21,7 @@ from typing import Any
 
 from hoser_kd.checks import CHECKS, run_checks
 from hoser_kd.config import CityConfig
-from hoser_kd.digest import digest_file, digest_json
+from hoser_kd.digest import digest_file, digest_json, same_bytes
 from hoser_kd.errors import CheckError, CheckpointError, DataError, StoreError
 from hoser_kd.progress import Progress, silent
 from hoser_kd.store import Artifact, Store, now_utc
@@ -107,6 +107,9 @@ SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
     "evaluation": lambda config: config.evaluation.model_dump(mode="json"),
 }
 """The settings as stages read them; a change in one concerns only the stages that name it."""
+
+SOURCE_NOTE = "source.json"
+"""Where the raw files are and what they were like: what `source_files` writes."""
 
 _NETWORK = ("road_network", "trajectories", "road_zones", "zone_transitions")
 _STUDENTS = ("vanilla_student", "distilled_student")
@@ -233,7 +236,9 @@ def make(
         summary = stage.function()(run)
         if by_content:
             version = str(summary["content"])[:16]
-            if found := store.find(stage.name, config.city, version, seed):
+            found = store.find(stage.name, config.city, version, seed)
+            # the same files may lie elsewhere now, or be copies of another time: then the note of them is made anew
+            if found and (config.source.kind != "hoser" or same_bytes(found.path / SOURCE_NOTE, folder / SOURCE_NOTE)):
                 shutil.rmtree(folder)
                 return found
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from hoser_kd.config import CityConfig
@@ -85,6 +87,19 @@ def test_a_moved_folder_is_the_same_source_and_changed_files_are_another(tmp_pat
     (tmp_path / "there" / "train.csv").write_text("".join(lines[:-1]))
     changed = versions(moved, store, "trajectories")
     assert {name for name in first if first[name] != changed[name]} == {"source_files", "road_network", "trajectories"}
+
+
+def test_what_is_made_later_finds_files_that_were_moved_or_copied(tmp_path):
+    make_city(tmp_path / "here", town().source.synthetic)
+    store = Store(tmp_path / "store")
+    config = town(source={"kind": "hoser", "path": str(tmp_path / "here")})
+    source = make_with_inputs("source_files", config, store)
+    file = tmp_path / "here" / "roadmap.geo"
+    os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
+    make(STAGES["road_network"], config, store, {"source_files": source})  # the same content at another time
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = town(source={"kind": "hoser", "path": str(tmp_path / "there")})
+    assert versions(moved, store, "trajectories")["source_files"] == source.version
 
 
 def test_files_that_change_behind_a_versions_back_are_noticed(tmp_path):

@@ -16,9 +16,9 @@ from hoser_kd import road_network as roads_io
 from hoser_kd import trajectories as trips_io
 from hoser_kd import zones as zones_of
 from hoser_kd.errors import DataError
-from hoser_kd.pipeline import StageRun
+from hoser_kd.pipeline import SOURCE_NOTE, StageRun
 from hoser_kd.road_network import RoadNetwork
-from hoser_kd.store import write_json
+from hoser_kd.store import read_artifact, write_json
 from hoser_kd.trajectories import SPLITS, Trajectories
 
 _WEEK_S, _DAY_S = 7 * 86400, 86400
@@ -33,7 +33,7 @@ def source_files(run: StageRun) -> dict[str, Any]:
     files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sources.hoser_files(folder)}
     where = {"folder": str(folder.relative_to(run.folder)) if own else str(folder.absolute()), "files": files}
     content = sources.content_digest(folder)
-    write_json(run.folder / "source.json", where)
+    write_json(run.folder / SOURCE_NOTE, where)
     rows = [{"file": name, "mib": round(size / 2**20, 3)} for name, (size, _) in files.items()]
     return {"kind": run.config.source.kind, "folder": str(folder.name if own else folder), "content": content,
             "files": rows}
@@ -42,18 +42,22 @@ def source_files(run: StageRun) -> dict[str, Any]:
 def source_folder(artifact: Path) -> Path:
     """Return the folder of the raw files of a `source_files` artifact.
 
-    Raises DataError if the files outside the store are not what they were.
+    Raises DataError if the files outside the store are not what they were; a copy of the same content is.
     """
-    where = json.loads((artifact / "source.json").read_text(encoding="utf-8"))
+    where = json.loads((artifact / SOURCE_NOTE).read_text(encoding="utf-8"))
     folder: Path = artifact / where["folder"]  # an absolute folder stays what it is
-    if not folder.is_relative_to(artifact):
-        for name, known in where["files"].items():
-            file = folder / name
-            if not file.is_file():
-                raise DataError(file, "the file is gone.", mend="Bring it back, or materialise source_files again.")
-            if [file.stat().st_size, file.stat().st_mtime_ns] != known:
-                raise DataError(file, "the file has changed since source_files looked at it.",
-                                mend="Materialise source_files again, so that what rests on it follows.")
+    if folder.is_relative_to(artifact):
+        return folder
+    newer = None
+    for name, known in where["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise DataError(file, "the file is gone.", mend="Bring it back, or materialise source_files again.")
+        if [file.stat().st_size, file.stat().st_mtime_ns] != known:
+            newer = file
+    if newer is not None and sources.content_digest(folder) != read_artifact(artifact).summary["content"]:
+        raise DataError(newer, "the file has changed since source_files looked at it.",
+                        mend="Materialise source_files again, so that what rests on it follows.")
     return folder
 
 

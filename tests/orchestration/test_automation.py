@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
 
 import dagster as dg
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining
 from dagster_project.definitions import build_defs
 from dagster_project.full_pipeline import CHAIN_TAG, full_pipeline, full_pipeline_steps
+from hoser_kd.config import load_config
 from hoser_kd.sources import REQUIRED_FILES
+from hoser_kd.synthetic import make_city
 
 YAML = "source: {{kind: hoser, path: {path}}}\ngrid: {{bounds: roads, cell_size_m: 80}}\n"
 
@@ -42,7 +45,7 @@ class Ticks:
     """A sensor over a config folder, ticked as the daemon does: cursor, partitions and events are kept."""
 
     def __init__(self, sensor, instance, folder):
-        self.sensor, self.instance, self.cursor = sensor, instance, None
+        self.sensor, self.instance, self.cursor, self.keys = sensor, instance, None, set()
         self.definitions = build_defs(config_folder=folder / "config", store_root=str(folder / "store"))
 
     def __call__(self):
@@ -55,6 +58,9 @@ class Ticks:
         for event in result.asset_events:
             self.instance.report_runless_asset_event(event)
         self.said = result.skip_reason.skip_message if result.skip_reason else ""
+        keys = [request.run_key for request in result.run_requests or []]
+        assert not self.keys & set(keys), "Dagster would start nothing for a key that it knows"
+        self.keys |= set(keys)
         return [request.partition_key for request in result.run_requests or []]
 
 
@@ -80,9 +86,68 @@ def test_changed_trip_files_launch_once_when_they_are_at_rest(instance, city):
         (city / "raw" / "train.csv").write_text("header\n" * rows)
         assert tick() == []
     assert [tick(), tick()] == [["town"], []]
+    (city / "raw" / "train.csv").write_text("header\n")  # put back: a change as well
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "roadmap.geo"])
+def test_files_copied_anew_with_the_same_content_launch_nothing(instance, city, name):
+    tick = Ticks(city_watch, instance, city)
+    tick(), tick()
+    file = city / "raw" / name
+    os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
+    assert [tick(), tick(), tick()] == [[], [], []]
+    shutil.copytree(city / "raw", city / "elsewhere")  # with other times
+    shutil.rmtree(city / "raw")
+    assert tick() == []
+    shutil.copytree(city / "elsewhere", city / "raw", copy_function=shutil.copyfile)
+    assert [tick(), tick(), tick()] == [[], [], []]
+    file.write_text("reader\n")  # as long as before
+    os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 10))
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_a_city_that_was_prepared_is_known_by_the_content_of_its_files(fresh_home):
+    home, raw = fresh_home, fresh_home.root / "raw"
+    yaml = home.config / "town.yaml"
+    make_city(raw, load_config(yaml).source.synthetic)
+    head, _, tail = yaml.read_text().partition("source:\n  kind: synthetic\n")
+    yaml.write_text(f"{head}source:\n  kind: hoser\n  path: {raw}\n{tail[tail.index('zones:'):]}")
+    home.demo("prepare_city")
+    (raw / "train.csv").touch()
+    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+        tick = Ticks(city_watch, instance, home.root)
+        assert [tick(), tick(), tick()] == [[], [], []]
+        lines = (raw / "train.csv").read_text().splitlines(keepends=True)
+        (raw / "train.csv").write_text("".join(lines[:-1]))
+        assert [tick(), tick(), tick()] == [[], ["town"], []]
+        tick = Ticks(city_watch, instance, home.root)  # nothing is known but what has been recorded
+        assert [tick(), tick(), tick()] == [[], ["town"], []]
+        home.demo("prepare_city")
+        tick = Ticks(city_watch, instance, home.root)
+        assert [tick(), tick()] == [[], []]
+        assert "made already" in tick.said
+
+
+def test_other_files_beside_the_raw_ones_launch_nothing(instance, city):
+    tick = Ticks(city_watch, instance, city)
+    tick(), tick()
+    (city / "raw" / "notes.txt").write_text("mine")
+    assert [tick(), tick(), tick()] == [[], [], []]
+    (city / "raw" / "road_network_partition").write_text("0\n")  # zones that the data set ships count
+    assert [tick(), tick(), tick()] == [[], ["town"], []]
+
+
+def test_a_copied_city_is_not_trained_again(instance, city):
+    tick = Ticks(retrain_on_change, instance, city)
+    instance.report_runless_asset_event(dg.AssetMaterialization("vanilla_student", partition="town|0"))
+    tick(), tick()
     file = city / "raw" / "train.csv"
     os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
-    assert [tick(), tick(), tick()] == [[], ["town"], []]
+    assert [tick(), tick(), tick()] == [[], [], []]
+    for text in ("other\n", "header\n"):
+        file.write_text(text)
+        assert [tick(), tick(), tick()] == [[], ["town"], []]
 
 
 def test_an_edited_setting_is_reported_at_once_and_trains_nothing(instance, city):
