@@ -28,6 +28,8 @@ SINUSOIDAL_POSITIONS = 5000
 """Rows of the position table of models with `integer_poe`."""
 LOGITS_AT_ONCE = 1 << 24
 """Numbers the head over the vocabulary gives in one call where they are not all kept: 64 MiB of float32."""
+TRAINED_AT_ONCE = 256
+"""Rows whose scores are in memory together in training on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,15 @@ class LMTAD(nn.Module):
 
     def loss(self, tokens_BT: Tensor) -> Tensor:
         """Return the training loss: mean of -log p over the tokens after the first, without PAD (a scalar)."""
+        in_parts = getattr(torch.nn.functional, "linear_cross_entropy", None)
+        if in_parts is not None and torch.is_grad_enabled() and self.device.type == "cpu":
+            # (S, V) scores do not fit a CPU's cache: gradients made with the scores, some rows at a time, take half
+            # the time. torch has it from 2.13 on.
+            kept = tokens_BT[:, 1:] != self.config.pad_token
+            hidden_SD, target_S = self.hidden(tokens_BT[:, :-1])[kept], tokens_BT[:, 1:][kept]
+            options = nn.LinearCrossEntropyOptions(batch_chunk_size=TRAINED_AT_ONCE)
+            loss: Tensor = in_parts(hidden_SD, self.lm_head.weight, target_S, options=options)
+            return loss
         return self.surprise(tokens_BT).sum() / (tokens_BT[:, 1:] != self.config.pad_token).sum()
 
     @torch.no_grad()

@@ -134,6 +134,29 @@ def test_padding_on_the_right_changes_nothing(model):
     assert (model.surprise(tokens_BT)[0, 3:] == 0).all()
 
 
+def test_the_loss_in_parts_is_the_plain_one(monkeypatch):
+    monkeypatch.setattr("hoser_kd.lmtad.model.TRAINED_AT_ONCE", 8)  # 30 tokens are then several parts, the last short
+    torch.manual_seed(0)
+    model = LMTAD(LMTADConfig(block_size=20, vocab_size=33, n_layer=2, n_head=2, n_embd=16))
+    tokens_BT = torch.randint(0, 30, (3, 12))
+    tokens_BT[1, 9:] = model.config.pad_token
+
+    def plain():
+        targets = tokens_BT[:, 1:].flatten()
+        logits = model(tokens_BT[:, :-1]).flatten(0, 1)
+        return torch.nn.functional.cross_entropy(logits, targets, ignore_index=model.config.pad_token)
+
+    losses, gradients = [], []
+    for loss in (model.loss(tokens_BT), plain()):
+        model.zero_grad()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_loss_has_the_gradient_of_every_weight():
     model = LMTAD(LMTADConfig(block_size=8, vocab_size=13, n_layer=2, n_head=2, n_embd=8, bias=True, dropout=0.1))
     model.loss(torch.tensor([[12, 1, 2, 11]])).backward()
