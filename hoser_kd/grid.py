@@ -19,7 +19,16 @@ import shapely
 
 from hoser_kd.config import GridConfig
 from hoser_kd.errors import ConfigError
-from hoser_kd.grid_numbers import KNOWN, SHAPE, disagreements, grid_numbers, read_numbers
+from hoser_kd.grid_numbers import (
+    KNOWN,
+    MOST_ALONG_AN_AXIS,
+    SHAPE,
+    check_vocabulary,
+    disagreements,
+    grid_numbers,
+    read_numbers,
+    rows_and_columns,
+)
 from hoser_kd.ragged import BoolArray, Float64Array, Int64Array, row_of_value, take_rows
 from hoser_kd.road_network import CRS_WGS84, RoadNetwork
 from hoser_kd.trajectories import Trajectories
@@ -63,6 +72,9 @@ class GridSpec:
         wrong += [f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0]
         if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
             wrong.append(f"downsample_factor {self.downsample_factor} is not a whole number from 1")
+        if not wrong and max(rows_and_columns(numbers)) > MOST_ALONG_AN_AXIS:
+            cell = f"cells of {self.cell_lat:g}° × {self.cell_lng:g}°"
+            wrong = [f"{cell} make over {MOST_ALONG_AN_AXIS:,} rows or columns"]
         if wrong:
             raise ConfigError(f"No grid can be made: {'; '.join(wrong)}.")
 
@@ -147,9 +159,15 @@ class GridSpec:
     def from_config(cls, config: GridConfig, network: RoadNetwork) -> GridSpec:
         """Return the grid of a teacher that is trained here. Raises ConfigError saying which setting is missing.
 
-        Metres become degrees at the middle latitude of the bounds.
+        Metres become degrees at the middle latitude of the bounds. A grid of more cells than a teacher can learn is
+        refused before anything is made of it.
         """
-        return cls(**grid_numbers(config_fallbacks(config, network)))
+        numbers = grid_numbers(config_fallbacks(config, network))
+        sides = ("cell_size_m", "cell_lat", "cell_lng")
+        given = {name: getattr(config, name) for name in sides if getattr(config, name) is not None}
+        said = ", ".join(f"{name}: {value:g}" for name, value in given.items())
+        check_vocabulary(numbers, said, all_cells=config.vocabulary == "all", num_roads=network.num_roads)
+        return cls(**numbers)
 
 
 @dataclass(frozen=True)

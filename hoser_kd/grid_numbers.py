@@ -35,6 +35,11 @@ KNOWN = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values(
 KNOWN |= {*_BOXES, SHAPE, "grid_size"}
 """Every name that is read."""
 
+MOST_ALONG_AN_AXIS = 10_000_000
+"""Rows, or columns, of a grid: 1 cm over 100 km. More are a mistake of a unit, and their edges alone fill a memory."""
+MOST_WORDS = 4_000_000
+"""Words of a teacher that is trained here. At width 256 their vectors take 16 GB in training."""
+
 _ROUNDING_CELLS = 0.05
 """Share of a cell by which an edge may lie elsewhere before two grids count as different."""
 _ROUNDING_METRES = 0.02
@@ -105,6 +110,33 @@ def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
     factor = numbers.get("downsample_factor", 1)
     return {**{name: numbers[name] for name in _BOUNDS}, **cells,
             "downsample_factor": int(factor) if factor == int(factor) else factor}
+
+
+def rows_and_columns(numbers: Mapping[str, Any]) -> tuple[float, float]:
+    """Return how many rows and columns a GridSpec of these fields has before cells are merged; infinite is a number."""
+    with np.errstate(over="ignore", divide="ignore"):
+        spans = [np.float64(numbers[f"max_{axis}"] - numbers[f"min_{axis}"]) / numbers[f"cell_{axis}"]
+                 for axis in ("lat", "lng")]
+    return float(np.floor(spans[0])) + 1, float(np.floor(spans[1])) + 1
+
+
+def check_vocabulary(numbers: Mapping[str, Any], said: str, *, all_cells: bool, num_roads: int) -> None:
+    """Refuse a grid of more cells than a teacher can have words, or than can be counted, before anything is made of it.
+
+    `numbers` are the fields of a GridSpec, `said` the setting the size of a cell comes from, `all_cells` is whether
+    each cell is a word. Raises ConfigError with the number of cells and the mend.
+    """
+    factor = numbers["downsample_factor"]
+    height, width = (max(1.0, float(np.floor(count / factor))) for count in rows_and_columns(numbers))
+    size = f"With `grid.{said}` the grid has {height:,.0f} × {width:,.0f} = {height * width:,.0f} cells"
+    if max(height, width) * factor > MOST_ALONG_AN_AXIS:
+        raise ConfigError(f"{size}; a grid has at most {MOST_ALONG_AN_AXIS:,} rows or columns. Give a larger cell: is "
+                          "it in the unit of the key? The limit of ever smaller cells is `kind: roads`.")
+    if all_cells and height * width > MOST_WORDS:
+        raise ConfigError(
+            f"{size}, and `grid.vocabulary: all` gives each of them a word: more than {MOST_WORDS:,} fit no teacher. "
+            f"Set `vocabulary: occupied`, which gives words only to cells that hold one of the {num_roads:,} roads, or "
+            "give a larger cell.")
 
 
 def _cells(numbers: Mapping[str, Any]) -> dict[str, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from hoser_kd.config import dump_config, load_config
+from hoser_kd.config import Bounds, CityConfig, SyntheticConfig, dump_config, load_config, with_changes
 from hoser_kd.errors import ConfigError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "config"
@@ -57,6 +58,13 @@ distill:
         ("source: {kind: hoser, path: '${NO_SUCH_VARIABLE}'}", ["NO_SUCH_VARIABLE is not set"]),
         (SYNTHETIC + "grid: {cell_lat: 1.0}", ["give both cell_lat and cell_lng"]),
         (SYNTHETIC + "distill: {window: 0}", ["`distill`", "window is `full` or a whole number from 1"]),
+        (SYNTHETIC + "distill:\n  lambda_kl: 0.1\n  temperature: true", ["line 4", "`distill.temperature`", "a number",
+                                                                            "(given: True)"]),
+        (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "a number is asked for, not true"]),
+        (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "a number is asked for"]),
+        (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "a number is asked for"]),
+        ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
+        (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),
         (SYNTHETIC + "city: village", ["`city: village` does not match the file's name"]),
         ("- a\n- b", ["the top level must be sections"]),
         ("source: [", ["not readable as YAML"]),
@@ -80,3 +88,31 @@ def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
     assert load_config(path).source.path == "here/x"
     monkeypatch.setenv("TOWN_DATA", "/there")
     assert load_config(path).source.path == "/there/x"
+
+
+def test_whole_numbers_texts_of_numbers_and_true_where_it_is_meant_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPERATURE", "3.5")
+    config = load_config(write(tmp_path, SYNTHETIC + """
+distill: {enabled: no, temperature: '${TEMPERATURE}', lambda_kl: 1, scale_by_temperature_squared: true}
+"""))
+    assert (config.distill.enabled, config.distill.scale_by_temperature_squared) == (False, True)
+    assert (config.distill.temperature, config.distill.lambda_kl) == (3.5, 1.0)
+
+
+@pytest.mark.parametrize("section", [SyntheticConfig, Bounds, *(
+    field.annotation for name, field in CityConfig.model_fields.items()
+    if name not in ("city", "description", "source"))], ids=lambda section: section.__name__)
+def test_no_number_of_any_section_takes_true(section):
+    annotations = {name: str(field.annotation) + getattr(field.annotation, "__name__", "")
+                   for name, field in section.model_fields.items()}
+    numbers = [name for name, text in annotations.items() if "int" in text or "float" in text]
+    assert numbers
+    for name in numbers:
+        with pytest.raises(ValidationError, match="a number is asked for"):
+            section.model_validate({name: True})
+
+
+def test_true_is_refused_for_one_run_too():
+    config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}})
+    with pytest.raises(ConfigError, match=r"`distill.temperature`: .*a number is asked for"):
+        with_changes(config, {"distill.temperature": True})

@@ -203,6 +203,8 @@ def test_a_point_that_is_nowhere_is_refused(value):
     ((0, 1, 0, 1, 0, 0.1), "cell_lat 0 is not above 0"),
     ((0, 1, 0, np.nan, 0.1, 0.1), "max_lng is nan"),
     ((0, 1, 0, 1, 0.1, 0.1, 0), "downsample_factor 0"),
+    ((0, 1, 0, 1, 0.1, 1e-9), "cells of 0.1° × 1e-09° make over 10,000,000 rows or columns"),
+    ((0, 1, 0, 1, 1e-320, 0.1), "over 10,000,000 rows or columns"),
 ])
 def test_impossible_grids_are_refused(numbers, said):
     with pytest.raises(ConfigError, match=said):
@@ -313,6 +315,35 @@ def test_bounds_are_never_guessed_from_the_roads(city):
     with pytest.raises(ConfigError, match=r"min_lat, max_lat, min_lng, max_lng are not known.*`bounds: roads`"):
         GridSpec.from_config(GridConfig(cell_size_m=50), city[0])
     assert config_fallbacks(GridConfig(), city[0]) == {}
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [
+    ({"cell_size_m": 0.5}, ["`grid.cell_size_m: 0.5`", "`grid.vocabulary: all`", "more than 4,000,000",
+                            "`vocabulary: occupied`", "a larger cell"]),
+    ({"cell_lat": 1e-6, "cell_lng": 2e-6}, ["`grid.cell_lat: 1e-06, cell_lng: 2e-06`", "`vocabulary: occupied`"]),
+    ({"cell_size_m": 1e-6, "vocabulary": "occupied"}, ["`grid.cell_size_m: 1e-06`", "a larger cell",
+                                                       "at most 10,000,000 rows or columns"]),
+    ({"cell_size_m": 1e-320}, ["`grid.cell_size_m", "at most 10,000,000 rows or columns"]),
+])
+def test_absurdly_small_cells_are_refused_before_anything_is_made_of_them(city, sizes, parts):
+    with pytest.raises(ConfigError) as caught:
+        choose_grid(GridConfig(bounds="roads", **sizes), city[0])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_the_refusal_tells_the_number_of_cells(city):
+    network = city[0]
+    half = GridSpec.from_config(GridConfig(bounds="roads", cell_size_m=0.5, vocabulary="occupied"), network)
+    height, width = half.shape
+    assert height * width > 4_000_000
+    with pytest.raises(ConfigError, match=f"{height:,} × {width:,} = {height * width:,} cells"):
+        choose_grid(GridConfig(bounds="roads", cell_size_m=0.5), network)
+    assert choose_grid(GridConfig(bounds="roads", cell_size_m=0.5, vocabulary="occupied"), network).num_labels <= (
+        network.num_roads)
+    # what is merged counts
+    merged = GridConfig(bounds="roads", cell_size_m=0.5, downsample_factor=100)
+    assert choose_grid(merged, network).shape == (height // 100, width // 100)
 
 
 def test_choose_grid(city):

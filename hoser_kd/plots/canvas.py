@@ -1,0 +1,81 @@
+"""What all pictures share: colours, axes, legends, and the way to PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+
+COLOURS = {"real": "#4d4d4d", "vanilla": "#E69F00", "distilled": "#0072B2", "teacher": "#009E73"}
+SPARE = ("#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
+INK = "#333333"
+FAINT = "#d4d4d4"
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """Return the figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def colour_of(name: str) -> str:
+    """Return the colour of a set of trips or a kind of model; names without their own share a few spare ones."""
+    for known, colour in COLOURS.items():
+        if name.lower().startswith(known):
+            return colour
+    return SPARE[sum(map(ord, name)) % len(SPARE)]
+
+
+def sequential() -> Colormap:
+    """Return the scale of all maps."""
+    return colormaps["cividis_r"]
+
+
+def plain_axes(axes: Axes) -> None:
+    """Take away what is no data: frames, strong ticks; add a faint grid."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(visible=True, color="#ececec", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def share_axis(axes: Axes) -> None:
+    """Label the vertical axis in percent, at steps that need no rounding."""
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
+
+
+def bar_below(figure: Figure, panels: Sequence[Axes], colours: ScalarMappable, label: str, **options: Any) -> Any:
+    """Add a colour bar under the maps and return it."""
+    bar = figure.colorbar(colours, ax=list(panels), orientation="horizontal", fraction=0.05, pad=0.02, aspect=40,
+                          shrink=0.6, **options)
+    bar.set_label(label, size=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    bar.outline.set_edgecolor(FAINT)
+    return bar
+
+
+def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
+    """Add a legend under everything, in as many columns as fit the width."""
+    if handles:
+        widest = max(len(handle.get_label()) for handle in handles) * 0.075 + 0.55  # inches at this font size
+        columns = int(np.clip(figure.get_figwidth() // widest, 1, len(handles)))
+        rows = -(-len(handles) // columns)
+        figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows), frameon=False,
+                      fontsize=8.5, labelcolor=INK)
