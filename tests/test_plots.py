@@ -86,7 +86,7 @@ def test_classes_that_are_numbers_get_colours_of_their_own():
 def test_zones_next_to_each_other_differ_in_colour():
     row, column = ((NETWORK.centroids - NETWORK.centroids.min(0)) / 0.0031).astype(np.int64).T
     zones = row * 10 + column
-    colour = plots._colour_zones(NETWORK, zones)
+    colour = plots.maps._colour_zones(NETWORK, zones)
     origin = np.repeat(np.arange(NETWORK.num_roads), NETWORK.successors.degrees)
     a, b = zones[origin], zones[NETWORK.successors.indices]
     assert ((colour[a] != colour[b]) | (a == b)).all()

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from hoser_kd.plots.canvas import COLOURS, FAINT, INK, colour_of, legend_below, plain_axes, share_axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hoser_kd import metrics
 from hoser_kd.comparison import LABELS
+from hoser_kd.plots.canvas import COLOURS, FAINT, INK, colour_of, legend_below, plain_axes, share_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from hoser_kd.plots.canvas import FAINT, INK, sequential
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+
+from hoser_kd.plots.canvas import FAINT, INK, sequential
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

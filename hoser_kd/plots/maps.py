@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from hoser_kd.plots.canvas import FAINT, INK, SPARE, bar_below, legend_below
-from hoser_kd.plots.map_drawing import draw_cells, draw_roads, extent_of, map_figure, width_scale
 from matplotlib.colors import BoundaryNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from hoser_kd.plots.canvas import FAINT, INK, SPARE, bar_below, legend_below
+from hoser_kd.plots.map_drawing import draw_cells, draw_roads, extent_of, map_figure, width_scale
 
 if TYPE_CHECKING:
     from hoser_kd.ragged import BoolArray, Float64Array, Int64Array

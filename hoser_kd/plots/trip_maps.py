@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hoser_kd import metrics
 from hoser_kd.plots.canvas import FAINT, INK, bar_below, colour_of, legend_below, sequential
 from hoser_kd.plots.map_drawing import (
     draw_roads,
@@ -20,13 +27,6 @@ from hoser_kd.plots.map_drawing import (
     square_window,
     width_scale,
 )
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from hoser_kd import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
