@@ -6,42 +6,25 @@ An unknown or mistyped key is refused with the file, the line, the key and the n
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from hoser_kd.config_file import changed, expand_environment, explain, explain_change, read_tree
+from hoser_kd.config_models import DistillConfig, StudentConfig, TeacherConfig
+from hoser_kd.config_section import Section
 from hoser_kd.errors import ConfigError
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is asked for: they would pass as 1 and 0."""
-        asked = cls.model_fields[str(info.field_name)].annotation
-        if _holds_truth(value) and _holds_number(asked):
-            raise ValueError("a number is asked for, not true or false (which yes, no, on and off are in YAML too)")
-        return value
+__all__ = ["Bounds", "CityConfig", "DistillConfig", "EvaluationConfig", "GenerationConfig", "GridConfig",
+           "SourceConfig", "StudentConfig", "SyntheticConfig", "TeacherConfig", "ZonesConfig", "dump_config",
+           "load_config", "with_changes"]
 
 
-def _holds_truth(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
-
-
-def _holds_number(annotation: Any) -> bool:
-    return annotation in (int, float) or any(map(_holds_number, get_args(annotation)))
-
-
-class SyntheticConfig(_Section):
+class SyntheticConfig(Section):
     """The made city of `hoser_kd.synthetic`."""
 
     seed: int = 0
@@ -52,7 +35,7 @@ class SyntheticConfig(_Section):
     """Crossings of the street grid, south-north and west-east."""
 
 
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """Where the road network and the trips come from."""
 
     kind: Literal["hoser", "synthetic", "huggingface"] = "hoser"
@@ -79,7 +62,7 @@ class SourceConfig(_Section):
         return self
 
 
-class ZonesConfig(_Section):
+class ZonesConfig(Section):
     """The partition of the roads into zones."""
 
     count: int = Field(300, ge=1)
@@ -95,7 +78,7 @@ class ZonesConfig(_Section):
     """Take `road_network_partition` and `zone_trans_mat.npy` where the data set ships them."""
 
 
-class Bounds(_Section):
+class Bounds(Section):
     """A rectangle in degrees, EPSG:4326."""
 
     min_lat: float = Field(ge=-90, le=90)
@@ -110,7 +93,7 @@ class Bounds(_Section):
         return self
 
 
-class GridConfig(_Section):
+class GridConfig(Section):
     """The grid whose cells are the teacher's words. A checkpoint's own grid comes first where it carries one."""
 
     kind: Literal["cells", "roads"] = "cells"
@@ -140,170 +123,7 @@ class GridConfig(_Section):
         return self
 
 
-class TeacherConfig(_Section):
-    """LM-TAD: imported where `distill.ckpt_path` names a checkpoint, trained in the graph otherwise."""
-
-    preset: Literal["tiny", "small", "published"] = "small"
-    """Size of the model: tiny 2 layers of 64, small 4 of 256, published 8 of 768 with 12 heads."""
-    n_layer: int | None = Field(None, ge=1)
-    """Layers, where they differ from the preset's."""
-    n_head: int | None = Field(None, ge=1)
-    """Attention heads, where they differ from the preset's."""
-    n_embd: int | None = Field(None, ge=1)
-    """Width, where it differs from the preset's."""
-    block_size: int | None = Field(None, ge=4)
-    """Longest sequence with its special tokens; the longest trip of the corpus + 2 where it is not given."""
-    dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout in training."""
-    max_epochs: int = Field(30, ge=1)
-    """Passes over the training trips at the most."""
-    patience: int = Field(5, ge=1)
-    """Stop after this many epochs without a better validation loss."""
-    batch_size: int = Field(32, ge=1)
-    """Trips a step."""
-    learning_rate: float = Field(3e-4, gt=0)
-    """Peak learning rate of AdamW."""
-    min_learning_rate: float = Field(3e-5, ge=0)
-    """Learning rate at the end of the cosine."""
-    warmup_ratio: float = Field(0.08, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises (published: 5,000 of 60,000)."""
-    beta2: float = Field(0.99, gt=0, lt=1)
-    """Second beta of AdamW (published: 0.99 or 0.9)."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Weight decay, on matrices only."""
-    max_norm: float = Field(1.0, gt=0)
-    """Gradient norm at which it is clipped."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    compile: bool = False
-    """Use torch.compile."""
-    seed: int = 0
-    """Seed of weights, order and dropout."""
-
-
-class DistillConfig(_Section):
-    """Labels and the distillation term of the loss. The first eight keys are those of the original section."""
-
-    enabled: bool = True
-    """Train a distilled student."""
-    repo_path: str | None = None
-    """Accepted and not needed: no LM-TAD repository is used."""
-    ckpt_path: str | None = None
-    """An LM-TAD checkpoint to import as the teacher; none: one is trained in the graph."""
-    lambda_kl: float = Field(0.01, ge=0)
-    """Weight of the distillation term."""
-    temperature: float = Field(2.0, gt=0)
-    """Temperature of both distributions."""
-    window: Literal["full"] | int = "full"
-    """Tokens of history the teacher sees at each step: full, or the last W of them."""
-    sample_steps_per_trace: Literal["all"] | int = "all"
-    """Distilled steps of a trajectory in each epoch: all, or this many drawn at random."""
-    teacher_fp16: bool = True
-    """Half precision for the teacher's pass on a GPU; a CPU always uses float32."""
-    shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
-    """Candidates in one cell: each gets the cell's mass, they divide it, or cells are compared."""
-    scale_by_temperature_squared: bool = False
-    """Multiply the term by temperature² (Hinton et al. 2015, section 2.1)."""
-    labels: Literal["stored", "online"] = "stored"
-    """stored: labels of all trips are made once, before any training; online: the teacher is asked about every batch
-    of every epoch, for those who cannot store labels. The loss is the same."""
-    label_processes: int = Field(1, ge=1)
-    """Processes of this machine that make stored labels together, a GPU each where there are any."""
-    store_outside_mass: bool = False
-    """Keep with each step's labels the teacher's probability outside the cells of its candidates, 4 bytes a step; it
-    costs the scores of the whole vocabulary."""
-
-    @model_validator(mode="after")
-    def _positive(self) -> Self:
-        if isinstance(self.window, int) and self.window < 1:
-            raise ValueError("window is `full` or a whole number from 1")
-        if isinstance(self.sample_steps_per_trace, int) and self.sample_steps_per_trace < 1:
-            raise ValueError("sample_steps_per_trace is `all` or a whole number from 1")
-        if self.store_outside_mass and self.labels == "online":
-            raise ValueError("store_outside_mass needs `labels: stored`: with online nothing is stored")
-        return self
-
-
-_VALIDATION_ODS = 200
-
-
-class StudentConfig(_Section):
-    """HOSER and its training; the defaults are the published ones."""
-
-    hidden_dim: int = Field(128, ge=1)
-    """Width of road and zone vectors, of an attention head and of the navigator."""
-    road_id_dim: int = Field(64, ge=1)
-    """Width of the road id embedding, a part of the road vector."""
-    attribute_dim: int = Field(16, ge=1)
-    """Width of each of the parts for length, type, longitude and latitude."""
-    num_heads: int = Field(2, ge=1)
-    """Attention heads of the trajectory encoder."""
-    num_layers: int = Field(2, ge=1)
-    """Layers of the trajectory encoder."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in the trajectory encoder."""
-    candidate_angle: Literal["published", "true_bearing"] = "true_bearing"
-    """Angle of a candidate: published swaps latitude and longitude, as published checkpoints need; the true bearing has
-    the better likelihood where both were measured."""
-    time_intervals: Literal["published", "elapsed"] = "published"
-    """Intervals in the attention: from the minute of the day (23:59 to 00:01 counts as 5 min), or true ones."""
-    max_epochs: int = Field(25, ge=1)
-    """Passes over the training trips."""
-    batch_size: int = Field(256, ge=1)
-    """Trips an optimiser step."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Trips a forward pass; gradients are accumulated up to batch_size. None: the whole batch."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of AdamW."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Weight decay of AdamW."""
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
-    max_norm: float = Field(1.0, gt=0)
-    """Gradient norm at which it is clipped."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Literal["accuracy", "nll", "arrival", "generation"] = "accuracy"
-    """What the epoch that is kept is best by on the validation trips: accuracy of the next step, as published; its nll;
-    arrival, the share of generated trips that reach their destination; generation, arrival, distributions and shape of
-    generated trips together (docs/selection.md)."""
-    select_num_ods: int | None = Field(None, ge=1)
-    """Validation ODs, the same ones in every epoch and training, that trips are generated for after each epoch; the
-    figures are logged whatever selects. None: 200 where select_by is arrival or generation, none otherwise."""
-    select_max_steps: int = Field(1000, ge=1)
-    """Expansions after which the search for one of these trips ends."""
-    train_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
-    num_processes: int = Field(1, ge=1)
-    """Processes of this machine that train a student together, a GPU each where there are any; the batch is divided
-    among them, so the student stays the same to the rounding of sums."""
-
-    @model_validator(mode="after")
-    def _widths(self) -> Self:
-        if self.road_id_dim + 4 * self.attribute_dim != self.hidden_dim:
-            raise ValueError("road_id_dim + 4 * attribute_dim must equal hidden_dim")
-        return self
-
-    @property
-    def num_validation_ods(self) -> int:
-        """Validation ODs that trips are generated for after each epoch; 0: none."""
-        if self.select_num_ods is not None:
-            return self.select_num_ods
-        return _VALIDATION_ODS if self.select_by in ("arrival", "generation") else 0
-
-    def of_the_result(self) -> dict[str, Any]:
-        """Return the settings that the student and its figures follow from.
-
-        The number of processes changes neither; how an epoch is chosen counts where it is not as published.
-        """
-        unused = {"num_processes"}
-        if not self.num_validation_ods:
-            unused |= {"select_num_ods", "select_max_steps"}
-            unused |= {"select_by"} if self.select_by == "accuracy" else set()
-        return self.model_dump(mode="json", exclude=unused)
-
-
-class GenerationConfig(_Section):
+class GenerationConfig(Section):
     """Generation of trips by the students."""
 
     od_source: Literal["test", "train", "file"] = "test"
@@ -337,7 +157,7 @@ class GenerationConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """Metrics of generated trips."""
 
     od_cell_m: float = Field(200.0, gt=0)
@@ -366,7 +186,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class CityConfig(_Section):
+class CityConfig(Section):
     """Everything about a city; one YAML file each, the file's name is the city's."""
 
     city: str = Field(pattern=r"^[A-Za-z0-9_]+$")
@@ -391,49 +211,20 @@ class CityConfig(_Section):
     """Metrics."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.1 refuses no repeated key; a setting given twice is a mistake."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise ConfigError(f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
-                              f"`{key}` is given twice. Remove one.")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def load_config(path: str | PathLike[str]) -> CityConfig:
     """Read and check `config/<city>.yaml`.
 
     Raises ConfigError naming the file, the line, the key, what is wrong and the nearest known key.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such file.{_nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
-    text = file.read_text(encoding="utf-8")
-    try:
-        loader = _UniqueKeyLoader(text)
-        loader.name = str(file)
-        root = loader.get_single_node()
-        tree = loader.construct_document(root) if root is not None else {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: the top level must be sections such as `source:` and `student:`.")
+    tree, root = read_tree(file)
     if tree.setdefault("city", file.stem) != file.stem:
         raise ConfigError(f"{file}: `city: {tree['city']}` does not match the file's name. Rename one of the two.")
     try:
-        return CityConfig.model_validate(_expand_environment(tree, file))
+        return CityConfig.model_validate(expand_environment(tree, file))
     except ValidationError as error:
-        lines = [_explain(file, root, problem) for problem in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        told = dict.fromkeys(explain(file, root, problem, CityConfig) for problem in error.errors())
+        raise ConfigError("\n".join(told)) from None
 
 
 def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
@@ -441,103 +232,12 @@ def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
 
     Raises ConfigError for a value the YAML could not have either.
     """
-    tree = config.model_dump()
-    for place, value in changes.items():
-        *sections, key = place.split(".")
-        section = tree
-        for name in sections:
-            section = section[name]
-        section[key] = value
     try:
-        return CityConfig.model_validate(tree)
+        return CityConfig.model_validate(changed(config.model_dump(), changes))
     except ValidationError as error:
-        problems = [f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']} (given: {problem['input']!r})"
-                    for problem in error.errors()]
-        raise ConfigError("for this run: " + "; ".join(problems)) from None
+        raise ConfigError("for this run: " + "; ".join(map(explain_change, error.errors()))) from None
 
 
 def dump_config(config: CityConfig) -> str:
     """Return the whole tree, defaults included, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-
-def _expand_environment(value: Any, file: Path) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` in every text of the tree."""
-    if isinstance(value, dict):
-        return {key: _expand_environment(entry, file) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_expand_environment(entry, file) for entry in value]
-    if not isinstance(value, str):
-        return value
-
-    def one(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        found = os.environ.get(name, default)
-        if found is None:
-            raise ConfigError(f"{file}: environment variable {name} is not set. "
-                              f"Set it, or write ${{{name}:-default}}.")
-        return found
-
-    return _VARIABLE.sub(one, value)
-
-
-def _explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any]) -> str:
-    """Turn one of pydantic's problems into a line with file, line, key and mend."""
-    keys = [str(part) for part in problem["loc"]]
-    model: type[BaseModel] = CityConfig
-    known = keys
-    for depth, key in enumerate(keys):
-        field = model.model_fields.get(key)
-        annotation = None if field is None else field.annotation
-        if depth == len(keys) - 1 or not (isinstance(annotation, type) and issubclass(annotation, _Section)):
-            known = keys[: depth + 1]
-            break
-        model = annotation
-    place = f"{file}{_line(root, known)}: `{'.'.join(known)}`" if known else f"{file}"
-    if problem["type"] == "extra_forbidden":
-        return f"{place} is not a known setting.{_suggest(known[-1], model)}"
-    if problem["type"] == "missing":
-        return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    given = "" if isinstance(problem.get("input"), dict) else f" (given: {problem.get('input')!r})"
-    return f"{place}: {message[:1].lower()}{message[1:]}{given}."
-
-
-def _line(root: yaml.Node | None, keys: list[str]) -> str:
-    node, line = root, 0
-    for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for key_node, value_node in node.value:
-            if key_node.value == key:
-                node, line = value_node, key_node.start_mark.line + 1
-                break
-        else:
-            break
-    return f", line {line}" if line else ""
-
-
-def _suggest(key: str, model: type[BaseModel]) -> str:
-    here = _nearest(key, model.model_fields)
-    if here:
-        return here
-    elsewhere = {name: path for path, name in _all_keys(CityConfig)}
-    near = difflib.get_close_matches(key, elsewhere, n=1)
-    if near:
-        return f" Did you mean `{elsewhere[near[0]]}`?"
-    return f" Known here: {', '.join(model.model_fields)}."
-
-
-def _nearest(key: str, known: Any) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        yield prefix + name, name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _all_keys(field.annotation, f"{prefix}{name}.")
