@@ -1,0 +1,8 @@
+"""The report of a city: one self-contained HTML file over all seeds."""
+
+from __future__ import annotations
+
+from hoser_kd.report.data import ReportData, StudentResult
+from hoser_kd.report.page import render, write_report
+
+__all__ = ["ReportData", "StudentResult", "render", "write_report"]
