@@ -63,13 +63,12 @@ ALIGNED = {"loss": 2.3, "guess": 4.6, "least_half_a_cell_off": 3.1, "misplaced":
 
 def stored_grid(folder, spec, network):
     """The files of a grid as its stage leaves them; returns the table of tokens."""
-    from hoser_kd import grid as grids
-    from hoser_kd import plots
+    from hoser_kd import grid_roads, plots
     from hoser_kd.stages.grid import describe_grid
 
-    table = grids.token_table(spec, network)
+    table = grid_roads.token_table(spec, network)
     table.to_parquet(folder / "grid_token_table.parquet")
-    grids.cells_frame(spec, table["token"].to_numpy()).to_parquet(folder / "grid_cells.parquet")
+    grid_roads.cells_frame(spec, table["token"].to_numpy()).to_parquet(folder / "grid_cells.parquet")
     (folder / "grid.json").write_text(json.dumps(describe_grid(spec)))
     crowd = np.bincount(table["token"], minlength=spec.num_labels).reshape(spec.shape)
     picture = plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)
@@ -142,14 +141,14 @@ def test_grid_lies_where_trained(grid):
 
 def test_the_grid_checks_see_what_the_stage_measures(tmp_path):
     """Crowding and clamping of a real grid that is far too coarse, and of one that lies beside the city."""
-    from hoser_kd import grid as grids
+    from hoser_kd import grid_roads
 
     network, trips = grid_network(), random_trips(grid_network(), 30)
 
     def measured(spec):
         table = stored_grid(tmp_path, spec, network)
-        return artifact("grid_token_table", tmp_path, coverage=grids.coverage(spec, table),
-                        resolution=grids.resolution(table["token"].to_numpy(), network, trips))
+        return artifact("grid_token_table", tmp_path, coverage=grid_roads.coverage(spec, table),
+                        resolution=grid_roads.resolution(table["token"].to_numpy(), network, trips))
 
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
     fine = measured(GridSpec(south, north, west, east, 0.001, 0.001))

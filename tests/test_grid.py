@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from hoser_kd import road_network, trajectories
 from hoser_kd.config import Bounds, GridConfig, SyntheticConfig
 from hoser_kd.errors import ConfigError
-from hoser_kd.grid import (
-    GridSpec,
-    RoadTokens,
-    bounds_source,
-    cells_frame,
-    choose_grid,
-    config_fallbacks,
-    corpus_tokens,
-    coverage,
-    resolution,
-    token_table,
-)
+from hoser_kd.grid import GridSpec, RoadTokens, bounds_source, choose_grid, config_fallbacks
+from hoser_kd.grid_roads import cells_frame, corpus_tokens, coverage, resolution, token_table
 from hoser_kd.ragged import Csr
 from hoser_kd.road_network import RoadNetwork
 from hoser_kd.synthetic import make_city

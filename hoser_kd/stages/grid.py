@@ -15,6 +15,7 @@ from hoser_kd import plots
 from hoser_kd.device import pick_device
 from hoser_kd.errors import DataError
 from hoser_kd.grid import OCCUPIED_KEY, Grid, GridSpec, OccupiedCells
+from hoser_kd.grid_roads import cells_frame, coverage, resolution, token_table
 from hoser_kd.pipeline import StageRun
 from hoser_kd.ragged import Int64Array
 from hoser_kd.stages.network import load_network, load_trips
@@ -40,10 +41,10 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     dataset_config = None if teacher is None else teacher.dataset_config
     grid = grids.choose_grid(run.config.grid, network, dataset_config,
                              None if teacher is None else teacher.config.vocab_size)
-    table = grids.token_table(grid, network)
+    table = token_table(grid, network)
     tokens = table["token"].to_numpy()
     table.to_parquet(run.folder / "grid_token_table.parquet", compression="zstd")
-    cells = grids.cells_frame(grid, tokens)
+    cells = cells_frame(grid, tokens)
     cells.to_parquet(run.folder / "grid_cells.parquet", compression="zstd")
     write_json(run.folder / "grid.json", describe_grid(grid))
     height, width = grid.shape
@@ -58,8 +59,8 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
         "rows": height,
         "columns": width,
         "num_labels": grid.num_labels,
-        "coverage": {**grids.coverage(grid, table), "visits_inside": _visits_inside(table, load_trips(run, "train"))},
-        "resolution": grids.resolution(tokens, network, load_trips(run, "train")),
+        "coverage": {**coverage(grid, table), "visits_inside": _visits_inside(table, load_trips(run, "train"))},
+        "resolution": resolution(tokens, network, load_trips(run, "train")),
         **_alignment(run, teacher, grid, network),
     }
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hoser_kd import grid as grids
 from hoser_kd import plots
 from hoser_kd.device import pick_device
 from hoser_kd.grid import GridSpec, OccupiedCells
+from hoser_kd.grid_roads import corpus_tokens
 from hoser_kd.label_diagnosis import diagnose
 from hoser_kd.label_plots import mean_by_road, road_value_maps
 from hoser_kd.labelling import Labeller
@@ -33,7 +33,7 @@ def teacher_corpus(run: StageRun) -> dict[str, Any]:
     tokens = load_tokens(run.path("grid_token_table"))
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
-        corpus = Corpus(*grids.corpus_tokens(tokens, load_trips(run, split)))
+        corpus = Corpus(*corpus_tokens(tokens, load_trips(run, split)))
         corpus.save(run.folder / f"{split}.arrow")
         repeats = np.diff(corpus.tokens) == 0
         repeats[corpus.offsets[1:-1] - 1] = False
