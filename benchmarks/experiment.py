@@ -58,7 +58,10 @@ class Maker:
 
 
 def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Lambda, then temperature, then sharing: each with the best of the ones before. Means over the search's seeds."""
+    """Lambda, then temperature, then sharing: each with the best of the ones before. Means over the search's seeds.
+
+    While the best lambda is the largest that was tried, three times as much is tried.
+    """
     axes = {"lambda_kl": options.lambdas, "temperature": options.temperatures, "shared_cells": options.sharing}
     best: dict[str, Any] = {"lambda_kl": None, "temperature": config.distill.temperature,
                             "shared_cells": config.distill.shared_cells}
@@ -69,13 +72,18 @@ def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list
         return {**settings, "val_nlls": [summary["val_nll"] for summary in made],
                 **{name: sum(summary[name] for summary in made) / len(made) for name in ("val_nll", "val_accuracy")}}
 
-    for axis, values in axes.items():
+    def attempt(axis: str, values: list[Any]) -> dict[str, Any]:
         for value in values:
             settings = {**best, axis: value}
             place = tuple(settings.values())
             if place not in tried:
                 tried[place] = students("distilled_student", variant(config, distill=settings), settings)
-        best = {name: min(tried.values(), key=lambda row: row["val_nll"])[name] for name in best}
+        return {name: min(tried.values(), key=lambda row: row["val_nll"])[name] for name in best}
+
+    for axis, values in axes.items():
+        best = attempt(axis, values)
+    while best["lambda_kl"] == max(row["lambda_kl"] for row in tried.values()):
+        best = attempt("lambda_kl", [3 * best["lambda_kl"]])
     plain = students("vanilla_student", config, {"lambda_kl": 0.0, "temperature": None, "shared_cells": None})
     return [*tried.values(), plain]
 
