@@ -66,6 +66,7 @@ LABELS = {
     "detour_ratio": "detour ratio", "edit_similarity": "edit similarity of roads",
     "jaccard": "overlap of roads (Jaccard)",
     "identical_share": "exactly the real trip", "copied_share": "copies of a training trip",
+    "generation_reached": "validation trips that arrive", "generation_score": "score of validation trips",
     "real_copied_share": "the same, real trips", "kl": "distillation loss (KL)", "loss": "loss",
 }
 """What a figure is called where people read it."""

@@ -31,7 +31,7 @@ SCENARIOS = {
     "weekday": "trips that start from Monday to Friday",
     "weekend": "trips that start on a Saturday or a Sunday",
     "peak": "trips that start in the peak hours (`evaluation.peak_hours`)",
-    "off_peak": "trips that start outside them",
+    "off_peak": "trips that start outside the peak hours",
     "within_centre": "trips from the centre to the centre",
     "to_centre": "trips from the suburbs to the centre",
     "from_centre": "trips from the centre to the suburbs",

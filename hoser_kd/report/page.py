@@ -37,11 +37,11 @@ from hoser_kd.report.words import (
     caveat_of,
     definitions_of,
     figures_of,
-    full_label,
     headline_of,
     in_words,
     is_number,
     line_of,
+    short_label,
     tiles_of,
     verdict_sentences,
 )
@@ -132,7 +132,7 @@ def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[Line]]]:
         runs = [{seed: _of_scenario(result, name) for seed, result in data.students.get(kind, {}).items()
                  if name in result.scenarios} for kind in ("vanilla", "distilled")]
         by_name = {row.name: row for row in compare(runs[0], runs[1])}
-        lines = [line_of(row)._replace(label=full_label(row))
+        lines = [line_of(row)._replace(label=short_label(row))
                  for row in (by_name[figure] for figure in SCENARIO_FIGURES if figure in by_name)]
         if lines:
             counts = [figures["counts.generated"] for figures in runs[0].values()]

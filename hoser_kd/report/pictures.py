@@ -15,7 +15,7 @@ from hoser_kd.failures import CAUSES
 from hoser_kd.metrics import road_overlap
 from hoser_kd.ragged import row_of_value
 from hoser_kd.report.data import ReportData, answered_trips, first_generated, real_of
-from hoser_kd.report.words import in_text, in_words, judged_rows
+from hoser_kd.report.words import in_words, judged_rows, short_label
 
 if TYPE_CHECKING:
     from hoser_kd.ragged import BoolArray
@@ -38,8 +38,6 @@ _GROUPINGS = {"hour": "hour of the day", "to_go": "distance to the destination, 
               "road_class": "class of the road that is left"}
 
 
-_SHORT = {"similarity": "same OD cells", "paired": "same request"}
-"""Sections whose heading is too long for a picture."""
 
 
 class Picture(NamedTuple):
@@ -77,8 +75,7 @@ def group_pictures(data: ReportData) -> Iterator[Drawing]:
 def difference_pictures(rows: Sequence[Row]) -> Iterator[Drawing]:
     """Draw how far the students differ, figure by figure."""
     shown = [(row, row.relative) for row in judged_rows(rows) if row.definition.better is not None]
-    drawn = [(f"{row.label} ({_SHORT.get(row.section, in_text(row.section))})", *relative, row.definition.better)
-             for row, relative in shown if relative is not None]
+    drawn = [(short_label(row), *relative, row.definition.better) for row, relative in shown if relative is not None]
     if drawn:
         yield plots.differences(drawn), (
             "Differences in percent of the plain student, with 95 % intervals where there are several seeds. Blue is "

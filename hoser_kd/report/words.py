@@ -11,6 +11,9 @@ import numpy as np
 from hoser_kd.comparison import SECTIONS, Row
 from hoser_kd.report.data import ReportData, StudentResult
 
+_SHORT = {"similarity": "same OD cells", "paired": "same request"}
+"""Sections whose heading is long."""
+
 
 class Line(NamedTuple):
     """A row of a comparison as texts."""
@@ -115,6 +118,11 @@ def caveat_of(num_pairs: int) -> str:
 def full_label(row: Row) -> str:
     """Return a figure's label with its section."""
     return f"{row.label} ({in_text(row.section)})"
+
+
+def short_label(row: Row) -> str:
+    """Return the same where there is little room."""
+    return f"{row.label} ({_SHORT.get(row.section, in_text(row.section))})"
 
 
 def in_text(section: str) -> str:
