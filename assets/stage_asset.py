@@ -70,9 +70,10 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
     return asset
 
 
-_ON_DEVICE = {"teacher", "teacher_evaluation", "teacher_soft_labels", "vanilla_student", "distilled_student",
-              "generated_trajectories"}
-"""Stages that fill a GPU; they share the pool `gpu`, so that a machine with one GPU runs one of them at a time."""
+_ON_DEVICE = {"grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels", "vanilla_student",
+              "distilled_student", "generated_trajectories", "trajectory_metrics"}
+"""Stages that run a model: the grid asks an imported teacher whether it lies right, the metrics ask the students. They
+share the pool `gpu`, so that a machine with one GPU runs one of them at a time."""
 
 
 def _input(stage: Stage, upstream: Stage) -> dg.AssetIn:

@@ -103,7 +103,7 @@ def _checkpoint_signature(config: CityConfig) -> list[list[Any]]:
                 "when they have stayed the same between two looks; a copy of the same content is no change. Nothing is "
                 "trained, nothing downloaded.",
 )
-def city_watch(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult:
+def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
     """Take note of what is new and ask for `prepare_city` where it concerns that."""
     known = {city: Seen(**seen) for city, seen in json.loads(context.cursor or "{}").items()}
     names: list[str] = []
@@ -190,7 +190,7 @@ def _version_when(instance: dg.DagsterInstance, key: dg.AssetKey, city: str, sto
     description="Off until a person switches it on. Launches full_pipeline for a trained city whose raw files or "
                 "settings change from then on, once each change, with the seeds it was trained with.",
 )
-def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult:
+def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
     """Ask for `full_pipeline` where something has changed since the sensor was switched on."""
     known = {city: Seen(**seen) for city, seen in json.loads(context.cursor or "{}").items()}
     requests: list[dg.RunRequest] = []

@@ -33,7 +33,7 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
         jobs=[*JOBS, full_pipeline],
         sensors=[city_watch, full_pipeline_steps, retrain_on_change],
         schedules=[weekly_retraining],
-        resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline=pipeline)},
+        resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=dg.multiprocess_executor.configured({
             "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},

@@ -2,6 +2,7 @@
 
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -12,8 +13,9 @@ from hoser_kd.pipeline import STAGES
 from hoser_kd.store import Artifact, Store
 
 
-class Pipeline(dg.ConfigurableResource[None]):
-    """The cities' settings and the artifact store."""
+@dataclass(frozen=True)
+class Pipeline:
+    """The cities' settings and the artifact store: the same for every run, so no run config and in no launchpad."""
 
     config_folder: str
     """Folder of the cities' YAML files."""
@@ -29,10 +31,11 @@ class Pipeline(dg.ConfigurableResource[None]):
         return Store(self.store_root)
 
 
-class ArtifactIOManager(dg.ConfigurableIOManager):
+class ArtifactIOManager(dg.IOManager):
     """Hands artifacts from asset to asset by the version that Dagster recorded, never by what is newest on disk."""
 
-    pipeline: dg.ResourceDependency[Pipeline]
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
 
     def handle_output(self, context: dg.OutputContext, obj: Artifact) -> None:
         """Do nothing: the stage has committed its files, and Dagster records the version."""
@@ -45,7 +48,7 @@ class ArtifactIOManager(dg.ConfigurableIOManager):
             version = _recorded_version(context.instance, context.asset_key, partition_key)
             city, seed = city_and_seed(_typed(partition_key, context))
             if version is not None:
-                artifact = self.pipeline.store().open(stage.name, city, version, seed)
+                artifact = self._pipeline.store().open(stage.name, city, version, seed)
                 if seed is None or _wants_one_seed(context):
                     return artifact
                 found[seed] = artifact

@@ -123,11 +123,12 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     real = test.take(requests["test_row"]) if "test_row" in requests else test
     [labels] = load_labels(run, "test")
     training = load_trips(run, "train")
+    # a run may have trained the student at another temperature than the YAML's
+    temperature = float(_artifact(run, "distilled_student").settings["distillation"]["temperature"])
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
-        next_step = evaluate_student(model, test, labels=labels, temperature=run.config.distill.temperature,
-                                     progress=run.progress)
+        next_step = evaluate_student(model, test, labels=labels, temperature=temperature, progress=run.progress)
         trips = metrics.evaluate(
             real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
             training=training, paired="test_row" in requests,

@@ -50,7 +50,7 @@ class Home:
     def store(self) -> Path:
         return self.root / "store"
 
-    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a module of this Python with the home's environment."""
         return subprocess.run([sys.executable, "-W", "ignore", "-m", *command], cwd=ROOT, env=self.environment,
                               capture_output=True, text=True, check=False, timeout=timeout)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import dagster as dg
 import pytest
 
 from assets.knobs import KNOBS, changes, run_config_of
 from dagster_project.definitions import build_defs
+from hoser_kd import hoser
 from hoser_kd.config import load_config, with_changes
 from hoser_kd.errors import ConfigError
+from hoser_kd.next_step import evaluate_student
+from hoser_kd.soft_labels import SoftLabels
+from hoser_kd.trajectories import Trajectories
 
 
 @pytest.mark.parametrize("stage", KNOBS)
@@ -29,24 +35,61 @@ def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
         with_changes(config, {"distill.temperature": -1})
 
 
+def test_a_launchpad_is_filled_in_with_what_a_person_may_change_and_nothing_else():
+    allowed = {"seeds", "force", "device", *(knob.split(".")[1] for knobs in KNOBS.values() for knob in knobs)}
+    for job in build_defs().get_repository_def().get_all_jobs():
+        filled = {name: field.default_value for name, field in job.run_config_schema.config_type.fields.items()}
+        assert not any(resource.get("config") for resource in filled["resources"].values()), job.name
+        assert {name for op in filled["ops"].values() for name in op["config"]} <= allowed, job.name
+
+
+@pytest.fixture
+def run_job(copy_of_town):
+    """Run a job of the town's seed 0 with knobs of one asset; returns the materialisation of that asset."""
+    home = copy_of_town
+    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+
+    def run(job, asset, **knobs):
+        with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+            done = definitions.resolve_job_def(job).execute_in_process(
+                instance=instance, partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
+                asset_selection=[dg.AssetKey(asset)],
+                run_config={"ops": {asset: {"config": knobs}}} if knobs else None)
+            (made,) = done.asset_materializations_for_node(asset)
+            return made.tags["dagster/data_version"], made.metadata
+
+    return home, run
+
+
 # Dagster reads a property of its own that it has deprecated, where a resource holds another one
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_changed_knob_is_a_version_of_its_own(copy_of_town):
-    home = copy_of_town
-    job = build_defs(config_folder=home.config, store_root=str(home.store)).resolve_job_def("distil")
+def test_a_changed_knob_is_a_version_of_its_own(run_job):
+    home, run = run_job
     folder = home.store / "town" / "distilled_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
-
-    def distil(**knobs):
-        with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
-            done = job.execute_in_process(
-                instance=instance, partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
-                asset_selection=[dg.AssetKey("distilled_student")],
-                run_config={"ops": {"distilled_student": {"config": knobs}}} if knobs else None)
-            return done.asset_materializations_for_node("distilled_student")[0]
-
-    changed = distil(lambda_kl=0.5)
-    version = changed.tags["dagster/data_version"]
+    version, metadata = run("distil", "distilled_student", lambda_kl=0.5)
     assert {path.name for path in folder.iterdir()} - before == {version}
-    assert changed.metadata["changed_for_this_run"].value == {"distill.lambda_kl": 0.5}
-    assert {distil().tags["dagster/data_version"]} == before
+    assert metadata["changed_for_this_run"].value == {"distill.lambda_kl": 0.5}
+    assert {run("distil", "distilled_student")[0]} == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_metrics_ask_the_teacher_at_the_temperature_that_the_student_was_trained_with(run_job):
+    home, run = run_job
+    student, _ = run("distil", "distilled_student", temperature=5.0)
+    run("evaluate", "generated_trajectories")
+    version, _ = run("evaluate", "trajectory_metrics")
+    found = json.loads((home.store / "town" / "trajectory_metrics" / "seed-0" / version / "metrics.json").read_text())
+
+    def only(stage, *below):
+        return next(path for path in (home.store / "town" / stage).joinpath(*below).iterdir() if path.is_dir())
+
+    test = Trajectories.load(only("trajectories") / "test.arrow")
+    labels = SoftLabels.load(only("teacher_soft_labels") / "test.arrow")
+    plain = only("vanilla_student", "seed-0")
+    distilled = home.store / "town" / "distilled_student" / "seed-0" / student
+    for kind, folder in (("vanilla", plain), ("distilled", distilled)):
+        at = {temperature: evaluate_student(hoser.load(folder), test, labels=labels, temperature=temperature)
+              for temperature in (2.0, 5.0)}
+        assert found[kind]["next_step"]["teacher_kl"] == pytest.approx(at[5.0]["teacher_kl"], rel=1e-5)
+        assert found[kind]["next_step"]["teacher_kl"] != pytest.approx(at[2.0]["teacher_kl"], rel=1e-2)
