@@ -142,7 +142,8 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 _ABOUT = (
     "`python benchmarks/selection.py --config config/<city>.yaml`: a student a seed, every epoch's weights kept. Each",
     "rule chooses an epoch by its figures on the validation trips, and the table has what that epoch does on test: the",
-    "mean over seeds, and less that of the published choice, paired by seed, with the 95 % t interval.",
+    "mean over seeds, and less that of the published choice, paired by seed, with the 95 % t interval (one seed has",
+    "none).",
 )
 
 
@@ -160,12 +161,14 @@ def page() -> str:
 
 def _city(told: dict[str, Any]) -> list[str]:
     runs, values, differences = told["seeds"], told["compared"]["values"], told["compared"]["differences"]
-    size = (f"{told['roads']:,} roads, {told['trips']['train']:,} training trips, {told['sample']} validation ODs of "
-            f"at most {told['sample_steps']:,} expansions, {told['trips']['test']:,} test ODs of at most "
-            f"{told['test_steps']:,}; {len(runs)} seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} "
-            "epochs.")
+    trained, asked = (f"{told['trips'][split]:,}" for split in ("train", "test"))
+    size = [
+        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation ODs, at most",
+        f"{told['sample_steps']:,} expansions each; {asked} test ODs, at most {told['test_steps']:,}; {len(runs)}",
+        f"seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} epochs.",
+    ]
     chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in RULES)
-    lines = ["", f"### {told['city']}, {told['student'].replace('_', ' ')}", "", size, "",
+    lines = ["", f"### {told['city']}, {told['student'].replace('_', ' ')}", "", *size, "",
              "| test figure | " + " | ".join(f"by {by}" for by in RULES) + " |", "|---" * (len(RULES) + 1) + "|",
              "| epochs chosen | " + " | ".join(chosen) + " |"]
     for name, (better, unit, label) in FIGURES.items():
@@ -174,8 +177,9 @@ def _city(told: dict[str, Any]) -> list[str]:
             cells.append(_cell(float(np.mean(values[by][name])), of[name], better))
         lines.append(f"| {label}{f' ({unit})' if unit else ''}, {better} is better | " + " | ".join(cells) + " |")
     if told["foresight"]:
-        lines += ["", "Rank correlation (Spearman) over the epochs of what a rule sees with test, mean over seeds:", "",
-                  "| rule | trips that arrive | score |", "|---|---|---|"]
+        lines += ["", "Rank correlation (Spearman) over all epochs: what a rule sees on validation against what comes",
+                  "out on test, mean over the seeds whose epochs were all tested:", "",
+                  "| rule | trips that arrive on test | score on test |", "|---|---|---|"]
         for by, of in told["foresight"].items():
             cells = [f"{of[name]:+.2f}" if name in of else "–" for name in ("reached", "score")]
             lines.append(f"| `{by}` | " + " | ".join(cells) + " |")
