@@ -1,21 +1,106 @@
-"""Take the pictures of docs/walkthrough.md: `python docs/screenshots.py`, while `make dev` runs and the demo is made.
+"""Take the pictures of docs/walkthrough.md: `python docs/screenshots.py`.
 
-Needs Debian's chromium and Playwright (in the extra `test`). Look at each picture before you commit it.
+A small town is made for them in a folder of its own, which shows in the pictures, with the servers of `make dev` on
+their usual ports; `--url` takes the pictures of a UI that runs already instead. Needs Debian's chromium and Playwright
+(in the extra `test`). Look at each picture before you commit it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-FOLDER = Path(__file__).resolve().parent / "screenshots"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "screenshots"
+URL = "http://localhost:3000"
+TOWN = """\
+description: A small made town.
+source:
+  kind: synthetic
+  synthetic: {blocks: [8, 8], num_trips: 200}
+zones: {count: 12}
+grid: {bounds: roads, cell_size_m: 80}
+teacher: {preset: tiny, n_embd: 32, max_epochs: 2}
+student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: 4, batch_size: 32, learning_rate: 0.01}
+distill: {lambda_kl: 0.1, temperature: 2.0}
+generation: {num_trips: 8, max_steps: 300}
+"""
+SERVERS = (("dagster_project.files",), ("dagster_project.tensorboard",), ("dagster", "dev", "-w", "workspace.yaml"))
+LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename } }"""
+REPORTS = """{assetNodeOrError(assetKey: {path: ["distillation_report"]}) {
+  ... on AssetNode {assetMaterializations {runId}}}}"""
+PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
+PATIENCE_S = 3600
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 SETTLED_MS = 4000
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """Start what `make dev` starts over a folder with a town in it, and make the town unless that has been done."""
+    (folder / "config").mkdir(parents=True, exist_ok=True)
+    (folder / ".dagster").mkdir(exist_ok=True)
+    (folder / "config" / "town.yaml").write_text(TOWN)
+    shutil.copy(ROOT / "dagster.yaml-template", folder / ".dagster" / "dagster.yaml")
+    environment = {**os.environ, "HOSER_KD_CONFIG": str(folder / "config"), "HOSER_KD_STORE": str(folder / "data"),
+                   "DAGSTER_HOME": str(folder / ".dagster"), "HOSER_KD_SEEDS": "3"}
+    servers = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-m", *words], cwd=ROOT, env=environment)  # noqa: S603
+        for words in SERVERS]
+    try:
+        make_town()
+        yield
+    finally:
+        for server in servers:
+            server.send_signal(signal.SIGINT if server is servers[-1] else signal.SIGTERM)
+        for server in servers:
+            server.wait(60)
+
+
+def make_town() -> None:
+    """Launch full_pipeline once the sensor has seen the town, and wait for the report."""
+    wait_for(lambda: asked(PARTITIONS)["assetNodeOrError"].get("partitionKeys"))
+    if asked(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
+        return
+    selector = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": "full_pipeline"}
+    asked(LAUNCH, params={
+        "selector": selector, "runConfigData": {"ops": {"begin": {"config": {"seeds": [0, 1]}}}},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]}})
+    wait_for(lambda: asked(REPORTS)["assetNodeOrError"]["assetMaterializations"])
+
+
+def asked(text: str, **variables: Any) -> dict[str, Any]:
+    """Return the answer to a GraphQL query."""
+    body = json.dumps({"query": text, "variables": variables}).encode()
+    request = urllib.request.Request(f"{URL}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+        found: dict[str, Any] = json.load(answer)
+    return found["data"]
+
+
+def wait_for(what: Callable[[], Any]) -> None:
+    """Wait until something is so; a server that does not answer yet is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if what():
+                return
+        time.sleep(1)
+    raise SystemExit("the town was not made in time; look at its runs in the UI")
 
 
 def lineage(page: Page, url: str, _: str) -> None:
@@ -40,6 +125,18 @@ def launchpad(page: Page, url: str, city: str) -> None:
 def runs(page: Page, url: str, _: str) -> None:
     """The runs of a chain."""
     page.goto(f"{url}/runs")
+
+
+def backfill(page: Page, url: str, city: str) -> None:
+    """What a backfill over seeds asks for."""
+    page.goto(f"{url}/locations/hoser_kd/asset-groups/student/lineage")
+    page.get_by_text("vanilla_student").first.wait_for()
+    page.get_by_role("button", name="Materialize all").first.click()
+    page.get_by_text("Partition selection").wait_for()
+    for dimension, key in enumerate((city, "1")):
+        page.get_by_text("Select a partition").first.click()
+        page.get_by_text(key, exact=True).last.click()
+        page.get_by_text(("city", "seed")[dimension], exact=True).last.click()  # closes the list
 
 
 def asset(name: str, query: str) -> Callable[[Page, str, str], None]:
@@ -69,6 +166,7 @@ SHOTS: dict[str, Callable[[Page, str, str], None]] = {
     "network": network,
     "launchpad": launchpad,
     "runs": runs,
+    "backfill": backfill,
     "student": asset("distilled_student", "view=overview"),
     "plots": plots,
     "report": asset("distillation_report", "partition={city}"),
@@ -89,19 +187,23 @@ def take(window: BrowserContext, url: str, city: str, names: list[str]) -> None:
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description="Take the pictures of the walk through the UI.")
-    parser.add_argument("--url", default="http://localhost:3000")
-    parser.add_argument("--city", default="demo")
+    parser.add_argument("--url", help="a UI that runs already")
+    parser.add_argument("--city", default="town", help="a city that has been made in it")
+    parser.add_argument("--folder", type=Path, default=Path("/srv/hoser-kd"), help="where the town is made otherwise")
     parser.add_argument("--only", nargs="+", choices=SHOTS, default=list(SHOTS))
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("no chromium here: apt-get install chromium")
     FOLDER.mkdir(exist_ok=True)
-    with sync_playwright() as driver:
+    with contextlib.ExitStack() as running:
+        if options.url is None:
+            running.enter_context(served(options.folder))
+        driver = running.enter_context(sync_playwright())
         window = driver.chromium.launch_persistent_context(
             "", executable_path=chromium, headless=True, args=FLAGS, viewport={"width": 1400, "height": 850})
         window.set_default_timeout(60_000)
-        take(window, options.url, options.city, options.only)
+        take(window, options.url or URL, options.city, options.only)
         window.close()
 
 
