@@ -46,7 +46,6 @@ PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on Asse
 PATIENCE_S = 3600
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-SETTLED_MS = 4000
 
 
 @contextlib.contextmanager
@@ -118,6 +117,8 @@ def network(page: Page, url: str, _: str) -> None:
 def launchpad(page: Page, url: str, city: str) -> None:
     """The launchpad of full_pipeline with a city chosen."""
     page.goto(f"{url}/locations/hoser_kd/jobs/full_pipeline/playground")
+    page.get_by_placeholder("Partition").wait_for()
+    page.wait_for_timeout(5000)  # the list opens empty while the partitions are still being asked for
     page.get_by_placeholder("Partition").click()
     page.get_by_text(city, exact=True).last.click()
 
@@ -175,12 +176,12 @@ SHOTS: dict[str, Callable[[Page, str, str], None]] = {
 }
 
 
-def take(window: BrowserContext, url: str, city: str, names: list[str]) -> None:
+def take(window: BrowserContext, url: str, city: str, names: list[str], settle_s: float) -> None:
     """Take the pictures named."""
     page = window.pages[0]
     for name in names:
         SHOTS[name](page, url, city)
-        page.wait_for_timeout(SETTLED_MS)
+        page.wait_for_timeout(settle_s * 1000)
         page.screenshot(path=FOLDER / f"{name}.png")
 
 
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--city", default="town", help="a city that has been made in it")
     parser.add_argument("--folder", type=Path, default=Path("/srv/hoser-kd"), help="where the town is made otherwise")
     parser.add_argument("--only", nargs="+", choices=SHOTS, default=list(SHOTS))
+    parser.add_argument("--settle", type=float, default=4, help="seconds a page is given to fill; more on a busy machine")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
@@ -202,8 +204,8 @@ def main() -> None:
         driver = running.enter_context(sync_playwright())
         window = driver.chromium.launch_persistent_context(
             "", executable_path=chromium, headless=True, args=FLAGS, viewport={"width": 1400, "height": 850})
-        window.set_default_timeout(60_000)
-        take(window, options.url or URL, options.city, options.only)
+        window.set_default_timeout(120_000)
+        take(window, options.url or URL, options.city, options.only, options.settle)
         window.close()
 
 
