@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--city", default="town", help="a city that has been made in it")
     parser.add_argument("--folder", type=Path, default=Path("/srv/hoser-kd"), help="where the town is made otherwise")
     parser.add_argument("--only", nargs="+", choices=SHOTS, default=list(SHOTS))
-    parser.add_argument("--settle", type=float, default=4, help="seconds a page is given to fill; more on a busy machine")
+    parser.add_argument("--settle", type=float, default=4, help="seconds a page is given to fill")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
