@@ -128,16 +128,15 @@ def runs(page: Page, url: str, _: str) -> None:
     page.goto(f"{url}/runs")
 
 
-def backfill(page: Page, url: str, city: str) -> None:
+def backfill(page: Page, url: str, _: str) -> None:
     """What a backfill over seeds asks for."""
     page.goto(f"{url}/locations/hoser_kd/asset-groups/student/lineage")
     page.get_by_text("vanilla_student").first.wait_for()
     page.get_by_role("button", name="Materialize all").first.click()
     page.get_by_text("Partition selection").wait_for()
-    for dimension, key in enumerate((city, "1")):
-        page.get_by_text("Select a partition").first.click()
-        page.get_by_text(key, exact=True).last.click()
-        page.get_by_text(("city", "seed")[dimension], exact=True).last.click()  # closes the list
+    for dimension in range(2):
+        page.get_by_role("button", name="All", exact=True).nth(dimension).click()
+    page.get_by_text("Backfill only failed and missing").click()
 
 
 def asset(name: str, query: str) -> Callable[[Page, str, str], None]:
