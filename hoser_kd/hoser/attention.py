@@ -160,6 +160,7 @@ class PairAttention(nn.Module):
         sums = torch.stack([(share * pairs.distance).sum(-1), (share * pairs.interval).sum(-1)], dim=-1)
         return share @ value, sums
 
-    def finish(self, mixed: Tensor, of_pairs: Tensor | float = 0.0) -> Tensor:
+    def finish(self, mixed: Tensor, of_pairs: Tensor | None = None) -> Tensor:
         """Return (…, e) to be added to the residual stream; `of_pairs` is what the pairs add, already projected."""
-        return self.resid_dropout(self.c_proj(mixed) + of_pairs)  # type: ignore[no-any-return]
+        projected = self.c_proj(mixed)
+        return self.resid_dropout(projected if of_pairs is None else projected + of_pairs)  # type: ignore[no-any-return]
