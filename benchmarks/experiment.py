@@ -63,8 +63,7 @@ def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list
     While the best lambda is the largest that was tried, three times as much is tried.
     """
     axes = {"lambda_kl": options.lambdas, "temperature": options.temperatures, "shared_cells": options.sharing}
-    best: dict[str, Any] = {"lambda_kl": None, "temperature": config.distill.temperature,
-                            "shared_cells": config.distill.shared_cells}
+    best: dict[str, Any] = {"lambda_kl": None, "temperature": 2.0, "shared_cells": "replicate"}
     tried: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def students(kind: str, changed: CityConfig, settings: dict[str, Any]) -> dict[str, Any]:

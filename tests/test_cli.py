@@ -70,5 +70,5 @@ def test_a_seed_is_a_whole_number_from_0(config, capsys):
 def test_show_config_prints_every_setting(config, capsys):
     assert main(["show-config", "--config", str(config)]) == 0
     said = capsys.readouterr().out
-    assert "lambda_kl: 0.01" in said
+    assert "lambda_kl: 0.1" in said
     assert "warmup_ratio: 0.1" in said
