@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--decoder", choices=("search", "beam", "sampling"), help="default: that of the YAML")
     command("evaluate", "Measure both students of a seed and their generated trips.",
             _stage_command("trajectory_metrics"))
-    command("report", "Write the report of a city for one seed.", _stage_command("distillation_report"))
+    told = command("report", "Write the report of a city.", _stage_command("distillation_report"))
+    told.add_argument("--seeds", type=_seed, nargs="+", help="seeds to compare over; intervals need two or more "
+                      "(default: that of --seed)")
     one = command("make", "Make any one stage and all it rests on.", _make)
     one.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     command("show-config", "Print a city's settings with all defaults.", _show_config)
@@ -136,15 +138,16 @@ def _device(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact:
     bars = Bars()
     store = Store(options.store or os.environ.get("HOSER_KD_STORE") or "data")
+    seeds: list[int] | None = getattr(options, "seeds", None)
 
     def on_stage(stage: Stage) -> None:
         bars.close()
-        seed = f" (seed {options.seed})" if stage.per_seed else ""
+        seed = f" (seed {options.seed})" if stage.per_seed and not seeds else ""
         sys.stderr.write(f"{config.city}: {stage.name}{seed}\n")
 
     try:
-        artifact = make_with_inputs(name, config, store, seed=options.seed, progress=bars, device=_device(options),
-                                    on_stage=on_stage)
+        artifact = make_with_inputs(name, config, store, seed=seeds[0] if seeds else options.seed, seeds=seeds,
+                                    progress=bars, device=_device(options), on_stage=on_stage)
     finally:
         bars.close()
     sys.stdout.write(_describe(artifact))

@@ -14,7 +14,7 @@ import importlib
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -256,6 +256,7 @@ def make_with_inputs(
     store: Store,
     *,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     progress: Progress = silent,
     device: str = "auto",
     on_stage: Callable[[Stage], object] = lambda _: None,
@@ -264,20 +265,26 @@ def make_with_inputs(
 ) -> Artifact:
     """Make a stage and, first, all it rests on: the way without Dagster. Stages that are there are not made again.
 
-    A stage that reads all seeds is given the one seed. `on_stage` is told each stage that is about to be made. Raises
-    CheckError where a blocking check fails, as Dagster stops there too, unless `stop_at_checks` is off: an experiment
-    trains poor students on purpose.
+    A stage that reads all seeds is given `seeds`, or the one seed where there are none. `on_stage` is told each stage
+    that is about to be made. Raises CheckError where a blocking check fails, as Dagster stops there too, unless
+    `stop_at_checks` is off: an experiment trains poor students on purpose.
     """
     made = {} if made is None else made
     if name in made:
         return made[name]
     stage = STAGES[name]
     inputs: dict[str, Artifact | Mapping[int, Artifact]] = {}
+    by_seed = {one: {} if one != seed else made for one in (seeds or (seed,))}
     for upstream in stage.inputs:
-        artifact = make_with_inputs(upstream, config, store, seed=seed, progress=progress, device=device,
-                                    on_stage=on_stage, made=made, stop_at_checks=stop_at_checks)
         all_seeds = STAGES[upstream].per_seed and not stage.per_seed
-        inputs[upstream] = {seed: artifact} if all_seeds else artifact
+        artifacts = {}
+        for one, of_seed in by_seed.items() if all_seeds else ((seed, made),):
+            of_seed.update({key: artifact for key, artifact in made.items() if not STAGES[key].per_seed})
+            artifacts[one] = make_with_inputs(
+                upstream, config, store, seed=one, progress=progress, device=device, on_stage=on_stage, made=of_seed,
+                stop_at_checks=stop_at_checks)
+            made.update({key: artifact for key, artifact in of_seed.items() if not STAGES[key].per_seed})
+        inputs[upstream] = artifacts if all_seeds else artifacts[seed]
     own_seed = seed if stage.per_seed else None
     if store.find(name, config.city, version_of(stage, config, inputs, own_seed), own_seed) is None:
         on_stage(stage)

@@ -44,6 +44,18 @@ def test_what_is_there_is_found_and_not_made_again(tmp_path, monkeypatch):
     assert versions(town(), store) == first
 
 
+def test_the_report_rests_on_the_seeds_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("hoser_kd.pipeline.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
+    monkeypatch.setattr("hoser_kd.pipeline.run_checks", lambda artifact, inputs: [])
+    monkeypatch.setattr("hoser_kd.pipeline.CHECKS", {})
+    store = Store(tmp_path)
+    report = make_with_inputs("distillation_report", town(), store, seed=2, seeds=[2, 0])
+    students = sorted(name for name in report.inputs if name.startswith("vanilla_student"))
+    assert len(students) == 2
+    assert report.inputs != make_with_inputs("distillation_report", town(), store, seed=2).inputs
+    assert {path.name for path in (tmp_path / "town" / "vanilla_student").iterdir()} == {"seed-0", "seed-2"}
+
+
 def test_a_setting_concerns_the_stages_that_obey_it(tmp_path):
     store = Store(tmp_path)
     first = versions(town(), store)
