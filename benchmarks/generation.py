@@ -54,6 +54,7 @@ class PlainSearch:
 
     def __init__(self, network, model: HOSER, features) -> None:
         self.network, self.scale = network, model.time_scale
+        self.candidate_angle = model.config.candidate_angle
         self.plain = oracle_hoser.PlainHoser(model.config, features).eval()
         self.plain.load_state_dict(model.state_dict())
         with torch.no_grad():
@@ -69,9 +70,9 @@ class PlainSearch:
         interval = np.abs(share[:, None] * np.float32(1440) - share[None] * np.float32(1440))
         candidates = network.successors.row(roads[-1]).tolist()
         away = [float(haversine_m(*centre[c], *centre[destination])) for c in candidates]
-        here, there = network.end[roads[-1]][::-1], network.end[destination][::-1]
-        to_goal = heading(*here, *there)
-        turns = [abs(heading(*here, *network.end[c][::-1]) - to_goal) for c in candidates]
+        end = network.end[:, ::-1] if self.candidate_angle == "published" else network.end
+        to_goal = heading(*end[roads[-1]], *end[destination])
+        turns = [abs(heading(*end[roads[-1]], *end[c]) - to_goal) for c in candidates]
         batch = {
             "temporal": torch.from_numpy(-share if weekend else share)[None],
             "distance": torch.tensor(np.clip(distance, 0, 1000) / 1000, dtype=torch.float32)[None],

@@ -113,8 +113,8 @@ class StudentConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the trajectory encoder."""
     candidate_angle: Literal["published", "true_bearing"] = "true_bearing"
-    """Angle of a candidate: published swaps latitude and longitude, as published checkpoints need; the true bearing has
-    the better likelihood where both were measured."""
+    """Angle of a candidate: published swaps latitude and longitude, as published checkpoints need; the true bearing is
+    as good after a whole training and better after a short one."""
     time_intervals: Literal["published", "elapsed"] = "published"
     """Intervals in the attention: from the minute of the day (23:59 to 00:01 counts as 5 min), or true ones."""
     max_epochs: int = Field(25, ge=1)
