@@ -78,6 +78,7 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
 PARENT = """
 import json, signal, sys
 from pathlib import Path
+from hoser_kd.config import CityConfig
 from hoser_kd.pipeline import STAGES, StageRun
 from hoser_kd.store import read_artifact
 
