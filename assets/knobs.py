@@ -3,6 +3,8 @@
 A changed value is checked as in the YAML, and it is part of the version of what is made with it.
 """
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -39,10 +41,25 @@ def run_config_of(stage: str) -> type[RunStage]:
     return create_model(f"Run_{stage}", __base__=RunStage, **fields) if fields else RunStage
 
 
-def changes(stage: str, config: RunStage) -> dict[str, Any]:
-    """Return the settings that a run changes, by their place in the YAML."""
+YAML_TAG = "hoser_kd/yaml"
+"""Carried by the runs whose launchpad a city has filled in: what it was filled in with."""
+
+
+def of_yaml(stage: str, settings: CityConfig) -> dict[str, Any]:
+    """Return what a city's YAML says of the knobs of a stage, by their place in it; without those it leaves open."""
+    said = {knob: getattr(getattr(settings, knob.split(".")[0]), knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
+    return {knob: value for knob, value in said.items() if value is not None}
+
+
+def changes(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that a run changes, by their place in the YAML.
+
+    What the YAML says changes nothing. Neither does what it said when the launchpad was filled in, which the run's tags
+    tell: whoever edits the YAML and executes a failed run again means the YAML.
+    """
     given = {knob: getattr(config, knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
-    return {knob: value for knob, value in given.items() if value is not None}
+    now, then = of_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
+    return {knob: value for knob, value in given.items() if value not in (None, now.get(knob), then.get(knob))}
 
 
 def _optional(annotation: Any) -> Any:

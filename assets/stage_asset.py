@@ -51,8 +51,9 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         city, seed = city_and_seed(context.partition_key)
         pipeline = context.resources.pipeline
         try:
-            changed = changes(name, config)
-            settings = with_changes(pipeline.config(city), changed)
+            settings = pipeline.config(city)
+            changed = changes(name, config, settings, context.run.tags)
+            settings = with_changes(settings, changed)
             artifact = make(
                 stage, settings, pipeline.store(), inputs, seed=seed, force=config.force, device=config.device,
                 progress=TimedLines(context.log.info), on_epoch=lambda figures: _observe(context, figures),

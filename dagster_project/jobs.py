@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import dagster as dg
 
+from assets import partitions
+from assets.knobs import YAML_TAG, of_yaml
+from assets.partitions import city_partitions, city_seed_partitions
 from assets.raw_files import RAW
+from hoser_kd.config import load_config
+from hoser_kd.errors import HoserKdError
+
+
+def _filled_in(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:
+    """Return the run config that fills a launchpad in with what the YAML of the chosen city says at that moment."""
+
+    def said(partition_key: str) -> dict[str, dict[str, Any]]:
+        city = partition_key.partition("|")[0]
+        try:
+            settings = load_config(partitions.CONFIG_FOLDER / f"{city}.yaml")
+        except (HoserKdError, OSError):
+            return {}  # the run tells what is wrong
+        return {stage: of_yaml(stage, settings) for stage in stages}
+
+    def run_config(partition_key: str) -> dict[str, Any]:
+        ops = {stage: {"config": {knob.split(".")[1]: value for knob, value in knobs.items()}}
+               for stage, knobs in said(partition_key).items()}
+        return {"ops": ops} if ops else {}
+
+    def tags(partition_key: str) -> dict[str, str]:
+        knobs = {knob: value for of_stage in said(partition_key).values() for knob, value in of_stage.items()}
+        return {YAML_TAG: json.dumps(knobs)} if knobs else {}
+
+    return dg.PartitionedConfig(
+        partitions_def, run_config_for_partition_key_fn=run_config, tags_for_partition_key_fn=tags)
+
 
 prepare_city = dg.define_asset_job(
     "prepare_city",
@@ -14,16 +47,19 @@ prepare_city = dg.define_asset_job(
 train_teacher = dg.define_asset_job(
     "train_teacher",
     selection=dg.AssetSelection.groups("teacher"),
+    config=_filled_in(city_partitions, "teacher"),
     description="Train or import the teacher of a city, judge it, and make its labels.",
 )
 distil = dg.define_asset_job(
     "distil",
     selection=dg.AssetSelection.groups("student"),
+    config=_filled_in(city_seed_partitions, "vanilla_student", "distilled_student"),
     description="Train the plain and the distilled student of a city with one seed.",
 )
 evaluate = dg.define_asset_job(
     "evaluate",
     selection=dg.AssetSelection.assets("generated_trajectories", "trajectory_metrics"),
+    config=_filled_in(city_seed_partitions, "generated_trajectories"),
     description="Generate trips with both students of one seed and measure them.",
 )
 report = dg.define_asset_job(

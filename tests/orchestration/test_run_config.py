@@ -3,27 +3,71 @@
 from __future__ import annotations
 
 import json
+import time
 
 import dagster as dg
 import pytest
+import yaml
 
-from assets.knobs import KNOBS, changes, run_config_of
+from assets import partitions
+from assets.knobs import KNOBS, YAML_TAG, changes, of_yaml, run_config_of
 from dagster_project.definitions import build_defs
 from hoser_kd import hoser
-from hoser_kd.config import load_config, with_changes
+from hoser_kd.config import CityConfig, load_config, with_changes
 from hoser_kd.errors import ConfigError
 from hoser_kd.next_step import evaluate_student
 from hoser_kd.soft_labels import SoftLabels
 from hoser_kd.trajectories import Trajectories
 
+REPOSITORY = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
+CHOOSE_PARTITION = """query($repository: RepositorySelector!, $set: String!, $partition: String!) {
+  partitionSetOrError(repositorySelector: $repository, partitionSetName: $set) { ... on PartitionSet {
+    partition(partitionName: $partition) {
+      runConfigOrError { ... on PartitionRunConfig { yaml } ... on PythonError { message } }
+      tagsOrError { ... on PartitionTags { results { key value } } ... on PythonError { message } } } } } }"""
+LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }"""
+STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+
+def city(**sections):
+    return CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}, **sections})
+
 
 @pytest.mark.parametrize("stage", KNOBS)
 def test_knobs_are_described_and_change_nothing_unless_given(stage):
     config = run_config_of(stage)
-    assert changes(stage, config()) == {}
+    assert changes(stage, config(), city(), {}) == {}
+    filled_in = {knob.split(".")[1]: value for knob, value in of_yaml(stage, city()).items()}
+    assert changes(stage, config(**filled_in), city(), {}) == {}
     for name, field in config.model_fields.items():
         assert field.description, name
         assert not field.is_required()
+
+
+def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_does_not():
+    edited = city(distill={"lambda_kl": 0.5})
+    tags = {YAML_TAG: json.dumps({"distill.lambda_kl": 1.0})}
+    config = run_config_of("distilled_student")
+    assert changes("distilled_student", config(lambda_kl=1.0), edited, tags) == {}
+    assert changes("distilled_student", config(lambda_kl=0.5), edited, tags) == {}
+    assert changes("distilled_student", config(lambda_kl=0.2), edited, tags) == {"distill.lambda_kl": 0.2}
+    assert changes("distilled_student", config(lambda_kl=1.0), edited, {}) == {"distill.lambda_kl": 1.0}
+
+
+def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(partitions, "CONFIG_FOLDER", tmp_path)
+    job = build_defs().resolve_job_def("evaluate")
+    assert job.get_run_config_for_partition_key("town|0") == {}
+    file = tmp_path / "town.yaml"
+    file.write_text("source: {kind: synthetic}\ngeneration: {max_steps: 7}\n")
+    # how many trips there will be is not known from the YAML
+    assert job.get_run_config_for_partition_key("town|0") == {
+        "ops": {"generated_trajectories": {"config": {"max_steps": 7}}}}
+    file.write_text("source: {kind: synthetic}\ngeneration: {max_step: 7}\n")
+    assert job.get_run_config_for_partition_key("town|0") == {}
+    assert YAML_TAG not in job.get_tags_for_partition_key("town|0", None)
 
 
 def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
@@ -71,6 +115,48 @@ def test_a_changed_knob_is_a_version_of_its_own(run_job):
     assert {path.name for path in folder.iterdir()} - before == {version}
     assert metadata["changed_for_this_run"].value == {"distill.lambda_kl": 0.5}
     assert {run("distil", "distilled_student")[0]} == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_the_city_fills_in_makes_the_version_that_the_yaml_makes(run_job, monkeypatch):
+    home, run = run_job
+    (before,) = {path.name for path in (home.store / "town" / "distilled_student" / "seed-0").iterdir()}
+    monkeypatch.setattr(partitions, "CONFIG_FOLDER", home.config)
+    version, metadata = run("distil", "distilled_student")
+    assert version == before
+    assert "changed_for_this_run" not in metadata
+
+
+def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(copy_of_town, dev):
+    home = copy_of_town
+    folder = home.store / "town" / "distilled_student" / "seed-0"
+    before = {path.name for path in folder.iterdir()}
+    ui = dev(home)
+    chosen = ui.query(CHOOSE_PARTITION, repository=REPOSITORY, set="distil_partition_set", partition="town|0")
+    chosen = chosen["partitionSetOrError"]["partition"]
+    filled_in = yaml.safe_load(chosen["runConfigOrError"]["yaml"])
+    town = load_config(home.config / "town.yaml")
+    assert filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] == town.distill.lambda_kl
+
+    def launched(assets):
+        answer = ui.query(LAUNCH, params={
+            "selector": {**REPOSITORY, "jobName": "distil", "assetSelection": [{"path": [name]} for name in assets]},
+            "runConfigData": json.dumps(filled_in), "executionMetadata": {"tags": chosen["tagsOrError"]["results"]},
+        })["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        deadline = time.monotonic() + 300
+        status = ""
+        while status not in ("SUCCESS", "FAILURE"):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.5)
+            status = ui.query(STATUS, id=answer["run"]["runId"])["runOrError"]["status"]
+        return status
+
+    assert launched(["distilled_student"]) == "SUCCESS"
+    assert {path.name for path in folder.iterdir()} == before
+    filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] = 1  # JavaScript knows one kind of number
+    assert launched(["distilled_student"]) == "SUCCESS"
+    assert len(list(folder.iterdir())) == 1 + (town.distill.lambda_kl != 1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
