@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets.knobs import RunStage, changes, run_config_of
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
+from assets.pool import POOL, wait_for_place
 from assets.showing import show, show_check
 from hoser_kd.checks import CHECKS, run_checks
 from hoser_kd.config import with_changes
@@ -43,11 +44,12 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
             dg.AssetCheckSpec(check.name, asset=name, description=check.description, blocking=check.blocking)
             for check in checks
         ],
-        pool="gpu" if name in _ON_DEVICE else None,
+        pool=POOL if name in _ON_DEVICE else None,
     )
     def asset(
         context: dg.AssetExecutionContext, config: run_config, **inputs: Any
     ) -> Iterator[dg.Output[Artifact] | dg.AssetCheckResult]:
+        wait_for_place(context)
         city, seed = city_and_seed(context.partition_key)
         pipeline = context.resources.pipeline
         try:
@@ -74,7 +76,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
 _ON_DEVICE = {"grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels", "vanilla_student",
               "distilled_student", "generated_trajectories", "trajectory_metrics"}
 """Stages that run a model: the grid asks an imported teacher whether it lies right, the metrics ask the students. They
-share the pool `gpu`, so that a machine with one GPU runs one of them at a time."""
+share one pool, so that a machine with one GPU runs one of them at a time."""
 
 
 def _input(stage: Stage, upstream: Stage) -> dg.AssetIn:
