@@ -123,6 +123,16 @@ def launchpad(page: Page, url: str, city: str) -> None:
     page.get_by_text(city, exact=True).last.click()
 
 
+def knobs(page: Page, url: str, city: str) -> None:
+    """The launchpad of distil, filled in with what the city's YAML says."""
+    page.goto(f"{url}/locations/hoser_kd/jobs/distil/playground")
+    page.get_by_placeholder("Partition").wait_for()
+    page.wait_for_timeout(5000)
+    page.get_by_placeholder("Partition").click()
+    page.get_by_text(f"{city}|0", exact=True).last.click()
+    page.get_by_text("lambda_kl").first.wait_for()
+
+
 def runs(page: Page, url: str, _: str) -> None:
     """The runs of a chain."""
     page.goto(f"{url}/runs")
@@ -165,6 +175,7 @@ SHOTS: dict[str, Callable[[Page, str, str], None]] = {
     "lineage": lineage,
     "network": network,
     "launchpad": launchpad,
+    "knobs": knobs,
     "runs": runs,
     "backfill": backfill,
     "student": asset("distilled_student", "view=overview"),
@@ -180,6 +191,7 @@ def take(window: BrowserContext, url: str, city: str, names: list[str], settle_s
     page = window.pages[0]
     for name in names:
         SHOTS[name](page, url, city)
+        page.mouse.move(700, 600)  # away from what explains itself under the mouse
         page.wait_for_timeout(settle_s * 1000)
         page.screenshot(path=FOLDER / f"{name}.png")
 

@@ -79,3 +79,36 @@ def test_one_launch_makes_the_city_and_its_report_opens_at_a_click(fresh_home, d
     assert "town" in report.locator("body").inner_text()
     assert report.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert not errors, errors
+
+
+def test_a_knob_is_changed_in_a_launchpad_that_the_city_has_filled_in(copy_of_town, dev, browser):
+    window, errors = browser
+    versions = copy_of_town.store / "town" / "distilled_student" / "seed-1"
+    before = {path.name for path in versions.iterdir()}
+    ui = dev(copy_of_town)
+    page = window.pages[0]
+    page.goto(f"{ui.url}/locations/hoser_kd/jobs/distil")
+    page.locator("button:right-of(:text('Materialize all'))").first.click()
+    page.get_by_text("Open launchpad").click()
+    page.get_by_placeholder("Partition").click()
+    page.get_by_text("town|1", exact=True).last.click()
+
+    line = page.locator(".CodeMirror-line", has_text="lambda_kl")
+    line.filter(has_text="0.1").wait_for()  # the default, as the city's YAML does not say
+    line.click()
+    page.keyboard.press("End")
+    for character in ("Backspace", "7"):
+        page.keyboard.press(character)
+    line.filter(has_text="0.7").wait_for()
+    known = len(ui.query(RUNS)["runsOrError"]["results"])
+    page.get_by_text("Materialize", exact=True).last.click()
+    deadline = time.monotonic() + 120
+    while len(runs := ui.query(RUNS)["runsOrError"]["results"]) == known or runs[0]["status"] != "SUCCESS":
+        assert time.monotonic() < deadline, runs[0]
+        assert runs[0]["status"] != "FAILURE", runs[0]
+        time.sleep(1)
+    assert len({path.name for path in versions.iterdir()} - before) == 1
+    page.goto(f"{ui.url}/assets/distilled_student?partition=town%7C1")
+    page.get_by_text("changed_for_this_run").first.wait_for()
+    page.get_by_text('"distill.lambda_kl"').first.wait_for()
+    assert not errors, errors
