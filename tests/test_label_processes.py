@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from label_town import labels_of, teacher_inputs, town
 from small_city import grid_network, random_trips
+from stage_process import left_after, running, stage_process
 
 from hoser_kd.errors import ConfigError
 from hoser_kd.labelling import Labeller
@@ -23,7 +18,7 @@ from hoser_kd.pipeline import SETTINGS
 from hoser_kd.soft_labels import SoftLabels, label_with, make_shards
 from hoser_kd.team import Team
 
-ROOT = Path(__file__).resolve().parents[1]
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     return teacher_inputs(tmp_path_factory.mktemp("town"))
@@ -75,40 +70,6 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
     assert (tmp_path / "many.arrow").read_bytes() == (tmp_path / "one.arrow").read_bytes()
 
 
-PARENT = """
-import json, signal, sys
-from pathlib import Path
-from hoser_kd.config import CityConfig
-from hoser_kd.pipeline import STAGES, StageRun
-from hoser_kd.store import read_artifact
-
-job = json.loads(sys.stdin.read())
-if job["raises"]:
-    def interrupt(*_):
-        raise InterruptedError
-    signal.signal(signal.SIGTERM, interrupt)
-stage = STAGES["teacher_soft_labels"]
-run = StageRun(stage, CityConfig.model_validate(job["config"]), None,
-               {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
-               device="cpu", progress=lambda stage, done, total, figures=None: print(done, total, flush=True))
-stage.function()(run)
-"""
-
-
-def running(folder: Path) -> list[int]:
-    """Return the processes that name a folder in their command or environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in text:
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
 def test_a_cancelled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_shards(
         inputs, alone, tmp_path, sent, raises):
@@ -116,25 +77,16 @@ def test_a_cancelled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole
     folder = tmp_path / "labels"
     folder.mkdir()
     config = town(label_processes=2, window=16)
-    job = {"config": config.model_dump(mode="json"), "folder": str(folder), "raises": raises,
-           "inputs": {name: str(artifact.path) for name, artifact in inputs.items()}}
-    marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=marked, cwd=ROOT) as parent:
-        parent.stdin.write(json.dumps(job).encode())
-        parent.stdin.close()
-        for line in parent.stdout:
-            done, total = map(int, line.split())
+    with stage_process("teacher_soft_labels", config, inputs, folder, raises=raises) as process:
+        for line in process.stdout:
+            done, total = map(int, line.split()[1:])
             if done > total / 3:
                 break
         assert len(running(folder)) >= 4
-        parent.send_signal(sent)
-        parent.wait(20)
-        assert parent.returncode != 0
-    deadline = time.monotonic() + 10
-    while (left := running(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+        process.send_signal(sent)
+        process.wait(20)
+        assert process.returncode != 0
+    assert not left_after(folder, 10)
     assert not list(folder.glob("*.arrow"))
     kept = {path: path.read_bytes() for path in folder.glob(".*-shards/shard-*.arrow")}
     assert len(kept) >= 2

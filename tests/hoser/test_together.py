@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stage_process import left_after, running, stage_process
 
 from hoser_kd.config import CityConfig
 from hoser_kd.errors import ConfigError, ProcessError, StoreError, TrainingError
@@ -27,7 +23,6 @@ from hoser_kd.stages.student import distilled_student, train_here
 from hoser_kd.store import Artifact, Store, write_json
 from hoser_kd.training_folder import read_result
 
-ROOT = Path(__file__).resolve().parents[2]
 TOWN = {
     "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
     "zones": {"count": 6}, "grid": {"bounds": "roads", "cell_size_m": 80},
@@ -73,20 +68,6 @@ def run_of(inputs, config: CityConfig, folder: Path, stage: str = "distilled_stu
     return StageRun(STAGES[stage], config, 0, inputs, folder, device="cpu")
 
 
-def running(folder: Path) -> list[int]:
-    """Return the processes that name a folder in their command or environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in text:
-                found.append(int(entry.name))
-    return found
-
-
 def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs, tmp_path):
     """Each of the two has half of every batch. Progress and epochs come back to this process as they happen."""
     alone = train_here(run_of(inputs, in_processes(1), tmp_path / "alone"))
@@ -114,48 +95,20 @@ def next_steps(epoch):
     return {name: value for name, value in epoch.items() if not name.startswith("generation_")}
 
 
-PARENT = """
-import json, signal, sys
-from pathlib import Path
-from hoser_kd.config import CityConfig
-from hoser_kd.pipeline import STAGES, StageRun
-from hoser_kd.stages.student import vanilla_student
-from hoser_kd.store import read_artifact
-
-job = json.loads(sys.stdin.read())
-if job["raises"]:
-    def interrupt(*_):
-        raise InterruptedError
-    signal.signal(signal.SIGTERM, interrupt)
-run = StageRun(STAGES["vanilla_student"], CityConfig.model_validate(job["config"]), 0,
-               {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
-               device="cpu", on_epoch=lambda figures: print(figures["epoch"], flush=True))
-vanilla_student(run)
-"""
-
-
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
 def test_a_cancelled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
     """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
     folder = tmp_path / "student"
     folder.mkdir()
-    job = {"config": in_processes(2, max_epochs=10_000).model_dump(mode="json"), "folder": str(folder),
-           "raises": raises,
-           "inputs": {name: str(inputs[name].path) for name in STAGES["vanilla_student"].inputs}}
-    marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=marked, cwd=ROOT) as parent:
-        parent.stdin.write(json.dumps(job).encode())
-        parent.stdin.close()
-        assert float(parent.stdout.readline()) == 1
+    student_inputs = {name: inputs[name] for name in STAGES["vanilla_student"].inputs}
+    config = in_processes(2, max_epochs=10_000)
+    with stage_process("vanilla_student", config, student_inputs, folder, seed=0, raises=raises) as process:
+        next(line for line in process.stdout if line == b"epoch 1\n")
         assert len(running(folder)) >= 4
-        parent.send_signal(sent)
-        parent.wait(20)
-        assert parent.returncode != 0
-    deadline = time.monotonic() + 10
-    while (left := running(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+        process.send_signal(sent)
+        process.wait(20)
+        assert process.returncode != 0
+    assert not left_after(folder, 10)
     assert (folder / "state.pt").is_file()
 
 
