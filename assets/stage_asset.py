@@ -63,11 +63,13 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
             results = run_checks(artifact, inputs)
         except HoserKdError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        metadata = show(artifact) | ({"changed_for_this_run": dg.MetadataValue.json(changed)} if changed else {})
+        first = {"changed_for_this_run": dg.MetadataValue.json(changed)} if changed else {}
+        metadata = first | show(artifact)
         yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
-        for result in results:
+        for check, result in zip(checks, results, strict=True):
             yield dg.AssetCheckResult(
                 check_name=result.name, passed=result.passed, description=result.said, metadata=show_check(result),
+                severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
             )
 
     return asset

@@ -56,6 +56,11 @@ def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     return Evidence(rows, _picture(artifact, "cells.png"))
 
 
+def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the seeds that the report leaves out, and why."""
+    return Evidence(tuple(dict(row) for row in artifact.summary["left_out"]))
+
+
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the cells that hold most roads, and the map of the cells."""
     import pyarrow.parquet as pq

@@ -195,6 +195,15 @@ def _beats_trivial(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str,
 _STUDENT = (Check("beats_trivial_guess", "The student's validation NLL is below that of the most usual next road of "
                   "the training trips.", _beats_trivial, check_evidence.student_curves),)
 
+def _seeds_alike(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+    left_out = artifact.summary["left_out"]
+    said = f"Seeds {artifact.summary['seeds']} were made alike, from what there is now."
+    if left_out:
+        told = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
+        said += f" Left out: {told}. To have them in, launch `distil` and `evaluate` for them, then `report`."
+    return not left_out, said, {"num_seeds": int(artifact.summary["num_seeds"]), "num_left_out": len(left_out)}
+
+
 CHECKS: dict[str, tuple[Check, ...]] = {
     "grid_token_table": (
         Check("roads_inside_grid", "Nearly all roads lie inside the teacher's grid.", _roads_inside_grid,
@@ -218,5 +227,9 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     ),
     "vanilla_student": _STUDENT,
     "distilled_student": _STUDENT,
+    "distillation_report": (
+        Check("seeds_made_alike", "All seeds there are were made with the same settings, labels and code, and are in "
+              "the report.", _seeds_alike, check_evidence.seeds_left_out, blocking=False),
+    ),
 }
 """Checks by stage."""

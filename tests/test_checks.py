@@ -300,10 +300,21 @@ def test_beats_trivial_guess(stage, tmp_path):
     assert verdict("beats_trivial_guess", artifact("distilled_student", enabled=False))[0]
 
 
-def test_checks_stand_at_stages_and_block():
+def test_seeds_made_alike():
+    assert verdict("seeds_made_alike", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
+    left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
+    made = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
+    passed, said = verdict("seeds_made_alike", made)
+    assert not passed
+    assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in said
+    assert where("seeds_made_alike", made) == (left_out, False)
+
+
+def test_checks_stand_at_stages_and_block_what_follows():
     assert set(CHECKS) <= set(STAGES)
-    for checks in CHECKS.values():
-        assert all(check.blocking for check in checks)
+    for stage, checks in CHECKS.items():
+        followed = any(stage in other.inputs for other in STAGES.values())
+        assert all(check.blocking is followed for check in checks)
         assert len({check.name for check in checks}) == len(checks)
 
 

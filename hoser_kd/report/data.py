@@ -52,8 +52,10 @@ class ReportData:
     teacher: Mapping[str, Any] = field(default_factory=dict)
     """`history`: figures of each epoch, where it was trained here; `label_values`: arrays to draw, by axis label; every
     other entry is a table of figures by name (`perplexity`, `labels`, …)."""
+    left_out: Sequence[Mapping[str, Any]] = ()
+    """Rows `seed` and `why`: seeds there are that could not be pooled with these."""
     settings_yaml: str = ""
-    """The city's settings, defaults included."""
+    """The settings that all this was made with."""
     versions: Sequence[Mapping[str, str]] = ()
     """The artifacts it was made from: asset, version, made, inputs."""
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -85,6 +85,7 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
         headline=headline_of(rows, _pairs(data)),
         sentences=list(verdict_sentences(data, rows)),
         caveat=caveat_of(_pairs(data)) if has_distilled else "",
+        left_out=list(data.left_out),
         has_distilled=has_distilled,
         kinds=list(data.students),
         several_seeds=any(len(results) > 1 for results in data.students.values()),

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import yaml
 
 from hoser_kd import hoser, metrics, od, plots
-from hoser_kd.config import dump_config
 from hoser_kd.decoders import Decoding
 from hoser_kd.device import pick_device
 from hoser_kd.failures import failures
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.next_step import evaluate_student
-from hoser_kd.pipeline import STAGES, StageRun
+from hoser_kd.pipeline import STAGES, StageRun, settings_of
+from hoser_kd.pooling import Pool, pool_seeds
 from hoser_kd.progress import Progress
 from hoser_kd.ragged import Int64Array, offsets_of
 from hoser_kd.report import ReportData, StudentResult, write_report
@@ -153,20 +155,38 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
-    """Write the report over all seeds; one HTML file."""
+    """Write the report over all seeds that were made alike; one HTML file."""
+    pool = _pool(run)
+    run = replace(run, inputs={
+        name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
+        for name, inputs in run.inputs.items()})
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
     students = {kind: results for kind, results in students.items() if results}
     data = ReportData(
         city=run.config.city, network=network, real=real, students=students, teacher=_teacher(run),
-        settings_yaml=dump_config(run.config), versions=_versions(run), seconds=_seconds(run),
+        left_out=pool.left_out, settings_yaml=_settings_used(run), versions=_versions(run), seconds=_seconds(run),
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
         pictures=_pictures(run), decoder=_decoder(run),
     )
     write_report(run.folder / "report.html", data)
-    seeds = sorted(students["vanilla"])
-    write_json(run.folder / "seeds.json", seeds)
-    return {"seeds": ", ".join(map(str, seeds)), "num_seeds": len(seeds), "comparison": _over_seeds(students)}
+    write_json(run.folder / "seeds.json", list(pool.seeds))
+    return {"seeds": ", ".join(map(str, pool.seeds)), "num_seeds": len(pool.seeds), "left_out": list(pool.left_out),
+            "comparison": _over_seeds(students), "rests_on": _versions(run)}
+
+
+def _pool(run: StageRun) -> Pool:
+    per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
+    shared = {name: _artifact(run, name) for name in run.stage.inputs if not STAGES[name].per_seed}
+    return pool_seeds(per_seed, shared, {name: settings_of(STAGES[name], run.config) for name in per_seed})
+
+
+def _settings_used(run: StageRun) -> str:
+    """Return the settings that the artifacts were made with, which the city's YAML may no longer say."""
+    used: dict[str, Any] = {"city": run.config.city}
+    for artifact in _all_artifacts(run):
+        used |= artifact.settings
+    return yaml.safe_dump(used, sort_keys=False, allow_unicode=True)
 
 
 def _decoder(run: StageRun) -> str:
@@ -176,13 +196,13 @@ def _decoder(run: StageRun) -> str:
 
 def _results(run: StageRun, kind: str, stage: str, network: RoadNetwork,
              test: Trajectories) -> dict[int, StudentResult]:
-    """Return what each seed's student of a kind came to; seeds without metrics yet are left out."""
+    """Return what each seed's student of a kind came to; nothing of a kind that is switched off."""
     results: dict[int, StudentResult] = {}
     for seed, metrics_of in run.seeds("trajectory_metrics").items():
         measured = json.loads((metrics_of.path / "metrics.json").read_text(encoding="utf-8")).get(kind)
-        student, made = run.seeds(stage).get(seed), run.seeds("generated_trajectories").get(seed)
-        if measured is None or student is None or made is None:
+        if measured is None:
             continue
+        student, made = run.seeds(stage)[seed], run.seeds("generated_trajectories")[seed]
         trips, requests = _load_generated(made.path)
         results[seed] = StudentResult(
             history=student.summary["epochs"], test=measured["next_step"], metrics=measured["trips"],

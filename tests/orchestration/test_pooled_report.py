@@ -1,0 +1,56 @@
+"""A report over seeds of which one was trained another way: it is left out, and a check says so."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+
+from dagster_project.definitions import build_defs
+
+
+# Dagster reads a property of its own that it has deprecated, where a resource holds another one
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_seed_trained_with_another_lambda_is_told_and_left_out(copy_of_town):
+    home = copy_of_town
+    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+    second = dg.MultiPartitionKey({"city": "town", "seed": "1"})
+
+    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+        def run(job, key, asset, **knobs):
+            return definitions.resolve_job_def(job).execute_in_process(
+                instance=instance, partition_key=key, asset_selection=[dg.AssetKey(asset)],
+                run_config={"ops": {asset: {"config": knobs}}} if knobs else None)
+
+        def report():
+            done = run("report", "town", "distillation_report")
+            (check,) = done.get_asset_check_evaluations()
+            (made,) = done.asset_materializations_for_node("distillation_report")
+            folder = home.store / "town" / "distillation_report" / made.tags["dagster/data_version"]
+            return check, made.metadata, folder
+
+        check, metadata, folder = report()
+        assert check.passed
+        assert metadata["seeds"].value == "0, 1"
+        assert {row.data["asset"] for row in metadata["rests_on"].records} >= {
+            "teacher", "grid_token_table", "teacher_soft_labels", "vanilla_student/seed-0", "distilled_student/seed-1"}
+        assert "left out" not in (folder / "report.html").read_text()
+
+        run("distil", second, "distilled_student", lambda_kl=0.75)
+        check, metadata, _ = report()
+        assert not check.passed
+        assert check.severity == dg.AssetCheckSeverity.WARN
+        assert "another version of distilled_student/seed-1" in check.description
+
+        run("evaluate", second, "generated_trajectories")
+        run("evaluate", second, "trajectory_metrics")
+        check, metadata, folder = report()
+        assert not check.passed
+        assert metadata["seeds"].value == "0"
+        assert json.loads((folder / "seeds.json").read_text()) == [0]
+        (row,) = check.metadata["where"].records
+        assert row.data == {"seed": 1, "why": "distillation.lambda_kl is 0.75, not 0.1"}
+        page = (folder / "report.html").read_text()
+        assert "Seed 1 is left out: distillation.lambda_kl is 0.75, not 0.1." in page
+        assert "lambda_kl: 0.1" in page
