@@ -4,7 +4,7 @@ A changed value is checked as in the YAML, and it is part of the version of what
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -45,6 +45,10 @@ YAML_TAG = "hoser_kd/yaml"
 """Carried by the runs whose launchpad a city has filled in: what it was filled in with."""
 
 
+YAML_ERROR_TAG = "hoser_kd/yaml_error"
+"""Why a launchpad could not be filled in."""
+
+
 def of_yaml(stage: str, settings: CityConfig) -> dict[str, Any]:
     """Return what a city's YAML says of the knobs of a stage, by their place in it; without those it leaves open."""
     said = {knob: getattr(getattr(settings, knob.split(".")[0]), knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
@@ -60,6 +64,16 @@ def changes(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[st
     given = {knob: getattr(config, knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
     now, then = of_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
     return {knob: value for knob, value in given.items() if value not in (None, now.get(knob), then.get(knob))}
+
+
+def overtaken(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each knob left as the launchpad was filled in, while the YAML was edited since."""
+    now, then = of_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
+    for knob in KNOBS.get(stage, ()):
+        given = getattr(config, knob.split(".")[1])
+        if given is not None and given == then.get(knob) != now.get(knob):
+            yield (f"{knob}: the launchpad was filled in with {given}; the YAML says {now.get(knob, 'nothing')} by "
+                   "now, and that counts.")
 
 
 def _optional(annotation: Any) -> Any:

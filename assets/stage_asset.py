@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.knobs import RunStage, changes, run_config_of
+from assets.knobs import RunStage, changes, overtaken, run_config_of
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, wait_for_place
 from assets.showing import show, show_check
@@ -54,6 +54,8 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         pipeline = context.resources.pipeline
         try:
             settings = pipeline.config(city)
+            for said in overtaken(name, config, settings, context.run.tags):
+                context.log.warning(said)
             changed = changes(name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
             artifact = make(

@@ -139,6 +139,7 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
         known[city] = now
     have = set(context.instance.get_dynamic_partitions("city"))
     new = [city for city in names if city not in have]
+    said += [f"{city}: its YAML is gone; what was made of it stays." for city in sorted(have.difference(names))]
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else " ".join(said) or "Nothing new.",

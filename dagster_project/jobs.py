@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets import partitions
-from assets.knobs import YAML_TAG, of_yaml
+from assets.knobs import YAML_ERROR_TAG, YAML_TAG, of_yaml
 from assets.partitions import city_partitions, city_seed_partitions
 from assets.raw_files import RAW
 from hoser_kd.config import load_config
@@ -16,24 +16,29 @@ from hoser_kd.errors import HoserKdError
 
 
 def _filled_in(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:
-    """Return the run config that fills a launchpad in with what the YAML of the chosen city says at that moment."""
+    """Return the run config that fills a launchpad in with what the YAML of the chosen city says at that moment.
+
+    Where it cannot be read, the launchpad stays empty, a tag beside it says why, and so does the run.
+    """
 
     def said(partition_key: str) -> dict[str, dict[str, Any]]:
-        city = partition_key.partition("|")[0]
-        try:
-            settings = load_config(partitions.CONFIG_FOLDER / f"{city}.yaml")
-        except (HoserKdError, OSError):
-            return {}  # the run tells what is wrong
+        settings = load_config(partitions.CONFIG_FOLDER / f"{partition_key.partition('|')[0]}.yaml")
         return {stage: of_yaml(stage, settings) for stage in stages}
 
     def run_config(partition_key: str) -> dict[str, Any]:
-        ops = {stage: {"config": {knob.split(".")[1]: value for knob, value in knobs.items()}}
-               for stage, knobs in said(partition_key).items()}
-        return {"ops": ops} if ops else {}
+        try:
+            knobs_of = said(partition_key)
+        except HoserKdError:
+            return {}
+        return {"ops": {stage: {"config": {knob.split(".")[1]: value for knob, value in knobs.items()}}
+                        for stage, knobs in knobs_of.items()}}
 
     def tags(partition_key: str) -> dict[str, str]:
-        knobs = {knob: value for of_stage in said(partition_key).values() for knob, value in of_stage.items()}
-        return {YAML_TAG: json.dumps(knobs)} if knobs else {}
+        try:
+            knobs_of = said(partition_key)
+        except HoserKdError as error:
+            return {YAML_ERROR_TAG: str(error)}
+        return {YAML_TAG: json.dumps({knob: value for knobs in knobs_of.values() for knob, value in knobs.items()})}
 
     return dg.PartitionedConfig(
         partitions_def, run_config_for_partition_key_fn=run_config, tags_for_partition_key_fn=tags)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.partitions import city_and_seed
 from hoser_kd.config import CityConfig, load_config
+from hoser_kd.errors import HoserKdError
 from hoser_kd.pipeline import STAGES
 from hoser_kd.store import Artifact, Store
 
@@ -48,7 +49,10 @@ class ArtifactIOManager(dg.IOManager):
             version = _recorded_version(context.instance, context.asset_key, partition_key)
             city, seed = city_and_seed(_typed(partition_key, context))
             if version is not None:
-                artifact = self._pipeline.store().open(stage.name, city, version, seed)
+                try:
+                    artifact = self._pipeline.store().open(stage.name, city, version, seed)
+                except HoserKdError as error:  # Dagster would put its own words before any other exception's
+                    raise dg.Failure(description=str(error), allow_retries=False) from error
                 if seed is None or _wants_one_seed(context):
                     return artifact
                 found[seed] = artifact

@@ -185,6 +185,16 @@ def test_a_broken_yaml_is_named_and_holds_nobody_up(instance, city):
     assert tick() == ["town"]
 
 
+def test_a_city_whose_yaml_is_gone_is_named_and_keeps_its_partition(instance, city):
+    tick = Ticks(city_watch, instance, city)
+    tick()
+    tick()
+    (city / "config" / "town.yaml").unlink()
+    assert tick() == []
+    assert "town: its YAML is gone" in tick.said
+    assert instance.get_dynamic_partitions("city") == ["town"]
+
+
 def test_missing_raw_files_are_waited_for(instance, city):
     gone = (city / "raw" / "val.csv").rename(city / "val.csv")
     tick = Ticks(city_watch, instance, city)

@@ -1,10 +1,13 @@
-"""A blocking check that fails in a real run: it says so with a table and a picture, and nothing goes on from there."""
+"""What goes wrong in a real run and how it is told: a blocking check that fails, an artifact gone, a broken YAML."""
 
 from __future__ import annotations
+
+import shutil
 
 import dagster as dg
 import pytest
 
+from assets import partitions
 from dagster_project.definitions import build_defs
 
 FAILING = {
@@ -44,3 +47,33 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
         assert isinstance(shown["where"], dg.TableMetadataValue)
         assert shown["where"].records
         assert "data:image/png;base64," in shown["picture"].value
+
+
+def failures(home, job, asset):
+    """Run an asset of a job for the first seed of the town; returns how its failed steps begin what they say."""
+    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+        done = definitions.resolve_job_def(job).execute_in_process(
+            instance=instance, partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
+            asset_selection=[dg.AssetKey(asset)], raise_on_error=False)
+        assert not done.success
+        return [event.step_failure_data.user_failure_data.description for event in done.get_step_failure_events()], (
+            done.dagster_run.tags)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_artifact_deleted_by_hand_is_named_with_the_mend(copy_of_town):
+    shutil.rmtree(copy_of_town.store / "town" / "teacher_soft_labels")
+    [said], _ = failures(copy_of_town, "distil", "distilled_student")
+    assert "teacher_soft_labels" in said
+    assert "Materialise teacher_soft_labels again" in said
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_yaml_that_cannot_be_read_is_told_by_a_tag_of_the_launchpad_and_by_the_run(copy_of_town, monkeypatch):
+    monkeypatch.setattr(partitions, "CONFIG_FOLDER", copy_of_town.config)
+    yaml = copy_of_town.config / "town.yaml"
+    yaml.write_text(yaml.read_text().replace("max_epochs", "max_epoch"))
+    [said], tags = failures(copy_of_town, "distil", "vanilla_student")
+    assert "max_epoch" in said
+    assert tags["hoser_kd/yaml_error"] == said

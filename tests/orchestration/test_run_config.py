@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from assets import partitions
-from assets.knobs import KNOBS, YAML_TAG, changes, of_yaml, run_config_of
+from assets.knobs import KNOBS, YAML_ERROR_TAG, YAML_TAG, changes, of_yaml, overtaken, run_config_of
 from dagster_project.definitions import build_defs
 from hoser_kd import hoser
 from hoser_kd.config import CityConfig, load_config, with_changes
@@ -54,6 +54,10 @@ def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_doe
     assert changes("distilled_student", config(lambda_kl=0.5), edited, tags) == {}
     assert changes("distilled_student", config(lambda_kl=0.2), edited, tags) == {"distill.lambda_kl": 0.2}
     assert changes("distilled_student", config(lambda_kl=1.0), edited, {}) == {"distill.lambda_kl": 1.0}
+    assert list(overtaken("distilled_student", config(lambda_kl=1.0), edited, tags)) == [
+        "distill.lambda_kl: the launchpad was filled in with 1.0; the YAML says 0.5 by now, and that counts."]
+    for value in (0.5, 0.2, None):
+        assert not list(overtaken("distilled_student", config(lambda_kl=value), edited, tags))
 
 
 def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_empty(tmp_path, monkeypatch):
@@ -67,7 +71,9 @@ def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_emp
         "ops": {"generated_trajectories": {"config": {"max_steps": 7}}}}
     file.write_text("source: {kind: synthetic}\ngeneration: {max_step: 7}\n")
     assert job.get_run_config_for_partition_key("town|0") == {}
-    assert YAML_TAG not in job.get_tags_for_partition_key("town|0", None)
+    tags = job.get_tags_for_partition_key("town|0", None)
+    assert YAML_TAG not in tags
+    assert "generation.max_step" in tags[YAML_ERROR_TAG]
 
 
 def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
