@@ -141,8 +141,7 @@ STAGES: dict[str, Stage] = {
               ("evaluation",), per_seed=True, code_version="3"),
         Stage("distillation_report", "evaluation",
               (*_STUDENTS, "generated_trajectories", "trajectory_metrics", "road_network", "trajectories",
-               "grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels"),
-              ("student", "distillation", "generation", "evaluation"), code_version="4"),
+               "grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels"), code_version="4"),
     )
 }
 """Every stage by name, in an order in which they can run."""

@@ -6,7 +6,6 @@ seeds trained with another lambda, or measured before its student was trained ag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +25,11 @@ class Pool:
     """A row for each other seed: `seed`, `why`."""
 
 
-def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[str, Artifact],
-               wanted: Mapping[str, Mapping[str, Any]]) -> Pool:
-    """Choose the seeds to pool: those made with the settings `wanted`; where there are none, most made alike.
+def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[str, Artifact]) -> Pool:
+    """Choose the seeds to pool: the one made last and all that were made like it.
 
-    `per_seed`: artifacts by stage and seed. `shared`: those a city has once. `wanted`: settings by stage of `per_seed`,
-    as stages record them. A seed counts when every stage has made it from the artifacts given here.
+    `per_seed`: artifacts by stage and seed. `shared`: those a city has once. A seed counts when every stage has made it
+    from the artifacts given here.
 
     Raises:
         StoreError: no seed is whole; names each and what to do.
@@ -50,12 +48,10 @@ def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[s
         told = "; ".join(f"seed {seed}: {said}" for seed, said in why.items())
         raise StoreError(f"there is no seed to report on. {told[:1].upper()}{told[1:]}.")
 
-    def rank(seeds: list[int]) -> tuple[bool, int, str]:
-        of_first = {stage: artifacts[seeds[0]] for stage, artifacts in per_seed.items()}
-        as_wanted = all(_plain(of_first[stage].settings) == _plain(settings) for stage, settings in wanted.items())
-        return as_wanted, len(seeds), max(artifacts[seed].made_at for artifacts in per_seed.values() for seed in seeds)
+    def made_last(seeds: list[int]) -> tuple[str, int]:
+        return max(artifacts[seed].made_at for artifacts in per_seed.values() for seed in seeds), len(seeds)
 
-    chosen = max(groups.values(), key=rank)
+    chosen = max(groups.values(), key=made_last)
     model = _flat(_likeness({stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}))
     for seed in (seed for group in groups.values() if group is not chosen for seed in group):
         other = _flat(_likeness({stage: seeds[seed] for stage, seeds in per_seed.items()}))
@@ -102,8 +98,3 @@ def _flat(value: Any, place: str = "") -> dict[str, str]:
     for name, inner in value.items():
         flat |= _flat(inner, f"{place}.{name}" if place else str(name))
     return flat
-
-
-def _plain(settings: Mapping[str, Any]) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(settings))

@@ -10,7 +10,6 @@ from hoser_kd.errors import StoreError
 from hoser_kd.pooling import pool_seeds
 from hoser_kd.store import Artifact
 
-WANTED = {"student": {"distillation": {"lambda_kl": 0.1}}, "metrics": {"evaluation": {"bins": 10}}}
 LABELS = Artifact("labels", "town", None, "labels-1", Path())
 
 
@@ -23,10 +22,10 @@ def made(seed, *, lambda_kl=0.1, labels="labels-1", metrics_of=None, code="1", a
     return student, metrics
 
 
-def pool(*pairs, wanted=WANTED):
+def pool(*pairs):
     per_seed = {"student": {student.seed: student for student, _ in pairs},
                 "metrics": {metrics.seed: metrics for _, metrics in pairs if metrics}}
-    return pool_seeds(per_seed, {"labels": LABELS}, wanted)
+    return pool_seeds(per_seed, {"labels": LABELS})
 
 
 def test_seeds_that_differ_by_the_seed_alone_are_pooled():
@@ -41,12 +40,12 @@ def test_a_seed_of_another_lambda_is_left_out_and_the_difference_named():
     assert chosen.left_out == ({"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"},)
 
 
-def test_what_the_settings_say_now_goes_before_what_is_more_and_what_is_more_before_what_is_new():
-    assert pool(made(0), made(1, lambda_kl=0.7), made(2, lambda_kl=0.7)).seeds == (0,)
-    elsewhere = {**WANTED, "student": {"distillation": {"lambda_kl": 0.5}}}
+def test_what_was_made_last_goes_before_what_is_more_and_what_is_more_breaks_the_tie():
     more = made(1, lambda_kl=0.7), made(2, lambda_kl=0.7)
-    assert pool(made(0, at="2026-03-03"), *more, wanted=elsewhere).seeds == (1, 2)
-    assert pool(made(0), made(1, lambda_kl=0.7, at="2026-03-03"), wanted=elsewhere).seeds == (1,)
+    assert pool(made(0), *more).seeds == (1, 2)
+    assert pool(made(0, at="2026-03-03"), *more).seeds == (0,)
+    # found again as it was: alike, however old
+    assert pool(made(0), made(1, at="2026-02-02"), made(2)).seeds == (0, 1, 2)
 
 
 def test_a_seed_measured_before_its_student_was_trained_again_is_left_out():

@@ -19,7 +19,7 @@ from hoser_kd.device import pick_device
 from hoser_kd.failures import failures
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.next_step import evaluate_student
-from hoser_kd.pipeline import STAGES, StageRun, settings_of
+from hoser_kd.pipeline import STAGES, StageRun
 from hoser_kd.pooling import Pool, pool_seeds
 from hoser_kd.progress import Progress
 from hoser_kd.ragged import Int64Array, offsets_of
@@ -178,7 +178,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
 def _pool(run: StageRun) -> Pool:
     per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
     shared = {name: _artifact(run, name) for name in run.stage.inputs if not STAGES[name].per_seed}
-    return pool_seeds(per_seed, shared, {name: settings_of(STAGES[name], run.config) for name in per_seed})
+    return pool_seeds(per_seed, shared)
 
 
 def _settings_used(run: StageRun) -> str:

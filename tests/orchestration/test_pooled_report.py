@@ -1,4 +1,4 @@
-"""A report over seeds of which one was trained another way: it is left out, and a check says so."""
+"""A report over seeds of which one was trained another way: they are not pooled, and a check says so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dagster_project.definitions import build_defs
 
 # Dagster reads a property of its own that it has deprecated, where a resource holds another one
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_seed_trained_with_another_lambda_is_told_and_left_out(copy_of_town):
+def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_town):
     home = copy_of_town
     definitions = build_defs(config_folder=home.config, store_root=str(home.store))
     second = dg.MultiPartitionKey({"city": "town", "seed": "1"})
@@ -40,6 +40,7 @@ def test_a_seed_trained_with_another_lambda_is_told_and_left_out(copy_of_town):
         run("distil", second, "distilled_student", lambda_kl=0.75)
         check, metadata, _ = report()
         assert not check.passed
+        assert metadata["seeds"].value == "0"
         assert check.severity == dg.AssetCheckSeverity.WARN
         assert "another version of distilled_student/seed-1" in check.description
 
@@ -47,10 +48,17 @@ def test_a_seed_trained_with_another_lambda_is_told_and_left_out(copy_of_town):
         run("evaluate", second, "trajectory_metrics")
         check, metadata, folder = report()
         assert not check.passed
-        assert metadata["seeds"].value == "0"
-        assert json.loads((folder / "seeds.json").read_text()) == [0]
+        assert metadata["seeds"].value == "1"
+        assert json.loads((folder / "seeds.json").read_text()) == [1]
         (row,) = check.metadata["where"].records
-        assert row.data == {"seed": 1, "why": "distillation.lambda_kl is 0.75, not 0.1"}
+        assert row.data == {"seed": 0, "why": "distillation.lambda_kl is 0.1, not 0.75"}
         page = (folder / "report.html").read_text()
-        assert "Seed 1 is left out: distillation.lambda_kl is 0.75, not 0.1." in page
-        assert "lambda_kl: 0.1" in page
+        assert "Seed 0 is left out: distillation.lambda_kl is 0.1, not 0.75." in page
+        assert "lambda_kl: 0.75" in page  # what it was made with, not what the YAML says
+
+        run("distil", second, "distilled_student")  # as the YAML says: found again
+        run("evaluate", second, "generated_trajectories")
+        run("evaluate", second, "trajectory_metrics")
+        check, metadata, _ = report()
+        assert check.passed
+        assert metadata["seeds"].value == "0, 1"
