@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from hoser_kd.config import CityConfig, GenerationConfig, dump_config, load_config
-from hoser_kd.errors import ConfigError, HoserKdError
+from hoser_kd.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.pipeline import STAGES, Stage, make_with_inputs
 from hoser_kd.progress import TimedLines, duration
 from hoser_kd.store import Artifact, Store, read_artifact
@@ -230,6 +230,9 @@ def _export_student(options: argparse.Namespace) -> int:
 
 def _lineage(options: argparse.Namespace) -> int:
     folder = options.artifact if options.artifact.is_dir() else options.artifact.parent
+    if not options.artifact.exists():
+        raise StoreError(f"{options.artifact}: no such folder or file. An artifact's folder is "
+                         "<store>/<city>/<stage>/<version>, for a student <store>/<city>/<stage>/seed-<n>/<version>.")
     artifact = read_artifact(folder)
     levels = 1 + len(Path(artifact.name).parts)
     city = folder.resolve().parents[levels - 1]
@@ -237,11 +240,11 @@ def _lineage(options: argparse.Namespace) -> int:
     return 0
 
 
-def _chain(artifact: Artifact, city: Path, depth: int, seen: set[str]) -> list[str]:
-    line = f"{'  ' * depth}{artifact.name} {artifact.version} ({artifact.made_at})"
-    if artifact.name in seen:
+def _chain(artifact: Artifact, city: Path, depth: int, seen: set[tuple[str, str]]) -> list[str]:
+    line = f"{'  ' * depth}{artifact.name} {artifact.version} (code {artifact.code_version}, {artifact.made_at})"
+    if (artifact.name, artifact.version) in seen:
         return [f"{line} …"] if artifact.inputs else [line]
-    seen.add(artifact.name)
+    seen.add((artifact.name, artifact.version))
     lines = [line]
     for name, version in artifact.inputs.items():
         lines += _chain(read_artifact(city / name / version), city, depth + 1, seen)

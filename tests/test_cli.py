@@ -51,6 +51,7 @@ def test_train_obeys_a_switched_off_distillation(config, capsys):
         (["train", "--config", "CONFIG", "--cuda", "7", "--vanilla"], "cuda:7"),
         (["import-teacher", "nowhere.pt"], "no such file"),
         (["lineage", "."], "so this is no artifact"),
+        (["lineage", "0bc872ec6f825b8c"], "no such folder or file"),
         (["export-student", "nowhere", "out.pth"], "no such file"),
     ],
 )

@@ -109,7 +109,7 @@ def test_lineage_is_told_from_the_files_alone(town):
     done = town.run("hoser_kd.cli", "lineage", str(report))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"distillation_report {report.parent.name}")
+    assert lines[0].startswith(f"distillation_report {report.parent.name} (code ")
     named = {line.split()[0] for line in lines}
     assert {"source_files", "teacher", "distilled_student/seed-0", "distilled_student/seed-1"} <= named
 
