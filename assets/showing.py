@@ -22,16 +22,18 @@ _MOST_ROWS = 50
 
 def show(artifact: Artifact) -> dict[str, Any]:
     """Return Dagster metadata for an artifact: its summary, tables it holds, and the pictures beside them."""
+    short = {name: value for name, value in artifact.summary.items() if isinstance(value, bool | int | float | str)}
     metadata: dict[str, Any] = {
         **_links(artifact),
+        **{name: _entry(value) for name, value in short.items()},
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mib": round(artifact.size_bytes / 2**20, 3),
         "seconds": artifact.seconds,
         "made_at": artifact.made_at,
+        **_commands(artifact),
+        **{name: _entry(value) for name, value in artifact.summary.items() if name not in short},
     }
-    for name, value in artifact.summary.items():
-        metadata[name] = _entry(value)
     tables = sorted(artifact.path.glob("*.parquet"))
     for table in tables:
         schema = _columns(table)
@@ -66,9 +68,14 @@ def _links(artifact: Artifact) -> dict[str, Any]:
             # the store is one TensorBoard's folder; the run is named by its place below it
             only = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
             links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={only}#timeseries")
-    if (artifact.path / "tensorboard").is_dir():
-        links["tensorboard_command"] = f"tensorboard --logdir {_common(artifact.path)}"
     return links
+
+
+def _commands(artifact: Artifact) -> dict[str, str]:
+    """Return what a person types where no server runs."""
+    if not (artifact.path / "tensorboard").is_dir():
+        return {}
+    return {"tensorboard_command": f"tensorboard --logdir {_common(artifact.path)}"}
 
 
 def files_address() -> str:
