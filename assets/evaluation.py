@@ -27,7 +27,8 @@ distillation_report = stage_asset(
     "distillation_report",
     kinds={"html"},
     description=(
-        "Vanilla against distilled over all seeds there are that were made alike, with paired confidence intervals, curves, distributions "
+        "Vanilla against distilled over all seeds there are that were made alike, with paired confidence intervals, "
+        "curves, distributions "
         "and maps: one HTML file that opens without a network."
     ),
 )
