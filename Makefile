@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CITY ?= demo
 SEEDS ?= 0
+PORT ?= 3000
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PYTHONWARNINGS ?= ignore
 
@@ -43,8 +44,7 @@ lint: setup
 
 # The UI, and beside it the files of the store and TensorBoard, so that reports and curves open from it at a click.
 dev: setup
-	$(BIN)/python -m dagster_project.files & files=$$!; $(BIN)/python -m dagster_project.tensorboard & \
-	trap "kill $$files $$!" EXIT; $(BIN)/dagster dev -w workspace.yaml
+	exec $(BIN)/python -m dagster_project.dev --port $(PORT)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -122,6 +122,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.fixture
+def three_ports() -> list[int]:
+    """Ports nobody listens on."""
+    return [free_port() for _ in range(3)]
+
+
 @contextlib.contextmanager
 def started(home: Home, *command: str):
     """A process of this Python in a group of its own, which ends with the block; everything it says is in a log."""
