@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from assets.knobs import RunStage, changes, overtaken, run_config_of
+from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, wait_for_place
 from assets.showing import show, show_check
@@ -49,6 +50,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
     def asset(
         context: dg.AssetExecutionContext, config: run_config, **inputs: Any
     ) -> Iterator[dg.Output[Artifact] | dg.AssetCheckResult]:
+        end_with_run()
         wait_for_place(context)
         city, seed = city_and_seed(context.partition_key)
         pipeline = context.resources.pipeline
