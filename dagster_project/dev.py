@@ -20,11 +20,17 @@ _PATIENCE_S = 30
 
 
 def main() -> None:
-    """Run until interrupted, terminated, or until Dagster ends; returns when everything that was started is gone."""
+    """Run until interrupted, terminated, the terminal is closed, or Dagster ends; then end everything that was started.
+
+    Where Dagster ended by itself, its status is this process's.
+    """
     parser = argparse.ArgumentParser(description="Run Dagster's UI, the files of the store and TensorBoard.")
     parser.add_argument("--port", type=int, default=3000, help="port of the UI")
     options = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup make dev` outlives its terminal
+        ends.append(signal.SIGHUP)
+    for number in ends:
         # also where this process was started with interrupts ignored, which those it starts would inherit
         signal.signal(number, signal.default_int_handler)
     dagster, *beside = (
@@ -32,9 +38,10 @@ def main() -> None:
         _start("dagster_project.files"),
         _start("dagster_project.tensorboard"),
     )
+    status = 0
     with contextlib.suppress(KeyboardInterrupt):
-        dagster.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
+        status = dagster.wait()
+    for number in ends:
         signal.signal(number, signal.SIG_IGN)  # one is enough; a second one would leave something behind
     _signal(dagster, signal.SIGINT)
     for process in beside:
@@ -45,6 +52,7 @@ def main() -> None:
             process.wait(max(0.0, deadline - time.monotonic()))
         _signal(process, signal.SIGKILL)  # TensorBoard leaves a helper of its own; a group outlives its leader
         process.wait()
+    sys.exit(status)
 
 
 def _start(*words: str) -> subprocess.Popen[bytes]:

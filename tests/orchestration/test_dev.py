@@ -27,7 +27,7 @@ def answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whatever_make_dev_has_started_ends_with_it(fresh_home, three_ports, sent):
     ports = three_ports
     environment = fresh_home.environment | {

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from stage_process import running
 
+from hoser_kd.store import read_artifact
+
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
@@ -71,6 +73,7 @@ def test_a_killed_run_takes_its_step_along(copy_of_town, dev, processes):
     wait_for(lambda: not of_runs(home, servers), 30)
     wait_for(lambda: status(run) == "FAILURE", 60)
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == before
+    assert all(read_artifact(folder / name).version == name for name in before)
 
     if processes == 1:  # its place in the pool is free within a minute
         config.write_text(right.replace("max_epochs: 2, batch", "max_epochs: 3, batch"))
