@@ -28,7 +28,6 @@ distillation_report = stage_asset(
     kinds={"html"},
     description=(
         "Vanilla against distilled over all seeds there are that were made alike, with paired confidence intervals, "
-        "curves, distributions "
-        "and maps: one HTML file that opens without a network."
+        "curves, distributions and maps: one HTML file that opens without a network."
     ),
 )
