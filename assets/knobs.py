@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, create_model
 
-from hoser_kd.config import CityConfig
+from hoser_kd.config.schema import CityConfig
 
 
 class RunStage(dg.Config):

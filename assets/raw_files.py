@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.partitions import city_partitions
-from hoser_kd.errors import HoserKdError
+from hoser_kd.common.errors import HoserKdError
 
 RAW: dict[str, tuple[str, ...]] = {
     "raw_roads": ("roadmap.geo", "roadmap.rel", "road_network_partition", "zone_trans_mat.npy"),
@@ -37,7 +37,7 @@ _VERSION = ("Observed, never written: the version is a digest of the content; fo
 )
 def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
     """Digest the raw files of a city."""
-    from hoser_kd.sources import raw_files_of, raw_version
+    from hoser_kd.network.sources import raw_files_of, raw_version
 
     try:
         source = context.resources.pipeline.config(context.partition_key).source

@@ -11,9 +11,9 @@ import yaml
 
 from assets.partitions import city_partitions
 from assets.stage_asset import SETTINGS_PREFIX
-from hoser_kd.digest import digest_json
-from hoser_kd.errors import HoserKdError
-from hoser_kd.pipeline import SETTINGS
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.hashing import digest_json
+from hoser_kd.pipeline.graph import SETTINGS
 
 CODE_VERSION = "1"
 _DESCRIPTIONS = {

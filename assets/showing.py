@@ -14,8 +14,8 @@ from urllib.parse import quote
 import dagster as dg
 import pyarrow.parquet as pq
 
-from hoser_kd.checks import CheckResult
-from hoser_kd.store import Artifact
+from hoser_kd.pipeline.checks import CheckResult
+from hoser_kd.pipeline.store import Artifact
 
 _MOST_ROWS = 50
 

@@ -1,4 +1,4 @@
-"""Turns a stage of `hoser_kd.pipeline` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
+"""Turns a stage of `pipeline.graph` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
 
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,13 @@ from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, wait_for_place
 from assets.showing import show, show_check
-from hoser_kd.checks import CHECKS, run_checks
-from hoser_kd.config import with_changes
-from hoser_kd.errors import HoserKdError
-from hoser_kd.pipeline import STAGES, Stage, make
-from hoser_kd.progress import TimedLines
-from hoser_kd.store import Artifact
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.progress import TimedLines
+from hoser_kd.config.loading import with_changes
+from hoser_kd.pipeline.checks import CHECKS, run_checks
+from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.run import make
+from hoser_kd.pipeline.store import Artifact
 
 SETTINGS_PREFIX = "settings"
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hoser_kd.config import load_config
+from hoser_kd.config.loading import load_config
+from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.hoser import load
-from hoser_kd.next_step import evaluate_student
-from hoser_kd.pipeline import make_with_inputs
-from hoser_kd.statistics import paired_difference
-from hoser_kd.store import Store
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.store import Store
+from hoser_kd.student.next_step_metrics import evaluate_student
 
 READINGS = ("published", "true_bearing")
 FIGURES = ("accuracy", "decision_accuracy", "nll", "time_mae_s")

@@ -26,14 +26,14 @@ from statistics import median
 import numpy as np
 import torch
 
-from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.config.schema import StudentConfig, SyntheticConfig, ZonesConfig
 from hoser_kd.hoser import HOSER, collate
-from hoser_kd.road_network import read_hoser
-from hoser_kd.synthetic import make_city
-from hoser_kd.training import bucketed_batches
-from hoser_kd.trajectories import Trajectories
-from hoser_kd.trajectories import read_hoser as read_trips
-from hoser_kd.zones import partition, transitions
+from hoser_kd.network.road_network import read_hoser
+from hoser_kd.network.synthetic.city import make_city
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.network.trajectories import read_hoser as read_trips
+from hoser_kd.network.zones import partition, transitions
+from hoser_kd.student.training import bucketed_batches
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 with warnings.catch_warnings():

@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hoser_kd.config import DistillConfig, StudentConfig, SyntheticConfig, ZonesConfig
-from hoser_kd.distillation import Distillation, StoredLabels
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.config.schema import DistillConfig, StudentConfig, SyntheticConfig, ZonesConfig
 from hoser_kd.hoser import HOSER, time_label_statistics
-from hoser_kd.ragged import offsets_of
-from hoser_kd.road_network import RoadNetwork, read_hoser
-from hoser_kd.soft_labels import SoftLabels
-from hoser_kd.synthetic import make_city
-from hoser_kd.training import StudentTrainer, bucketed_batches
-from hoser_kd.trajectories import Trajectories
-from hoser_kd.trajectories import read_hoser as read_trips
-from hoser_kd.zones import partition, transitions
+from hoser_kd.network.road_network import RoadNetwork, read_hoser
+from hoser_kd.network.synthetic.city import make_city
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.network.trajectories import read_hoser as read_trips
+from hoser_kd.network.zones import partition, transitions
+from hoser_kd.student.losses import Distillation, StoredLabels
+from hoser_kd.student.training import StudentTrainer, bucketed_batches
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 
 def stored_labels(network: RoadNetwork, trips: Trajectories, folder: Path) -> StoredLabels:

@@ -21,15 +21,17 @@ from typing import Any
 
 from results_page import write_page
 
-from hoser_kd.config import CityConfig, load_config
+from hoser_kd.common.progress import TimedLines
+from hoser_kd.config.loading import load_config
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.hoser import load
-from hoser_kd.mixture import opinions
-from hoser_kd.pipeline import STAGES, make_with_inputs
-from hoser_kd.progress import TimedLines
-from hoser_kd.soft_labels import SoftLabels
-from hoser_kd.statistics import paired_difference
-from hoser_kd.store import Artifact, Store
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.store import Artifact, Store
+from hoser_kd.student.mixture import opinions
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 TINY = {"preset": "tiny", "max_epochs": 15, "learning_rate": 0.003, "dropout": 0.1}

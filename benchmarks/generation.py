@@ -28,15 +28,15 @@ import numpy as np
 import torch
 
 from hoser_kd import hoser
-from hoser_kd.config import StudentConfig, SyntheticConfig, ZonesConfig
-from hoser_kd.decoders import Decoding
+from hoser_kd.config.schema import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.generator import generate, generate_to
+from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
 from hoser_kd.hoser import HOSER, build_graph_features, time_label_statistics
-from hoser_kd.road_network import read_hoser
-from hoser_kd.search import generate, generate_to
-from hoser_kd.synthetic import make_city
-from hoser_kd.trajectories import read_hoser as read_trips
-from hoser_kd.trip_files import read_chunks, write_lines, write_published_csv
-from hoser_kd.zones import partition, transitions
+from hoser_kd.network.road_network import read_hoser
+from hoser_kd.network.synthetic.city import make_city
+from hoser_kd.network.trajectories import read_hoser as read_trips
+from hoser_kd.network.zones import partition, transitions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 with warnings.catch_warnings():

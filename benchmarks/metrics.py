@@ -62,8 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     started = time.perf_counter()
-    from hoser_kd._pair_kernels import pair_distances
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.evaluation._similarity_kernels import pair_distances
+    from hoser_kd.network.trajectories import Trajectories
 
     rng = np.random.default_rng(0)
     centres = np.column_stack([rng.uniform(41.14, 41.18, 5000), rng.uniform(-8.69, -8.56, 5000)])

@@ -30,8 +30,8 @@ FEWEST, MOST = 10, 40
 
 def street_grid(num_roads: int):
     """Two-way streets between the crossings of a square grid with crooked corners; about `num_roads` directed roads."""
-    from hoser_kd.ragged import Csr, offsets_of, ranges
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.common.arrays import Csr, offsets_of, ranges
+    from hoser_kd.network.road_network import RoadNetwork
 
     blocks = round((num_roads / 4) ** 0.5 + 0.5)
     corner = np.arange(blocks * blocks).reshape(blocks, blocks)
@@ -61,8 +61,8 @@ def street_grid(num_roads: int):
 
 def random_walks(network, count: int):
     """`count` trips of 10 to 40 roads, all advanced together."""
-    from hoser_kd.ragged import offsets_of
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.common.arrays import offsets_of
+    from hoser_kd.network.trajectories import Trajectories
 
     rng = np.random.default_rng(1)
     start, following = network.successors
@@ -82,11 +82,11 @@ def random_walks(network, count: int):
 def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str, float]:
     import torch
 
-    from hoser_kd.config import StudentConfig, ZonesConfig
+    from hoser_kd.config.schema import StudentConfig, ZonesConfig
     from hoser_kd.hoser import HOSER, time_label_statistics
-    from hoser_kd.training import StudentTrainer, bucketed_batches
-    from hoser_kd.trajectories import Trajectories
-    from hoser_kd.zones import partition, transitions
+    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.network.zones import partition, transitions
+    from hoser_kd.student.training import StudentTrainer, bucketed_batches
 
     torch.set_num_threads(1)
     seconds: dict[str, float] = {}

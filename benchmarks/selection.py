@@ -25,21 +25,24 @@ import torch
 from scipy.stats import spearmanr
 
 from hoser_kd import hoser
-from hoser_kd.atomic import atomic_path
-from hoser_kd.config import CityConfig, load_config
-from hoser_kd.decoders import Decoding
+from hoser_kd.common.files import atomic_path, write_json
+from hoser_kd.common.progress import TimedLines
+from hoser_kd.config.loading import load_config
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.statistics import paired_difference
+from hoser_kd.evaluation.validation_trips import trip_score
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.generator import generate
 from hoser_kd.hoser.checkpoint import read_tensors
-from hoser_kd.metrics import evaluate
-from hoser_kd.next_step import evaluate_student
-from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
-from hoser_kd.progress import TimedLines
-from hoser_kd.search import generate
-from hoser_kd.selection import PREFIX, RULES, best_epoch, score, trip_score
-from hoser_kd.stages.network import load_network, load_trips
-from hoser_kd.stages.student import train_here
-from hoser_kd.statistics import paired_difference
-from hoser_kd.store import Store, write_json
-from hoser_kd.training_folder import STATE_FILE, TrainingResult
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.stages.student import train_here
+from hoser_kd.pipeline.store import Store
+from hoser_kd.student.model_selection import PREFIX, RULES, best_epoch, score
+from hoser_kd.student.next_step_metrics import evaluate_student
+from hoser_kd.student.training_checkpoint import STATE_FILE, TrainingResult
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "results"

@@ -19,13 +19,13 @@ import time
 import numpy as np
 import torch
 
+from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.lmtad import LMTAD, LMTADConfig
-from hoser_kd.lmtad.histories import Window
-from hoser_kd.lmtad.training import PRESETS
-from hoser_kd.ragged import Csr, offsets_of
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.soft_labels import label
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.teacher.history_encoding import Window
+from hoser_kd.teacher.soft_labels import label
+from hoser_kd.teacher.training import PRESETS
 
 
 def city(side: int, num_trips: int, num_roads: int, seed: int) -> tuple[RoadNetwork, Trajectories]:

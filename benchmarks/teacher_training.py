@@ -4,8 +4,8 @@
     python benchmarks/teacher_training.py --presets published --steps 2
     python benchmarks/teacher_training.py --device cuda --presets published --steps 50 --length 200
 
-Training is a whole step of `hoser_kd.lmtad.training`: forward, backward, clipping, AdamW, with dropout, the head over
-the vocabulary included; scoring is `hoser_kd.lmtad.scoring.score`. Tokens are those of trips, without padding, so
+Training is a whole step of `hoser_kd.teacher.training`: forward, backward, clipping, AdamW, with dropout, the head over
+the vocabulary included; scoring is `hoser_kd.teacher.scoring.score`. Tokens are those of trips, without padding, so
 padding counts as loss. Lengths are drawn between half and one and a half of `--length`.
 
 The limit is the arithmetic of the model's matrices and of attention over all pairs, backward twice the forward pass,
@@ -24,14 +24,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hoser_kd.config import TeacherConfig
-from hoser_kd.lmtad.corpus import FRAME, Corpus, length_batches
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.optimizer import resolve_precision
+from hoser_kd.common.progress import silent
+from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad.model import LMTADConfig
-from hoser_kd.lmtad.scoring import score
-from hoser_kd.lmtad.training import PRESETS, _Run
-from hoser_kd.optimisation import resolve_precision
-from hoser_kd.progress import silent
-from hoser_kd.ragged import offsets_of
+from hoser_kd.teacher.corpus import FRAME, Corpus, length_batches
+from hoser_kd.teacher.scoring import score
+from hoser_kd.teacher.training import PRESETS, _Run
 
 
 def corpus(num_trips: int, length: int, num_labels: int) -> Corpus:

@@ -18,10 +18,11 @@ from assets.stage_asset import SETTINGS_PREFIX
 from dagster_project.full_pipeline import full_pipeline
 from dagster_project.jobs import prepare_city
 from dagster_project.resources import Pipeline
-from hoser_kd.config import CityConfig, load_config
-from hoser_kd.digest import digest_json
-from hoser_kd.errors import ConfigError, DataError, HoserKdError
-from hoser_kd.pipeline import SETTINGS, STAGES
+from hoser_kd.common.errors import ConfigError, DataError, HoserKdError
+from hoser_kd.common.hashing import digest_json
+from hoser_kd.config.loading import load_config
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import SETTINGS, STAGES
 
 _CHEAP = ("source", "rows", "zones", "grid")
 """Pieces of the settings that `prepare_city` obeys; a change in another one shows as stale and starts nothing."""
@@ -58,7 +59,7 @@ def _cities(folder: Path) -> Iterator[tuple[str, CityConfig | ConfigError]]:
 
 def look(config: CityConfig, before: Seen) -> tuple[Seen, dict[str, Mapping[str, Any]]]:
     """Return what is seen of a city now, and the pieces of its settings that are others than before."""
-    from hoser_kd.sources import raw_signature
+    from hoser_kd.network.sources import raw_signature
 
     now = replace(before, raw=raw_signature(config.source))
     looked_at = digest_json([config.model_dump(mode="json"), _checkpoint_signature(config)])
@@ -72,7 +73,7 @@ def look(config: CityConfig, before: Seen) -> tuple[Seen, dict[str, Mapping[str,
 
 def _read(config: CityConfig, seen: Seen) -> str | None:
     """Return the digest of what the raw files hold; None where they have just gone. A copy of them is no change."""
-    from hoser_kd.sources import content_digest, fetch
+    from hoser_kd.network.sources import content_digest, fetch
 
     if seen.raw is None:
         return None

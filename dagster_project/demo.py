@@ -16,10 +16,10 @@ from assets.partitions import CONFIG_FOLDER, SEEDS, cities
 from dagster_project.dead_runs import end_dead_runs, process_tag
 from dagster_project.definitions import DEFAULT_STORE, build_defs
 from dagster_project.jobs import JOBS, distil, evaluate
-from hoser_kd.config import load_config
-from hoser_kd.errors import ConfigError, HoserKdError
-from hoser_kd.progress import duration
-from hoser_kd.store import Artifact, Store
+from hoser_kd.common.errors import ConfigError, HoserKdError
+from hoser_kd.common.progress import duration
+from hoser_kd.config.loading import load_config
+from hoser_kd.pipeline.store import Artifact, Store
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from assets.partitions import SEEDS, city_partitions
 from dagster_project.jobs import JOBS, distil, evaluate, prepare_city, report, train_teacher
-from hoser_kd.errors import HoserKdError
+from hoser_kd.common.errors import HoserKdError
 
 CHAIN_TAG = "hoser_kd/full_pipeline"
 """Carried by all runs of a chain: the id of the run of `full_pipeline` that began it."""

@@ -11,8 +11,8 @@ from assets import partitions
 from assets.knobs import YAML_ERROR_TAG, YAML_TAG, of_yaml
 from assets.partitions import city_partitions, city_seed_partitions
 from assets.raw_files import RAW
-from hoser_kd.config import load_config
-from hoser_kd.errors import HoserKdError
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.config.loading import load_config
 
 
 def _filled_in(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:

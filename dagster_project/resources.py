@@ -8,10 +8,11 @@ from pathlib import Path
 import dagster as dg
 
 from assets.partitions import city_and_seed
-from hoser_kd.config import CityConfig, load_config
-from hoser_kd.errors import HoserKdError
-from hoser_kd.pipeline import STAGES
-from hoser_kd.store import Artifact, Store
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.config.loading import load_config
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.store import Artifact, Store
 
 
 @dataclass(frozen=True)

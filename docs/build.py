@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from hoser_kd.comparison import NEXT_STEP, SECTIONS
-from hoser_kd.config import CityConfig
-from hoser_kd.failures import CAUSES
-from hoser_kd.metrics import DEFINITIONS
-from hoser_kd.scenarios import SCENARIOS
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.comparison import NEXT_STEP, SECTIONS
+from hoser_kd.evaluation.failures import CAUSES
+from hoser_kd.evaluation.metrics import DEFINITIONS
+from hoser_kd.evaluation.scenarios import SCENARIOS
 
 DOCS = Path(__file__).resolve().parent
 
@@ -27,7 +27,7 @@ def settings_page() -> str:
         "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}`",
         "and `${NAME:-default}` stand for environment variables.",
         "",
-        "*This page is made from `hoser_kd/config.py` by `python docs/build.py`.*",
+        "*This page is made from `hoser_kd/config/schema.py` by `python docs/build.py`.*",
     ]
     for name, model in _sections(CityConfig):
         lines += ["", f"## `{name}`", "", _one_line(model.__doc__), ""]
@@ -51,7 +51,7 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, t
 def _type(annotation: object) -> str:
     if isinstance(annotation, type):
         return annotation.__name__
-    text = str(annotation).replace("typing.", "").replace("hoser_kd.config.", "").replace("NoneType", "none")
+    text = str(annotation).replace("typing.", "").replace("hoser_kd.config.schema.", "").replace("NoneType", "none")
     return text.replace("None", "none").replace("|", "or").replace("Literal", "one of ")
 
 
@@ -77,7 +77,7 @@ def evaluation_page() -> str:
         "real maximum; the earth radius is 6,371.009 km for distance and radius, 6,378 km for Hausdorff and DTW,",
         "6,378.137 km for EDR.",
         "",
-        "*This page is made from `hoser_kd/metrics.py`, `comparison.py`, `scenarios.py` and `failures.py` by",
+        "*This page is made from `evaluation/metrics.py`, `comparison.py`, `scenarios.py` and `failures.py` by",
         "`python docs/build.py`.*",
     ]
     for section, heading in SECTIONS.items():

@@ -14,11 +14,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from hoser_kd.config import CityConfig, GenerationConfig, dump_config, load_config
-from hoser_kd.errors import ConfigError, HoserKdError, StoreError
-from hoser_kd.pipeline import STAGES, Stage, make_with_inputs
-from hoser_kd.progress import TimedLines, duration
-from hoser_kd.store import Artifact, Store, read_artifact
+from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
+from hoser_kd.common.progress import TimedLines, duration
+from hoser_kd.config.loading import dump_config, load_config
+from hoser_kd.config.schema import CityConfig, GenerationConfig
+from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
 class Bars:
@@ -214,7 +216,7 @@ def _show_config(options: argparse.Namespace) -> int:
 
 
 def _import_teacher(options: argparse.Namespace) -> int:
-    from hoser_kd.lmtad.importing import import_teacher
+    from hoser_kd.teacher.importing import import_teacher
 
     sys.stdout.write("\n".join(import_teacher(options.file, options.out)) + "\n")
     return 0

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from hoser_cities import City
+
+    from hoser_kd.hoser import HOSER
 
 # A machine may be busy with other things; how long a property takes says nothing about whether it holds.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,3 +38,49 @@ def golden() -> Path:
 def porto() -> Path:
     """Porto in HOSER's format: 22,843 roads, 1,865 trips."""
     return _shared("data") / "porto"
+
+
+@pytest.fixture(scope="session")
+def golden_city(golden: Path) -> City:
+    """The published code's synthetic city: network, zones, zone transitions and trips."""
+    import numpy as np
+    from hoser_cities import City
+
+    from hoser_kd.network.road_network import read_hoser
+    from hoser_kd.network.trajectories import read_hoser as read_trips
+
+    folder = golden / "hoser_city"
+    network = read_hoser(folder)
+    return City(network, np.loadtxt(folder / "road_network_partition", dtype=np.int64),
+                np.load(folder / "zone_trans_mat.npy"),
+                {split: read_trips(folder / f"{split}.csv", network) for split in ("train", "val", "test")})
+
+
+@pytest.fixture(scope="session")
+def golden_io(golden: Path) -> dict[str, np.ndarray]:
+    """Inputs and outputs of the published HOSER, array by array."""
+    import numpy as np
+
+    with np.load(golden / "hoser_io.npz") as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="session")
+def small_city() -> City:
+    """A city of streets, built in code."""
+    from hoser_cities import city_of_streets
+
+    return city_of_streets()
+
+
+@pytest.fixture
+def small_model(small_city: City) -> HOSER:
+    """A tiny HOSER of the small city with fixed random weights."""
+    import torch
+    from hoser_cities import TINY
+
+    from hoser_kd.hoser import HOSER
+
+    torch.manual_seed(3)
+    return HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions,
+                       log1p_mean=3.0, log1p_std=0.5, max_len=16)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
-from hoser_kd.config import CityConfig
+from hoser_kd.common.files import write_json
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
 from hoser_kd.lmtad.checkpoint import save
-from hoser_kd.pipeline import STAGES, StageRun, make_with_inputs
-from hoser_kd.soft_labels import SoftLabels
-from hoser_kd.store import Artifact, Store, read_artifact, write_json
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.store import Artifact, Store, read_artifact
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 STAGE = STAGES["teacher_soft_labels"]
 

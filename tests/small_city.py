@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from hoser_kd.ragged import Csr, offsets_of
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.common.arrays import Csr, offsets_of
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
 
 CLASSES = ("primary", "secondary", "tertiary", "residential")
 

@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hoser_kd.config import CityConfig
-from hoser_kd.store import Artifact
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.store import Artifact
 
 ROOT = Path(__file__).resolve().parents[1]
 PARENT = """
 import json, signal, sys
 from pathlib import Path
-from hoser_kd.config import CityConfig
-from hoser_kd.pipeline import STAGES, StageRun
-from hoser_kd.store import read_artifact
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.store import read_artifact
 
 job = json.loads(sys.stdin.read())
 if job["raises"]:

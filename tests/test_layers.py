@@ -1,4 +1,4 @@
-"""Imports run one way: hoser_kd ← assets ← dagster_project; heavy libraries stay out of the definitions."""
+"""Imports run one way: hoser_kd ← assets ← dagster_project, and package by package inside `hoser_kd`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,94 @@ FORBIDDEN = {
     "assets": {"dagster_project", "torch", "geopandas"},
     "dagster_project": {"torch", "geopandas"},
 }
+LAYERS = ("common", "config", "network", "grid", "lmtad", "hoser", "teacher", "student", "generation", "evaluation",
+          "plots", "report", "pipeline", "cli")
+"""Packages of `hoser_kd`; each imports only itself and those before it."""
+GROUPS = ("network", "grid", "teacher", "student", "generation", "evaluation")
+"""Packages that a newcomer finds again in the asset groups, the tests and the docs."""
 
 
-def imported(file: Path) -> set[str]:
-    """Top-level packages a file imports, wherever in the file."""
+def imported_modules(file: Path) -> set[str]:
+    """Dotted names that a file imports, wherever in the file; `from a import b` counts as `a.b`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def modules() -> dict[str, Path]:
+    """Every module of `hoser_kd` by its dotted name."""
+    found = {}
+    for file in sorted((ROOT / "hoser_kd").rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_run_one_way(package):
     files = list((ROOT / package).rglob("*.py"))
     assert files
-    wrong = {str(file): found for file in files if (found := imported(file) & FORBIDDEN[package])}
+    wrong = {str(file): found for file in files
+             if (found := {name.split(".")[0] for name in imported_modules(file)} & FORBIDDEN[package])}
     assert not wrong
+
+
+def test_packages_import_only_packages_above_them():
+    wrong = []
+    for name, file in modules().items():
+        own = name.split(".")[1] if "." in name else None
+        if own is None:
+            continue  # the public API imports lazily, from everywhere
+        for target in imported_modules(file):
+            parts = target.split(".")
+            if parts[0] == "hoser_kd" and len(parts) > 1 and parts[1] in LAYERS:
+                if LAYERS.index(parts[1]) > LAYERS.index(own):
+                    wrong.append(f"{name} imports {target}")
+    assert not wrong
+
+
+def test_every_package_has_its_place_in_the_order():
+    inside = {path.name for path in (ROOT / "hoser_kd").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert inside | {"cli"} == set(LAYERS)
+
+
+def test_no_module_lies_loose():
+    assert {path.name for path in (ROOT / "hoser_kd").glob("*.py")} == {"__init__.py", "cli.py"}
+
+
+def test_no_import_cycle_between_modules():
+    known = modules()
+    graph = {name: {max((module for module in known if target == module or target.startswith(f"{module}.")),
+                        key=len, default="") for target in imported_modules(file)} - {"", name, "hoser_kd"}
+             for name, file in known.items()}
+    state: dict[str, int] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        state[name] = 1
+        for target in sorted(graph[name]):
+            # a package imports its modules for its users, and they import it in return: no cycle of concerns
+            if known[target].name == "__init__.py" or known[name].name == "__init__.py":
+                continue
+            assert state.get(target) != 1, f"cycle: {' -> '.join((*path, name, target))}"
+            if target not in state:
+                visit(target, (*path, name))
+        state[name] = 2
+
+    for name in sorted(graph):
+        if name not in state:
+            visit(name, ())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_have_a_package_tests_and_docs(group):
+    assert (ROOT / "hoser_kd" / group / "__init__.py").is_file()
+    assert list((ROOT / "tests" / group).glob("test_*.py"))
+    assert (ROOT / "docs" / f"{group}.md").is_file()
 
 
 def test_definitions_load_without_heavy_libraries():

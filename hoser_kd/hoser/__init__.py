@@ -2,9 +2,10 @@
 
 from hoser_kd.hoser.batches import Batch, collate, time_label_statistics
 from hoser_kd.hoser.checkpoint import export_checkpoint, load, load_checkpoint, save
-from hoser_kd.hoser.decoding import Decoded, Decoder, PathTree
+from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
-from hoser_kd.hoser.model import HOSER, HoserConfig, StudentOutput, TimeScale
+from hoser_kd.hoser.incremental import Decoded, Decoder, PathTree
+from hoser_kd.hoser.model import HOSER, StudentOutput, TimeScale
 
 __all__ = [
     "HOSER",

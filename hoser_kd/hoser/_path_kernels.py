@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from hoser_kd._pair_kernels import compiled
-from hoser_kd.hoser.batches import EARTH_RADIUS_M, MAX_DISTANCE_M, MAX_INTERVAL_MIN
+from hoser_kd.common.geodesy import EARTH_RADIUS_M
+from hoser_kd.common.numba_jit import compiled
+from hoser_kd.hoser.batches import MAX_DISTANCE_M, MAX_INTERVAL_MIN
 
 _METRES = EARTH_RADIUS_M / MAX_DISTANCE_M
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 if TYPE_CHECKING:
-    from hoser_kd.hoser.model import HoserConfig
+    from hoser_kd.hoser.config import HoserConfig
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
+
 if TYPE_CHECKING:
-    from hoser_kd.ragged import Int64Array
-    from hoser_kd.road_network import RoadNetwork
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 CandidateAngle = Literal["published", "true_bearing"]
 TimeIntervals = Literal["published", "elapsed"]
 
-EARTH_RADIUS_M = 6_371_008.8
 MAX_DISTANCE_M = 1000.0
 MAX_INTERVAL_MIN = 5.0
 PADDING = -1
@@ -241,8 +242,6 @@ def road_tables(network: RoadNetwork, candidate_angle: CandidateAngle) -> dict[s
     `candidate_angle`: `published` takes longitude for latitude and the reverse, as the published code does and its
     checkpoints need; `true_bearing` does not.
     """
-    lat, lon = np.radians(network.centroids).T
-    unit_vector = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
     end = np.radians(network.end)
     if candidate_angle == "published":
         end = end[:, ::-1]
@@ -251,7 +250,7 @@ def road_tables(network: RoadNetwork, candidate_angle: CandidateAngle) -> dict[s
     end_t, scale_t = torch.from_numpy(end.copy()), torch.from_numpy(end_scale)
     origin = torch.repeat_interleave(start.diff())
     return {
-        "unit_vector": torch.from_numpy(unit_vector),
+        "unit_vector": torch.from_numpy(unit_vectors(network.centroids)),
         "end": end_t,
         "end_scale": scale_t,
         "successor_start": start,

@@ -18,20 +18,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from hoser_kd.atomic import atomic_path
-from hoser_kd.errors import CheckpointError
+from hoser_kd.common.errors import CheckpointError
+from hoser_kd.common.files import atomic_path
 from hoser_kd.hoser.batches import RoadTables, road_tables
+from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
-from hoser_kd.hoser.model import HOSER, HoserConfig
+from hoser_kd.hoser.model import HOSER
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from torch import Tensor
 
+    from hoser_kd.common.arrays import Int64Array
     from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
-    from hoser_kd.ragged import Int64Array
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.network.road_network import RoadNetwork
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "model.json"

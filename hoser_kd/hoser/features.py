@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hoser_kd.ragged import Float32Array, Float64Array, Int64Array, ranges
+from hoser_kd.common.arrays import Float32Array, Float64Array, Int64Array, ranges
 
 if TYPE_CHECKING:
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.network.road_network import RoadNetwork
 
 
 @dataclass(frozen=True)

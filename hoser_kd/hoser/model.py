@@ -21,94 +21,19 @@ from torch.nn.functional import embedding, gelu, linear, log_softmax
 
 from hoser_kd.hoser.attention import HeadLayout, PairAttention, Pairs
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
+from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
-from hoser_kd.hoser.graph import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
+from hoser_kd.hoser.graph_layers import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
 
 if TYPE_CHECKING:
-    from hoser_kd.config import StudentConfig
-    from hoser_kd.hoser.batches import Batch, CandidateAngle, StepFeatures, TimeIntervals
-    from hoser_kd.ragged import Int64Array
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.hoser.batches import Batch, StepFeatures
+    from hoser_kd.network.road_network import RoadNetwork
 
 GATE_DIM = 64
 TIME_DIM = 64
 NUM_EDGE_ATTRIBUTES = 2
-
-
-@dataclass(frozen=True)
-class HoserConfig:
-    """Sizes of a HOSER and the readings of its inputs; the defaults are the published ones."""
-
-    num_roads: int
-    """N."""
-    num_types: int
-    """Road classes."""
-    num_zones: int
-    """Z."""
-    hidden_dim: int = 128
-    """h."""
-    road_id_dim: int = 64
-    """Width of the id's part of a road vector."""
-    length_dim: int = 16
-    """Width of the length's part."""
-    type_dim: int = 16
-    """Width of the class's part."""
-    lon_dim: int = 16
-    """Width of the longitude's part."""
-    lat_dim: int = 16
-    """Width of the latitude's part."""
-    num_heads: int = 2
-    """Attention heads."""
-    num_layers: int = 2
-    """Attention blocks."""
-    dropout: float = 0.0
-    """Dropout in the trajectory encoder."""
-    max_len: int = 1024
-    """Side of the stored causal mask of a published checkpoint; trips may be longer here."""
-    candidate_angle: CandidateAngle = "published"
-    """Whether the candidate angle swaps latitude and longitude."""
-    time_intervals: TimeIntervals = "published"
-    """Whether intervals come from the minute of the day or are true ones."""
-    log1p_mean: float | None = None
-    """Mean of log1p(seconds to the next road) over the training steps: the scale of predicted times."""
-    log1p_std: float | None = None
-    """Standard deviation of the same."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that do not fit together."""
-        parts = self.road_id_dim + self.length_dim + self.type_dim + self.lon_dim + self.lat_dim
-        if parts != self.hidden_dim:
-            raise ValueError(f"the parts of a road vector are {parts} wide together, hidden_dim is {self.hidden_dim}")
-        if self.hidden_dim % 2 or (2 * self.hidden_dim) % self.num_heads:
-            raise ValueError("hidden_dim must be even and 2 * hidden_dim a multiple of num_heads")
-
-    @property
-    def encoder_dim(self) -> int:
-        """Width e of the trajectory encoder."""
-        return 2 * self.hidden_dim
-
-    @property
-    def head_dim(self) -> int:
-        """Width of an attention head."""
-        return self.encoder_dim // self.num_heads
-
-    @classmethod
-    def from_student(cls, student: StudentConfig, features: GraphFeatures, num_zones: int, **more: Any) -> HoserConfig:
-        """Take the sizes from the settings and the counts from the city; `more` overrides single fields."""
-        sizes: dict[str, Any] = {
-            "num_roads": features.num_roads,
-            "num_types": features.num_types,
-            "num_zones": num_zones,
-            "hidden_dim": student.hidden_dim,
-            "road_id_dim": student.road_id_dim,
-            **dict.fromkeys(("length_dim", "type_dim", "lon_dim", "lat_dim"), student.attribute_dim),
-            "num_heads": student.num_heads,
-            "num_layers": student.num_layers,
-            "dropout": student.dropout,
-            "candidate_angle": student.candidate_angle,
-            "time_intervals": student.time_intervals,
-        }
-        return cls(**{**sizes, **more})
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hoser_kd.atomic import atomic_path
-from hoser_kd.errors import CheckpointError, ConfigError
+from hoser_kd.common.errors import CheckpointError, ConfigError
+from hoser_kd.common.files import atomic_path
 from hoser_kd.lmtad.model import LMTAD, NUM_SPECIALS, LMTADConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -103,32 +103,6 @@ def check_grid(vocab_size: int, shape: tuple[int, int]) -> None:
             f"{vocab_size} tokens, {vocab_size - NUM_SPECIALS} of them cells. Give the grid the teacher was trained "
             "on under `grid`; the one written into published checkpoints is Porto's whatever the data."
         )
-
-
-def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
-    """Return what a person wants to know of a teacher.
-
-    Keys: layers, heads, width, parameters, vocabulary, labels, block_size, positions, grid ((H, W) or None),
-    grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config) and
-    problem (why the file's word on its grid cannot be read, else None).
-    """
-    from hoser_kd.grid_numbers import SHAPE, missing, read_numbers
-
-    config, problem = checkpoint.config, None
-    try:
-        numbers = read_numbers(checkpoint.dataset_config)
-    except ConfigError as error:
-        numbers, problem = {}, str(error)
-    grid, absent = numbers.get(SHAPE), missing(numbers)
-    return {
-        "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd,
-        "parameters": checkpoint.model.num_parameters(), "vocabulary": config.vocab_size,
-        "labels": config.num_labels, "block_size": config.block_size,
-        "positions": "sinusoidal, along the batch" if config.integer_poe else "learned",
-        "grid": grid, "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
-        "bounds_known": not any(name.startswith(("min_", "max_")) for name in absent), "missing": absent,
-        "problem": problem,
-    }
 
 
 class _Fields:

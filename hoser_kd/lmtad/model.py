@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear, scaled_dot_product_attention
 
-from hoser_kd.errors import ConfigError
+from hoser_kd.common.errors import ConfigError
 
 NUM_SPECIALS = 3
 """PAD, EOT and SOT: the last three tokens of the vocabulary, in this order."""

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hoser_kd import metrics
-from hoser_kd.comparison import LABELS
+from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.comparison import LABELS
 from hoser_kd.plots.canvas import COLOURS, FAINT, INK, colour_of, legend_below, plain_axes, share_axis
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from hoser_kd.ragged import Float64Array
-    from hoser_kd.road_network import RoadNetwork
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.common.arrays import Float64Array
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 _SAME_FIGURE = {"train_next_step": "nll", "train_time": "time_log_mape"}
 """The student's training losses, under the name of the validation figure that means the same."""

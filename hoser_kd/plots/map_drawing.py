@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from hoser_kd.ragged import BoolArray, Float64Array
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.common.arrays import BoolArray, Float64Array
+    from hoser_kd.network.road_network import RoadNetwork
 
 _METRES_PER_DEGREE = 111_195.0
 

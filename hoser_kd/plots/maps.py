@@ -18,8 +18,8 @@ from hoser_kd.plots.canvas import FAINT, INK, SPARE, bar_below, legend_below
 from hoser_kd.plots.map_drawing import draw_cells, draw_roads, extent_of, map_figure, width_scale
 
 if TYPE_CHECKING:
-    from hoser_kd.ragged import BoolArray, Float64Array, Int64Array
-    from hoser_kd.road_network import RoadNetwork
+    from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
+    from hoser_kd.network.road_network import RoadNetwork
 
 _ZONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C3C", "#7A5195", "#444444")
 _CLASSES = {

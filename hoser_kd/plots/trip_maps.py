@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hoser_kd import metrics
+from hoser_kd.evaluation import metrics
 from hoser_kd.plots.canvas import FAINT, INK, bar_below, colour_of, legend_below, sequential
 from hoser_kd.plots.map_drawing import (
     draw_roads,
@@ -31,9 +31,9 @@ from hoser_kd.plots.map_drawing import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hoser_kd.ragged import Float64Array, Int64Array
-    from hoser_kd.road_network import RoadNetwork
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.common.arrays import Float64Array, Int64Array
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 _DIVERGING = LinearSegmentedColormap.from_list("wins", ["#B35900", "#E69F00", "#d9d9d9", "#56B4E9", "#00507E"])
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hoser_kd.failures import Failure
-    from hoser_kd.ragged import BoolArray, Int64Array
-    from hoser_kd.road_network import RoadNetwork
-    from hoser_kd.trajectories import Trajectories
+    from hoser_kd.common.arrays import BoolArray, Int64Array
+    from hoser_kd.evaluation.failures import Failure
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class StudentResult:
@@ -19,9 +19,9 @@ class StudentResult:
     history: Sequence[Mapping[str, Any]]
     """Figures of each epoch."""
     test: Mapping[str, float]
-    """Figures of the next-step prediction on the test trips, as in `hoser_kd.comparison.NEXT_STEP`."""
+    """Figures of the next-step prediction on the test trips, as in `hoser_kd.evaluation.comparison.NEXT_STEP`."""
     metrics: Mapping[str, Mapping[str, Any]] | None = None
-    """What `hoser_kd.metrics.evaluate` says of its generated trips."""
+    """What `hoser_kd.evaluation.metrics.evaluate` says of its generated trips."""
     generated: Trajectories | None = None
     """Its generated trips."""
     reached: BoolArray | None = None
@@ -32,9 +32,9 @@ class StudentResult:
     failures: Sequence[Failure] = ()
     """Which of them went wrong, the worst first."""
     scenarios: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """The same as `metrics` by scenario (`hoser_kd.scenarios`)."""
+    """The same as `metrics` by scenario (`hoser_kd.evaluation.scenarios`)."""
     next_step_by: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    """Figures of the next step by grouping and group (`hoser_kd.scenarios.next_step_by`)."""
+    """Figures of the next step by grouping and group (`hoser_kd.evaluation.scenarios.next_step_by`)."""
 
 
 @dataclass(frozen=True)

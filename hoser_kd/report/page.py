@@ -1,7 +1,7 @@
 """The report of a city: one HTML file that a person reads, prints and sends, without anything to load.
 
 What belongs here: which tables, sentences and pictures the page has. The words' frame and the looks are in
-`templates/report.html`; the comparison is `hoser_kd.comparison`, the pictures are `hoser_kd.plots`.
+`templates/report.html`; the comparison is `hoser_kd.evaluation.comparison`, the pictures are `hoser_kd.plots`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import jinja2
 import numpy as np
 
-from hoser_kd.atomic import atomic_path
-from hoser_kd.comparison import SECTIONS, compare
-from hoser_kd.failures import CAUSES
-from hoser_kd.metrics import flatten
-from hoser_kd.progress import duration
+from hoser_kd.common.files import atomic_path
+from hoser_kd.common.progress import duration
+from hoser_kd.evaluation.comparison import SECTIONS, compare
+from hoser_kd.evaluation.failures import CAUSES
+from hoser_kd.evaluation.metrics import flatten
+from hoser_kd.evaluation.scenarios import SCENARIOS
 from hoser_kd.report.data import ReportData, StudentResult, first_generated
-from hoser_kd.report.pictures import (
+from hoser_kd.report.figures import (
     Drawing,
     Picture,
     data_pictures,
@@ -32,7 +33,7 @@ from hoser_kd.report.pictures import (
     training_pictures,
     trip_pictures,
 )
-from hoser_kd.report.words import (
+from hoser_kd.report.text import (
     Line,
     caveat_of,
     definitions_of,
@@ -45,7 +46,6 @@ from hoser_kd.report.words import (
     tiles_of,
     verdict_sentences,
 )
-from hoser_kd.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -77,7 +77,7 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
     generation = [row for row in rows if row.section not in {"next_step", "counts"}
                   and row.name != "training.real_copied_share"]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html").render(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_city import grid_network
 
-from hoser_kd.errors import CheckpointError
+from hoser_kd.common.errors import CheckpointError
 from hoser_kd.hoser import collate, export_checkpoint, load, load_checkpoint, save
 
 

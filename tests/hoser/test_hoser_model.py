@@ -11,12 +11,12 @@ import torch
 from hoser_cities import TINY
 from small_city import grid_network, random_trips
 
+from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.hoser import HOSER, Batch, collate
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.features import direction, folded, road_graph, zone_graph
-from hoser_kd.ragged import Csr, offsets_of
-from hoser_kd.road_network import RoadNetwork
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_restricted_encoder_equals_full_graph(small_model):
 
 
 def test_gat_gradient_is_the_numerical_one():
-    from hoser_kd.hoser.graph import _NeighbourAttention, road_edges
+    from hoser_kd.hoser.graph_layers import _NeighbourAttention, road_edges
 
     torch.manual_seed(0)
     pairs = torch.tensor([[0, 1, 2, 3, 4, 1], [1, 0, 0, 2, 2, 4]])

@@ -1,7 +1,7 @@
 """What the published HOSER does that one would not expect: each kept, mended or offered as a choice, and held here.
 
-Held elsewhere: dead ends and bad rows (test_search, test_trajectories), lists of road classes (test_road_network), the
-published EDR and its overflow bin (test_metrics), plain numbers in generated CSV and the source of ODs (test_search).
+Held elsewhere: dead ends and bad rows (test_generator, test_trajectories), lists of road classes (test_road_network),
+the published EDR and its overflow bin (test_metrics), plain numbers in generated CSV and OD sources (test_generator).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from small_city import grid_network, random_trips
 from hoser_kd.hoser import HOSER, StudentOutput, TimeScale, collate
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables, time_of_day
 from hoser_kd.hoser.features import zone_graph
-from hoser_kd.hoser.graph import zone_edges
-from hoser_kd.next_step import evaluate_student
+from hoser_kd.hoser.graph_layers import zone_edges
+from hoser_kd.student.next_step_metrics import evaluate_student
 
 SATURDAY_S = 2 * 86_400
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from hoser_kd.errors import CheckpointError
+from hoser_kd.common.errors import CheckpointError
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint
-from hoser_kd.lmtad.checkpoint import check_grid, describe, save
+from hoser_kd.lmtad.checkpoint import check_grid, save
+from hoser_kd.teacher.importing import describe
 
 CONFIG = LMTADConfig(block_size=12, vocab_size=28, n_layer=2, n_head=2, n_embd=8, dropout=0.2)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hoser_kd.errors import ConfigError
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
 
 LEARNED = ["lmtad_ckpt", "lmtad_ckpt_orig_mod", "lmtad_ckpt_official_vocab"]

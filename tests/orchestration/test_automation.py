@@ -12,9 +12,9 @@ import pytest
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining
 from dagster_project.definitions import build_defs
 from dagster_project.full_pipeline import CHAIN_TAG, full_pipeline, full_pipeline_steps
-from hoser_kd.config import load_config
-from hoser_kd.sources import REQUIRED_FILES
-from hoser_kd.synthetic import make_city
+from hoser_kd.config.loading import load_config
+from hoser_kd.network.sources import REQUIRED_FILES
+from hoser_kd.network.synthetic.city import make_city
 
 YAML = "source: {{kind: hoser, path: {path}}}\ngrid: {{bounds: roads, cell_size_m: 80}}\n"
 

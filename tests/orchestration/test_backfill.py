@@ -7,7 +7,7 @@ import time
 import dagster as dg
 import pytest
 
-from hoser_kd.store import read_artifact
+from hoser_kd.pipeline.store import read_artifact
 
 BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""

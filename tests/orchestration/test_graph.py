@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from hoser_kd.pipeline import STAGES
-from hoser_kd.store import read_artifact
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.store import read_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = """query($partition: String!, $keys: [AssetKeyInput!]) {

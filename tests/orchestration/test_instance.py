@@ -16,7 +16,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from hoser_kd.store import read_artifact
+from hoser_kd.pipeline.store import read_artifact
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {

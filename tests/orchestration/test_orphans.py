@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from stage_process import running
 
-from hoser_kd.store import read_artifact
+from hoser_kd.pipeline.store import read_artifact
 
 LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""

@@ -13,11 +13,12 @@ from assets import partitions
 from assets.knobs import KNOBS, YAML_ERROR_TAG, YAML_TAG, changes, of_yaml, overtaken, run_config_of
 from dagster_project.definitions import build_defs
 from hoser_kd import hoser
-from hoser_kd.config import CityConfig, load_config, with_changes
-from hoser_kd.errors import ConfigError
-from hoser_kd.next_step import evaluate_student
-from hoser_kd.soft_labels import SoftLabels
-from hoser_kd.trajectories import Trajectories
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.loading import load_config, with_changes
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.student.next_step_metrics import evaluate_student
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 REPOSITORY = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
 CHOOSE_PARTITION = """query($repository: RepositorySelector!, $set: String!, $partition: String!) {

@@ -1,0 +1,1 @@
+"""What every other package uses: arrays, errors, files, hashing, geodesy, progress, devices and the optimizer."""

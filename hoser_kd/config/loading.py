@@ -1,0 +1,190 @@
+"""Reading a YAML file of settings, and saying what is wrong with it: file, line, key, and the nearest known one.
+
+The settings themselves are in `hoser_kd.config.schema`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.schema import CityConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from os import PathLike
+
+
+def load_config(path: str | PathLike[str]) -> CityConfig:
+    """Read and check `config/<city>.yaml`.
+
+    Raises ConfigError naming the file, the line, the key, what is wrong and the nearest known key.
+    """
+    file = Path(path)
+    tree, root = read_tree(file)
+    if tree.setdefault("city", file.stem) != file.stem:
+        raise ConfigError(f"{file}: `city: {tree['city']}` does not match the file's name. Rename one of the two.")
+    try:
+        return CityConfig.model_validate(expand_environment(tree, file))
+    except ValidationError as error:
+        told = dict.fromkeys(explain(file, root, problem, CityConfig) for problem in error.errors())
+        raise ConfigError("\n".join(told)) from None
+
+
+def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
+    """Return the settings with some changed, given as `{"distill.lambda_kl": 0.1}`.
+
+    Raises ConfigError for a value the YAML could not have either.
+    """
+    try:
+        return CityConfig.model_validate(changed(config.model_dump(), changes))
+    except ValidationError as error:
+        raise ConfigError("for this run: " + "; ".join(map(explain_change, error.errors()))) from None
+
+
+def dump_config(config: CityConfig) -> str:
+    """Return the whole tree, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML 1.1 refuses no repeated key; a setting given twice is a mistake."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise ConfigError(f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
+                              f"`{key}` is given twice. Remove one.")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
+    """Return the sections of a YAML file as they stand there, and the root node, which knows the lines.
+
+    Raises ConfigError where there is no such file, naming the nearest one, or where it is not readable.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file.{_nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+    text = file.read_text(encoding="utf-8")
+    try:
+        loader = _UniqueKeyLoader(text)
+        loader.name = str(file)
+        root = loader.get_single_node()
+        tree = loader.construct_document(root) if root is not None else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: the top level must be sections such as `source:` and `student:`.")
+    return tree, root
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def expand_environment(value: Any, file: Path) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every text of the tree."""
+    if isinstance(value, dict):
+        return {key: expand_environment(entry, file) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [expand_environment(entry, file) for entry in value]
+    if not isinstance(value, str):
+        return value
+
+    def one(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = os.environ.get(name, default)
+        if found is None:
+            raise ConfigError(f"{file}: environment variable {name} is not set. "
+                              f"Set it, or write ${{{name}:-default}}.")
+        return found
+
+    return _VARIABLE.sub(one, value)
+
+
+def explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any], top: type[BaseModel]) -> str:
+    """Turn one of pydantic's problems with a tree of the model `top` into a line with file, line, key and mend."""
+    keys = [str(part) for part in problem["loc"]]
+    model = top
+    known = keys
+    for depth, key in enumerate(keys):
+        field = model.model_fields.get(key)
+        annotation = None if field is None else field.annotation
+        if depth == len(keys) - 1 or not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            known = keys[: depth + 1]
+            break
+        model = annotation
+    place = f"{file}{_line(root, known)}: `{'.'.join(known)}`" if known else f"{file}"
+    if problem["type"] == "extra_forbidden":
+        return f"{place} is not a known setting.{_suggest(known[-1], model, top)}"
+    if problem["type"] == "missing":
+        return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = "" if isinstance(problem.get("input"), dict) else f" (given: {problem.get('input')!r})"
+    return f"{place}: {message[:1].lower()}{message[1:]}{given}."
+
+
+def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree of settings with some set anew, each under its place such as `distill.lambda_kl`; in place."""
+    for place, value in changes.items():
+        *sections, key = place.split(".")
+        section = tree
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    return tree
+
+
+def explain_change(problem: Mapping[str, Any]) -> str:
+    """Turn one of pydantic's problems with a tree that is in no file into a phrase."""
+    return f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _line(root: yaml.Node | None, keys: list[str]) -> str:
+    node, line = root, 0
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for key_node, value_node in node.value:
+            if key_node.value == key:
+                node, line = value_node, key_node.start_mark.line + 1
+                break
+        else:
+            break
+    return f", line {line}" if line else ""
+
+
+def _suggest(key: str, model: type[BaseModel], top: type[BaseModel]) -> str:
+    here = _nearest(key, model.model_fields)
+    if here:
+        return here
+    elsewhere = {name: path for path, name in _all_keys(top)}
+    near = difflib.get_close_matches(key, elsewhere, n=1)
+    if near:
+        return f" Did you mean `{elsewhere[near[0]]}`?"
+    return f" Known here: {', '.join(model.model_fields)}."
+
+
+def _nearest(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        yield prefix + name, name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")

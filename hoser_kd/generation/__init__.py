@@ -1,0 +1,1 @@
+"""Generation of trips: OD pairs, decoding methods, the batched generator, output files."""

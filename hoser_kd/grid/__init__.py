@@ -1,0 +1,1 @@
+"""The grid group: from road centroids to the tokens of the teacher."""

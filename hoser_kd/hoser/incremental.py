@@ -1,0 +1,251 @@
+"""HOSER one road at a time, for decoders that grow many paths together.
+
+Road vectors, candidate keys and time parts are made once for all N roads. A path is a chain of nodes in a tree; a
+node keeps the keys and values of its own road and finds those of its path through its parents, so a new road costs one
+token whatever shares its beginning. What comes out equals the full forward pass (see `HOSER.forward`).
+
+Letters: B new nodes (paths that grow by one road), P roads of the longest path, C candidates of the node that has
+most, M nodes there is room for, l layers, e width of the trajectory encoder, d of a head, N roads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from hoser_kd.hoser.attention import Pairs
+from hoser_kd.hoser.batches import clipped_distances, clipped_intervals, time_of_day
+
+if TYPE_CHECKING:
+    from hoser_kd.common.arrays import Float32Array, Float64Array, Int64Array
+    from hoser_kd.hoser.batches import TimeIntervals
+    from hoser_kd.hoser.model import HOSER, Block, CandidateMap
+
+NO_PARENT = -1
+
+
+class PathTree:
+    """Nodes of paths under way, by slot; a slot is used again once it is given back."""
+
+    def __init__(self, num_layers: int, width: int, device: torch.device, time_intervals: TimeIntervals = "published",
+                 capacity: int = 4096) -> None:
+        """`width` e; `capacity` nodes at first, twice as many whenever they run out."""
+        self._by_day = time_intervals == "published"
+        self.parent: Int64Array = np.full(capacity, NO_PARENT, np.int64)
+        """(M,) int64: slot of the road before; -1 at a path's start."""
+        self.road: Int64Array = np.zeros(capacity, np.int64)
+        """(M,) int64."""
+        self.time: Int64Array = np.zeros(capacity, np.int64)
+        """(M,) int64: seconds since the epoch."""
+        self.minute: Float64Array = np.zeros(capacity)
+        """(M,) float64: the same in minutes, as intervals read it: see `clipped_intervals`."""
+        self.depth: Int64Array = np.zeros(capacity, np.int64)
+        """(M,) int64: roads of the path that ends here."""
+        self.store = torch.empty(num_layers, capacity, 2 * width, device=device)
+        """(l, M, 2 e) float32: keys, then values."""
+        self._free = list(range(capacity - 1, -1, -1))
+
+    @property
+    def num_nodes(self) -> int:
+        """Slots in use."""
+        return len(self.parent) - len(self._free)
+
+    def add(self, parents: Int64Array, roads: Int64Array, times: Int64Array) -> Int64Array:
+        """Append a road behind each parent (-1 starts a path); returns the new slots, (B,) int64."""
+        while len(self._free) < len(roads):
+            self._grow()
+        slots = np.array(self._free[-1 : -len(roads) - 1 : -1], np.int64)
+        del self._free[len(self._free) - len(roads) :]
+        self.parent[slots], self.road[slots], self.time[slots] = parents, roads, times
+        self.minute[slots] = ((times % 86_400) / 86_400).astype(np.float32) * np.float32(1440) if self._by_day \
+            else times / 60
+        self.depth[slots] = np.where(parents >= 0, self.depth[parents], 0) + 1
+        return slots
+
+    def _grow(self) -> None:
+        size = len(self.parent)
+        for name in ("parent", "road", "time", "minute", "depth"):
+            kept = getattr(self, name)
+            setattr(self, name, np.concatenate([kept, np.zeros_like(kept)]))
+        self.store = torch.cat([self.store, torch.empty_like(self.store)], dim=1)
+        self._free.extend(range(2 * size - 1, size - 1, -1))
+
+    def give_back(self, slots: list[int]) -> None:
+        """Take slots back; nothing may lead to them any more."""
+        self._free.extend(slots)
+
+    def paths(self, slots: Int64Array) -> Int64Array:
+        """Return (B, P) int64: slots of the paths that end here, first road first, -1 behind the end."""
+        from hoser_kd.hoser import _path_kernels as kernel
+
+        path: Int64Array = kernel.trace(self.parent, self.depth, slots)
+        return path
+
+    def path(self, slot: int) -> tuple[Int64Array, Int64Array]:
+        """Return roads and times, (P,) int64 each, of the path that ends here; empty for -1."""
+        slots = self.paths(np.array([slot]))[0] if slot >= 0 else np.zeros(0, np.int64)
+        return self.road[slots], self.time[slots]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What HOSER says after each new road."""
+
+    slots: Int64Array
+    """(B,) int64: the new nodes."""
+    candidates: Tensor
+    """(B, C) int64: road ids in the order of the network's successors; -1 where there is none."""
+    logits: Tensor
+    """(B, C) float32: scores; -inf where there is no candidate. A dead end has a row of -inf."""
+    times: Tensor
+    """(B, C) float32: standardised time until the candidate is entered (see `HOSER.time_scale`)."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """An attention block with everything that does not depend on the path worked out."""
+
+    block: Block
+    weight: Tensor
+    """(3 e, e): of scaled queries, keys and values."""
+    bias: Tensor
+    """(3 e,): that of the pairs included."""
+    pair: tuple[Float32Array, Float32Array]
+    """What a unit of distance and of interval adds to a key and to a value, (2, d) each."""
+
+
+class Decoder:
+    """A HOSER made ready for generation; weights are read when it is built, and must not change after."""
+
+    @torch.no_grad()
+    def __init__(self, model: HOSER, *, compiled: bool | None = None) -> None:
+        """Encode all roads and zones of the model, on the model's device.
+
+        `compiled` attends by the loop for CPUs rather than by arrays; by default wherever the model lies on a CPU.
+        """
+        self.model = model
+        self.tables = model.tables
+        self._compiled = model.device.type == "cpu" if compiled is None else compiled
+        road = model.encode_all_roads()
+        zone = model.road_network_encoder.encode_zones()
+        self.fused = model.trajectory_encoder.fuse(road, embedding(model.road2zone, zone))
+        """(N, h): what enters the transformer for a road."""
+        self.zone_query = model.navigator.zone_query(zone)
+        """(Z, h): what a destination's zone adds to a query."""
+        self.candidate_map: CandidateMap = model.navigator.candidate_map(road)
+        self.time_part = model.navigator.time_estimator_linear_2(road)
+        """(N, 64): what a candidate adds to its predicted time."""
+        self._layers = [self._layer(block) for block in model.trajectory_encoder.blocks]
+        self._point = self.tables.unit_vector.cpu().numpy()
+
+    def _layer(self, block: Block) -> _Layer:
+        attention, width = block.attn, self.model.config.encoder_dim
+        weight, bias = attention.scaled()
+        pair_bias = torch.cat([bias.new_zeros(width), attention.relative_position_emb_k.bias.repeat(self.num_heads),
+                               attention.relative_position_emb_v.bias.repeat(self.num_heads)])
+        pair = tuple(np.ascontiguousarray(part.weight.detach().cpu().float().numpy().T)
+                     for part in (attention.relative_position_emb_k, attention.relative_position_emb_v))
+        return _Layer(block, weight, bias + pair_bias, cast("tuple[Any, Any]", pair))
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads."""
+        return self.model.config.num_heads
+
+    def tree(self, capacity: int = 4096) -> PathTree:
+        """Return an empty tree for this model's paths."""
+        config = self.model.config
+        return PathTree(config.num_layers, config.encoder_dim, self.fused.device, config.time_intervals, capacity)
+
+    @torch.no_grad()
+    def step(self, tree: PathTree, parents: Int64Array, road_ids: Int64Array, times: Int64Array,
+             start_times: Int64Array, destinations: Int64Array) -> Decoded:
+        """Extend B paths by one road each.
+
+        All (B,) int64 on the host: the node each path ends with so far (-1: none), the road entered, when, when the
+        path started (its weekday decides the sign of the time of day), and where it goes.
+        """
+        slots = tree.add(parents, road_ids, times)
+        road_t, time_t, start_t, destination_t = (
+            torch.from_numpy(np.ascontiguousarray(part)).to(self.fused.device)
+            for part in (road_ids, times, start_times, destinations)
+        )
+        x = self._histories(tree, slots, road_t, time_t, start_t)
+        navigator = self.model.navigator
+        candidate, node, place, metric_distance, metric_angle = self.tables.metrics(road_t, destination_t)
+        query = navigator.query(x, embedding(self.model.road2zone[destination_t], self.zone_query))
+        key = navigator.keys(self.candidate_map, candidate, metric_distance, metric_angle)
+        step_part = navigator.time_estimator_linear_1(x)
+        times_pred = navigator.times(embedding(node, step_part), embedding(candidate, self.time_part))
+        shape = (len(road_ids), int(place.max()) + 1 if len(place) else 0)
+        return Decoded(
+            slots=slots,
+            candidates=candidate.new_full(shape, -1).index_put((node, place), candidate),
+            logits=x.new_full(shape, -torch.inf).index_put((node, place), navigator.scores(query, key, node)),
+            times=x.new_zeros(shape).index_put((node, place), times_pred),
+        )
+
+    def _histories(self, tree: PathTree, slots: Int64Array, roads: Tensor, times: Tensor,
+                   start_times: Tensor) -> Tensor:
+        """Return (B, e) vectors of the paths, and keep the new nodes' keys and values."""
+        encoder = self.model.trajectory_encoder
+        clock = encoder.temporal_encoder(time_of_day(times[:, None], start_times))
+        x = torch.cat([embedding(roads, self.fused), clock[:, 0]], dim=-1)
+        at = torch.from_numpy(slots).to(x.device)
+        path = tree.paths(slots)
+        attend = self._loop(tree, path, slots) if self._compiled else self._arrays(tree, path, slots)
+        width = x.shape[1]
+        for layer, parts in enumerate(self._layers):
+            joint = linear(parts.block.ln_1(x), parts.weight, parts.bias)
+            tree.store[layer].index_copy_(0, at, joint[:, width:])
+            x = parts.block.finish(x, attend(layer, joint))
+        return x
+
+    def _loop(self, tree: PathTree, path: Int64Array, slots: Int64Array) -> Any:
+        """Return attention along the paths by the compiled loop: (layer, (B, 3 e)) -> (B, e)."""
+        from hoser_kd.hoser import _path_kernels as kernel
+
+        length = tree.depth[slots]
+        apart = kernel.pairs(path, length, tree.road, tree.minute, self._point)
+
+        def attend(layer: int, joint: Tensor) -> Tensor:
+            return torch.from_numpy(kernel.attend(
+                joint.numpy(), tree.store[layer].numpy(), path, length, *apart, *self._layers[layer].pair,
+                self.num_heads))
+
+        return attend
+
+    def _arrays(self, tree: PathTree, path: Int64Array, slots: Int64Array) -> Any:
+        """Return the same by gathers, for accelerators."""
+        device = self.fused.device
+        at = torch.from_numpy(np.maximum(path, 0)).to(device)
+        road, time, last, now, mask = (
+            torch.from_numpy(part).to(device)
+            for part in (tree.road[path], tree.time[path], tree.road[slots], tree.time[slots], path >= 0)
+        )
+        point = self.tables.unit_vector
+        pairs = Pairs(*(part[:, None, None] for part in (
+            clipped_distances(point[road], point[last][:, None]),
+            clipped_intervals(time, now[:, None], self.tables.time_intervals),
+            torch.zeros_like(time, dtype=torch.float32).masked_fill(~mask, -torch.inf),
+        )))
+        width = self.model.config.encoder_dim
+
+        def heads(flat: Tensor) -> Tensor:
+            return flat.reshape(*flat.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+        def attend(layer: int, joint: Tensor) -> Tensor:
+            # slots behind a path's end hold what other paths left there, or nothing yet
+            kept = tree.store[layer][at].masked_fill(~mask[:, :, None], 0)
+            key, value = heads(kept[:, :, :width]), heads(kept[:, :, width:])
+            attention, query = self._layers[layer].block.attn, heads(joint[:, None, :width])
+            slope = query @ attention.relative_position_emb_k.weight
+            mixed, sums = attention.mix(query, key, value, slope, pairs)
+            return (mixed + linear(sums, attention.relative_position_emb_v.weight)).transpose(1, 2).flatten(2)[:, 0]
+
+        return attend

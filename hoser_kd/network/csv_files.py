@@ -1,0 +1,56 @@
+"""Reading and writing CSV: the columns of a file with their types, and errors that name the row."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pyarrow as pa
+
+from hoser_kd.common.errors import DataError
+
+
+def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    """Read the named columns of a CSV file with their types; the others are skipped.
+
+    Raises DataError where the file, a column or a value is missing or of another type.
+    """
+    if not path.is_file():
+        raise DataError(path, "no such file.", mend="Point the config's `source.path` at a folder in HOSER's format.")
+    try:
+        missing = [name for name in types if name not in csv_header(path)]
+        if missing:
+            raise DataError(path, f"column {', '.join(missing)} is missing.", mend=f"It needs {', '.join(types)}.")
+        return _read_csv(path, types)
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"byte {error.start} is not UTF-8.", mend="Save the file as UTF-8.") from None
+    except pa.ArrowInvalid as error:
+        _refuse_unreadable(path, types)
+        raise DataError(path, f"cannot be read as CSV: {error}.") from None
+
+
+def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
+    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
+    # a row must fit into a block, and a trip of a day is a long row
+    return pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(block_size=16 << 20), convert_options=convert)
+
+
+def _refuse_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
+    """Find the first value that is not of its column's type; only reached on damaged files."""
+    try:
+        texts = _read_csv(path, dict.fromkeys(types, pa.string()))
+    except pa.ArrowInvalid:
+        return
+    for name, kind in types.items():
+        wanted = "whole number" if pa.types.is_integer(kind) else "number"
+        for row, text in enumerate(texts[name]):
+            try:
+                text.cast(kind)
+            except pa.ArrowInvalid:
+                raise DataError(path, f"{name} is {text.as_py()!r}, which is no {wanted}.", row=row) from None
+
+
+def csv_header(path: Path) -> list[str]:
+    """Return the column names of a CSV file."""
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        return next(csv.reader(lines), [])

@@ -1,0 +1,238 @@
+"""The road network: directed roads as a few arrays, and which road can follow which.
+
+Geometry is WGS 84 (EPSG:4326), in degrees, (lon, lat) in files and geometries, (lat, lon) where a field says so.
+Letters: N roads, M coordinates of all roads together, L connections.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+import shapely
+
+from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of
+from hoser_kd.common.errors import DataError
+from hoser_kd.network.csv_files import read_csv_columns
+
+CRS_WGS84 = "EPSG:4326"
+ROADS_FILE = "roads.parquet"
+CONNECTIONS_FILE = "connections.parquet"
+
+
+@dataclass(frozen=True)
+class RoadNetwork:
+    """Directed roads and their connections; road ids are 0 … N-1, the row numbers of the source."""
+
+    coord_offsets: Int64Array
+    """(N + 1,) int64: road i has the coordinates `coords[coord_offsets[i]:coord_offsets[i + 1]]`."""
+    coords: Float64Array
+    """(M, 2) float64: lon, lat in degrees."""
+    length_m: Float64Array
+    """(N,) float64: length in metres, as the source gives it."""
+    highway: npt.NDArray[np.object_]
+    """(N,) str: the OpenStreetMap class of each road."""
+    successors: Csr
+    """Row r: the roads that can follow r, in the order of the source: the candidates of a step."""
+
+    @property
+    def num_roads(self) -> int:
+        """N."""
+        return len(self.length_m)
+
+    @cached_property
+    def geometry(self) -> npt.NDArray[np.object_]:
+        """(N,) shapely LineStrings in degrees."""
+        road_of_coord = np.repeat(np.arange(self.num_roads), np.diff(self.coord_offsets))
+        lines: npt.NDArray[np.object_] = shapely.linestrings(self.coords, indices=road_of_coord)
+        return lines
+
+    @cached_property
+    def centroids(self) -> Float64Array:
+        """(N, 2) float64: lat, lon of the centroid of each LineString, planar in degrees as published."""
+        points = shapely.centroid(self.geometry)
+        return np.column_stack([shapely.get_y(points), shapely.get_x(points)])
+
+    @property
+    def start(self) -> Float64Array:
+        """(N, 2) float64: lat, lon of each road's first coordinate."""
+        return self.coords[self.coord_offsets[:-1], ::-1]
+
+    @property
+    def end(self) -> Float64Array:
+        """(N, 2) float64: lat, lon of each road's last coordinate."""
+        return self.coords[self.coord_offsets[1:] - 1, ::-1]
+
+    @cached_property
+    def highway_names(self) -> list[str]:
+        """Distinct classes in the order of their type index: by number where all are numbers, by text otherwise."""
+        names = sorted(set(self.highway))
+        try:
+            return sorted(names, key=float)
+        except ValueError:
+            return names
+
+    @cached_property
+    def road_type(self) -> Int64Array:
+        """(N,) int64: index of each road's class in `highway_names`."""
+        index = {name: i for i, name in enumerate(self.highway_names)}
+        return np.fromiter((index[name] for name in self.highway), np.int64, self.num_roads)
+
+    @cached_property
+    def _connection_keys(self) -> tuple[Int64Array, Int64Array]:
+        """Connections as sorted keys origin * N + destination, with each one's place among its candidates."""
+        origin = np.repeat(np.arange(self.num_roads), self.successors.degrees)
+        keys = origin * self.num_roads + self.successors.indices
+        order = np.argsort(keys, kind="stable")
+        place = np.arange(len(keys)) - self.successors.indptr[origin]
+        return keys[order], place[order]
+
+    def candidate_index(self, road: Int64Array, following: Int64Array) -> Int64Array:
+        """Return the place of `following` among the candidates of `road`, -1 where it cannot follow.
+
+        Both (K,) int64 road ids in range; returns (K,) int64.
+        """
+        keys, place = self._connection_keys
+        if len(keys) == 0:
+            return np.full(len(road), -1, np.int64)
+        wanted = np.asarray(road, np.int64) * self.num_roads + following
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where(keys[at] == wanted, place[at], -1)
+
+    def roads_frame(self) -> gpd.GeoDataFrame:
+        """Return road_id, highway, length_m and LineString, one row a road, EPSG:4326."""
+        table = {"road_id": np.arange(self.num_roads), "highway": self.highway, "length_m": self.length_m}
+        return gpd.GeoDataFrame(table, geometry=self.geometry, crs=CRS_WGS84)
+
+    def centroids_frame(self) -> gpd.GeoDataFrame:
+        """Return road_id, lon_deg, lat_deg and the centre as a Point, one row a road, EPSG:4326.
+
+        The centre is the centroid of the line in plain degrees, as the published models take it.
+        """
+        centre = gpd.GeoSeries(shapely.centroid(self.geometry), crs=CRS_WGS84)
+        table = {"road_id": np.arange(self.num_roads), "lon_deg": centre.x, "lat_deg": centre.y}
+        return gpd.GeoDataFrame(table, geometry=centre, crs=CRS_WGS84)
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write `roads.parquet` (GeoParquet) and `connections.parquet` into an existing folder."""
+        self.roads_frame().to_parquet(Path(folder) / ROADS_FILE, compression="zstd")
+        origin = np.repeat(np.arange(self.num_roads), self.successors.degrees)
+        connections = pa.table({"road_id": origin, "following_road_id": self.successors.indices})
+        pq.write_table(connections, Path(folder) / CONNECTIONS_FILE, compression="zstd")
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> RoadNetwork:
+        """Read back what `save` wrote."""
+        roads = gpd.read_parquet(Path(folder) / ROADS_FILE)
+        connections = pq.read_table(Path(folder) / CONNECTIONS_FILE)
+        lines = roads.geometry.to_numpy()
+        counts = np.bincount(connections["road_id"].to_numpy(), minlength=len(roads))
+        return cls(
+            coord_offsets=offsets_of(shapely.get_num_coordinates(lines)),
+            coords=shapely.get_coordinates(lines),
+            length_m=roads["length_m"].to_numpy(np.float64),
+            highway=roads["highway"].to_numpy(object),
+            successors=Csr(offsets_of(counts), connections["following_road_id"].to_numpy()),
+        )
+
+
+def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
+    """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
+
+    Raises DataError naming file, row and mend where a row cannot be used.
+    """
+    geo_path, rel_path = Path(folder) / "roadmap.geo", Path(folder) / "roadmap.rel"
+    geo = read_csv_columns(geo_path, {"geo_id": pa.int64(), "coordinates": pa.string(), "highway": pa.string(),
+                                      "length": pa.float64()})
+    num_roads = len(geo)
+    if num_roads == 0:
+        raise DataError(geo_path, "no roads.", mend="Give one row a directed road.")
+    _refuse(geo_path, np.asarray(geo["geo_id"]) != np.arange(num_roads),
+            "geo_id is not the row number.", "Number the roads 0, 1, 2, … in the order of the file.")
+    offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
+    length_m = geo["length"].to_numpy().astype(np.float64)
+    _refuse(geo_path, ~(np.isfinite(length_m) & (length_m >= 0)), "length is missing or negative.",
+            "Give the length in metres.")
+    return RoadNetwork(offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]),
+                       _read_connections(rel_path, num_roads))
+
+
+def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, mend: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        more = int(bad.sum()) - 1
+        raise DataError(path, problem + (f" ({more} more rows like it.)" if more else ""), row=row, mend=mend)
+
+
+_POINT = r"\[\s*[^\[\],\s]+\s*,\s*[^\[\],\s]+\s*\]"
+_LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
+
+
+def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
+    """Parse JSON lists of [lon, lat] in one sweep: brackets and blanks go, commas split, the rest is numbers."""
+    is_line = pc.match_substring_regex(texts, _LINE)
+    _refuse(path, ~np.asarray(pc.fill_null(is_line, False)), "coordinates is not a list of [lon, lat].",
+            'Write it as "[[lon, lat], [lon, lat]]".')
+    pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
+    counts = np.asarray(pc.list_value_length(pieces)).astype(np.int64)
+    offsets = offsets_of(counts // 2)
+    numbers = pieces.flatten()
+    try:
+        coords = np.asarray(pc.cast(numbers, pa.float64())).reshape(-1, 2)
+    except pa.ArrowInvalid:
+        is_number = np.asarray(pc.match_substring_regex(numbers, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"))
+        at = int(np.argmin(is_number))
+        row = int(np.searchsorted(2 * offsets, at, side="right")) - 1
+        raise DataError(path, f"coordinates holds {numbers[at].as_py()!r}, which is no number.", row=row) from None
+    _refuse(path, counts < 4, "the line has fewer than two points.", "Give its start and its end.")
+    outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
+    if outside.any():
+        row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
+        raise DataError(path, "a coordinate is no longitude and latitude in degrees.", row=row,
+                        mend="Give [lon, lat] in EPSG:4326.")
+    return offsets, coords
+
+
+def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """A class is a word, a number, or a list written as text: its first entry, or the second after `unclassified`."""
+    words = pd.Series(texts.to_pandas(), dtype=object)
+    _refuse(path, words.isna().to_numpy(), "highway is empty.", "Give the road's class, `unclassified` if unknown.")
+    for text in words[words.str.startswith("[")].unique():
+        try:
+            entries = [str(entry) for entry in ast.literal_eval(text)]
+        except (ValueError, SyntaxError):
+            entries = []
+        if not entries:
+            row = int((words == text).to_numpy().argmax())
+            raise DataError(path, f"highway {text!r} is no list of classes.", row=row)
+        chosen = entries[1] if entries[0] == "unclassified" and len(entries) > 1 else entries[0]
+        words = words.where(words != text, chosen)
+    return words.to_numpy(object)
+
+
+def _read_connections(path: Path, num_roads: int) -> Csr:
+    rel = read_csv_columns(path, {"origin_id": pa.int64(), "destination_id": pa.int64()})
+    ends = np.column_stack([rel["origin_id"].to_numpy(), rel["destination_id"].to_numpy()])
+    if len(ends) == 0:
+        raise DataError(path, "no connections.", mend="Give one row for each road that can follow a road.")
+    ends = ends.astype(np.int64) if ends.dtype.kind == "i" else np.nan_to_num(ends, nan=-1).astype(np.int64)
+    outside: npt.NDArray[np.bool_] = np.any((ends < 0) | (ends >= num_roads), axis=1)
+    _refuse(path, outside, "a road id is not in roadmap.geo.",
+            f"Ids run from 0 to {num_roads - 1}.")
+    _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
+    repeated = np.ones(len(ends), bool)
+    repeated[first] = False
+    _refuse(path, repeated, "the connection stands twice.", "Remove the second row.")
+    order = np.argsort(ends[:, 0], kind="stable")
+    return Csr(offsets_of(np.bincount(ends[:, 0], minlength=num_roads)), ends[order, 1])

@@ -1,0 +1,1 @@
+"""A synthetic city: streets, and trips over them, the same on every machine."""

@@ -1,0 +1,193 @@
+"""What a person is shown where a check fails: rows of a table and a picture, gathered only then.
+
+What belongs here: where exactly an artifact is wrong. What does not: whether it is, which `pipeline.checks` decides.
+Heavy libraries are imported where they are used, because definitions are loaded from `hoser_kd.pipeline.checks`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hoser_kd.pipeline.store import Artifact
+
+if TYPE_CHECKING:
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.teacher.soft_labels import SoftLabels
+
+MOST_ROWS = 20
+"""Rows of a table that tells of single roads, cells or steps."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where and how an artifact is wrong."""
+
+    rows: tuple[Row, ...] = ()
+    """Rows of a table; plain numbers and texts by the names of the columns."""
+    picture: bytes | None = None
+    """PNG."""
+
+
+def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return, side by side, where the grid ends and where the roads' centres do, and the map of the cells."""
+    import pyarrow.parquet as pq
+    import shapely
+
+    from hoser_kd.grid.spec import OCCUPIED_KEY, GridSpec
+
+    stored = json.loads((artifact.path / "grid.json").read_text(encoding="utf-8"))
+    stored.pop(OCCUPIED_KEY, None)
+    spec = GridSpec(**stored)
+    points = pq.read_table(artifact.path / "grid_token_table.parquet", columns=["geometry"])["geometry"]
+    lng, lat = shapely.get_coordinates(shapely.from_wkb(points.to_numpy(zero_copy_only=False))).T
+    sides = (("south", spec.lat_edges[0], lat.min(), lat < spec.lat_edges[0]),
+             ("north", spec.lat_edges[-1], lat.max(), lat > spec.lat_edges[-1]),
+             ("west", spec.lng_edges[0], lng.min(), lng < spec.lng_edges[0]),
+             ("east", spec.lng_edges[-1], lng.max(), lng > spec.lng_edges[-1]))
+    rows = tuple({"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond":
+                  int(beyond.sum())} for side, edge, last, beyond in sides)
+    return Evidence(rows, _picture(artifact, "cells.png"))
+
+
+def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the seeds that the report leaves out, and why."""
+    return Evidence(tuple(dict(row) for row in artifact.summary["left_out"]))
+
+
+def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the cells that hold most roads, and the map of the cells."""
+    import pyarrow.parquet as pq
+
+    names = ["row", "column", "token", "roads"]
+    cells = pq.read_table(artifact.path / "grid_cells.parquet", columns=names).sort_by([("roads", "descending")])
+    return Evidence(tuple(cells.slice(0, MOST_ROWS).to_pylist()), _picture(artifact, "cells.png"))
+
+
+def surprise_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the teacher's surprise in every grid that was tried, least first, as a table and over the shifts."""
+    tried = [dict(row) for row in artifact.summary["alignment"].get("tried", ())]
+    if not tried:  # made before each shift was kept
+        return Evidence((dict(artifact.summary["alignment"]),))
+    from matplotlib.figure import Figure
+
+    from hoser_kd import plots
+
+    north, east, loss = ([row[name] for row in tried] for name in ("cells_north", "cells_east", "loss"))
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    axes = figure.subplots()
+    dots = axes.scatter(east, north, c=loss, cmap="cividis_r", s=70)
+    axes.scatter(east[:1], north[:1], s=220, facecolors="none", edgecolors="#D55E00", linewidths=1.6,
+                 label="the grid as given")
+    axes.set(xlabel="cells further east", ylabel="cells further north", title="The teacher's surprise by shift",
+             aspect="equal")
+    figure.legend(loc="outside lower left", frameon=False)
+    figure.colorbar(dots, ax=axes, label="nats a token")
+    return Evidence(tuple(sorted(tried, key=lambda row: (row["loss"] != row["loss"], row["loss"]))),
+                    plots.png(figure))
+
+
+def tokens_beyond(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
+    """Return the sum that does not come out even, and the map of the grid's cells."""
+    grid, vocab_size = inputs["grid_token_table"], int(artifact.summary["vocab_size"])
+    labels = int(grid.summary["num_labels"])
+    rows = [{"what": "labels of the grid", "tokens": labels}, {"what": "special tokens", "tokens": 3},
+            {"what": "needed", "tokens": labels + 3}, {"what": "the teacher's vocabulary", "tokens": vocab_size}]
+    if "rows" in grid.summary:
+        rows.insert(0, {"what": "rows of the grid", "tokens": int(grid.summary["rows"])})
+        rows.insert(1, {"what": "columns of the grid", "tokens": int(grid.summary["columns"])})
+    return Evidence(tuple(rows), _picture(grid, "cells.png"))
+
+
+def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return loss and guess, for each epoch where it was trained here, and its curves."""
+    import math
+
+    guess = round(math.log(int(artifact.summary["vocab_size"]) - 2), 4)
+    epochs = artifact.summary.get("epochs") or [{"epoch": "imported", "val_loss": artifact.summary["val_loss"]}]
+    shown = ("epoch", "train_loss", "val_loss")
+    rows = tuple({**{name: epoch[name] for name in shown if name in epoch}, "blind_guess": guess} for epoch in epochs)
+    return Evidence(rows, _picture(artifact, "curves.png"))
+
+
+def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the student's validation NLL after each epoch beside that of the most usual next road, and its curves."""
+    trivial = artifact.summary["trivial_nll"]
+    epochs = artifact.summary.get("epochs") or [{"nll": artifact.summary["val_nll"]}]
+    shown = ("epoch", "train_next_step", "nll", "accuracy")
+    rows = tuple({**{name: epoch[name] for name in shown if name in epoch}, "most_usual_next_road_nll": trivial}
+                 for epoch in epochs)
+    return Evidence(rows, _picture(artifact, "curves.png"))
+
+
+def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
+    """Return the first steps whose labels are not those of the road graph's candidates."""
+    import numpy as np
+
+    network = _network(inputs)
+    rows: list[Row] = []
+    for split, trips, labels in _labelled(artifact, inputs):
+        at, trip = trips.step_positions()
+        expected = network.successors.degrees[trips.road_ids[at]]
+        stored = np.diff(labels.offsets)
+        if len(stored) != len(expected):
+            rows.append({"split": split, "wrong": f"{len(expected)} steps, labels of {len(stored)}"})
+        both = min(len(stored), len(expected))
+        follows = network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1]) >= 0
+        for wrong, what in ((np.flatnonzero(stored[:both] != expected[:both]), "another number of candidates"),
+                            (np.flatnonzero(~follows), "the next road does not follow")):
+            rows += [{**_step(split, trips, at, trip, int(i)), "wrong": what,
+                      "candidates": int(expected[i]), "labels": int(stored[i]) if i < both else 0}
+                     for i in wrong[:MOST_ROWS].tolist()]
+    return Evidence(tuple(rows[:MOST_ROWS]))
+
+
+def scores_not_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
+    """Return the first steps with a score that is no finite number."""
+    import numpy as np
+
+    from hoser_kd.common.arrays import row_of_value
+
+    rows: list[Row] = []
+    for split, trips, labels in _labelled(artifact, inputs):
+        at, trip = trips.step_positions()
+        steps = np.unique(row_of_value(labels.offsets)[~np.isfinite(labels.scores)])
+        for i in steps[:MOST_ROWS].tolist():
+            scores = labels.scores[labels.offsets[i]:labels.offsets[i + 1]]
+            rows.append({**_step(split, trips, at, trip, i), "scores": ", ".join(f"{score:g}" for score in scores)})
+    return Evidence(tuple(rows[:MOST_ROWS]))
+
+
+def _labelled(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Trajectories, SoftLabels]]:
+    from hoser_kd.network.trajectories import SPLITS, Trajectories
+    from hoser_kd.teacher.soft_labels import SoftLabels
+
+    for split in SPLITS:
+        yield (split, Trajectories.load(inputs["trajectories"].path / f"{split}.arrow"),
+               SoftLabels.load(artifact.path / f"{split}.arrow"))
+
+
+def _network(inputs: Mapping[str, Any]) -> RoadNetwork:
+    from hoser_kd.network.road_network import RoadNetwork
+
+    return RoadNetwork.load(inputs["road_network"].path)
+
+
+def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: int) -> Row:
+    """Say which step this is; labels of other trips may have more steps than the trips."""
+    if i >= len(at):
+        return {"split": split, "step": i}
+    return {"split": split, "step": i, "trip": int(trip[i]), "road": int(trips.road_ids[at[i]]),
+            "next_road": int(trips.road_ids[at[i] + 1])}
+
+
+def _picture(artifact: Artifact, name: str) -> bytes | None:
+    """A grid of very many cells is not drawn, and an imported teacher has no curves."""
+    file = artifact.path / name
+    return file.read_bytes() if file.is_file() else None

@@ -1,0 +1,279 @@
+"""Stages of the evaluation group: generated trips, metrics, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from hoser_kd import hoser, plots
+from hoser_kd.common.arrays import Int64Array, offsets_of
+from hoser_kd.common.device import pick_device
+from hoser_kd.common.files import write_json
+from hoser_kd.common.progress import Progress
+from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.failures import failures
+from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
+from hoser_kd.generation import od_pairs as od
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.generator import GeneratedTrajectories, generate_to
+from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
+from hoser_kd.hoser.checkpoint import CONFIG_FILE
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.seed_pooling import Pool, pool_seeds
+from hoser_kd.pipeline.stages.labels import load_labels
+from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.store import Artifact
+from hoser_kd.report import ReportData, StudentResult, write_report
+from hoser_kd.student.next_step_metrics import evaluate_student
+
+STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
+
+
+def _students(run: StageRun) -> dict[str, Path]:
+    """Return the folders of the students there are; the distilled one may be switched off."""
+    folders = {kind: run.path(stage) for kind, stage in STUDENTS.items()}
+    return {kind: folder for kind, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
+
+
+def generated_trajectories(run: StageRun) -> dict[str, Any]:
+    """Generate the trips asked for with both students: Parquet, CSV in the published layout, and lines."""
+    network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
+    asked = od.choose(settings, load_trips(run, "train"), test, network.num_roads)
+    pq.write_table(asked.to_table(), run.folder / "requests.parquet", compression="zstd")
+    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source,
+                               "decoder": decoding.in_words()}
+    made: dict[str, Trajectories] = {}
+    shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(np.int64)
+    for kind, folder in _students(run).items():
+        file = run.folder / f"{kind}.parquet"
+        speed = _Speed(run.progress)
+        if not file.is_file():  # a run of the same version that was killed may have finished this student
+            model = hoser.load(folder).to(pick_device(run.device))
+            generate_to(file, run.folder / "parts", model, asked.origins, asked.start_times, asked.destinations,
+                        decoding, progress=speed)
+        write_published_csv(read_chunks(file), run.folder / f"{kind}.csv")
+        write_lines(read_chunks(file), network, run.folder / f"{kind}_lines.parquet")
+        told, made[kind] = _seen(file, shown)
+        summary |= {f"{kind}_{name}": value for name, value in (told | speed.told).items()}
+    shutil.rmtree(run.folder / "parts", ignore_errors=True)
+    if asked.real_rows is not None:
+        made = {"real": test.take(asked.real_rows[shown]), **made}
+        figure = plots.trips_map(network, made, range(len(shown)))
+        (run.folder / "trips.png").write_bytes(plots.png(figure))
+    return summary
+
+
+class _Speed:
+    """Passes progress on and keeps the last number of trips a second: of this run, not of one before it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.told: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        self._progress(stage, done, total, figures)
+        if figures:
+            self.told = {"trips_a_second": round(figures["trips a second"], 1)}
+
+
+def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
+    """Return figures of all trips of a file, read chunk by chunk, and the trips of these rows."""
+    lengths: list[Int64Array] = []
+    reached = expansions = first = 0
+    some: list[Trajectories] = []
+    for chunk in read_chunks(file):
+        here = rows[(rows >= first) & (rows < first + len(chunk))] - first
+        some += [chunk.take(here[i : i + 1]) for i in range(len(here))]
+        lengths.append(chunk.lengths)
+        reached, expansions = reached + int(chunk.reached.sum()), expansions + int(chunk.expansions.sum())
+        first += len(chunk)
+    figures = {"reached": round(reached / first, 4), "median_roads": float(np.median(np.concatenate(lengths))),
+               "expansions_a_trip": round(expansions / first, 1)}
+    return figures, Trajectories(offsets_of(np.array([len(trip.road_ids) for trip in some])),
+                                 np.concatenate([trip.road_ids for trip in some]),
+                                 np.concatenate([trip.times for trip in some]))
+
+
+def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dict[str, Any]]:
+    table = pq.read_table(folder / "requests.parquet")
+    requests = {name: table[name].to_numpy() for name in table.column_names}
+    trips = {kind: GeneratedTrajectories.read_parquet(folder / f"{kind}.parquet")
+             for kind in STUDENTS if (folder / f"{kind}.parquet").is_file()}
+    return trips, requests
+
+
+COMPARED = (
+    "next_step.accuracy", "next_step.decision_accuracy", "next_step.nll", "next_step.calibration_error",
+    "next_step.time_mae_s", "next_step.teacher_agreement", "distance.jsd", "duration.jsd", "radius.jsd",
+    "similarity.hausdorff", "similarity.dtw", "similarity.edr", "requests.reached_share",
+)
+"""Figures of the short comparison; the report has all of them."""
+
+
+def trajectory_metrics(run: StageRun) -> dict[str, Any]:
+    """Measure both students: next steps of all test trips, and their generated trips; JSON."""
+    network, test = load_network(run), load_trips(run, "test")
+    generated, requests = _load_generated(run.path("generated_trajectories"))
+    real = test.take(requests["test_row"]) if "test_row" in requests else test
+    [labels] = load_labels(run, "test")
+    training = load_trips(run, "train")
+    # a run may have trained the student at another temperature than the YAML's
+    temperature = float(_artifact(run, "distilled_student").settings["distillation"]["temperature"])
+    results: dict[str, dict[str, Any]] = {}
+    for kind, folder in _students(run).items():
+        model = hoser.load(folder).to(pick_device(run.device))
+        next_step = evaluate_student(model, test, labels=labels, temperature=temperature, progress=run.progress)
+        trips = metrics.evaluate(
+            real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
+            training=training, paired="test_row" in requests,
+        )
+        asked = requests["origin"], requests["start_time"], requests["destination"]
+        results[kind] = {
+            "next_step": next_step, "trips": trips,
+            "scenarios": evaluate_scenarios(real, generated[kind], network, run.config.evaluation, asked=asked,
+                                            training=training, paired="test_row" in requests),
+            "next_step_by": next_step_by(model, test, network, run.config.evaluation, progress=run.progress),
+        }
+    write_json(run.folder / "metrics.json", results)
+    return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}
+
+
+def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures a person asks for first, a row each, a column a student."""
+    figures = {kind: {**{f"next_step.{name}": value for name, value in result["next_step"].items()},
+                      **metrics.flatten(result["trips"])} for kind, result in results.items()}
+    shared = [name for name in COMPARED if all(name in of for of in figures.values())]
+    return [{"figure": name, **{kind: of[name] for kind, of in figures.items()}} for name in shared]
+
+
+def distillation_report(run: StageRun) -> dict[str, Any]:
+    """Write the report over all seeds that were made alike; one HTML file."""
+    pool = _pool(run)
+    run = replace(run, inputs={
+        name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
+        for name, inputs in run.inputs.items()})
+    network, real = load_network(run), load_trips(run, "test")
+    students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
+    students = {kind: results for kind, results in students.items() if results}
+    data = ReportData(
+        city=run.config.city, network=network, real=real, students=students, teacher=_teacher(run),
+        left_out=pool.left_out, settings_yaml=_settings_used(run), versions=_versions(run), seconds=_seconds(run),
+        sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
+        pictures=_pictures(run), decoder=_decoder(run),
+    )
+    write_report(run.folder / "report.html", data)
+    write_json(run.folder / "seeds.json", list(pool.seeds))
+    return {"seeds": ", ".join(map(str, pool.seeds)), "num_seeds": len(pool.seeds), "left_out": list(pool.left_out),
+            "comparison": _over_seeds(students), "rests_on": _versions(run)}
+
+
+def _pool(run: StageRun) -> Pool:
+    per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
+    shared = {name: _artifact(run, name) for name in run.stage.inputs if not STAGES[name].per_seed}
+    return pool_seeds(per_seed, shared)
+
+
+def _settings_used(run: StageRun) -> str:
+    """Return the settings that the artifacts were made with, which the city's YAML may no longer say."""
+    used: dict[str, Any] = {"city": run.config.city}
+    for artifact in _all_artifacts(run):
+        used |= artifact.settings
+    return yaml.safe_dump(used, sort_keys=False, allow_unicode=True)
+
+
+def _decoder(run: StageRun) -> str:
+    made = run.seeds("generated_trajectories")
+    return "; ".join(dict.fromkeys(str(artifact.summary["decoder"]) for artifact in made.values()))
+
+
+def _results(run: StageRun, kind: str, stage: str, network: RoadNetwork,
+             test: Trajectories) -> dict[int, StudentResult]:
+    """Return what each seed's student of a kind came to; nothing of a kind that is switched off."""
+    results: dict[int, StudentResult] = {}
+    for seed, metrics_of in run.seeds("trajectory_metrics").items():
+        measured = json.loads((metrics_of.path / "metrics.json").read_text(encoding="utf-8")).get(kind)
+        if measured is None:
+            continue
+        student, made = run.seeds(stage)[seed], run.seeds("generated_trajectories")[seed]
+        trips, requests = _load_generated(made.path)
+        results[seed] = StudentResult(
+            history=student.summary["epochs"], test=measured["next_step"], metrics=measured["trips"],
+            generated=trips[kind], reached=trips[kind].reached, scenarios=measured["scenarios"],
+            next_step_by=measured["next_step_by"], real_rows=requests.get("test_row"),
+            failures=failures(trips[kind], requests["destination"], made.settings["generation"]["max_steps"], network,
+                              test.take(requests["test_row"]) if "test_row" in requests else None),
+        )
+    return results
+
+
+def _teacher(run: StageRun) -> dict[str, Any]:
+    made = {name: _artifact(run, name) for name in ("teacher", "teacher_evaluation", "teacher_soft_labels",
+                                                   "grid_token_table")}
+    looked_at = np.load(made["teacher_soft_labels"].path / "diagnostics.npz", allow_pickle=False)
+    return {
+        "history": made["teacher"].summary.get("epochs", []),
+        "label_values": {
+            "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
+            "entropy of the next cell (nats)": looked_at["entropy_nats"],
+            "probability of the true next cell": looked_at["true_probability"],
+        },
+        **{name: artifact.summary for name, artifact in made.items()},
+    }
+
+
+def _artifact(run: StageRun, stage: str) -> Artifact:
+    artifact = run.inputs[stage]
+    if not isinstance(artifact, Artifact):
+        raise TypeError(f"{stage} has one artifact a seed")
+    return artifact
+
+
+def _all_artifacts(run: StageRun) -> list[Artifact]:
+    """Return every input, in the order of the pipeline, seed by seed."""
+    found: list[Artifact] = []
+    for inputs in run.inputs.values():
+        found += [inputs] if isinstance(inputs, Artifact) else list(inputs.values())
+    return sorted(found, key=lambda artifact: (list(STAGES).index(artifact.stage), artifact.seed or 0))
+
+
+def _versions(run: StageRun) -> list[dict[str, str]]:
+    return [{"asset": artifact.name, "version": artifact.version, "made": artifact.made_at,
+             "inputs": ", ".join(f"{name} {version}" for name, version in artifact.inputs.items())}
+            for artifact in _all_artifacts(run)]
+
+
+def _seconds(run: StageRun) -> dict[str, float]:
+    return {artifact.name: artifact.seconds for artifact in _all_artifacts(run)}
+
+
+def _pictures(run: StageRun) -> dict[str, bytes]:
+    files = {
+        "The teacher's grid: how many roads share a cell.": run.path("grid_token_table") / "cells.png",
+        "Where the teacher is surprised.": run.path("teacher_evaluation") / "surprise.png",
+    }
+    return {caption: file.read_bytes() for caption, file in files.items() if file.is_file()}
+
+
+def _over_seeds(students: Mapping[str, Mapping[int, StudentResult]]) -> list[dict[str, Any]]:
+    """Return the short comparison with means over the seeds."""
+    per_seed: dict[str, list[dict[str, Any]]] = {}
+    for seed in students["vanilla"]:
+        measured = {kind: {"next_step": results[seed].test, "trips": results[seed].metrics or {}}
+                    for kind, results in students.items() if seed in results}
+        for row in comparison_rows(measured):
+            per_seed.setdefault(row.pop("figure"), []).append(row)
+    return [
+        {"figure": figure, **{kind: float(np.mean([row[kind] for row in rows if kind in row])) for kind in students}}
+        for figure, rows in per_seed.items()
+    ]

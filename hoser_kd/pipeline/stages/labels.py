@@ -1,0 +1,143 @@
+"""What the stages share of labels: those who make them, and those who read them whether they are stored or asked for.
+
+Belongs here: the contents of a `teacher_soft_labels` artifact. Where `distill.labels` is `stored` it holds an Arrow
+file a split. Where it is `online` it holds all that it takes to ask the teacher: its weights, the roads' tokens, the
+window and the precision, so that whoever reads labels needs no other input in either case.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hoser_kd.common.device import check_room_for, pick_device
+from hoser_kd.common.files import write_json
+from hoser_kd.common.progress import silent
+from hoser_kd.lmtad import load_checkpoint
+from hoser_kd.lmtad.checkpoint import save
+from hoser_kd.network.trajectories import SPLITS
+from hoser_kd.pipeline.stages.grid import load_tokens
+from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.workers.launcher import LABELS, job_of, run_together
+from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.online_teacher import OnlineTeacher
+from hoser_kd.teacher.soft_labels import (
+    SoftLabels,
+    beyond,
+    data_fingerprint,
+    fingerprint_of,
+    found_labels,
+    label_with,
+    make_shards,
+    shared_shard_steps,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.common.distributed import Team
+    from hoser_kd.lmtad import LMTADCheckpoint
+    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.pipeline.graph import StageRun
+
+ONLINE_FILE = "online.json"
+"""How the teacher is asked; in an artifact without it, labels are stored."""
+TEACHER_FOLDER, TOKENS_FILE = "teacher", "tokens.npy"
+
+
+def keep_teacher(run: StageRun, teacher: LMTADCheckpoint, tokens: Int64Array) -> None:
+    """Leave the teacher itself in place of its labels; `tokens` (N,) int64."""
+    save(teacher, run.folder / TEACHER_FOLDER)
+    np.save(run.folder / TOKENS_FILE, tokens)
+    settings = run.config.distill
+    write_json(run.folder / ONLINE_FILE, {"window": settings.window, "half": settings.teacher_fp16})
+
+
+def labeller_of(run: StageRun) -> Labeller:
+    """Return the teacher of a run that labels, ready to be asked."""
+    settings = run.config.distill
+    return Labeller(load_checkpoint(run.path("teacher")).model, load_tokens(run.path("grid_token_table")),
+                    load_network(run), settings.window, device=pick_device(run.device), half=settings.teacher_fp16,
+                    outside_mass=settings.store_outside_mass)
+
+
+def stored_labels(run: StageRun, labeller: Labeller) -> dict[str, SoftLabels]:
+    """Label all trips into an Arrow file a split, in as many processes as the settings say.
+
+    What a killed run of the same version has left, whole files and whole shards, is kept.
+    """
+    made = {split: found_labels(_file(run, split), fingerprint_of(labeller, load_trips(run, split)))
+            for split in SPLITS}
+    missing = [split for split, labels in made.items() if labels is None]
+    progress = run.progress
+    if missing and run.config.distill.label_processes > 1:
+        _write_shards_together(run, missing)
+        progress = silent
+    for split in missing:
+        trips = load_trips(run, split)
+        labels = label_with(labeller, trips, progress=progress, shards_folder=_shards(run, split),
+                            shard_steps=_shard_steps(run, trips))
+        labels.save(_file(run, split))
+        made[split] = labels
+    for split in SPLITS:
+        shutil.rmtree(_shards(run, split), ignore_errors=True)
+    return {split: labels for split, labels in made.items() if labels is not None}
+
+
+def write_shards(run: StageRun, splits: Sequence[str], team: Team, report: Callable[[int], object]) -> None:
+    """Write the shards of this process; `report` is told how many steps of all splits it has done."""
+    labeller = labeller_of(run)
+    before = 0
+    for split in splits:
+        trips = load_trips(run, split)
+        before += make_shards(labeller, trips, _shards(run, split), team, shard_steps=_shard_steps(run, trips),
+                              report=beyond(before, report))
+
+
+def _write_shards_together(run: StageRun, splits: Sequence[str]) -> None:
+    count = run.config.distill.label_processes
+    check_room_for(count, "distill.label_processes", run.device)
+    total = sum(load_trips(run, split).num_steps for split in splits)
+    done: dict[int, int] = {}
+
+    def relay(message: dict[str, Any]) -> None:
+        done[message["rank"]] = message["steps"]
+        run.progress("labels", min(sum(done.values()), total), total)
+
+    run_together({**job_of(run), "splits": list(splits)}, count, relay, LABELS)
+
+
+def _file(run: StageRun, split: str) -> Path:
+    return run.folder / f"{split}.arrow"
+
+
+def _shards(run: StageRun, split: str) -> Path:
+    return run.folder / f".{split}-shards"
+
+
+def _shard_steps(run: StageRun, trips: Trajectories) -> int:
+    return shared_shard_steps(trips.num_steps, run.config.distill.label_processes)
+
+
+def load_labels(run: StageRun, *splits: str) -> list[SoftLabels | OnlineTeacher]:
+    """Return the labels of these splits, or the teacher to ask, once for all of them.
+
+    Raises StoreError where stored labels were made for other trips, roads or tokens than this run reads.
+    """
+    folder = run.path("teacher_soft_labels")
+    network = load_network(run)
+    if (folder / ONLINE_FILE).is_file():
+        asked = json.loads((folder / ONLINE_FILE).read_text(encoding="utf-8"))
+        teacher = OnlineTeacher(
+            load_checkpoint(folder / TEACHER_FOLDER).model, np.load(folder / TOKENS_FILE, allow_pickle=False), network,
+            asked["window"], device=pick_device(run.device), half=asked["half"],
+        )
+        return [teacher for _ in splits]
+    tokens = load_tokens(run.path("grid_token_table")) if "grid_token_table" in run.inputs else None
+    return [SoftLabels.load(folder / f"{split}.arrow", data_fingerprint(network, load_trips(run, split), tokens))
+            for split in splits]

@@ -1,0 +1,184 @@
+"""Stages of the network group: source files, roads, trips, centres, zones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hoser_kd import plots
+from hoser_kd.common.errors import DataError
+from hoser_kd.common.files import write_json
+from hoser_kd.network import road_network as roads_io
+from hoser_kd.network import sources
+from hoser_kd.network import trajectories as trips_io
+from hoser_kd.network import zones as zones_of
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
+from hoser_kd.pipeline.store import read_artifact
+
+_WEEK_S, _DAY_S = 7 * 86400, 86400
+_FIRST_SATURDAY_S = 2 * _DAY_S
+"""1 January 1970 was a Thursday."""
+
+
+def source_files(run: StageRun) -> dict[str, Any]:
+    """Find, make or download the raw files; `source.json` says where they are and what they were like."""
+    folder = sources.fetch(run.config.source, run.folder / "city", run.progress)
+    own = run.folder in folder.parents
+    files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sources.hoser_files(folder)}
+    where = {"folder": str(folder.relative_to(run.folder)) if own else str(folder.absolute()), "files": files}
+    content = sources.content_digest(folder)
+    write_json(run.folder / SOURCE_NOTE, where)
+    rows = [{"file": name, "mib": round(size / 2**20, 3)} for name, (size, _) in files.items()]
+    return {"kind": run.config.source.kind, "folder": str(folder.name if own else folder), "content": content,
+            "files": rows}
+
+
+def source_folder(artifact: Path) -> Path:
+    """Return the folder of the raw files of a `source_files` artifact.
+
+    Raises DataError if the files outside the store are not what they were; a copy of the same content is.
+    """
+    where = json.loads((artifact / SOURCE_NOTE).read_text(encoding="utf-8"))
+    folder: Path = artifact / where["folder"]  # an absolute folder stays what it is
+    if folder.is_relative_to(artifact):
+        return folder
+    newer = None
+    for name, known in where["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise DataError(file, "the file is gone.", mend="Bring it back, or materialise source_files again.")
+        if [file.stat().st_size, file.stat().st_mtime_ns] != known:
+            newer = file
+    if newer is not None and sources.content_digest(folder) != read_artifact(artifact).summary["content"]:
+        raise DataError(newer, "the file has changed since source_files looked at it.",
+                        mend="Materialise source_files again, so that what rests on it follows.")
+    return folder
+
+
+def road_network(run: StageRun) -> dict[str, Any]:
+    """Read and validate the roads; GeoParquet and Parquet, with a map."""
+    network = roads_io.read_hoser(source_folder(run.path("source_files")))
+    network.save(run.folder)
+    (run.folder / "map.png").write_bytes(plots.png(plots.network_map(network)))
+    degrees = network.successors.degrees
+    per_class = [
+        {"highway": name, "roads": int(count), "km": round(float(km), 1)}
+        for name, count, km in zip(
+            network.highway_names,
+            np.bincount(network.road_type),
+            np.bincount(network.road_type, weights=network.length_m) / 1000,
+            strict=True,
+        )
+    ]
+    return {
+        "num_roads": network.num_roads,
+        "num_connections": len(network.successors.indices),
+        "length_km": round(float(network.length_m.sum()) / 1000, 1),
+        "dead_ends": int((degrees == 0).sum()),
+        "most_candidates": int(degrees.max()),
+        "mean_candidates": round(float(degrees.mean()), 3),
+        "classes": sorted(per_class, key=lambda row: -int(str(row["roads"]))),
+    }
+
+
+def load_network(run: StageRun) -> RoadNetwork:
+    """Return the road network among the inputs of a run."""
+    return RoadNetwork.load(run.path("road_network"))
+
+
+def load_trips(run: StageRun, split: str) -> Trajectories:
+    """Return the trips of a split among the inputs of a run, mapped into memory."""
+    return Trajectories.load(run.path("trajectories") / f"{split}.arrow")
+
+
+def trajectories(run: StageRun) -> dict[str, Any]:
+    """Read and validate the trips of every split; Arrow IPC."""
+    source = source_folder(run.path("source_files"))
+    network = load_network(run)
+    rows: list[dict[str, Any]] = []
+    dropped: dict[str, int] = {}
+    for split in SPLITS:
+        trips = trips_io.read_hoser(source / f"{split}.csv", network, run.config.source.on_bad_row)
+        trips.save(run.folder / f"{split}.arrow")
+        rows.append(_split_row(split, trips, network))
+        for reason, count in trips.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    return {"num_trips": sum(row["trips"] for row in rows), "num_steps": sum(row["steps"] for row in rows),
+            "dropped": sum(dropped.values()), "dropped_by_reason": dropped, "splits": rows}
+
+
+def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[str, Any]:
+    at, _ = trips.step_positions()
+    choices = network.successors.degrees[trips.road_ids[at]]
+    weekday = (trips.start_times - _FIRST_SATURDAY_S) % _WEEK_S
+    return {
+        "split": split,
+        "trips": len(trips),
+        "steps": trips.num_steps,
+        "median_roads": float(np.median(trips.lengths)),
+        "most_roads": int(trips.lengths.max()),
+        "steps_with_a_choice": round(float((choices > 1).mean()), 3),
+        "on_weekends": round(float((weekday < 2 * _DAY_S).mean()), 3),
+        "first": str(np.datetime64(int(trips.start_times.min()), "s")),
+        "last": str(np.datetime64(int(trips.start_times.max()), "s")),
+    }
+
+
+def road_centroids(run: StageRun) -> dict[str, Any]:
+    """Compute the centre of every road with geopandas; GeoParquet."""
+    centroids = load_network(run).centroids_frame()
+    centroids.to_parquet(run.folder / "road_centroids.parquet", compression="zstd")
+    west, south, east, north = (round(float(edge), 6) for edge in centroids.total_bounds)
+    return {"num_roads": len(centroids), "crs": str(centroids.crs), "min_lat": south, "max_lat": north,
+            "min_lng": west, "max_lng": east}
+
+
+def road_zones(run: StageRun) -> dict[str, Any]:
+    """Take the shipped partition, or let KaHIP make one; Parquet, with a map."""
+    network = load_network(run)
+    shipped = None
+    if run.config.zones.use_shipped:
+        shipped = zones_of.read_shipped(source_folder(run.path("source_files")), network)
+    zones = shipped.zones if shipped else zones_of.partition(network, run.config.zones)
+    if shipped and shipped.transitions is not None:
+        np.save(run.folder / "shipped_transitions.npy", shipped.transitions, allow_pickle=False)
+    table = pa.table({"road_id": np.arange(network.num_roads), "zone": zones})
+    pq.write_table(table, run.folder / "road_zones.parquet", compression="zstd")
+    (run.folder / "map.png").write_bytes(plots.png(plots.zones_map(network, zones)))
+    sizes = np.bincount(zones)
+    return {"num_zones": len(sizes), "shipped": shipped is not None, "smallest": int(sizes.min()),
+            "largest": int(sizes.max())}
+
+
+def load_zones(run: StageRun) -> npt.NDArray[np.int64]:
+    """Return the zone of every road among the inputs of a run, (N,) int64."""
+    table = pq.read_table(run.path("road_zones") / "road_zones.parquet")
+    zones: npt.NDArray[np.int64] = table["zone"].to_numpy()
+    return zones
+
+
+def zone_transitions(run: StageRun) -> dict[str, Any]:
+    """Take the shipped counts, or count zone changes in training trips; a NumPy file of (Z, Z) int64."""
+    zones = load_zones(run)
+    shipped = run.path("road_zones") / "shipped_transitions.npy"
+    if shipped.is_file():
+        counts = np.load(shipped, allow_pickle=False)
+    else:
+        counts = zones_of.transitions(zones, load_trips(run, "train"), int(zones.max()) + 1)
+    np.save(run.folder / "zone_transitions.npy", counts, allow_pickle=False)
+    return {"num_zones": len(counts), "shipped": shipped.is_file(), "linked_pairs": int((counts > 0).sum()),
+            "transitions": int(counts.sum())}
+
+
+def load_transitions(run: StageRun) -> npt.NDArray[np.int64]:
+    """Return the counts between zones among the inputs of a run, (Z, Z) int64."""
+    counts: npt.NDArray[np.int64] = np.load(run.path("zone_transitions") / "zone_transitions.npy", allow_pickle=False)
+    return counts

@@ -1,0 +1,1 @@
+"""Processes that several ranks share: the launcher, and what each rank runs."""

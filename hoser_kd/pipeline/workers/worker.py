@@ -1,0 +1,139 @@
+"""One of several processes that share the work of a stage: training a student, or labelling trips.
+
+    torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker student FOLDER
+    torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker labels FOLDER
+
+FOLDER holds `job.json`, as `hoser_kd.pipeline.workers.launcher` writes it. Each line of standard output is a message in
+JSON: that the process is there, what it has done, why it failed. It ends when its launcher ends; the launcher's
+docstring explains why standard input is held. In `student`, each process runs the loop of `hoser_kd.student.training`
+on its share of every batch, and the first one reports. In `labels`, each process writes every n-th shard and reports
+how many steps it has done; whoever started them joins the shards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from traceback import format_exception
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from hoser_kd.common.device import pick_device
+from hoser_kd.common.distributed import Team
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.files import atomic_path
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.stages.labels import write_shards
+from hoser_kd.pipeline.stages.student import train_here
+from hoser_kd.pipeline.store import read_artifact
+from hoser_kd.pipeline.workers.launcher import ERROR_FILE, JOB_FILE, LABELS, STUDENT
+
+if TYPE_CHECKING:
+    from hoser_kd.common.progress import Progress
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do this process's share of the job in the folder that the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(description="One of several processes that share the work of a stage.")
+    parser.add_argument("task", choices=TASKS, help="what to do")
+    parser.add_argument("folder", type=Path, help="folder that holds job.json")
+    parser.add_argument("--end-with-input", action="store_true", help="end when standard input closes")
+    options = parser.parse_args(arguments)
+    send = _messages()
+    if options.end_with_input:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    send({"started": os.getpid()})
+    try:
+        TASKS[options.task](json.loads((options.folder / JOB_FILE).read_text(encoding="utf-8")), send)
+    except Exception as error:  # noqa: BLE001
+        _tell(error, options.folder / ERROR_FILE)
+        # others may wait for this process in vain, and so would the end of a process group
+        os._exit(1)
+    return 0
+
+
+def train_student(job: Mapping[str, Any], send: Send) -> None:
+    """Train together with the other processes."""
+    device = device_of(job)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    run = stage_run(job, device)
+    if Team.current().is_first:
+        run.progress = _progress(send)
+        run.on_epoch = lambda figures: send({"epoch": figures})
+    train_here(run)
+    distributed.destroy_process_group()
+
+
+def write_labels(job: Mapping[str, Any], send: Send) -> None:
+    """Label this process's share of the trips."""
+    team = Team.of_torchrun()
+    write_shards(stage_run(job, device_of(job)), job["splits"], team,
+                 lambda steps: send({"rank": team.rank, "steps": steps}))
+
+
+TASKS: dict[str, Callable[[Mapping[str, Any], Send], None]] = {STUDENT: train_student, LABELS: write_labels}
+"""What a process can be asked to do."""
+
+
+def _progress(send: Send) -> Progress:
+    def report(stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        send({"progress": [stage, done, total, None if figures is None else dict(figures)]})
+
+    return report
+
+
+def stage_run(job: Mapping[str, Any], device: torch.device) -> StageRun:
+    """Return the run of a stage that `hoser_kd.pipeline.workers.launcher.job_of` wrote down."""
+    return StageRun(
+        STAGES[job["stage"]], CityConfig.model_validate(job["config"]), job["seed"],
+        {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
+        device=str(device),
+    )
+
+
+def device_of(job: Mapping[str, Any]) -> torch.device:
+    """Return the device of this process: the GPU of its place on this machine, or the CPU."""
+    device = pick_device(job["device"])
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _tell(error: Exception, file: Path) -> None:
+    """Write an error for whoever started this: a user's as it reads, any other with its traceback."""
+    known = isinstance(error, HoserKdError)
+    text = str(error) if known else f"one of the processes failed:\n{''.join(format_exception(error))}"
+    with atomic_path(file) as beside:
+        beside.write_text(json.dumps({"kind": type(error).__name__, "text": text}), encoding="utf-8")
+
+
+def _messages() -> Send:
+    """Return what writes a message; anything else that is printed goes to standard error from now on."""
+    sys.stdout.flush()
+    channel = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def send(message: dict[str, Any]) -> None:
+        channel.write(json.dumps(message).encode() + b"\n")
+
+    return send
+
+
+def _end_with_input() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The student group: losses, training and next-step metrics of HOSER."""

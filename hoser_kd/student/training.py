@@ -1,0 +1,249 @@
+"""Training of a student: plain HOSER, or with the teacher's labels beside the truth.
+
+loss = cross-entropy over the candidates + relative error of log1p(seconds) + lambda * KL(teacher || student)
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import torch
+
+from hoser_kd.common.distributed import Team, held_back
+from hoser_kd.common.errors import TrainingError
+from hoser_kd.common.hashing import digest_arrays, digest_json
+from hoser_kd.common.optimizer import Optimiser
+from hoser_kd.common.progress import Progress, silent
+from hoser_kd.evaluation.validation_trips import ValidationTrips
+from hoser_kd.hoser import HOSER, collate, time_label_statistics
+from hoser_kd.student.losses import Distillation, LabelSource, RaggedLabels
+from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, trivial_baseline
+from hoser_kd.student.training_checkpoint import TrainingFolder, TrainingResult, read_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from os import PathLike
+
+    from torch import Tensor
+
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
+
+__all__ = ["StudentTrainer", "TrainingResult", "bucketed_batches", "evaluate_student", "train_student",
+           "trivial_baseline"]
+
+_POOL_BATCHES = 50
+
+
+class StudentTrainer:
+    """One optimiser step after another; the loop around it is `train_student`."""
+
+    def __init__(self, model: HOSER, config: StudentConfig, total_steps: int,
+                 distillation: Distillation | None = None) -> None:
+        """`distillation` None, or of weight 0: plain HOSER, bit for bit."""
+        self.model, self.config = model, config
+        self.team = Team.current()
+        self._replica = self.team.replica(model)
+        self.distillation = distillation if distillation is not None and distillation.config.lambda_kl > 0 else None
+        self.optimiser = Optimiser(
+            model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+            total_steps=total_steps, warmup_ratio=config.warmup_ratio, max_norm=config.max_norm,
+            precision=config.precision, device=model.device,
+        )
+
+    def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
+        """Learn from the trips of these rows; returns the losses, gradient norm and learning rate of the step.
+
+        Losses are means over steps; those of micro-batches and of processes are weighted by their steps, so that
+        their gradients add up to the whole batch's. Raises TrainingError where a loss or, outside fp16, a gradient is
+        not finite.
+        """
+        self.model.train()
+        totals = self._counts(trips, rows)
+        mine = self.team.share(rows)
+        micro = self.config.micro_batch_size or len(rows)
+        # a process without a trip of its own takes part in the averaging of gradients all the same
+        parts = [mine[start : start + micro] for start in range(0, len(mine), micro)] or [rows[:1]]
+        figures = dict.fromkeys(totals, 0.0)
+        for place, part in enumerate(parts, start=1):
+            counts = self._counts(trips, part if len(mine) else mine)
+            with held_back(self._replica, until_later=place < len(parts)):
+                losses = self._losses(trips, part, epoch)
+                losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
+                total = losses["next_step"] + losses["time"]
+                if self.distillation is not None:
+                    total = total + self.distillation.config.lambda_kl * losses["kl"]
+                found = {name: loss.item() for name, loss in losses.items()}
+                if not math.isfinite(total.item()):
+                    self._stop(f"the loss is not finite ({found})", trips, part, epoch)
+                # gradients are averaged over the processes, and their sum is meant
+                self.optimiser.backward(total * self.team.size)
+            figures = {name: figures[name] + value for name, value in found.items()}
+        size = self.optimiser.step()
+        if not math.isfinite(size.grad_norm) and self.optimiser.precision != "fp16":
+            self._stop(f"the gradient's norm is {size.grad_norm}", trips, rows, epoch)
+        summed = self.team.sum(np.array(list(figures.values())), self.model.device)
+        figures = dict(zip(figures, summed.tolist(), strict=True))
+        return {**figures, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
+
+    def _losses(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, Tensor]:
+        batch = collate(trips, rows).to(self.model.device)
+        with self.optimiser.autocast():
+            output = self._replica(batch)
+        losses = {"next_step": output.next_step_loss(), "time": output.time_loss(self.model.time_scale)}
+        if self.distillation is not None:
+            losses["kl"] = self.distillation.loss(batch, output, epoch)
+        return losses
+
+    def _counts(self, trips: Trajectories, rows: Int64Array) -> dict[str, int]:
+        """Return over how many steps of these trips each loss is a mean."""
+        lengths = torch.from_numpy(trips.offsets[rows + 1] - trips.offsets[rows])
+        steps = int((lengths - 1).sum())
+        counts = {"next_step": steps, "time": steps}
+        if self.distillation is not None:
+            counts["kl"] = int(self.distillation.steps_of(lengths).sum())
+        return counts
+
+    def _stop(self, what: str, trips: Trajectories, rows: Int64Array, epoch: int) -> NoReturn:
+        names = [str(row) for row in rows] if trips.ids is None else [str(trips.ids[row]) for row in rows]
+        raise TrainingError(
+            f"epoch {epoch + 1}, step {self.optimiser.steps_done + 1}: {what}. Trajectories of the batch: "
+            f"{', '.join(names)}. Look at them, lower student.learning_rate, or set student.precision: fp32."
+        )
+
+
+def train_student(
+    network: RoadNetwork,
+    zones: Int64Array,
+    zone_transitions: Any,
+    train: Trajectories,
+    val: Trajectories,
+    config: StudentConfig,
+    *,
+    distill: DistillConfig | None = None,
+    labels: RaggedLabels | LabelSource | None = None,
+    val_labels: RaggedLabels | LabelSource | None = None,
+    grid_tokens: Int64Array | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    folder: str | PathLike[str],
+    progress: Progress = silent,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    resume: bool = True,
+) -> TrainingResult:
+    """Train HOSER and keep the best epoch, as published by validation accuracy (Cao et al., AAAI 2025).
+
+    `config.select_by` names another rule of `student.model_selection`. Where the settings ask for validation trips,
+    these are generated after each epoch and measured; it changes neither weights nor the figures beside them.
+    `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
+    stored or asked for; with `distill` None or `lambda_kl` 0 they are not read. `val_labels` only add figures.
+    `grid_tokens` (N,) int64 are needed where cells are shared otherwise than by replicating. `resume`: go on from
+    what an interrupted training of the same settings, data and seed left in `folder`. On a CPU a seed repeats
+    exactly, interrupted or not.
+
+    Under `torchrun`, with a process group made, every process calls this with the same arguments and takes its share
+    of each batch; the first one writes and calls `progress` and `on_epoch`. The result is that of one process to the
+    rounding of sums, and an interrupted training may go on with another number of processes.
+
+    Raises TrainingError at a non-finite loss, StoreError where the folder belongs to another training or the labels
+    to other trips.
+    """
+    rows = _training_rows(len(train), config.train_fraction, seed)
+    distill = None if distill is None or distill.lambda_kl == 0 else distill
+    settings = {"student": config.of_the_result(), "seed": seed,
+                "distill": distill and {
+                    **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
+                    "labels": _made_from(labels)}}
+    data = (zones, *network.successors, *(part for split in (train, val)
+                                          for part in (split.offsets, split.road_ids, split.times)))
+    team = Team.current()
+    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}),
+                         select_by=config.select_by, writes=team.is_first)
+    if not resume and team.is_first:
+        run.clear()
+    team.wait()
+    done = run.finished()
+    if done is not None:
+        return done
+    mean, std = time_label_statistics(train.take(rows))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
+        distillation = _distillation(distill, as_label_source(labels, train), grid_tokens, seed, model.device)
+        steps_per_epoch = -(-len(rows) // config.batch_size)
+        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
+        run.restore(model, trainer.optimiser)
+        sample = ValidationTrips.draw(val, network, config)
+        for epoch in range(len(run.history), config.max_epochs):
+            # the generator's state follows from the epoch, so none of it must be kept
+            torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
+            means = _epoch(trainer, train, rows, seed, epoch, run, progress)
+            judged = evaluate_student(model, val, labels=val_labels, batch_size=config.batch_size,
+                                      temperature=1.0 if distill is None else distill.temperature,
+                                      precision=config.precision)
+            whole = {} if sample is None else sample.figures(model, progress)
+            figures = {"epoch": float(epoch + 1), **means, **judged, **whole}
+            run.finish_epoch(model, trainer.optimiser, figures)
+            if on_epoch is not None and team.is_first:
+                on_epoch(figures)
+    run.finish()
+    team.wait()
+    return read_result(run.path)
+
+
+def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int64Array]:
+    """Yield indices into `lengths`, each once, in batches of trips of similar length and in random order.
+
+    Trips are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled:
+    little padding, and other neighbours in each epoch.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    pool = np.arange(len(order)) // (batch_size * _POOL_BATCHES)
+    order = order[np.lexsort([lengths[order], pool])]
+    starts = np.arange(0, len(order), batch_size)
+    for start in rng.permutation(starts):
+        yield order[start : start + batch_size]
+
+
+def _epoch(trainer: StudentTrainer, train: Trajectories, rows: Int64Array, seed: int, epoch: int,
+           run: TrainingFolder, progress: Progress) -> dict[str, float]:
+    """Pass over the training trips once; returns the means of the steps' figures, named `train_…`."""
+    lengths = train.offsets[rows + 1] - train.offsets[rows]
+    optimiser = trainer.optimiser
+    sums: dict[str, float] = {}
+    count = 0
+    for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
+        figures = trainer.step(train, rows[chosen], epoch)
+        run.log(figures, optimiser.steps_done)
+        if trainer.team.is_first:
+            progress("training", optimiser.steps_done, optimiser.total_steps, figures)
+        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        count += 1
+    return {f"train_{name}": value / count for name, value in sums.items()}
+
+
+def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
+    """Return the rows of the training trips the student sees, ascending."""
+    chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
+    return np.sort(chosen).astype(np.int64)
+
+
+def _distillation(distill: DistillConfig | None, source: LabelSource | None, grid_tokens: Int64Array | None,
+                  seed: int, device: torch.device) -> Distillation | None:
+    if distill is None:
+        return None
+    if source is None:
+        raise ValueError("a distilled student needs the teacher's labels")
+    cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(device)
+    return Distillation(distill, source, cells, seed)
+
+
+def _made_from(labels: RaggedLabels | LabelSource | None) -> dict[str, str]:
+    """Return what stored labels say they were made from."""
+    return dict(getattr(labels, "fingerprint", {}))

@@ -1,0 +1,1 @@
+"""The teacher group: training, importing and evaluating LM-TAD, and its soft labels."""

@@ -1,0 +1,110 @@
+"""Token sequences as the teacher reads them: a ragged array of cells, framed by SOT and EOT batch by batch.
+
+Letters: n sequences, P tokens of all sequences together, B batch, T tokens of the longest sequence with its specials.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hoser_kd.common.arrays import Int64Array, row_of_value, take_rows
+from hoser_kd.common.errors import StoreError, TrainingError
+from hoser_kd.common.files import atomic_path
+from hoser_kd.lmtad.model import LMTADConfig
+
+FRAME = 2
+"""Tokens a sequence gains: SOT and EOT."""
+
+
+class Corpus(NamedTuple):
+    """n sequences of cells, without special tokens; a plain (offsets, tokens) pair does as well."""
+
+    offsets: Int64Array
+    """(n + 1,) int64: sequence i is `tokens[offsets[i]:offsets[i + 1]]`."""
+    tokens: Int64Array
+    """(P,) int64."""
+
+    @property
+    def num_sequences(self) -> int:
+        """Count the sequences."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64Array:
+        """(n,) int64: tokens of each sequence, without specials."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: Int64Array) -> Corpus:
+        """Return the sequences of these rows, in this order."""
+        offsets, at = take_rows(self.offsets, rows)
+        return Corpus(offsets, self.tokens[at])
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write one uncompressed Arrow IPC file, whole or not at all."""
+        batch = pa.record_batch({"tokens": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.tokens))})
+        with (atomic_path(path) as beside, pa.OSFile(str(beside), "wb") as sink,
+              pa.ipc.new_file(sink, batch.schema) as writer):
+            writer.write_batch(batch)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Corpus:
+        """Map a file written by `save`; arrays are read-only views. Raises StoreError if it is missing or damaged."""
+        if not Path(path).is_file():
+            raise StoreError(f"{path}: no such file. Make the corpus first.")
+        try:
+            with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+                tokens = reader.get_batch(0).column("tokens")
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise StoreError(f"{path}: not a readable corpus ({error}). Make it again.") from None
+        return cls(tokens.offsets.to_numpy(), tokens.values.to_numpy())
+
+    def batch(self, rows: Int64Array, config: LMTADConfig) -> Int64Array:
+        """Return SOT, t_1 … t_n, EOT of these rows, padded with PAD on the right: (B, T) int64."""
+        offsets, at = take_rows(self.offsets, rows)
+        row = row_of_value(offsets)
+        lengths = np.diff(offsets)
+        out = np.full((len(rows), int(lengths.max(initial=0)) + FRAME), config.pad_token, np.int64)
+        out[:, 0] = config.sot_token
+        out[row, np.arange(len(row)) - offsets[row] + 1] = self.tokens[at]
+        out[np.arange(len(rows)), lengths + 1] = config.eot_token
+        return out
+
+
+def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: str) -> None:
+    """Refuse sequences a model cannot read. Raises TrainingError naming the first one and the mend."""
+    num_labels = vocab_size - 3
+    outside = (corpus.tokens < 0) | (corpus.tokens >= num_labels)
+    if outside.any():
+        at = int(np.argmax(outside))
+        row = int(np.searchsorted(corpus.offsets, at, side="right")) - 1
+        raise TrainingError(f"{name} sequence {row} holds token {corpus.tokens[at]}, but the cells are 0 to "
+                            f"{num_labels - 1} (vocabulary {vocab_size}). Make the corpus from this vocabulary's grid.")
+    if block_size is not None and (corpus.lengths > block_size - FRAME).any():
+        row = int(np.argmax(corpus.lengths > block_size - FRAME))
+        raise TrainingError(f"{name} sequence {row} has {corpus.lengths[row]} tokens; `teacher.block_size` "
+                            f"{block_size} holds {block_size - FRAME} beside SOT and EOT. Raise it, or leave it out "
+                            "to take that of the longest sequence.")
+
+
+def length_batches(lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None,
+                   pool_batches: int = 64) -> list[Int64Array]:
+    """Cut rows into batches of like length, so that padding is little.
+
+    With `rng`, rows are shuffled, sorted within pools of `pool_batches` batches, and the batches shuffled again;
+    without one, all rows are sorted. Always ceil(n / batch_size) batches, each row in one of them.
+    """
+    order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+    pool = len(order) if rng is None else pool_batches * batch_size
+    batches: list[Int64Array] = []
+    for start in range(0, len(order), max(pool, 1)):
+        rows = order[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += np.split(rows, range(batch_size, len(rows), batch_size))
+    if rng is not None:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches

@@ -1,0 +1,100 @@
+"""What the teacher makes of every step's history, with as few tokens computed as the window allows.
+
+The history of step t of a trip r_0 … r_n is [SOT, token of r_0, …, token of r_t], cut to its last W tokens at
+positions 0 … W-1. The model is causal, so all histories that are not cut come out of one pass over the trip:
+position t + 1 is step t. Cut histories share nothing, because their positions differ; each is a window of its own.
+
+Letters: n trips, P their tokens together, S steps, B batch, T tokens, W window, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoser_kd.common.arrays import Int64Array, offsets_of, ranges, row_of_value, take_rows
+from hoser_kd.lmtad.model import LMTAD, half_precision
+
+Window = Literal["full"] | int
+"""`full`: as many tokens of the history as the teacher's `block_size` holds; W: the last W of them."""
+
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 65_536
+"""Tokens of a batch for each CPU thread, where activations stay in its cache, and for a GPU, which wants them many."""
+
+
+def window_tokens(teacher: LMTAD, window: Window) -> int:
+    """Return the tokens a history may have: never more than the teacher's context. Raises ValueError below 1."""
+    if window == "full":
+        return teacher.config.block_size
+    if window < 1:
+        raise ValueError(f"window is `full` or a whole number from 1, not {window}")
+    return min(window, teacher.config.block_size)
+
+
+def ready(teacher: LMTAD, device: torch.device | str | None) -> LMTAD:
+    """Return the teacher in eval mode on the device (None: where it is); a copy, if that takes a change."""
+    target = teacher.device if device is None else torch.device(device)
+    there = target.type == teacher.device.type and target.index in (None, teacher.device.index)
+    if teacher.training or not there:
+        teacher = copy.deepcopy(teacher).to(target).eval()
+    return teacher
+
+
+def step_vectors(teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, window: Window = "full",
+                 batch_tokens: int | None = None, half: bool = False) -> Iterator[tuple[Int64Array, Tensor]]:
+    """Yield (steps, vectors behind the scores) until every step that has a next token was given once.
+
+    `offsets` (n + 1,) int64 and `tokens` (P,) int64 are the trips; steps are numbered as
+    `Trajectories.step_positions` does. Yields (K,) int64 and (K, D) float32 on the teacher's device; trips of like
+    length share a batch of about `batch_tokens`.
+    """
+    size = window_tokens(teacher, window)
+    on_cpu = teacher.device.type == "cpu"
+    budget = batch_tokens or (CPU_BATCH_TOKENS * torch.get_num_threads() if on_cpu else GPU_BATCH_TOKENS)
+    num_steps = np.maximum(np.diff(offsets) - 1, 0)
+    first_step = offsets_of(num_steps)[:-1]
+    whole = np.minimum(num_steps, size - 1)
+    rows = np.argsort(-whole, kind="stable")
+    rows = rows[whole[rows] > 0]
+    while len(rows):
+        batch, rows = np.split(rows, [max(1, budget // (int(whole[rows[0]]) + 1))])
+        hidden_BTD = _pass(teacher, _prefixes(teacher, offsets, tokens, batch, whole[batch]), half, last_only=False)
+        kept = torch.from_numpy(np.arange(hidden_BTD.shape[1] - 1) < whole[batch, None]).to(hidden_BTD.device)
+        yield ranges(first_step[batch], whole[batch]), hidden_BTD[:, 1:][kept]
+    cut = ranges(first_step + whole, num_steps - whole)
+    at = ranges(offsets[:-1] + whole, num_steps - whole)
+    for start in range(0, len(cut), max(1, budget // size)):
+        part = slice(start, start + max(1, budget // size))
+        windows_BT = tokens[at[part, None] + np.arange(1 - size, 1)]
+        yield cut[part], _pass(teacher, windows_BT, half, last_only=True)[:, 0]
+
+
+def _prefixes(teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, rows: Int64Array,
+              lengths: Int64Array) -> Int64Array:
+    """Return SOT and the first `lengths` tokens of these trips, (B, T) int64, padded on the right."""
+    places = offsets_of(lengths)
+    row = row_of_value(places)
+    column = np.arange(len(row)) - places[row]
+    out = np.full((len(rows), int(lengths.max()) + 1), teacher.config.pad_token, np.int64)
+    out[:, 0] = teacher.config.sot_token
+    out[row, column + 1] = tokens[offsets[rows][row] + column]
+    return out
+
+
+@torch.no_grad()
+def _pass(teacher: LMTAD, tokens_BT: Int64Array, half: bool, last_only: bool) -> Tensor:
+    with half_precision(teacher.device, half):
+        hidden_BTD = teacher.hidden(torch.from_numpy(tokens_BT).to(teacher.device), last_only=last_only)
+    return hidden_BTD.float()
+
+
+def candidate_tokens(indptr: Int64Array, indices: Int64Array, grid_tokens: Int64Array,
+                     roads: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return offsets (K + 1,) and the tokens of all candidates of these roads, in the order of the road graph."""
+    offsets, at = take_rows(indptr, roads)
+    return offsets, grid_tokens[indices[at]]

@@ -1,0 +1,119 @@
+"""The teacher's scores of every step's candidates, for trips at hand: what labels are made of, stored or not.
+
+A candidate's score is the teacher's unnormalised logit of the candidate's cell at temperature 1. The normaliser over
+the vocabulary cancels when the teacher is renormalised on the candidates, so it is never computed unless the mass
+outside the candidates is asked for.
+
+Letters: N roads, S steps, C candidates of all steps together, K steps of a batch, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of, ranges
+from hoser_kd.common.errors import CheckpointError
+from hoser_kd.lmtad.model import LMTAD, LOGITS_AT_ONCE
+from hoser_kd.teacher.history_encoding import Window, candidate_tokens, ready, step_vectors, window_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
+
+_GATHERED_NUMBERS = 1 << 22
+"""Numbers of gathered embedding rows at once: 16 MiB of float32."""
+
+
+class Scores(NamedTuple):
+    """Scores of the candidates of S steps, ragged; the fields of `hoser_kd.teacher.soft_labels.SoftLabels`."""
+
+    offsets: Int64Array
+    """(S + 1,) int64."""
+    scores: Float32Array
+    """(C,) float32."""
+    outside_mass: Float32Array | None
+    """(S,) float32, where it was asked for."""
+
+
+class Labeller:
+    """A teacher with all it needs to label trips; checked once, asked as often as one likes."""
+
+    def __init__(self, teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full", *,
+                 batch_tokens: int | None = None, device: torch.device | str | None = None, half: bool = False,
+                 outside_mass: bool = False) -> None:
+        """The arguments are those of `hoser_kd.teacher.soft_labels.label`.
+
+        Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad
+        window.
+        """
+        self.model = ready(teacher, device)
+        self.tokens = checked_tokens(self.model, grid_tokens, network)
+        window_tokens(self.model, window)
+        self.network, self.window = network, window
+        self.half, self.outside_mass = half, outside_mass
+        self._batch_tokens = batch_tokens
+
+    def __call__(self, trips: Trajectories, report: Callable[[int], object] = lambda _: None) -> Scores:
+        """Score the candidates of every step of the trips; `report` is told the steps done so far."""
+        roads = trips.road_ids[trips.step_positions()[0]]
+        offsets = offsets_of(self.network.successors.degrees[roads])
+        scores = np.zeros(offsets[-1], np.float32)
+        outside = np.zeros(len(roads), np.float32) if self.outside_mass else None
+        done = 0
+        for steps, vectors_KD in step_vectors(self.model, trips.offsets, self.tokens[trips.road_ids], self.window,
+                                              self._batch_tokens, self.half):
+            places, cells = candidate_tokens(*self.network.successors, self.tokens, roads[steps])
+            lengths = np.diff(places)
+            row = torch.from_numpy(np.repeat(np.arange(len(steps)), lengths)).to(self.model.device)
+            cell = torch.from_numpy(cells).to(self.model.device)
+            scores[ranges(offsets[steps], lengths)] = _scores(self.model, vectors_KD, row, cell).cpu().numpy()
+            if outside is not None:
+                outside[steps] = _outside_mass(self.model, vectors_KD, row, cell).cpu().numpy()
+            done += len(steps)
+            report(done)
+        return Scores(offsets, scores, outside)
+
+
+def checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) -> Int64Array:
+    """Return the roads' tokens, (N,) int64. Raises CheckpointError where one is not a cell of the vocabulary."""
+    tokens = np.asarray(grid_tokens, np.int64)
+    if tokens.shape != (network.num_roads,):
+        raise CheckpointError(f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "
+                              "token table from the same road network.")
+    outside = (tokens < 0) | (tokens >= model.config.num_labels)
+    if outside.any():
+        road = int(np.argmax(outside))
+        raise CheckpointError(f"road {road} has token {tokens[road]}, but the teacher's cells are 0 to "
+                              f"{model.config.num_labels - 1} (vocabulary {model.config.vocab_size}); {outside.sum()} "
+                              "roads are outside. Give the grid the teacher was trained on under `grid`.")
+    return tokens
+
+
+@torch.no_grad()
+def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
+    """Return the logits of `cell` after the history of `row`, float32, without the other logits."""
+    head_VD = model.lm_head.weight
+    size = max(1, _GATHERED_NUMBERS // head_VD.shape[1])
+    parts = [(vectors_KD[rows] * head_VD[cells]).sum(1)
+             for rows, cells in zip(torch.split(row, size), torch.split(cell, size), strict=True)]
+    return torch.cat(parts) if parts else vectors_KD.new_zeros(0)
+
+
+@torch.no_grad()
+def _outside_mass(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
+    """Return (K,): the probability of everything but the candidates' cells, exact where it is tiny."""
+    parts = []
+    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    for start in range(0, len(vectors_KD), size):
+        logits_KV = model.lm_head(vectors_KD[start : start + size])
+        whole_K = logits_KV.logsumexp(1)
+        here = (row >= start) & (row < start + size)
+        logits_KV[row[here] - start, cell[here]] = -torch.inf
+        parts.append((logits_KV.logsumexp(1) - whole_K).exp())
+    return torch.cat(parts)

@@ -1,0 +1,56 @@
+"""The teacher in the loop: scores asked during training, for those who cannot store labels.
+
+It costs a pass of the teacher for every batch of every epoch, which stored labels do not; the loss is the same.
+
+Letters: B trips, T steps, C candidates of the step with most, N roads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.soft_labels import teacher_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.hoser import Batch
+    from hoser_kd.lmtad import LMTAD
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.teacher.history_encoding import Window
+
+
+class OnlineTeacher:
+    """A label source (`hoser_kd.student.losses.LabelSource`) that asks the teacher about each batch as it comes."""
+
+    fingerprint: Mapping[str, str]
+    """What its scores depend on besides the trips, as stored labels say it; a training resumes under the same one."""
+
+    def __init__(self, teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full", *,
+                 device: torch.device | str | None = None, half: bool = False) -> None:
+        """`grid_tokens` (N,) int64: the teacher's token of each road; the rest as for `teacher.soft_labels.label`."""
+        self._labeller = Labeller(teacher, grid_tokens, network, window, device=device, half=half)
+        self.fingerprint = teacher_fingerprint(self._labeller.model, self._labeller.tokens, network, window)
+
+    def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
+        """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1).
+
+        The student's autocast does not reach the teacher: its precision is its own.
+        """
+        lengths = batch.lengths.cpu().numpy()
+        inside = np.arange(batch.road_ids.shape[1]) < lengths[:, None]
+        trips = Trajectories(offsets_of(lengths), batch.road_ids.cpu().numpy()[inside],
+                             batch.times.cpu().numpy()[inside])
+        with torch.autocast(candidates.device.type, enabled=False):
+            found = self._labeller(trips)
+        scores = torch.from_numpy(found.scores).to(candidates.device)
+        mask = candidates >= 0
+        return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

@@ -1,0 +1,82 @@
+"""How well a teacher knows a city: surprise of every token, perplexity, and the published outlier test.
+
+Letters: n sequences, P tokens of all sequences together, m scored sequences, L labels (cells), H × W grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_value
+from hoser_kd.common.progress import Progress, silent
+from hoser_kd.lmtad.model import LMTAD, half_precision
+from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
+from hoser_kd.teacher.history_encoding import ready
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """-log p of each token of m sequences, EOT included, given all before it."""
+
+    rows: Int64Array
+    """(m,) int64: the sequences scored, in order; those longer than the teacher's context are not."""
+    offsets: Int64Array
+    """(m + 1,) int64: sequence k has `nats[offsets[k]:offsets[k + 1]]`, its tokens and then EOT."""
+    nats: Float64Array
+    """(tokens and EOTs of the m sequences,) float64."""
+    tokens: Int64Array
+    """As `nats`, int64: the tokens themselves."""
+
+    @property
+    def log_perplexity(self) -> Float64Array:
+        """(m,) float64: a sequence's mean, the anomaly score."""
+        sums = np.bincount(row_of_value(self.offsets), self.nats, minlength=len(self.rows))
+        return sums / np.diff(self.offsets)
+
+    @property
+    def loss(self) -> float:
+        """Mean over all tokens, in nats; NaN where no sequence was scored."""
+        return float(self.nats.mean()) if len(self.nats) else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the mean over all tokens; NaN where no sequence was scored."""
+        return math.exp(min(self.loss, 700.0)) if len(self.nats) else math.nan
+
+    def by_cell(self, num_labels: int) -> tuple[Float64Array, Int64Array]:
+        """Return the mean surprise on entering each cell (L,) float64, NaN where no trip does, and the visits (L,)."""
+        inside = self.tokens < num_labels
+        visits = np.bincount(self.tokens[inside], minlength=num_labels)
+        sums = np.bincount(self.tokens[inside], self.nats[inside], minlength=num_labels)
+        return np.where(visits > 0, sums / np.maximum(visits, 1), np.nan), visits
+
+
+def score(model: LMTAD, corpus: Corpus, *, batch_size: int = 64, device: torch.device | str | None = None,
+          half: bool = False, progress: Progress = silent) -> Surprise:
+    """Return the surprise of every token of the sequences that fit the teacher's context.
+
+    `half` asks for half precision, which only a GPU gives. Raises TrainingError where a token is no cell.
+    """
+    corpus = Corpus(*corpus)
+    model, config = ready(model, device), model.config
+    check_corpus(corpus, config.vocab_size, None, "scored")
+    rows = np.flatnonzero(corpus.lengths <= config.block_size - FRAME)
+    fitting = corpus.take(rows)
+    offsets = offsets_of(fitting.lengths + 1)
+    nats, tokens = np.zeros(offsets[-1]), np.zeros(offsets[-1], np.int64)
+    batches = length_batches(fitting.lengths, batch_size)
+    for done, batch in enumerate(batches, 1):
+        tokens_BT = fitting.batch(batch, config)
+        with torch.no_grad(), half_precision(model.device, half):
+            nats_BT = model.surprise(torch.from_numpy(tokens_BT).to(model.device)).cpu().numpy()
+        row, column = np.nonzero(tokens_BT[:, 1:] != config.pad_token)
+        at = offsets[batch][row] + column
+        nats[at], tokens[at] = nats_BT[row, column], tokens_BT[:, 1:][row, column]
+        progress("scores", done, len(batches))
+    return Surprise(rows, offsets, nats, tokens)
+
+

@@ -1,0 +1,264 @@
+"""Soft labels: the frozen teacher's scores of every step's candidates, computed once and kept.
+
+Scores are at temperature 1 and not normalised (`teacher.label_scoring`), so any temperature, weight or sharing rule is
+applied in training for free. Labels are made shard by shard, in one process or in several that share the shards, and
+joined into one file that knows what it was made from.
+
+Letters: N roads, S labelled steps, C candidates of all steps together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of
+from hoser_kd.common.distributed import Team
+from hoser_kd.common.errors import StoreError
+from hoser_kd.common.files import atomic_path
+from hoser_kd.common.hashing import digest_arrays, digest_json
+from hoser_kd.common.progress import Progress, silent
+from hoser_kd.lmtad.model import LMTAD
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.teacher.history_encoding import Window
+from hoser_kd.teacher.label_scoring import Labeller
+
+_FINGERPRINT = b"fingerprint"
+_PARTS = {"teacher": "the teacher's weights", "grid": "the roads' tokens", "roads": "the road graph",
+          "trajectories": "the trips", "window": "the window"}
+SHARD_STEPS = 500_000
+"""Steps of a shard, the most that a killed run has to make again in each process."""
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Scores of S steps; the candidates of step s have `scores[offsets[s]:offsets[s + 1]]`.
+
+    A row for every step that has a next road, in the order of `Trajectories.step_positions`; candidates are
+    `network.successors` of the step's road, in their order.
+    """
+
+    offsets: Int64Array
+    """(S + 1,) int64."""
+    scores: Float32Array
+    """(C,) float32: the teacher's logits at temperature 1, each step's up to a constant of its own."""
+    outside_mass: Float32Array | None = None
+    """(S,) float32: the teacher's probability outside the cells of the candidates, where it was asked for."""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    """What the labels were made from: digests, by part."""
+
+    def __len__(self) -> int:
+        """S."""
+        return len(self.offsets) - 1
+
+    def save(self, path: str | PathLike[str], fingerprint: Mapping[str, str] | None = None) -> None:
+        """Write one uncompressed Arrow IPC file, whole or not at all; `fingerprint` replaces the labels' own."""
+        parts = self.fingerprint if fingerprint is None else fingerprint
+        columns = {"scores": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.scores))}
+        if self.outside_mass is not None:
+            columns["outside_mass"] = pa.array(self.outside_mass)
+        batch = pa.record_batch(columns).replace_schema_metadata({_FINGERPRINT: json.dumps(dict(parts))})
+        with (atomic_path(path) as beside, pa.OSFile(str(beside), "wb") as sink,
+              pa.ipc.new_file(sink, batch.schema) as writer):
+            writer.write_batch(batch)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], expect: Mapping[str, str] | None = None) -> SoftLabels:
+        """Map a file written by `save`; arrays are read-only views of it.
+
+        `expect` holds parts of the fingerprint that must be the same. Raises StoreError where the file is missing or
+        damaged, or a part differs, naming it.
+        """
+        if not Path(path).is_file():
+            raise StoreError(f"{path}: no such file. Label the trips first.")
+        try:
+            with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+                batch = reader.get_batch(0)
+            parts = json.loads((batch.schema.metadata or {}).get(_FINGERPRINT, b"{}"))
+            scores = batch.column("scores")
+            outside = batch.column("outside_mass").to_numpy() if "outside_mass" in batch.schema.names else None
+        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+            raise StoreError(f"{path}: not a readable file of soft labels ({error}). Label the trips again.") from None
+        differing = [_PARTS.get(name, name) for name, value in (expect or {}).items() if parts.get(name) != value]
+        if differing:
+            raise StoreError(f"{path}: the labels were made from something else: {', '.join(differing)} differ. "
+                             "Label the trips again.")
+        return cls(scores.offsets.to_numpy(), scores.values.to_numpy(), outside, parts)
+
+
+def fingerprint(teacher: LMTAD, grid_tokens: Int64Array, trajectories: Trajectories, network: RoadNetwork,
+                window: Window = "full") -> dict[str, str]:
+    """Return what labels depend on, as digests: teacher, grid, roads, trajectories, and the window in words."""
+    return {**teacher_fingerprint(teacher, grid_tokens, network, window),
+            **data_fingerprint(network, trajectories, grid_tokens)}
+
+
+def teacher_fingerprint(teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork,
+                        window: Window = "full") -> dict[str, str]:
+    """Return `fingerprint` without its trajectories: what any label of this teacher depends on."""
+    state = {name: value.cpu().numpy() for name, value in teacher.state_dict().items()}
+    shape = digest_json({**dataclasses.asdict(teacher.config), "names": list(state)})
+    return {"teacher": f"{shape[:16]}-{digest_arrays(*state.values())}", "window": str(window),
+            **data_fingerprint(network, None, grid_tokens)}
+
+
+def data_fingerprint(network: RoadNetwork, trajectories: Trajectories | None,
+                     grid_tokens: Int64Array | None) -> dict[str, str]:
+    """Return the parts of `fingerprint` that need no teacher; what is None is left out."""
+    parts = {"roads": digest_arrays(network.successors.indptr, network.successors.indices)}
+    if grid_tokens is not None:
+        parts["grid"] = digest_arrays(np.asarray(grid_tokens, np.int64))
+    if trajectories is not None:
+        parts["trajectories"] = digest_arrays(trajectories.offsets, trajectories.road_ids)
+    return parts
+
+
+def label(
+    teacher: LMTAD,
+    grid_tokens: Int64Array,
+    trajectories: Trajectories,
+    network: RoadNetwork,
+    window: Window = "full",
+    *,
+    batch_tokens: int | None = None,
+    device: torch.device | str | None = None,
+    half: bool = False,
+    outside_mass: bool = False,
+    progress: Progress = silent,
+    shards_folder: str | PathLike[str] | None = None,
+    shard_steps: int = SHARD_STEPS,
+) -> SoftLabels:
+    """Return the teacher's scores of the candidates of every step that has a next road.
+
+    `grid_tokens` (N,) int64 is the teacher's token of each road. `window`: full reads the whole history in one pass a
+    trip (beyond `block_size`, its last `block_size` tokens); W reads the last W tokens of [SOT, tokens so far], at
+    positions restarting at 0. `half` asks for half precision, which only a GPU gives; scores are float32 either way.
+    `batch_tokens` bounds a batch (default by device), `device` defaults to the teacher's own.
+
+    With `shards_folder`, labels are written there shard by shard of about `shard_steps`, and a later call with the
+    same arguments goes on behind the last whole shard; the folder can go once the labels are saved elsewhere.
+    `outside_mass` adds the probability outside the candidates' cells, which costs the head over the vocabulary.
+
+    Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad window.
+    """
+    labeller = Labeller(teacher, grid_tokens, network, window, batch_tokens=batch_tokens, device=device, half=half,
+                        outside_mass=outside_mass)
+    return label_with(labeller, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
+
+
+def label_with(labeller: Labeller, trajectories: Trajectories, *, progress: Progress = silent,
+               shards_folder: str | PathLike[str] | None = None, shard_steps: int = SHARD_STEPS) -> SoftLabels:
+    """Return the labels of these trips, from the shards in the folder where they are there; otherwise as `label`."""
+    shards = _shards(labeller, trajectories, shards_folder, shard_steps)
+    total = shards[-1].steps_before + shards[-1].steps
+
+    def report(steps: int) -> None:
+        progress("labels", min(steps, total - 1), total)
+
+    parts = []
+    for shard in shards:
+        parts.append(shard.made(labeller, trajectories, beyond(shard.steps_before, report)))
+        progress("labels", shard.steps_before + shard.steps, total)
+    return _joined(parts, fingerprint_of(labeller, trajectories))
+
+
+def make_shards(labeller: Labeller, trajectories: Trajectories, shards_folder: str | PathLike[str], team: Team, *,
+                shard_steps: int = SHARD_STEPS, report: Callable[[int], object] = lambda _: None) -> int:
+    """Write this process's part of the shards, those that are there already left out; `label_with` joins them.
+
+    Process k of n takes every n-th shard from the k-th on, so that each has near and far trips. Nobody waits for
+    anybody. `report` is told the steps this process has done, those of shards that were there included; their number
+    is returned.
+    """
+    done = 0
+    for shard in _shards(labeller, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
+        shard.made(labeller, trajectories, beyond(done, report))
+        done += shard.steps
+        report(done)
+    return done
+
+
+def beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    """Return a report of steps that come after others."""
+    return lambda steps: report(before + steps)
+
+
+def shared_shard_steps(num_steps: int, num_processes: int) -> int:
+    """Return the steps of a shard with which so many processes end at about the same time."""
+    return SHARD_STEPS if num_processes == 1 else min(SHARD_STEPS, -(-max(num_steps, 1) // (8 * num_processes)))
+
+
+def fingerprint_of(labeller: Labeller, trajectories: Trajectories) -> dict[str, str]:
+    """Return the `fingerprint` of the labels that a labeller makes of these trips."""
+    return fingerprint(labeller.model, labeller.tokens, trajectories, labeller.network, labeller.window)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Labels of trips `first` to `last`."""
+
+    first: int
+    last: int
+    steps_before: int
+    steps: int
+    path: Path | None
+    key: Mapping[str, str]
+    """What the shard's file says it was made from."""
+
+    def made(self, labeller: Labeller, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
+        """Return the shard, from its file if that is whole and of the same making."""
+        if self.path is not None and (found := found_labels(self.path, self.key)) is not None:
+            return found
+        labels = SoftLabels(*labeller(trajectories.take(np.arange(self.first, self.last)), report))
+        if self.path is not None:
+            labels.save(self.path, self.key)
+        return labels
+
+
+def _shards(labeller: Labeller, trajectories: Trajectories, folder: str | PathLike[str] | None,
+            shard_steps: int) -> list[_Shard]:
+    steps_before = offsets_of(np.maximum(trajectories.lengths - 1, 0))
+    half = labeller.half and labeller.model.device.type == "cuda"
+    made_from = {} if folder is None else {**fingerprint_of(labeller, trajectories), "half": str(half),
+                                           "outside_mass": str(labeller.outside_mass)}
+    return [
+        _Shard(first, last, int(steps_before[first]), int(steps_before[last] - steps_before[first]),
+               None if folder is None else Path(folder) / f"shard-{number:05d}.arrow",
+               {**made_from, "shard": f"trips {first} to {last}"})
+        for number, (first, last) in enumerate(_bounds(steps_before, shard_steps if folder is not None else None))
+    ]
+
+
+def _bounds(steps_before: Int64Array, shard_steps: int | None) -> Iterator[tuple[int, int]]:
+    """Cut the trips into runs of about `shard_steps` steps (None: one run); a trip is never cut."""
+    total = int(steps_before[-1])
+    targets = np.arange(shard_steps or max(total, 1), total, shard_steps or max(total, 1))
+    ends = np.unique(np.append(np.searchsorted(steps_before, targets), len(steps_before) - 1))
+    return zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+
+
+def found_labels(path: str | PathLike[str], expect: Mapping[str, str]) -> SoftLabels | None:
+    """Return the labels in a file; None where it is missing, damaged, or made from something else."""
+    try:
+        return SoftLabels.load(path, expect)
+    except StoreError:
+        return None
+
+
+def _joined(shards: list[SoftLabels], made_from: Mapping[str, str]) -> SoftLabels:
+    masses = [shard.outside_mass for shard in shards if shard.outside_mass is not None]
+    return SoftLabels(
+        offsets_of(np.concatenate([np.diff(shard.offsets) for shard in shards])),
+        np.concatenate([shard.scores for shard in shards]),
+        np.concatenate(masses) if masses else None,
+        made_from,
+    )

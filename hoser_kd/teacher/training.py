@@ -1,0 +1,273 @@
+"""Training a teacher on token sequences: the published recipe, scaled by the settings.
+
+AdamW with weight decay on matrices only, linear warm-up and cosine over the whole run, clipped gradients. Two mends:
+the kept weights are those of the best validation loss, not the last ones, and a killed run goes on from its last
+whole epoch to the same weights (exactly, on a CPU: order and dropout of an epoch follow from its number alone).
+
+In the folder: `model.safetensors` and `config.json` (the best epoch), `history.json`, `tensorboard/`, and
+`training_state.pt`, which holds the last epoch's weights and moments while the run lasts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hoser_kd.common.arrays import Int64Array
+from hoser_kd.common.device import pick_device
+from hoser_kd.common.errors import TrainingError
+from hoser_kd.common.files import atomic_path
+from hoser_kd.common.hashing import digest_arrays, digest_json
+from hoser_kd.common.optimizer import Optimiser
+from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.schema import TeacherConfig
+from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
+from hoser_kd.lmtad.model import LMTAD, LMTADConfig
+from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+PRESETS = {"tiny": (2, 2, 64), "small": (4, 4, 256), "published": (8, 12, 768)}
+"""Layers, heads and width by name."""
+
+STATE_FILE, HISTORY_FILE, TENSORBOARD_FOLDER = "training_state.pt", "history.json", "tensorboard"
+
+_BETA1 = 0.9
+_VALIDATION_BATCH = 64
+_STEPS_A_POINT = 10
+"""Steps between two points of a step's curves."""
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """A finished training."""
+
+    checkpoint: LMTADCheckpoint
+    """The teacher of the best epoch, on the CPU."""
+    history: list[Figures]
+    """A row an epoch: epoch (from 1), step, train_loss, val_loss, val_perplexity, learning_rate, tokens_per_s."""
+    best_epoch: int
+    """The epoch that was kept."""
+    best_val_loss: float
+    """Its mean of -log p over the tokens of the validation sequences, in nats."""
+    stopped_early: bool
+    """Whether patience ended the run before `max_epochs`."""
+    folder: Path
+    """Where everything lies."""
+
+
+@dataclass
+class _State:
+    """What an epoch leaves to the next one, beside weights and moments."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_val_loss: float = math.inf
+    finished: bool = False
+    history: list[Figures] = field(default_factory=list)
+
+
+def train(
+    corpus_train: Corpus,
+    corpus_val: Corpus,
+    vocab_size: int,
+    config: TeacherConfig,
+    folder: str | PathLike[str],
+    device: torch.device | str = "auto",
+    progress: Progress = silent,
+    resume: bool = True,
+    *,
+    on_epoch: Callable[[Figures], object] | None = None,
+    dataset_config: Mapping[str, Any] | None = None,
+) -> TeacherTraining:
+    """Train a teacher and leave its best epoch in `folder`.
+
+    Corpora are ragged tokens without specials, all below `vocab_size` - 3. `dataset_config` is kept in the checkpoint
+    (grid, bounds). A run with other data or settings than those of the folder starts afresh; so does resume=False.
+    `on_epoch` is told each new row of the history.
+
+    Raises TrainingError where a sequence cannot be used, a loss is not finite or the state file is damaged,
+    ConfigError where the device is not there.
+    """
+    corpora = Corpus(*corpus_train), Corpus(*corpus_val)
+    run = _Run(_model_config(*corpora, vocab_size, config), config, corpora, Path(folder), pick_device(str(device)),
+               progress, dict(dataset_config or {}))
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        state = run.start(resume)
+        if not state.finished:
+            with _tensorboard(run.folder / TENSORBOARD_FOLDER, state) as board:
+                while not state.finished:
+                    row = run.epoch(state, board)
+                    if on_epoch is not None:
+                        on_epoch(row)
+    progress("teacher", run.total_steps, run.total_steps, {"val_loss": state.best_val_loss})
+    return TeacherTraining(load_checkpoint(folder), state.history, state.best_epoch, state.best_val_loss,
+                           state.epoch < config.max_epochs, run.folder)
+
+
+def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherConfig) -> LMTADConfig:
+    for corpus, name in ((train, "training"), (val, "validation")):
+        if corpus.num_sequences == 0:
+            raise TrainingError(f"there are no {name} sequences. Give the {name} split at least one trip.")
+        check_corpus(corpus, vocab_size, config.block_size, name)
+    layers, heads, width = PRESETS[config.preset]
+    longest = int(max(train.lengths.max(), val.lengths.max()))
+    return LMTADConfig(
+        block_size=config.block_size or longest + FRAME, vocab_size=vocab_size, n_layer=config.n_layer or layers,
+        n_head=config.n_head or heads, n_embd=config.n_embd or width, dropout=config.dropout,
+    )
+
+
+class _Run:
+    """The parts of one training: model, optimiser, data, and the way of one epoch through them."""
+
+    def __init__(self, shape: LMTADConfig, config: TeacherConfig, corpora: tuple[Corpus, Corpus], folder: Path,
+                 device: torch.device, progress: Progress, dataset_config: dict[str, Any]) -> None:
+        self.shape, self.config, self.folder, self.device = shape, config, folder, device
+        self.train, self.val = corpora
+        self.progress, self.dataset_config = progress, dataset_config
+        self.total_steps = config.max_epochs * -(-self.train.num_sequences // config.batch_size)
+
+    def start(self, resume: bool) -> _State:
+        """Build the model with the seed's weights, or with those the folder's last epoch left."""
+        torch.manual_seed(_seed(self.config.seed, 0))
+        self.model = LMTAD(self.shape).to(self.device)
+        if self.config.compile:
+            # All but the loss, whose choice of rows by their content cannot be compiled.
+            self.model.hidden = torch.compile(self.model.hidden, dynamic=True)  # type: ignore[method-assign]
+        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
+        vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        config = self.config
+        self.optimiser = Optimiser(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, total_steps=self.total_steps,
+            warmup_ratio=config.warmup_ratio, max_norm=config.max_norm, precision=config.precision,
+            device=self.device, betas=(_BETA1, config.beta2),
+            floor=min(config.min_learning_rate / config.learning_rate, 1.0),
+        )
+        self.made_from = digest_json({
+            "shape": asdict(self.shape), "settings": self.config.model_dump(mode="json"),
+            "corpora": digest_arrays(*self.train, *self.val), "dataset": digest_json(self.dataset_config),
+        })
+        return (self._read_state() if resume else None) or _State()
+
+    def epoch(self, state: _State, board: SummaryWriter) -> Figures:
+        """Train one epoch, judge it, keep it if it is the best, and write down where the run stands."""
+        seed = _seed(self.config.seed, state.epoch + 1)
+        torch.manual_seed(seed)
+        row = self._train(np.random.default_rng(seed), state.epoch + 1, board)
+        val_loss = self._validate()
+        state.epoch += 1
+        row |= {"val_loss": val_loss, "val_perplexity": math.exp(min(val_loss, 700.0))}
+        state.history.append(row)
+        for name, value in row.items():
+            board.add_scalar(f"epoch/{name}", value, int(row["step"]))
+        board.flush()
+        if val_loss < state.best_val_loss:
+            state.best_val_loss, state.best_epoch = val_loss, state.epoch
+            save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
+        waited = state.epoch - state.best_epoch
+        state.finished = state.epoch == self.config.max_epochs or waited >= self.config.patience
+        self._write_state(state)
+        return row
+
+    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Figures:
+        """Make an epoch's steps; return what is known of it without the validation."""
+        self.model.train()
+        started, nats, count, rate = time.perf_counter(), 0.0, 0, 0.0
+        for rows in length_batches(self.train.lengths, self.config.batch_size, rng):
+            loss, rate = self.step(rows, epoch)
+            tokens = int(self.train.lengths[rows].sum()) + len(rows)
+            nats, count = nats + loss * tokens, count + tokens
+            step = self.optimiser.steps_done
+            if step % _STEPS_A_POINT == 0:
+                board.add_scalar("step/train_loss", loss, step)
+                board.add_scalar("step/learning_rate", rate, step)
+            self.progress("teacher", min(step, self.total_steps - 1), self.total_steps, {"train_loss": loss})
+        return {"epoch": epoch, "step": self.optimiser.steps_done, "train_loss": nats / count, "learning_rate": rate,
+                "tokens_per_s": count / (time.perf_counter() - started)}
+
+    def step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
+        """Return the loss and the learning rate of one step."""
+        with self.optimiser.autocast():
+            loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the teacher's loss is {value} in epoch {epoch}, step {self.optimiser.steps_done + 1}, on training "
+                f"sequences {rows[:8].tolist()}{' …' if len(rows) > 8 else ''}. Lower `teacher.learning_rate`, or "
+                "train with `teacher.precision: fp32`."
+            )
+        self.optimiser.backward(loss)
+        return value, self.optimiser.step().learning_rate
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Return the mean of -log p over all tokens of the validation sequences."""
+        self.model.eval()
+        nats = 0.0
+        for rows in length_batches(self.val.lengths, _VALIDATION_BATCH):
+            with self.optimiser.autocast():
+                tokens_BT = torch.from_numpy(self.val.batch(rows, self.shape)).to(self.device)
+                nats += float(self.model.surprise(tokens_BT).sum(dtype=torch.float64))
+        loss = nats / (len(self.val.tokens) + self.val.num_sequences)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
+        return loss
+
+    def _write_state(self, state: _State) -> None:
+        content: dict[str, Any] = {"made_from": self.made_from, "state": asdict(state)}
+        if not state.finished:
+            content |= {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        with atomic_path(self.folder / HISTORY_FILE) as file:
+            file.write_text(json.dumps(state.history, indent=1) + "\n", encoding="utf-8")
+        with atomic_path(self.folder / STATE_FILE) as file:
+            torch.save(content, file)
+
+    def _read_state(self) -> _State | None:
+        file = self.folder / STATE_FILE
+        if not file.is_file():
+            return None
+        try:
+            content = torch.load(file, map_location=self.device, weights_only=True)
+            if content["made_from"] != self.made_from:
+                return None
+            state = _State(**content["state"])
+            if not state.finished:
+                self.model.load_state_dict(content["model"])
+                self.optimiser.load_state_dict(content["optimiser"])
+        except Exception as error:  # noqa: BLE001  a damaged file can fail in any way
+            raise TrainingError(f"{file}: damaged ({type(error).__name__}). Remove it to start the training "
+                                "afresh.") from None
+        return state
+
+
+@contextmanager
+def _tensorboard(folder: Path, state: _State) -> Iterator[SummaryWriter]:
+    """Give a writer; curves of steps that a killed run had not finished are cut off."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    steps = int(state.history[-1]["step"]) if state.history else 0
+    writer = SummaryWriter(str(folder), purge_step=steps + 1 if steps else None)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(digest_json([seed, epoch])[:15], 16)

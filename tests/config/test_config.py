@@ -1,0 +1,119 @@
+"""Settings: what is accepted, and how clearly a mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.loading import dump_config, load_config, with_changes
+from hoser_kd.config.schema import Bounds, CityConfig, SyntheticConfig
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
+SYNTHETIC = "source: {kind: synthetic}\n"
+
+
+def write(folder, text):
+    path = folder / "town.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_survives_a_round_trip(path, tmp_path):
+    config = load_config(path)
+    copy = tmp_path / path.name
+    copy.write_text(dump_config(config))
+    assert load_config(copy) == config
+
+
+def test_the_original_distill_section_is_accepted_as_it_stands(tmp_path):
+    config = load_config(write(tmp_path, SYNTHETIC + """
+distill:
+  enabled: true
+  repo_path: /somewhere/LMTAD
+  ckpt_path: weights.pt
+  lambda_kl: 1e-2
+  temperature: 2.0
+  window: 64
+  sample_steps_per_trace: 4
+  teacher_fp16: true
+"""))
+    assert (config.distill.window, config.distill.sample_steps_per_trace) == (64, 4)
+    assert config.distill.lambda_kl == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (SYNTHETIC + "distill:\n  temprature: 2", ["town.yaml, line 3", "distill.temprature", "`temperature`"]),
+        (SYNTHETIC + "student:\n  lambda_kl: 1", ["student.lambda_kl", "`distill.lambda_kl`"]),
+        (SYNTHETIC + "student:\n  batch_size: many", ["student.batch_size", "'many'"]),
+        (SYNTHETIC + "studnet: {}", ["`studnet` is not a known setting", "`student`"]),
+        ("student: {}", ["`source` is missing"]),
+        ("source: {kind: hoser}", ["`source`", "needs `path`"]),
+        ("source: {kind: huggingface}", ["needs `repo_id`"]),
+        (SYNTHETIC + "source: {kind: synthetic}", ["line 2", "`source` is given twice"]),
+        ("source: {kind: hoser, path: '${NO_SUCH_VARIABLE}'}", ["NO_SUCH_VARIABLE is not set"]),
+        (SYNTHETIC + "grid: {cell_lat: 1.0}", ["give both cell_lat and cell_lng"]),
+        (SYNTHETIC + "distill: {window: 0}", ["`distill`", "window is `full` or a whole number from 1"]),
+        (SYNTHETIC + "distill:\n  lambda_kl: 0.1\n  temperature: true", ["line 4", "`distill.temperature`", "a number",
+                                                                            "(given: True)"]),
+        (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "a number is asked for, not true"]),
+        (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "a number is asked for"]),
+        (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "a number is asked for"]),
+        ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
+        (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),
+        (SYNTHETIC + "city: village", ["`city: village` does not match the file's name"]),
+        ("- a\n- b", ["the top level must be sections"]),
+        ("source: [", ["not readable as YAML"]),
+    ],
+)
+def test_a_mistake_is_named_with_file_key_and_mend(tmp_path, text, parts):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    for part in ("town.yaml", *parts):
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_suggests_the_nearest_one(tmp_path):
+    write(tmp_path, SYNTHETIC)
+    with pytest.raises(ConfigError, match=r"no such file\. Did you mean `town.yaml`"):
+        load_config(tmp_path / "twon.yaml")
+
+
+def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
+    path = write(tmp_path, "source: {kind: hoser, path: '${TOWN_DATA:-here}/x'}")
+    assert load_config(path).source.path == "here/x"
+    monkeypatch.setenv("TOWN_DATA", "/there")
+    assert load_config(path).source.path == "/there/x"
+
+
+def test_whole_numbers_texts_of_numbers_and_true_where_it_is_meant_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPERATURE", "3.5")
+    config = load_config(write(tmp_path, SYNTHETIC + """
+distill: {enabled: no, temperature: '${TEMPERATURE}', lambda_kl: 1, scale_by_temperature_squared: true}
+"""))
+    assert (config.distill.enabled, config.distill.scale_by_temperature_squared) == (False, True)
+    assert (config.distill.temperature, config.distill.lambda_kl) == (3.5, 1.0)
+
+
+@pytest.mark.parametrize("section", [SyntheticConfig, Bounds, *(
+    field.annotation for name, field in CityConfig.model_fields.items()
+    if name not in ("city", "description", "source"))], ids=lambda section: section.__name__)
+def test_no_number_of_any_section_takes_true(section):
+    annotations = {name: str(field.annotation) + getattr(field.annotation, "__name__", "")
+                   for name, field in section.model_fields.items()}
+    numbers = [name for name, text in annotations.items() if "int" in text or "float" in text]
+    assert numbers
+    for name in numbers:
+        with pytest.raises(ValidationError, match="a number is asked for"):
+            section.model_validate({name: True})
+
+
+def test_true_is_refused_for_one_run_too():
+    config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}})
+    with pytest.raises(ConfigError, match=r"`distill.temperature`: .*a number is asked for"):
+        with_changes(config, {"distill.temperature": True})

@@ -1,0 +1,346 @@
+"""The metrics: numbers of the published evaluation, and properties that hold for any trips."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_city import grid_network, random_trips
+
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.evaluation import _similarity_kernels as kernels
+from hoser_kd.evaluation.metrics import (
+    DEFINITIONS,
+    evaluate,
+    flatten,
+    gyration_km,
+    histogram_edges,
+    length_km,
+    od_cells,
+    pair_by_od_cell,
+    radius_km,
+    step_minutes,
+    travelled_km,
+    trip_minutes,
+)
+from hoser_kd.network.road_network import RoadNetwork, read_hoser
+from hoser_kd.network.trajectories import Trajectories, read_published_csv
+from hoser_kd.network.trajectories import read_hoser as read_trips
+
+BEIJING = EvaluationConfig()  # golden lies in Beijing, whose published corner is the default there
+NETWORK = grid_network()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The benchmark's definitions in plain Python."""
+    path = Path(__file__).parents[2] / "benchmarks" / "metrics.py"
+    spec = importlib.util.spec_from_file_location("benchmark_metrics", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def published(golden: Path) -> dict:
+    return json.loads((golden / "eval_golden.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def golden_trips(golden: Path) -> tuple[Trajectories, Trajectories, RoadNetwork]:
+    network = read_hoser(golden / "hoser_city")
+    real = read_trips(golden / "eval_real.csv", network)
+    return real, read_published_csv(golden / "eval_gen.csv", network), network
+
+
+@pytest.fixture(scope="module")
+def golden_metrics(golden_trips) -> dict:
+    return evaluate(*golden_trips, BEIJING, details=True)
+
+
+def trips_of(*walks: list[int]) -> Trajectories:
+    roads = np.array([road for walk in walks for road in walk], np.int64)
+    offsets = offsets_of(np.array([len(walk) for walk in walks]))
+    return Trajectories(offsets, roads, np.arange(len(roads), dtype=np.int64) * 30)
+
+
+class TestPublished:
+    @pytest.mark.parametrize("name", ["distance", "radius"])
+    def test_values_of_every_trip(self, golden_metrics, published, name):
+        values = golden_metrics["details"][name]
+        np.testing.assert_allclose(values["real"], published[name]["real"], rtol=1e-9)
+        np.testing.assert_allclose(values["generated"], published[name]["gen"], rtol=1e-9)
+
+    @pytest.mark.parametrize("name", ["distance", "radius", "duration"])
+    def test_means_and_divergence(self, golden_metrics, published, name):
+        ours, theirs = golden_metrics[name], published[name]
+        assert ours["real_mean"] == pytest.approx(theirs["real_mean"], rel=1e-10)
+        assert ours["generated_mean"] == pytest.approx(theirs["gen_mean"], rel=1e-10)
+        assert ours["jsd"] == pytest.approx(theirs["jsd"], rel=1e-10)
+
+    @pytest.mark.parametrize("name", ["distance", "duration"])
+    def test_histograms(self, golden_metrics, published, name):
+        assert golden_metrics["details"][name]["real_histogram"] == published[name]["real_hist"]
+        assert golden_metrics["details"][name]["generated_histogram"] == published[name]["gen_hist"]
+
+    def test_edges(self, golden_metrics, published):
+        edges = golden_metrics["details"]["distance"]["edges"]
+        wanted = published["distance"]["bin_edges_first3_last3"]
+        assert len(edges) == published["distance"]["n_bins"]
+        np.testing.assert_allclose(edges[:3] + edges[-2:], wanted[:-1], rtol=1e-12)
+
+    def test_pairs(self, golden_metrics, published):
+        assert golden_metrics["details"]["pairs"] == published["pairs"]
+
+    @pytest.mark.parametrize(("ours", "theirs"), [
+        ("hausdorff", "hausdorff"), ("dtw", "dtw_exact"), ("edr", "edr_lonlat_order_fixed"), ("edr_published", "edr"),
+    ])
+    def test_every_pair(self, golden_metrics, published, ours, theirs):
+        values = golden_metrics["details"]["similarity"][ours]
+        np.testing.assert_allclose(values, published[theirs]["per_pair"], rtol=1e-9, atol=1e-12)
+        assert golden_metrics["similarity"][ours] == pytest.approx(published[theirs]["mean"], rel=1e-10)
+
+    def test_exact_dtw_is_never_above_the_published_approximation(self, golden_metrics, published):
+        exact = np.array(golden_metrics["details"]["similarity"]["dtw"])
+        assert (exact <= np.array(published["dtw"]["per_pair"]) + 1e-9).all()
+
+    def test_per_road_figures_are_those_of_the_later_scripts(self, golden_trips, published):
+        """They pair trips by cells of 0.001° and use the mean earth radius; both are put in here."""
+        real, made, network = golden_trips
+        row, column = np.floor(network.centroids / 0.001).astype(np.int64).T
+        pairs = pair_by_od_cell(real, made, (row - row.min()) * 1000 + column - column.min())
+        values = kernels.pair_distances(real, made, pairs, network.centroids, 100.0)
+        mean_roads = (real.lengths[pairs[:, 0]] + made.lengths[pairs[:, 1]]) / 2
+        scale = 6371.0 / kernels.RADIUS_KM
+        theirs = published["fork_evaluation_py"]
+        for name, column in (("Hausdorff", kernels.HAUSDORFF_KM), ("DTW", kernels.DTW_KM)):
+            assert (values[:, column] / mean_roads).mean() * scale == pytest.approx(theirs[f"{name}_norm"], rel=1e-5)
+
+
+walks = st.lists(st.integers(0, NETWORK.num_roads - 1), min_size=1, max_size=12)
+
+
+class TestKernel:
+    @given(walks, walks)
+    @settings(max_examples=60, deadline=None)
+    def test_equals_the_plain_definitions(self, plain, a, b):
+        values = kernels.pair_distances(trips_of(a), trips_of(b), np.array([[0, 0]]), NETWORK.centroids, 100.0)[0]
+        here, there = ([tuple(p) for p in NETWORK.centroids[walk].tolist()] for walk in (a, b))
+        assert values[kernels.HAUSDORFF_KM] == pytest.approx(plain.hausdorff_km(here, there), rel=1e-8, abs=1e-9)
+        assert values[kernels.DTW_KM] == pytest.approx(plain.dtw_km(here, there), rel=1e-8, abs=1e-9)
+        assert values[kernels.EDR] == plain.edr(here, there, 100.0)
+        swapped = [[(lon, lat) for lat, lon in points] for points in (here, there)]
+        assert values[kernels.EDR_PUBLISHED] == plain.edr(*swapped, 100.0)
+        assert values[kernels.ROAD_EDITS] == plain.edits(len(a), len(b), [[p == q for q in b] for p in a])
+
+    @given(walks, walks)
+    @settings(max_examples=60, deadline=None)
+    def test_symmetric_and_ordered(self, a, b):
+        there = kernels.pair_distances(trips_of(a), trips_of(b), np.array([[0, 0]]), NETWORK.centroids, 100.0)[0]
+        back = kernels.pair_distances(trips_of(b), trips_of(a), np.array([[0, 0]]), NETWORK.centroids, 100.0)[0]
+        np.testing.assert_allclose(there, back, rtol=1e-12)
+        assert there[kernels.HAUSDORFF_KM] <= there[kernels.DTW_KM] + 1e-12
+        assert 0 <= there[kernels.EDR] <= 1
+
+    def test_many_pairs_of_many_lengths_equal_one_by_one(self):
+        real, made = random_trips(NETWORK, 12, seed=1), random_trips(NETWORK, 9, seed=2, lengths=(1, 30))
+        pairs = np.argwhere(np.ones((12, 9), bool))
+        together = kernels.pair_distances(real, made, pairs, NETWORK.centroids, 100.0)
+        single = [kernels.pair_distances(real, made, pair[None], NETWORK.centroids, 100.0)[0] for pair in pairs]
+        np.testing.assert_array_equal(together, single)
+
+    def test_a_trip_is_at_no_distance_from_itself(self):
+        trips = random_trips(NETWORK, 5)
+        same = np.repeat(np.arange(5), 2).reshape(-1, 2)
+        assert (kernels.pair_distances(trips, trips, same, NETWORK.centroids, 100.0) == 0).all()
+
+    def test_trips_mapped_from_a_file_need_no_second_compilation(self, tmp_path):
+        trips = random_trips(NETWORK, 4)
+        trips.save(tmp_path / "trips.arrow")
+        mapped = Trajectories.load(tmp_path / "trips.arrow")
+        pairs = np.array([[0, 1], [2, 3]])
+        wanted = kernels.pair_distances(trips, trips, pairs, NETWORK.centroids, 100.0)
+        compiled = len(kernels._sweep.signatures)
+        np.testing.assert_array_equal(kernels.pair_distances(mapped, mapped, pairs, NETWORK.centroids, 100.0), wanted)
+        assert len(kernels._sweep.signatures) == compiled
+
+    def test_compiles_where_no_cache_can_be_written(self):
+        namespace: dict = {}
+        exec("def twice(x):\n    return x + x", namespace)  # a function without a file has no place for a cache
+        assert kernels.compiled(namespace["twice"])(21) == 42
+
+
+class TestPairing:
+    @given(st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
+           st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
+           st.integers(1, 6))
+    @settings(max_examples=80, deadline=None)
+    def test_equals_pairing_one_by_one(self, real_ods, made_ods, num_cells):
+        cell = np.arange(NETWORK.num_roads) % num_cells
+        waiting = defaultdict(list)
+        for row, (o, d) in enumerate(real_ods):
+            waiting[cell[o], cell[d]].append(row)
+        found: dict = {}
+        for row, (o, d) in enumerate(made_ods):
+            found.setdefault((cell[o], cell[d]), []).append(row)
+        wanted = [[r, g] for od, rows in found.items() for r, g in zip(waiting[od], rows, strict=False)]
+        pairs = pair_by_od_cell(trips_of(*map(list, real_ods)), trips_of(*map(list, made_ods)), cell)
+        assert pairs.tolist() == wanted
+
+    def test_the_corner_is_the_published_one_in_a_published_city_and_the_roads_own_elsewhere(self):
+        porto = EvaluationConfig(od_corner=(41.1406, -8.689))
+        np.testing.assert_array_equal(od_cells(NETWORK, EvaluationConfig()), od_cells(NETWORK, porto))
+        elsewhere = grid_network(4, south_west=(50.0, 7.0))
+        lat, lon = elsewhere.centroids.T
+        own = EvaluationConfig(od_corner=(float(lat.min()), float(lon.min())))
+        np.testing.assert_array_equal(od_cells(elsewhere, EvaluationConfig()), od_cells(elsewhere, own))
+
+    def test_cells_are_as_wide_as_asked(self):
+        """200 m cells on a street grid of 222 m by 168 m: counted from a corner in plain metres."""
+        lat, lon = NETWORK.centroids.T
+        cells = od_cells(NETWORK, EvaluationConfig(od_corner=(float(lat.min()), float(lon.min()))))
+        north = np.floor((lat - lat.min()) * 111_050 / 200)
+        east = np.floor((lon - lon.min()) * 111_320 * np.cos(np.radians(lat)) / 200)
+        assert len(np.unique(cells)) == len({*zip(north, east, strict=True)})
+        _, ours = np.unique(cells, return_inverse=True)
+        _, theirs = np.unique(east * 1000 + north, return_inverse=True)
+        np.testing.assert_array_equal(ours, theirs)
+
+    def test_roads_on_either_side_of_the_corner_do_not_share_cells(self):
+        lat, lon = NETWORK.centroids.T
+        middle = EvaluationConfig(od_corner=(float(np.median(lat)) + 1e-4, float(np.median(lon)) + 1e-4))
+        cells = od_cells(NETWORK, middle)
+        assert not set(cells[lon < middle.od_corner[1]]) & set(cells[lon > middle.od_corner[1]])
+        assert not set(cells[lat < middle.od_corner[0]]) & set(cells[lat > middle.od_corner[0]])
+
+
+class TestValues:
+    """A trip over three roads whose centres lie on one meridian, in plain numbers."""
+
+    TRIP = trips_of([0, 2, 1])
+    NETWORK = replace(NETWORK, coord_offsets=np.array([0, 2, 4, 6]), length_m=np.array([100.0, 200.0, 300.0]),
+                      coords=np.array([[0.0, y + d] for y in (0.0, 0.03, 0.01) for d in (-0.001, 0.001)]))
+    DEGREE_KM = 6371.009 * math.pi / 180
+
+    def test_distance_is_the_way_over_the_centres(self):
+        assert travelled_km(self.TRIP, self.NETWORK) == pytest.approx([0.03 * self.DEGREE_KM])
+
+    def test_radius_is_the_mean_distance_to_the_mean(self):
+        middle = 0.04 / 3
+        away = (middle + (0.03 - middle) + (middle - 0.01)) / 3
+        assert radius_km(self.TRIP, self.NETWORK) == pytest.approx([away * self.DEGREE_KM])
+
+    def test_radius_of_gyration_is_the_root_mean_square(self):
+        middle = 0.04 / 3
+        square = (middle**2 + (0.03 - middle) ** 2 + (middle - 0.01) ** 2) / 3
+        assert gyration_km(self.TRIP, self.NETWORK) == pytest.approx([math.sqrt(square) * self.DEGREE_KM])
+
+    def test_lengths_and_times(self):
+        assert length_km(self.TRIP, self.NETWORK) == pytest.approx([0.6])
+        assert step_minutes(self.TRIP).tolist() == [0.5, 0.5]
+        assert trip_minutes(self.TRIP).tolist() == [1.0]
+
+    def test_steps_do_not_run_from_one_trip_into_the_next(self):
+        trips = trips_of([0], [1, 2], [2])
+        assert len(step_minutes(trips)) == 1
+        assert travelled_km(trips, self.NETWORK) == pytest.approx([0, 0.02 * self.DEGREE_KM, 0])
+
+    def test_divergence_of_halves(self):
+        """Visits (1, 0) and (1/2, 1/2) of two roads, by hand."""
+        real, made = trips_of([0]), trips_of([0, 1])
+        wanted = 0.5 * math.log(1 / 0.75) + 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+        assert evaluate(real, made, self.NETWORK)["road_use"]["jsd"] == pytest.approx(wanted)
+
+
+class TestEvaluate:
+    def test_a_perfect_generator(self):
+        real = random_trips(NETWORK, 40)
+        figures = flatten(evaluate(real, real, NETWORK, paired=True, training=real))
+        for name, value in figures.items():
+            _, _, better = DEFINITIONS[name]
+            if better == "lower":
+                assert value == pytest.approx(0, abs=1e-12), name
+            elif better == "higher":
+                assert value == 1, name
+        assert figures["paired.detour_ratio"] == 1
+        assert figures["training.copied_share"] == 1
+        assert figures["counts.pairs"] == 40
+
+    def test_a_useless_generator(self):
+        real, made = trips_of([0, 1, 2]), trips_of([50, 51])
+        figures = evaluate(real, made, NETWORK, paired=True, training=real)
+        assert figures["requests"] == {"reached_share": 0.0, "od_cell_share": 0.0}
+        assert figures["paired"]["jaccard"] == 0
+        assert figures["paired"]["edit_similarity"] == 0
+        assert figures["paired"]["identical_share"] == 0
+        assert "detour_ratio" not in figures["paired"]
+        assert figures["training"] == {"copied_share": 0.0, "real_copied_share": 1.0}
+        assert figures["road_use"]["jsd"] == pytest.approx(math.log(2))
+
+    def test_overlap_of_roads(self):
+        figures = evaluate(trips_of([1, 2, 3, 4]), trips_of([1, 2, 9, 3, 4]), NETWORK, paired=True)["paired"]
+        assert figures["edit_similarity"] == pytest.approx(1 - 1 / 5)
+        assert figures["jaccard"] == pytest.approx(4 / 5)
+        length = NETWORK.length_m
+        assert figures["detour_ratio"] == pytest.approx(length[[1, 2, 9, 3, 4]].sum() / length[[1, 2, 3, 4]].sum())
+
+    def test_reached_share_counts_destinations_asked_for(self):
+        made = trips_of([0, 1], [0, 2], [0, 3], [0, 4])
+        requests = evaluate(made, made, NETWORK, destinations=np.array([1, 2, 3, 5]))["requests"]
+        assert requests["reached_share"] == 0.75
+        cell = np.floor(NETWORK.centroids / 0.001)
+        assert requests["od_cell_share"] == (0.75 if (cell[4] != cell[5]).any() else 1.0)
+
+    def test_every_figure_is_defined_and_every_definition_reported(self):
+        real, made = random_trips(NETWORK, 30, seed=3), random_trips(NETWORK, 30, seed=4)
+        mixed = trips_of(*[real.roads(i).tolist() for i in range(15)], *[made.roads(i).tolist() for i in range(15)])
+        figures = flatten(evaluate(real, mixed, NETWORK, paired=True, training=made, details=True))
+        assert set(figures) == set(DEFINITIONS)
+        assert all(isinstance(value, float) and math.isfinite(value) for value in figures.values())
+        for unit, text, better in DEFINITIONS.values():
+            assert unit in {"", "km", "min", "nat", "trips", "pairs"}
+            assert text.endswith(".")
+            assert better in {"lower", "higher", None}
+
+    def test_result_is_strict_json(self):
+        real, made = random_trips(NETWORK, 20, seed=5), random_trips(NETWORK, 20, seed=6)
+        result = evaluate(real, made, NETWORK, paired=True, details=True)
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+    def test_one_road_trips_and_no_pairs_leave_figures_out(self):
+        figures = evaluate(trips_of([0], [1]), trips_of([50]), NETWORK)
+        assert figures["counts"] == {"real": 2.0, "generated": 1.0, "pairs": 0.0}
+        assert "similarity" not in figures
+        assert "duration" not in figures
+
+    def test_arguments_that_do_not_fit_are_refused(self):
+        trips = random_trips(NETWORK, 3)
+        with pytest.raises(ValueError, match="equally many"):
+            evaluate(trips, trips.take(np.array([0])), NETWORK, paired=True)
+        with pytest.raises(ValueError, match="2 destinations for 3"):
+            evaluate(trips, trips, NETWORK, destinations=np.array([0, 1]))
+        with pytest.raises(ValueError, match="at least one"):
+            evaluate(trips, trips.take(np.array([], np.int64)), NETWORK)
+
+    def test_the_real_maximum_falls_into_the_open_bin(self):
+        edges = histogram_edges(np.array([1.0, 4.0]))
+        assert np.histogram([4.0], edges)[0][-1] == 1
+        assert len(edges) == 101
+
+
+def test_a_real_city_against_itself(porto: Path):
+    network = read_hoser(porto)
+    real = read_trips(porto / "test.csv", network)
+    figures = flatten(evaluate(real, real, network, paired=True))
+    assert figures["counts.pairs"] == figures["counts.real"] == len(real)
+    assert figures["similarity.dtw"] == 0
+    assert figures["requests.reached_share"] == 1

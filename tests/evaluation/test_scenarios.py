@@ -1,0 +1,148 @@
+"""Parts of the whole are the right parts, and failures have the right cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from small_city import grid_network, random_trips
+
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.config.schema import EvaluationConfig, StudentConfig
+from hoser_kd.evaluation.failures import failures
+from hoser_kd.evaluation.memorization import copied
+from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS, evaluate_scenarios, in_centre, next_step_by, scenarios
+from hoser_kd.generation.generator import GeneratedTrajectories
+from hoser_kd.hoser import HOSER
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.student.next_step_metrics import evaluate_student
+
+NETWORK = grid_network()
+SETTINGS = EvaluationConfig(centre=(41.145, -8.655), centre_radius_m=400.0)
+SATURDAY = 1_372_464_000
+HOUR = 3600
+
+
+def test_days_and_hours():
+    starts = SATURDAY + np.array([-1, 0, 2 * 86_400 - 1, 2 * 86_400, 7 * HOUR, 10 * HOUR - 1, 10 * HOUR, 18 * HOUR])
+    zero = np.zeros(8, np.int64)
+    found = scenarios(zero, starts, zero, NETWORK, SETTINGS)
+    assert found["weekend"].tolist() == [False, True, True, False, True, True, True, True]
+    assert found["peak"].tolist() == [False] * 4 + [True, True, False, True]
+    assert (found["weekday"] ^ found["weekend"]).all()
+    assert (found["peak"] ^ found["off_peak"]).all()
+    other = scenarios(zero, starts, zero, NETWORK, EvaluationConfig(peak_hours=((0, 1),)))
+    assert other["peak"].tolist() == [False, True, False, True, False, False, False, False]
+
+
+def test_places_share_the_trips_out():
+    centre = in_centre(NETWORK, SETTINGS)
+    inside, outside = np.flatnonzero(centre)[0], np.flatnonzero(~centre)[0]
+    origins, destinations = np.array([inside, outside, inside, outside]), np.array([inside, inside, outside, outside])
+    found = scenarios(origins, np.zeros(4, np.int64), destinations, NETWORK, SETTINGS)
+    places = np.array([found[name] for name in ("within_centre", "to_centre", "from_centre", "suburb")])
+    np.testing.assert_array_equal(places, np.eye(4, dtype=bool))
+    assert found["centre"].tolist() == [True, True, True, False]
+    assert (found["centre"] ^ found["suburb"]).all()
+    assert in_centre(NETWORK, EvaluationConfig()).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_figures_of_a_scenario_are_those_of_its_trips_alone():
+    real, generated = random_trips(NETWORK, 60, 0), random_trips(NETWORK, 60, 1)
+    asked = real.origins, real.start_times, real.destinations
+    found = evaluate_scenarios(real, generated, NETWORK, SETTINGS, asked=asked, paired=True)
+    belongs = scenarios(*asked, NETWORK, SETTINGS)
+    assert set(found) == {name for name in SCENARIOS if belongs[name].sum() >= LEAST_TRIPS}
+    rows = np.flatnonzero(belongs["off_peak"])
+    expected = evaluate(real.take(rows), generated.take(rows), NETWORK, SETTINGS, paired=True)
+    assert found["off_peak"] == expected
+
+
+def test_copies_of_training_trips_are_counted_by_scenario():
+    real, training = random_trips(NETWORK, 60, 0), random_trips(NETWORK, 60, 1)
+    half = random_trips(NETWORK, 60, 0)
+    asked = real.origins, real.start_times, real.destinations
+    belongs = scenarios(*asked, NETWORK, SETTINGS)
+    # off the peak a student that repeats its training trips, on it one that does not
+    rows = np.where(belongs["peak"], np.arange(60), 60 + np.arange(60))
+    both = Trajectories(np.concatenate([half.offsets, half.offsets[-1] + training.offsets[1:]]),
+                        np.concatenate([half.road_ids, training.road_ids]),
+                        np.concatenate([half.times, training.times]))
+    found = evaluate_scenarios(real, both.take(rows), NETWORK, SETTINGS, asked=asked, training=training, paired=True)
+    assert found["off_peak"]["training"] == {"copied_share": 1.0, "real_copied_share": 0.0}
+    assert found["peak"]["training"]["copied_share"] == 0.0
+    assert 0 < found["weekday"]["training"]["copied_share"] < 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=12),
+       st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=0, max_size=12))
+def test_copies_are_trips_with_the_same_roads_in_the_same_order(trips, known):
+    def made(roads):
+        flat = np.array([road for trip in roads for road in trip], np.int64)
+        return Trajectories(offsets_of(np.array([len(trip) for trip in roads], np.int64)), flat, np.zeros_like(flat))
+
+    assert copied(made(trips), made(known)).tolist() == [trip in known for trip in trips]
+
+
+def test_a_meeting_of_hashes_is_no_copy(monkeypatch):
+    trips = random_trips(NETWORK, 5, 0)
+    monkeypatch.setattr("hoser_kd.evaluation.memorization._hashes", lambda trips: np.zeros(len(trips), np.uint64))
+    assert copied(trips, random_trips(NETWORK, 5, 1)).tolist() == [False] * 5
+
+
+@pytest.mark.parametrize("wrong", [{"peak_hours": [[10, 7]]}, {"peak_hours": [[22, 26]]}, {"centre": [-8.6, 410]}])
+def test_impossible_hours_and_places_are_refused(wrong):
+    with pytest.raises(ValidationError, match=r"from < to|latitude, then longitude"):
+        EvaluationConfig(**wrong)
+
+
+def test_next_steps_by_part_add_up_to_the_whole():
+    torch.manual_seed(0)
+    model = HOSER.build(StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2), NETWORK,
+                        np.arange(NETWORK.num_roads) % 5, np.ones((5, 5)), log1p_mean=3.0, log1p_std=0.5)
+    trips = random_trips(NETWORK, 40, 2)
+    whole = evaluate_student(model, trips)
+    parts = next_step_by(model, trips, NETWORK, batch_size=7)
+    assert model.training
+    assert set(parts["road_class"]) == set(NETWORK.highway)
+    for groups in parts.values():
+        steps = np.array([figures["steps"] for figures in groups.values()])
+        assert steps.sum() == whole["steps"] == trips.num_steps
+        for figure in ("accuracy", "nll", "time_mae_s"):
+            values = np.array([figures[figure] for figures in groups.values()])
+            assert (values * steps).sum() / steps.sum() == pytest.approx(whole[figure], rel=1e-4)
+    by_scenario = next_step_by(model, trips, NETWORK, SETTINGS)
+    belongs = scenarios(trips.origins, trips.start_times, trips.destinations, NETWORK, SETTINGS)
+    for name, rows in belongs.items():
+        if rows.any():
+            alone = evaluate_student(model, trips.take(np.flatnonzero(rows)))
+            for figure, value in by_scenario["scenario"][name].items():
+                assert value == pytest.approx(alone[figure], rel=1e-4)
+    assert set(by_scenario) == {"scenario", *parts}
+    hour = f"{trips.times[0] % 86_400 // HOUR:02d}"
+    assert parts["hour"][hour]["steps"] >= 1
+
+
+def test_failures_have_their_causes_and_the_worst_come_first():
+    real = random_trips(NETWORK, 4, 3, lengths=(8, 12))
+    other = random_trips(NETWORK, 40, 4, lengths=(8, 12))
+    stranger = next(other.roads(i) for i in range(40) if len(np.intersect1d(other.roads(i), real.roads(1))) < 3)
+    roads = [real.roads(0), stranger, real.roads(2)[:3], real.roads(3)[:1]]
+    flat = np.concatenate(roads)
+    made = GeneratedTrajectories(offsets_of(np.array([len(part) for part in roads])), flat, np.zeros_like(flat),
+                                 reached=np.array([True, True, False, False]), expansions=np.array([9, 9, 50, 7]))
+    found = failures(made, real.destinations, 50, NETWORK, real)
+    assert {failure.row: failure.cause for failure in found} == {1: "wrong turn", 2: "step limit", 3: "no path"}
+    away = [failure.away_km for failure in found]
+    assert away == sorted(away, reverse=True)
+    assert min(away) > 0
+    assert {failure.row for failure in failures(made, real.destinations, 50, NETWORK)} == {2, 3}
+    lost = replace(made, reached=np.zeros(4, bool))
+    assert len(failures(lost, real.destinations, 50, NETWORK, real)) == 4

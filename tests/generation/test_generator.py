@@ -1,0 +1,459 @@
+"""The batched search gives the published answers, and those of a plain search of one trip at a time."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from geopandas.testing import assert_geodataframe_equal
+from small_city import grid_network, random_trips
+
+from hoser_kd.common.arrays import Csr, offsets_of
+from hoser_kd.common.errors import DataError
+from hoser_kd.config.schema import GenerationConfig, StudentConfig
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.generator import GeneratedTrajectories, generate, generate_to
+from hoser_kd.generation.od_pairs import choose, read_ods
+from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
+from hoser_kd.hoser import HOSER, Decoder, collate, load_checkpoint
+from hoser_kd.network.road_network import read_hoser
+from hoser_kd.network.trajectories import Trajectories
+
+SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
+
+
+def make_model(network, seed=0) -> HOSER:
+    torch.manual_seed(seed)
+    zones = np.arange(network.num_roads) % 5
+    rng = np.random.default_rng(seed)
+    return HOSER.build(SMALL, network, zones, rng.integers(0, 4, (5, 5)), log1p_mean=3.0, log1p_std=0.5).eval()
+
+
+def seconds_of(text):
+    return int(np.datetime64(text.rstrip("Z"), "s").astype(np.int64))
+
+
+def search_one(model, network, origin, start, destination, max_steps):
+    """The search as the paper tells it: one trip, one node, the whole path through the whole model each time."""
+    frontier, order, best, done = [(0.0, 0, [origin], [start])], 1, {origin: 0.0}, set()
+    nearest = (float("inf"), [], [])
+    while frontier and len(done) < max_steps:
+        cost, _, roads, times = heapq.heappop(frontier)
+        if roads[-1] == destination:
+            return roads, times, True, len(done)
+        if roads[-1] in done:
+            continue
+        done.add(roads[-1])
+        metres = model.tables.distances_m(torch.tensor([roads[-1]]), torch.tensor([destination])).item()
+        if metres < nearest[0]:
+            nearest = (metres, roads, times)
+        candidates = network.successors.row(roads[-1]).tolist()
+        if not candidates:
+            continue
+        candidates, logits, waits = ask(model, network, roads, times, destination)
+        log_p = logits.log_softmax(0)
+        for place, road in enumerate(candidates):
+            total = cost - log_p[place].item()
+            if total < best.get(road, float("inf")):
+                best[road] = total
+                heapq.heappush(frontier, (total, order, [*roads, road], [*times, times[-1] + waits[place]]))
+                order += 1
+    return nearest[1], nearest[2], False, len(done)
+
+
+def ask(model, network, roads, times, destination):
+    """Candidates behind the last road of a path with their logits and seconds, by the full forward pass."""
+    candidates = network.successors.row(roads[-1]).tolist()
+    # a step's answer does not depend on its label: any candidate closes the path, the destination is set below
+    path = Trajectories(np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]),
+                        np.array([*times, times[-1] + 1]))
+    with torch.no_grad():
+        output = forward_to(model, collate(path, np.array([0])), destination)
+    seconds = model.time_scale.seconds(output.all_times[0, -1]).round().long().tolist()
+    return candidates, output.logits[0, -1, : len(candidates)], seconds
+
+
+def forward_to(model, batch, destination):
+    """The full forward pass towards a destination that is not the end of the path."""
+
+    class Towards(type(batch)):
+        destinations = torch.tensor([destination])
+
+    return model(Towards(batch.road_ids, batch.times, batch.lengths, batch.rows), all_times=True)
+
+
+@pytest.mark.parametrize(("name", "checkpoint"),
+                         [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")])
+def test_answers_are_the_published_ones(golden, name, checkpoint):
+    network = read_hoser(golden / "hoser_city")
+    expected = json.loads((golden / "gene_golden.json").read_text())
+    cases = next(value for key, value in expected.items() if isinstance(value, list) and name in key)
+    model = load_checkpoint(golden / checkpoint, network, log1p_mean=expected["log1p_mean"],
+                            log1p_std=expected["log1p_std"])
+    trips = generate(model, [case["origin"] for case in cases], [seconds_of(case["origin_datetime"]) for case in cases],
+                     [case["destination"] for case in cases])
+    for i, case in enumerate(cases):
+        assert trips.roads(i).tolist() == case["roads"]
+        times = trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist()
+        assert times == [seconds_of(text) for text in case["datetimes"]]
+        assert trips.reached[i] == case["reached"]
+        assert trips.expansions[i] == case["model_calls"]
+
+
+@pytest.mark.parametrize("max_steps", [5000, 12])
+def test_answers_are_those_of_a_plain_search(max_steps):
+    network = grid_network(4)
+    model = make_model(network)
+    rng = np.random.default_rng(1)
+    origins, destinations = rng.integers(0, network.num_roads, (2, 8))
+    # midnight is passed, and a Saturday morning starts a weekend
+    starts = np.resize([1_372_636_800, 1_372_377_590, 1_372_463_990], 8)
+    expected = [search_one(model, network, int(origins[i]), int(starts[i]), int(destinations[i]), max_steps)
+                for i in range(8)]
+    for concurrent in (1, 3, 64):
+        trips = generate(model, origins, starts, destinations, max_steps, concurrent=concurrent)
+        for i, (roads, times, reached, expansions) in enumerate(expected):
+            assert trips.roads(i).tolist() == roads
+            assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times
+            assert (trips.reached[i], trips.expansions[i]) == (reached, expansions)
+        assert trips.reached.all() == (max_steps == 5000)
+
+
+def greedy(model, network, origin, start, destination):
+    """The likeliest road each time, none twice."""
+    roads, times = [origin], [start]
+    while roads[-1] != destination:
+        candidates, logits, waits = ask(model, network, roads, times, destination)
+        places = [place for place in logits.argsort(descending=True).tolist() if candidates[place] not in roads]
+        if not places:
+            return roads, times, False
+        roads.append(candidates[places[0]])
+        times.append(times[-1] + waits[places[0]])
+    return roads, times, True
+
+
+@pytest.fixture(scope="module")
+def requests():
+    network = grid_network(4)
+    rng = np.random.default_rng(3)
+    origins, destinations = rng.integers(0, network.num_roads, (2, 6))
+    return network, make_model(network), origins, np.arange(6) * 7000, destinations
+
+
+@pytest.mark.parametrize("decoding", [Decoding("beam", beam_width=1), Decoding("sampling", temperature=1e-4)])
+def test_one_path_wide_or_cold_is_the_greedy_choice(requests, decoding):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=decoding)
+    for i in range(len(origins)):
+        roads, times, reached = greedy(model, network, int(origins[i]), int(starts[i]), int(destinations[i]))
+        assert trips.reached[i] == reached
+        made = trips.roads(i).tolist()
+        # where it got lost, the answer is the beginning that came closest
+        assert made == roads[: len(made)]
+        assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times[: len(made)]
+        assert not reached or made == roads
+
+
+def cost_of(model, network, trips, i, destination):
+    roads, times = trips.roads(i).tolist(), trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist()
+    total = 0.0
+    for t in range(len(roads) - 1):
+        candidates, logits, _ = ask(model, network, roads[: t + 1], times[: t + 1], destination)
+        total -= logits.log_softmax(0)[candidates.index(roads[t + 1])].item()
+    return total
+
+
+def test_a_wide_beam_finds_trips_at_least_as_likely(requests):
+    network, model, origins, starts, destinations = requests
+    costs = {}
+    for width in (1, 64):
+        trips = generate(model, origins, starts, destinations, decoding=Decoding("beam", beam_width=width))
+        assert (trips.expansions <= 5000).all()
+        costs[width] = [cost_of(model, network, trips, i, destinations[i]) if trips.reached[i] else np.inf
+                        for i in range(len(origins))]
+    assert (np.array(costs[64]) <= np.array(costs[1]) + 1e-4).all()
+    assert np.isfinite(costs[64]).all()
+
+
+def test_samples_are_diverse_and_repeat_with_the_seed_whoever_is_beside_them(requests):
+    _, model, origins, starts, destinations = requests
+    asked = [np.repeat(part[:2], 12) for part in (origins, starts, destinations)]
+    drawn = [generate(model, *asked, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
+             for seed, concurrent in ((0, 1), (0, 24), (1, 24))]
+    np.testing.assert_array_equal(drawn[0].road_ids, drawn[1].road_ids)
+    assert drawn[0].road_ids.tolist() != drawn[2].road_ids.tolist()
+    for first in (0, 12):
+        assert len({tuple(drawn[0].roads(i)) for i in range(first, first + 12)}) > 1
+    for i in range(24):
+        assert len(set(drawn[0].roads(i))) == len(drawn[0].roads(i))
+
+
+@pytest.mark.parametrize("decoding", [Decoding("beam", max_steps=9), Decoding("sampling", max_steps=9)])
+def test_the_step_limit_holds(requests, decoding):
+    _, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=decoding)
+    assert trips.expansions.max() == 9
+    assert (trips.lengths > 0).all()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam", beam_width=2), Decoding("sampling", seed=4)])
+def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, decoding):
+    _, model, origins, starts, destinations = requests
+    asked = [np.tile(part, 4) for part in (origins, starts, destinations)]
+    expected = generate(model, *asked, decoding=decoding)
+    seen = []
+
+    def watch(stage, done, total, figures=None):
+        seen.append((done, total, figures["trips a second"]))
+        if kill and done == 17:
+            raise Killed
+
+    kill = True
+    with pytest.raises(Killed):
+        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, concurrent=2,
+                    part_trips=5, progress=watch)
+    assert not (tmp_path / "trips.parquet").exists()
+    assert list((tmp_path / "parts").rglob("part-*.parquet"))
+    kill, seen = False, []
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, part_trips=5, progress=watch)
+    assert 5 < seen[0][0] <= 18
+    assert seen[-1][:2] == (24, 24)
+    assert seen[-1][2] > 0
+    assert not any((tmp_path / "parts").iterdir())
+    trips = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
+    for name in ("offsets", "road_ids", "times", "reached", "expansions"):
+        np.testing.assert_array_equal(getattr(trips, name), getattr(expected, name))
+
+
+def without_ways_out(network, road):
+    """The network with `road` made a dead end."""
+    degrees = network.successors.degrees.copy()
+    keep = np.repeat(np.arange(network.num_roads), degrees) != road
+    degrees[road] = 0
+    return replace(network, successors=Csr(offsets_of(degrees), network.successors.indices[keep]))
+
+
+def test_a_dead_end_ends_its_branch_only():
+    network = without_ways_out(grid_network(4), 3)
+    model = make_model(network)
+    trips = generate(model, np.array([3, 0]), np.array([0, 0]), np.array([10, 10]))
+    assert trips.roads(0).tolist() == [3]
+    assert not trips.reached[0]
+    assert trips.reached[1]
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam"), Decoding("sampling")])
+def test_an_origin_without_a_way_out_is_its_own_answer(decoding):
+    network = without_ways_out(grid_network(4), 3)
+    trips = generate(make_model(network), np.array([3]), np.array([0]), np.array([10]), decoding=decoding)
+    assert (trips.roads(0).tolist(), trips.reached.tolist(), trips.expansions.tolist()) == ([3], [False], [1])
+
+
+@pytest.mark.parametrize(("decoding", "most"), [(Decoding(), 5), (Decoding("beam", beam_width=3), 15),
+                                                (Decoding("sampling"), 5)])
+def test_no_more_trips_are_under_way_than_asked_for(requests, monkeypatch, decoding, most):
+    _, model, origins, starts, destinations = requests
+    asked = [np.tile(part, 8) for part in (origins, starts, destinations)]
+    expanded = []
+    step = Decoder.step
+
+    def watched(self, tree, parents, *rest):
+        expanded.append(len(parents))
+        return step(self, tree, parents, *rest)
+
+    monkeypatch.setattr(Decoder, "step", watched)
+    generate(model, *asked, decoding=decoding, concurrent=5)
+    assert 3 < max(expanded) <= most
+
+
+def test_origin_may_be_the_destination():
+    model = make_model(grid_network(4))
+    trips = generate(model, np.array([7]), np.array([5]), np.array([7]))
+    assert (trips.roads(0).tolist(), trips.times.tolist(), trips.reached.tolist()) == ([7], [5], [True])
+
+
+def test_a_road_that_does_not_exist_is_named_with_its_row():
+    model = make_model(grid_network(4))
+    with pytest.raises(DataError, match=r"destinations, row 1: road 999 does not exist"):
+        generate(model, np.array([0, 0]), np.array([0, 0]), np.array([1, 999]))
+
+
+def test_generated_trips_survive_parquet_and_the_published_csv(tmp_path):
+    from hoser_kd.network.trajectories import read_published_csv
+
+    network = grid_network(4)
+    trips = generate(make_model(network), np.arange(6), np.arange(6) * 1000, np.arange(6)[::-1].copy())
+    pq.write_table(trips.to_table(), tmp_path / "trips.parquet")
+    again = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
+    for name in ("offsets", "road_ids", "times", "reached", "expansions"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(trips, name))
+    trips.to_published_csv(tmp_path / "trips.csv")
+    text = (tmp_path / "trips.csv").read_text()
+    assert "np.int64" not in text
+    np.testing.assert_array_equal(read_published_csv(tmp_path / "trips.csv", network).times, trips.times)
+
+
+def test_requests_are_real_ones_or_drawn_from_training():
+    network = grid_network(5)
+    train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
+    asked = choose(GenerationConfig(num_trips=7), train, test)
+    assert len(asked.origins) == 7
+    np.testing.assert_array_equal(asked.destinations, test.destinations[asked.real_rows])
+    drawn = choose(GenerationConfig(od_source="train", num_trips=400), train, test)
+    pairs = set(zip(train.origins.tolist(), train.destinations.tolist(), strict=True))
+    assert set(zip(drawn.origins.tolist(), drawn.destinations.tolist(), strict=True)) <= pairs
+    assert drawn.real_rows is None
+
+
+def test_samples_of_an_od_stand_one_behind_the_other():
+    network = grid_network(5)
+    train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
+    asked = choose(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
+    assert asked.real_rows[0] == asked.real_rows[2] != asked.real_rows[3]
+    assert len(asked) == 6
+
+
+OD_TEXTS = {
+    "instants": "2013-07-01T08:30:00Z", "spaces": "2013-07-01 08:30:00", "seconds": "1372667400",
+}
+
+
+@pytest.mark.parametrize("text", OD_TEXTS.values(), ids=OD_TEXTS)
+def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
+    csv, parquet = tmp_path / "ods.csv", tmp_path / "ods.parquet"
+    csv.write_text(f"note,origin,destination,start_time\na,3,5,{text}\nb,0,7,{text}\n")
+    pd.DataFrame({"origin": [3, 0], "destination": [5, 7],
+                  "start_time": pd.to_datetime(["2013-07-01T08:30:00Z"] * 2)}).to_parquet(parquet)
+    settings = GenerationConfig(od_source="file", od_file=str(csv))
+    none = random_trips(grid_network(4), 2)
+    for asked in (read_ods(csv, 8), read_ods(parquet, 8), choose(settings, none, none, 8)):
+        assert asked.origins.tolist() == [3, 0]
+        assert asked.destinations.tolist() == [5, 7]
+        assert asked.start_times.tolist() == [1_372_667_400] * 2
+        assert asked.real_rows is None
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    (["origin,destination,start_time", "1,2,0", "1,8,0"], r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7"),
+    (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
+    (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
+    (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. does not read"),
+    (["origin,start_time", "1,0"], "no column destination"),
+    (["origin,destination,start_time"], "no row"),
+    (["origin;destination;start_time", "1;2;0"], "no column .*; there are: origin;destination;start_time"),
+    (["origin,destination,start_time", "1,2,0,7", "1,2,0,7"], "Expected 3 columns, got 4"),
+    (["origin,destination,start_time", "1,2,0", "1,2"], "Expected 3 columns, got 2"),
+    (["origin,origin,destination,start_time", "1,1,2,0"], "column origin is there twice"),
+    (["origin,destination,start_time", "1,2,0", "inf,2,0"], "row 1: origin inf is not a road"),
+    (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
+    (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
+    (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
+    (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
+    (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
+    ([], "no column .*there are: none"),
+])
+def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
+    file = tmp_path / "ods.csv"
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=said):
+        read_ods(file, 8)
+
+
+def test_a_file_of_ods_as_spreadsheets_write_them(tmp_path):
+    file = tmp_path / "ods.csv"
+    file.write_bytes(b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
+                     b'b,"3", 4.0,2013-07-01\r\n\r\n')
+    asked = read_ods(file, 8)
+    assert (asked.origins.tolist(), asked.destinations.tolist()) == ([1, 3], [2, 4])
+    assert asked.start_times.tolist() == [1_372_667_400, 1_372_636_800]
+
+
+@pytest.mark.parametrize("content", [b"origin,destination,start_time\n1,\xff,0\n", bytes(range(256)), b"PAR1"])
+@pytest.mark.parametrize("name", ["ods.csv", "ods.parquet"])
+def test_a_file_that_is_no_table_is_told(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        read_ods(tmp_path / name, 8)
+
+
+def test_trips_are_lines_along_their_roads(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations)
+    lines = trip_lines(trips, network)
+    lines.to_parquet(tmp_path / "lines.parquet")
+    again = gpd.read_parquet(tmp_path / "lines.parquet")
+    assert again.crs.to_epsg() == 4326
+    for i, line in enumerate(again.geometry):
+        roads = trips.roads(i)
+        expected = np.concatenate([network.coords[2 * road : 2 * road + 2] for road in roads])
+        corners = expected[np.r_[True, (np.diff(expected, axis=0) != 0).any(1)]]
+        np.testing.assert_array_equal(np.array(line.coords), corners)
+        assert again.length_m[i] == pytest.approx(network.length_m[roads].sum())
+        assert again.end_time[i].timestamp() == trips.times[trips.offsets[i + 1] - 1]
+
+
+def test_files_written_in_chunks_are_those_of_all_trips_at_once(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, origins, starts, destinations, part_trips=4)
+    chunks = list(read_chunks(tmp_path / "trips.parquet"))
+    assert [len(chunk) for chunk in chunks] == [4, 2]
+    whole = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
+    whole.to_published_csv(tmp_path / "whole.csv")
+    write_published_csv(chunks, tmp_path / "chunks.csv")
+    assert (tmp_path / "chunks.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    expected = trip_lines(whole, network)
+    write_lines(chunks, network, tmp_path / "lines.parquet")
+    lines = gpd.read_parquet(tmp_path / "lines.parquet")
+    expected.to_parquet(tmp_path / "whole.parquet")
+    assert_geodataframe_equal(lines, gpd.read_parquet(tmp_path / "whole.parquet"))
+    assert lines.crs.to_epsg() == 4326
+    told = json.loads(pq.read_metadata(tmp_path / "lines.parquet").metadata[b"geo"])["columns"]["geometry"]
+    assert told["bbox"] == expected.total_bounds.tolist()
+    assert told["encoding"] == "WKB"
+    assert {path.name for path in tmp_path.iterdir()} == {"trips.parquet", "parts", "whole.csv", "chunks.csv",
+                                                          "lines.parquet", "whole.parquet"}
+
+
+def test_a_failure_in_the_middle_leaves_no_half_file(requests, tmp_path):
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations)
+
+    def failing():
+        yield trips
+        raise Killed
+
+    with pytest.raises(Killed):
+        write_lines(failing(), network, tmp_path / "lines.parquet")
+    with pytest.raises(Killed):
+        write_published_csv(failing(), tmp_path / "trips.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_follows_the_living_branches(requests, monkeypatch):
+    """Nodes that nothing rests on go back at once, and all of them in the end."""
+    network, model, *_ = requests
+    kept, trees = [], []
+    step, tree = Decoder.step, Decoder.tree
+
+    def watched_step(self, tree, *rest):
+        decoded = step(self, tree, *rest)
+        kept.append(tree.num_nodes)
+        return decoded
+
+    monkeypatch.setattr(Decoder, "step", watched_step)
+    monkeypatch.setattr(Decoder, "tree", lambda self, capacity=4: trees.append(tree(self, capacity)) or trees[-1])
+    far = np.full(3, network.num_roads - 1)
+    trips = generate(model, np.arange(3), np.zeros(3, np.int64), far)
+    assert trees[0].num_nodes == 0
+    assert max(kept) < 0.8 * trips.expansions.sum()

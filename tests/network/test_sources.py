@@ -1,0 +1,181 @@
+"""Sources: each kind gives a complete folder in HOSER's format, or says what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from hoser_kd.common.errors import DataError
+from hoser_kd.config.schema import SourceConfig, SyntheticConfig
+from hoser_kd.network import road_network
+from hoser_kd.network.sources import REQUIRED_FILES, content_digest, fetch, hoser_files
+from hoser_kd.network.synthetic.city import make_city
+
+SMALL = SyntheticConfig(blocks=(5, 5), num_trips=30)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory):
+    return make_city(tmp_path_factory.mktemp("city"), SMALL)
+
+
+@pytest.fixture
+def copy(city, tmp_path):
+    return shutil.copytree(city, tmp_path / "copy")
+
+
+def test_an_existing_folder_is_returned_as_it_is(city, tmp_path):
+    assert fetch(SourceConfig(kind="hoser", path=str(city)), tmp_path / "unused") == city
+    assert not (tmp_path / "unused").exists()
+
+
+def test_missing_files_are_named(copy, tmp_path):
+    (copy / "roadmap.rel").unlink()
+    (copy / "val.csv").unlink()
+    with pytest.raises(DataError, match=r"copy: roadmap\.rel, val\.csv are missing.*source\.path"):
+        fetch(SourceConfig(kind="hoser", path=str(copy)), tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        fetch(SourceConfig(kind="hoser", path=str(tmp_path / "nowhere")), tmp_path)
+
+
+def test_synthetic_is_made_into_the_folder(tmp_path, city):
+    folder = fetch(SourceConfig(kind="synthetic", synthetic=SMALL), tmp_path / "made")
+    assert folder == tmp_path / "made"
+    assert content_digest(folder) == content_digest(city)
+
+
+def test_hoser_files_are_those_that_are_there(copy):
+    assert [path.name for path in hoser_files(copy)] == list(REQUIRED_FILES)
+    (copy / "road_network_partition").write_text("0\n")
+    (copy / "notes.txt").write_text("mine")
+    assert [path.name for path in hoser_files(copy)] == [*REQUIRED_FILES, "road_network_partition"]
+
+
+def test_the_digest_is_of_names_and_contents_only(copy, city):
+    before = content_digest(copy)
+    assert before == content_digest(city)
+    (copy / "notes.txt").write_text("mine")
+    assert content_digest(copy) == before
+    (copy / "road_network_partition").write_text("0\n")
+    with_zones = content_digest(copy)
+    assert with_zones != before
+    (copy / "val.csv").rename(copy / "aside")
+    (copy / "test.csv").rename(copy / "val.csv")
+    (copy / "aside").rename(copy / "test.csv")
+    assert content_digest(copy) != with_zones
+
+
+# a stand-in for the hub: the four requests that a snapshot needs, over real HTTP
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class _Hub(BaseHTTPRequestHandler):
+    files: dict[str, bytes]
+    commit = COMMIT
+
+    def do_GET(self):
+        self._answer(send_body=True)
+
+    def do_HEAD(self):
+        self._answer(send_body=False)
+
+    def log_message(self, *args):
+        pass
+
+    def _answer(self, *, send_body):
+        path = self.path.partition("?")[0]
+        if not path.startswith(("/api/datasets/people/city/", "/datasets/people/city/")):
+            return self._send(404, b"{}", send_body, {"X-Error-Code": "RepoNotFound"})
+        if path.endswith("/revision/main"):
+            body = json.dumps({"id": "people/city", "sha": COMMIT, "private": False, "tags": [], "downloads": 0,
+                               "likes": 0, "siblings": [{"rfilename": name} for name in self.files]})
+            return self._send(200, body.encode(), send_body)
+        if "/revision/" in path:
+            return self._send(404, b"{}", send_body, {"X-Error-Code": "RevisionNotFound"})
+        if "/tree/" in path:
+            entries = [{"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
+                       for name, content in self.files.items()]
+            return self._send(200, json.dumps(entries).encode(), send_body)
+        content = self.files[path.split(f"/resolve/{COMMIT}/")[1]]
+        return self._send(200, content, send_body, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})
+
+    def _send(self, status, body, send_body, headers=None):
+        self.send_response(status)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if send_body:
+            self.wfile.write(body)
+
+
+def _etag(content):
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def hub(city, monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    _Hub.files = {f"Town/{path.name}": path.read_bytes() for path in city.iterdir()} | {"Town/big.bin": b"0" * 99,
+                                                                                       "README.md": b"a city"}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def _config(**changes):
+    return SourceConfig(**{"kind": "huggingface", "repo_id": "people/city", "subfolder": "Town", **changes})
+
+
+def test_a_repository_is_downloaded_and_nothing_else_of_it(hub, city, tmp_path):
+    told = []
+    folder = fetch(_config(), tmp_path / "made", lambda *report: told.append(report))
+    assert folder == tmp_path / "made" / "Town"
+    assert content_digest(folder) == content_digest(city)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(REQUIRED_FILES)
+    assert road_network.read_hoser(folder).num_roads > 100
+    assert told[-1][:3] == ("download", 5, 5)
+
+
+def test_a_wrong_subfolder_is_told(hub, tmp_path):
+    with pytest.raises(DataError, match=r"roadmap\.geo, .* missing.*source\.subfolder.*people/city"):
+        fetch(_config(subfolder="Village"), tmp_path / "made")
+
+
+def test_an_unknown_repository_is_told(hub, tmp_path):
+    with pytest.raises(DataError, match=r"people/other: no such repository.*source\.repo_id"):
+        fetch(_config(repo_id="people/other"), tmp_path / "made")
+    with pytest.raises(DataError, match=r"no such repository"):
+        fetch(_config(repo_id="not a repository!"), tmp_path / "made")
+
+
+def test_an_unknown_revision_is_told(hub, tmp_path):
+    with pytest.raises(DataError, match=r"no revision v9.*source\.revision"):
+        fetch(_config(revision="v9"), tmp_path / "made")
+
+
+def test_offline_is_told(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"people/city: cannot be downloaded.*HF_HUB_OFFLINE.*kind: hoser"):
+        fetch(_config(), tmp_path / "made")
+
+
+def test_an_unreachable_hub_is_told(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"people/city: cannot be downloaded"):
+        fetch(_config(), tmp_path / "made")

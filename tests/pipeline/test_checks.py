@@ -1,0 +1,328 @@
+"""Every check passes on what is right and fails, with the mend, on data that it exists to stop.
+
+A failure shows where: a table or a picture, in Dagster's metadata too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import dagster as dg
+import numpy as np
+import pytest
+from small_city import grid_network, random_trips
+
+from assets.showing import show_check
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.grid.spec import GridSpec
+from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.pipeline.checks import CHECKS, run_checks
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.store import Artifact
+from hoser_kd.teacher.soft_labels import SoftLabels
+
+
+def artifact(stage, path=None, settings=None, **summary):
+    return Artifact(stage, "town", None, "v1", path, settings=settings or {}, summary=summary)
+
+
+def ask(name, made, **inputs):
+    return next(result for result in run_checks(made, inputs) if result.name == name)
+
+
+def verdict(name, made, **inputs):
+    """Whether a check passes; what it says must be a sentence, its figures what JSON holds; a failure shows where."""
+    result = ask(name, made, **inputs)
+    assert result.said.endswith(".")
+    json.dumps(dict(result.figures))
+    shown = show_check(result)
+    assert ("where" in shown) is not result.passed
+    assert not any(isinstance(value, float) and not np.isfinite(value) for value in shown.values())
+    if not result.passed:
+        assert isinstance(shown["where"], dg.TableMetadataValue)
+        assert shown["where"].records
+    return result.passed, result.said
+
+
+def where(name, made, **inputs):
+    """The rows that show where a check fails, and whether a picture does."""
+    shown = show_check(ask(name, made, **inputs))
+    picture = "picture" in shown and shown["picture"].value.startswith(f"![{name.replace('_', ' ')}](data:image/png")
+    return [dict(row.data) for row in shown["where"].records], picture
+
+
+# the grid
+
+COVERAGE = {"roads": 200, "share_inside": 1.0, "clamped": 0, "visits_inside": 1.0, "roads_per_cell_median": 2.0,
+            "roads_per_cell_p99": 7.0, "roads_per_cell_max": 8}
+RESOLUTION = {"choices": 900, "apart": 0.8}
+ALIGNED = {"loss": 2.3, "guess": 4.6, "least_half_a_cell_off": 3.1, "misplaced": False, "can_tell": True, "trips": 40,
+           "best_cells_north": 0.0, "best_cells_east": 0.0, "shifts_tried": 25}
+
+
+def stored_grid(folder, spec, network):
+    """The files of a grid as its stage leaves them; returns the table of tokens."""
+    from hoser_kd import plots
+    from hoser_kd.grid import token_table as grid_roads
+    from hoser_kd.pipeline.stages.grid import describe_grid
+
+    table = grid_roads.token_table(spec, network)
+    table.to_parquet(folder / "grid_token_table.parquet")
+    grid_roads.cells_frame(spec, table["token"].to_numpy()).to_parquet(folder / "grid_cells.parquet")
+    (folder / "grid.json").write_text(json.dumps(describe_grid(spec)))
+    crowd = np.bincount(table["token"], minlength=spec.num_labels).reshape(spec.shape)
+    picture = plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)
+    (folder / "cells.png").write_bytes(plots.png(picture, dpi=30))
+    return table
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A grid's artifact with figures of one's own; its files are those of a grid that ends in the city's midst."""
+    network = grid_network()
+    (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
+    stored_grid(tmp_path, GridSpec(south, (south + north) / 2, west, east, 0.001, 0.001), network)
+
+    def made(coverage=None, resolution=None, alignment=None, settings=None):
+        return artifact("grid_token_table", tmp_path, settings=settings, coverage={**COVERAGE, **(coverage or {})},
+                        resolution={**RESOLUTION, **(resolution or {})},
+                        **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}))
+
+    return made
+
+
+def test_roads_inside_grid(grid):
+    assert verdict("roads_inside_grid", grid())[0]
+    outside = grid({"share_inside": 0.89, "clamped": 22, "visits_inside": 0.97})
+    passed, said = verdict("roads_inside_grid", outside)
+    assert not passed
+    assert "22 are clamped" in said
+    assert "97.0% of the training trips' points" in said
+    assert "`grid.bounds`" in said
+    rows, picture = where("roads_inside_grid", outside)
+    assert picture
+    assert [row["side"] for row in rows if row["roads_beyond"]] == ["north"]
+    assert rows[1]["grid_ends_deg"] < rows[1]["roads_end_deg"]
+    knowing = grid({"share_inside": 0.72}, settings={"grid": {"min_share_inside": 0.7}})
+    assert verdict("roads_inside_grid", knowing)[0]
+
+
+def test_cells_tell_roads_apart(grid):
+    assert verdict("cells_tell_roads_apart", grid())[0]
+    assert verdict("cells_tell_roads_apart", grid(resolution={"choices": 0, "apart": 1.0}))[0]
+    crowded = grid({"roads_per_cell_max": 198}, {"apart": 0.01})
+    passed, said = verdict("cells_tell_roads_apart", crowded)
+    assert not passed
+    assert "198 at most" in said
+    assert "`grid.cell_size_m`" in said
+    rows, picture = where("cells_tell_roads_apart", crowded)
+    assert picture
+    assert [row["roads"] for row in rows] == sorted((row["roads"] for row in rows), reverse=True)
+
+
+def test_grid_lies_where_trained(grid):
+    assert verdict("grid_lies_where_trained", grid())[0]
+    assert verdict("grid_lies_where_trained", grid(alignment={}))[0]
+    tried = [{"cells_north": 0.0, "cells_east": 0.0, "loss": 2.9, "gain": 0.0},
+             {"cells_north": -0.5, "cells_east": 0.0, "loss": 2.3, "gain": 0.6}]
+    off = grid(alignment={"misplaced": True, "best_cells_north": -0.5, "tried": tried})
+    passed, said = verdict("grid_lies_where_trained", off)
+    assert not passed
+    assert "-0.5 cells further north" in said
+    assert where("grid_lies_where_trained", off) == (tried[::-1], True)
+    for loss in (4.7, float("nan")):
+        passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": loss, "can_tell": False}))
+        assert not passed
+        assert "blind guess" in said
+    passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": 4.5, "can_tell": False}))
+    assert passed
+    assert "cannot tell" in said
+
+
+def test_the_grid_checks_see_what_the_stage_measures(tmp_path):
+    """Crowding and clamping of a real grid that is far too coarse, and of one that lies beside the city."""
+    from hoser_kd.grid import token_table as grid_roads
+
+    network, trips = grid_network(), random_trips(grid_network(), 30)
+
+    def measured(spec):
+        table = stored_grid(tmp_path, spec, network)
+        return artifact("grid_token_table", tmp_path, coverage=grid_roads.coverage(spec, table),
+                        resolution=grid_roads.resolution(table["token"].to_numpy(), network, trips))
+
+    (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
+    fine = measured(GridSpec(south, north, west, east, 0.001, 0.001))
+    assert all(result.passed for result in run_checks(fine, {}))
+    coarse = measured(GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
+    assert not verdict("cells_tell_roads_apart", coarse)[0]
+    assert where("cells_tell_roads_apart", coarse)[0][0]["roads"] == network.num_roads
+    beside = measured(GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))
+    assert not verdict("roads_inside_grid", beside)[0]
+
+
+# the teacher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 2}))
+    return tmp_path
+
+
+def test_tokens_in_vocabulary(folder):
+    teacher = artifact("teacher", folder, vocab_size=103, val_loss=2.0)
+    assert verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=100))[0]
+    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=89))
+    assert passed
+    assert "11 labels are not used" in said
+    (folder / "cells.png").write_bytes(b"map")
+    larger = artifact("g", folder, num_labels=101, rows=101, columns=1)
+    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=larger)
+    assert not passed
+    assert "correct `grid`" in said
+    rows, picture = where("tokens_in_vocabulary", teacher, grid_token_table=larger)
+    assert picture
+    assert [row["tokens"] for row in rows] == [101, 1, 101, 3, 104, 103]
+
+
+def test_beats_blind_guess(folder):
+    inputs = {"grid_token_table": artifact("g", num_labels=100)}
+    assert verdict("beats_blind_guess", artifact("teacher", folder, vocab_size=103, val_loss=4.6), **inputs)[0]
+    for loss in (4.62, float("inf"), float("nan")):
+        teacher = artifact("teacher", folder, vocab_size=103, val_loss=loss)
+        passed, said = verdict("beats_blind_guess", teacher, **inputs)
+        assert not passed
+        assert "knows nothing" in said
+    (folder / "curves.png").write_bytes(b"curves")
+    epochs = [{"epoch": 1, "step": 9, "train_loss": 4.9, "val_loss": 4.8}]
+    rows, picture = where("beats_blind_guess",
+                          artifact("teacher", folder, vocab_size=103, val_loss=4.8, epochs=epochs), **inputs)
+    assert picture
+    assert rows == [{"epoch": 1, "train_loss": 4.9, "val_loss": 4.8, "blind_guess": 4.6151}]
+    unread = artifact("teacher", folder, vocab_size=103, val_loss=float("nan"), block_size=8, val_sequences_scored=0)
+    passed, said = verdict("beats_blind_guess", unread, **inputs)
+    assert not passed
+    assert "No validation trip fits the teacher's context of 8 tokens" in said
+
+
+# the labels
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A network, trips and labels in files, as the stages leave them; `spoil` changes the labels of a split."""
+    network = grid_network()
+    network.save(tmp_path)
+    trips = {split: random_trips(network, 6, seed) for seed, split in enumerate(SPLITS)}
+    labels = {}
+    for split, some in trips.items():
+        at, _ = some.step_positions()
+        offsets = offsets_of(network.successors.degrees[some.road_ids[at]])
+        labels[split] = SoftLabels(offsets, np.linspace(-3, 3, offsets[-1], dtype=np.float32))
+    (tmp_path / "trips").mkdir()
+    (tmp_path / "labels").mkdir()
+    inputs = {"road_network": artifact("road_network", tmp_path), "trajectories": artifact("t", tmp_path / "trips")}
+    made = artifact("teacher_soft_labels", tmp_path / "labels")
+
+    def written(trips_of=trips, **changed):
+        for split in SPLITS:
+            trips_of[split].save(tmp_path / "trips" / f"{split}.arrow")
+            changed.get(split, labels[split]).save(tmp_path / "labels" / f"{split}.arrow")
+        return made, inputs
+
+    return network, trips, labels, written
+
+
+def test_labels_on_road_graph(labelled):
+    network, trips, labels, written = labelled
+    made, inputs = written()
+    assert verdict("labels_on_road_graph", made, **inputs)[0]
+
+    short = SoftLabels(labels["val"].offsets[:-1], labels["val"].scores[: labels["val"].offsets[-2]])
+    moved = labels["test"].offsets.copy()
+    moved[1] += 1
+    for changed in ({"val": short}, {"test": SoftLabels(moved, labels["test"].scores)}):
+        made, inputs = written(**changed)
+        passed, said = verdict("labels_on_road_graph", made, **inputs)
+        assert not passed
+        (row, *_), _ = where("labels_on_road_graph", made, **inputs)
+        assert row["split"] == next(iter(changed))
+        assert "materialise teacher_soft_labels again" in said
+
+    # a trip that jumps to a road which does not follow: as many candidates, no such step
+    roads = trips["train"].road_ids.copy()
+    roads[1] = next(road for road in range(network.num_roads)
+                    if road not in network.successors.row(int(roads[0]))
+                    and network.successors.degrees[road] == network.successors.degrees[roads[1]])
+    jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
+    made, inputs = written({**trips, "train": jumping})
+    assert not verdict("labels_on_road_graph", made, **inputs)[0]
+    rows, _ = where("labels_on_road_graph", made, **inputs)
+    first = rows[0]
+    assert (first["split"], first["trip"], first["road"], first["next_road"]) == ("train", 0, roads[0], roads[1])
+    assert first["wrong"] == "the next road does not follow"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_finite(labelled, value, split):
+    _, _, labels, written = labelled
+    made, inputs = written()
+    assert verdict("labels_finite", made, **inputs)[0]
+    scores = labels[split].scores.copy()
+    scores[3] = value
+    made, inputs = written(**{split: replace(labels[split], scores=scores)})
+    passed, said = verdict("labels_finite", made, **inputs)
+    assert not passed
+    assert "1 of the stored scores" in said
+    ((row,), _) = where("labels_finite", made, **inputs)
+    assert row["split"] == split
+    assert row["scores"].split(", ").count(f"{value:g}") == 1
+
+
+# the students
+
+
+@pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
+def test_beats_trivial_guess(stage, tmp_path):
+    assert verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=0.5, trivial_nll=0.6))[0]
+    for nll in (0.6, 0.7, float("nan")):
+        passed, said = verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=nll, trivial_nll=0.6))
+        assert not passed
+        assert "learnt nothing" in said
+    (tmp_path / "curves.png").write_bytes(b"curves")
+    epochs = [{"epoch": 1.0, "nll": 0.9, "lr": 1.0}, {"epoch": 2.0, "nll": 0.7, "lr": 1.0}]
+    rows, picture = where("beats_trivial_guess",
+                          artifact(stage, tmp_path, val_nll=0.7, trivial_nll=0.6, epochs=epochs))
+    assert picture
+    assert rows == [{"epoch": 1.0, "nll": 0.9, "most_usual_next_road_nll": 0.6},
+                    {"epoch": 2.0, "nll": 0.7, "most_usual_next_road_nll": 0.6}]
+    assert verdict("beats_trivial_guess", artifact("distilled_student", enabled=False))[0]
+
+
+def test_seeds_made_alike():
+    assert verdict("seeds_made_alike", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
+    left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
+    made = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
+    passed, said = verdict("seeds_made_alike", made)
+    assert not passed
+    assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in said
+    assert where("seeds_made_alike", made) == (left_out, False)
+
+
+def test_checks_stand_at_stages_and_block_what_follows():
+    assert set(CHECKS) <= set(STAGES)
+    for stage, checks in CHECKS.items():
+        followed = any(stage in other.inputs for other in STAGES.values())
+        assert all(check.blocking is followed for check in checks)
+        assert len({check.name for check in checks}) == len(checks)
+
+
+def test_every_check_has_a_test_here():
+    names = {check.name for checks in CHECKS.values() for check in checks}
+    assert {f"test_{name}" for name in names} <= set(globals())
+
+
+def test_a_stage_without_checks_has_no_results():
+    assert run_checks(artifact("road_network"), {}) == []

@@ -1,0 +1,158 @@
+"""Several processes that train one student: the same student, and nothing left running however it ends."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stage_process import left_after, running, stage_process
+
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.errors import ConfigError, ProcessError, StoreError, TrainingError
+from hoser_kd.common.files import write_json
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.stages.grid import load_tokens
+from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.stages.student import distilled_student, train_here
+from hoser_kd.pipeline.store import Artifact, Store
+from hoser_kd.pipeline.workers.launcher import run_together
+from hoser_kd.student.model_selection import best_epoch
+from hoser_kd.student.training_checkpoint import read_result
+from hoser_kd.teacher.soft_labels import SoftLabels, data_fingerprint
+
+TOWN = {
+    "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
+    "zones": {"count": 6}, "grid": {"bounds": "roads", "cell_size_m": 80},
+    # 47 training trips in batches of 23 leave one of a single trip, of which one process gets nothing
+    "student": {"hidden_dim": 16, "road_id_dim": 8, "attribute_dim": 2, "max_epochs": 3, "batch_size": 23,
+                "micro_batch_size": 5, "learning_rate": 0.01, "select_by": "arrival", "select_num_ods": 5},
+    "distill": {"lambda_kl": 0.5, "sample_steps_per_trace": 3, "shared_cells": "split"},
+}
+
+
+def in_processes(count: int, **student) -> CityConfig:
+    return CityConfig.model_validate({**TOWN, "student": {**TOWN["student"], "num_processes": count, **student}})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> dict[str, Artifact]:
+    """What a student reads, with a made-up teacher's labels."""
+    root = tmp_path_factory.mktemp("town")
+    made: dict[str, Artifact] = {}
+    for name in ("zone_transitions", "grid_token_table"):
+        make_with_inputs(name, in_processes(1), Store(root), made=made)
+    folder = root / "labels"
+    folder.mkdir()
+    run = StageRun(STAGES["distilled_student"], in_processes(1), 0, made, folder)
+    network = load_network(run)
+    for split in ("train", "val"):
+        trips = load_trips(run, split)
+        at, _ = trips.step_positions()
+        offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
+        scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
+        made_from = data_fingerprint(network, trips, load_tokens(run.path("grid_token_table")))
+        SoftLabels(offsets, scores, fingerprint=made_from).save(folder / f"{split}.arrow")
+    record = {"stage": "teacher_soft_labels", "city": "town", "seed": None, "version": "0", "code_version": "1",
+              "inputs": {}, "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    write_json(folder / "artifact.json", record)
+    labels = Artifact(path=folder, **record)
+    return {name: made[name] for name in STAGES["vanilla_student"].inputs} | {
+        "grid_token_table": made["grid_token_table"], "teacher_soft_labels": labels}
+
+
+def run_of(inputs, config: CityConfig, folder: Path, stage: str = "distilled_student") -> StageRun:
+    folder.mkdir()
+    return StageRun(STAGES[stage], config, 0, inputs, folder, device="cpu")
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs, tmp_path):
+    """Each of the two has half of every batch. Progress and epochs come back to this process as they happen."""
+    alone = train_here(run_of(inputs, in_processes(1), tmp_path / "alone"))
+    run = run_of(inputs, in_processes(2), tmp_path / "together")
+    epochs, progress = [], []
+    run.on_epoch = epochs.append
+    run.progress = lambda *report: progress.append(report)
+    summary = distilled_student(run)
+    together = read_result(run.folder)
+    assert summary["epochs"] == together.history == epochs
+    assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
+    for ours, theirs in zip(together.history, alone.history, strict=True):
+        # a trip is another one as soon as one choice tips over
+        assert next_steps(ours) == pytest.approx(next_steps(theirs), rel=1e-4)
+        assert ours.keys() == theirs.keys()
+    assert together.best_epoch == best_epoch(together.history, "arrival")
+    assert [report[:3] for report in progress if report[0] == "training"] == [
+        ("training", step, 9) for step in range(1, 10)]
+    assert set(progress[0][3]) >= {"next_step", "time", "kl", "grad_norm"}
+    for ours, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def next_steps(epoch):
+    return {name: value for name, value in epoch.items() if not name.startswith("generation_")}
+
+
+@pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
+def test_a_cancelled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
+    """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
+    folder = tmp_path / "student"
+    folder.mkdir()
+    student_inputs = {name: inputs[name] for name in STAGES["vanilla_student"].inputs}
+    config = in_processes(2, max_epochs=10_000)
+    with stage_process("vanilla_student", config, student_inputs, folder, seed=0, raises=raises) as process:
+        next(line for line in process.stdout if line == b"epoch 1\n")
+        assert len(running(folder)) >= 4
+        process.send_signal(sent)
+        process.wait(20)
+        assert process.returncode != 0
+    assert not left_after(folder, 10)
+    assert (folder / "state.pt").is_file()
+
+
+def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
+    """One process stops at labels that are no numbers; the other, which waits for it, ends too."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    source = inputs["teacher_soft_labels"].path
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    good = SoftLabels.load(folder / "train.arrow")
+    scores = good.scores.copy()
+    scores[:] = np.nan
+    SoftLabels(good.offsets, scores, fingerprint=good.fingerprint).save(folder / "train.arrow")
+    bad = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
+    with pytest.raises(TrainingError, match=r"epoch 1, step 1: the loss is not finite.*Trajectories of the batch"):
+        distilled_student(run_of(bad, in_processes(2), tmp_path / "student"))
+
+
+def test_a_fault_in_a_worker_is_told_with_its_traceback(tmp_path):
+    with pytest.raises(ProcessError, match=r"(?s)one of the processes failed:.*KeyError: 'device'"):
+        run_together({"no": "job"}, 2, lambda message: None)
+
+
+def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    run = run_of(inputs, in_processes(2), tmp_path / "a", "vanilla_student")
+    for device, said in (("cuda:0", "names one"), ("cuda", "there are 1")):
+        run.device = device
+        with pytest.raises(ConfigError, match=said):
+            STAGES["vanilla_student"].function()(run)
+
+
+@pytest.mark.parametrize(("part", "said"), [("grid", "the roads' tokens"), ("trajectories", "the trips")])
+def test_labels_made_from_something_else_are_refused_before_any_training(inputs, tmp_path, part, said):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    source = inputs["teacher_soft_labels"].path
+    for split in ("train", "val"):
+        labels = SoftLabels.load(source / f"{split}.arrow")
+        labels.save(folder / f"{split}.arrow", {**labels.fingerprint, part: "another"})
+    other = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
+    with pytest.raises(StoreError, match=f"made from something else: {said} differ"):
+        distilled_student(run_of(other, in_processes(1), tmp_path / "student"))

@@ -1,0 +1,273 @@
+"""The report: that its page is whole, loads nothing, escapes everything and says what the numbers say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from small_city import grid_network, random_trips
+
+from hoser_kd import plots
+from hoser_kd.evaluation.comparison import LABELS, NEXT_STEP, SECTIONS, compare
+from hoser_kd.evaluation.failures import Failure
+from hoser_kd.evaluation.metrics import DEFINITIONS, evaluate
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.report import ReportData, StudentResult, render, write_report
+
+NETWORK = grid_network()
+REAL = random_trips(NETWORK, 20, seed=0, lengths=(4, 16))
+TRAINING = random_trips(NETWORK, 30, seed=9)
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+def text_of(data: ReportData) -> Page:
+    return Page(render(data, with_pictures=False))
+
+
+def answers(seed: int) -> Trajectories:
+    """Trips with the real origins: each real trip cut short at random."""
+    rng = np.random.default_rng(seed)
+    keep = rng.integers(2, REAL.lengths + 1)
+    at = np.concatenate([np.arange(start, start + count) for start, count in zip(REAL.offsets[:-1], keep, strict=True)])
+    return Trajectories(np.concatenate([[0], np.cumsum(keep)]), REAL.road_ids[at], REAL.times[at] + 1)
+
+
+def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
+    generated = answers(seed)
+    history = [{"epoch": e + 1, "train_next_step": 1 / (e + 1), "nll": 1.1 / (e + 1)} for e in range(3)]
+    reached = generated.destinations == REAL.destinations
+    whole = evaluate(REAL, generated, NETWORK, paired=True, training=TRAINING)
+    hours = {f"{hour:02d}": {"steps": 10.0, "decision_accuracy": accuracy} for hour in range(3)}
+    return StudentResult(
+        history, {"accuracy": accuracy, "nll": nll}, whole, generated, reached,
+        failures=[Failure(int(row), "no path", 1.5) for row in np.flatnonzero(~reached)],
+        scenarios={"weekday": whole},
+        next_step_by={"hour": hours, "scenario": {"weekday": {"steps": 9.0, "decision_accuracy": accuracy - 0.5}}},
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return ReportData(
+        city="porto", network=NETWORK, real=REAL,
+        students={
+            "vanilla": {seed: student(seed, 0.80 + 0.001 * seed, 0.40) for seed in range(3)},
+            "distilled": {seed: student(seed + 10, 0.85 + 0.001 * seed, 0.45) for seed in range(3)},
+        },
+        teacher={"history": [{"epoch": 1, "val_loss": 2.0}, {"epoch": 2, "val_loss": 1.0}],
+                 "perplexity": {"test_perplexity": 3.25, "by_hour": {"noon": 2.5}},
+                 "label_values": {"entropy (nat)": np.linspace(0, 1, 40)}},
+        settings_yaml="city: porto\nstudent:\n  hidden_dim: 128\n",
+        versions=[{"asset": "teacher", "version": "abc123", "made": "2025-01-01", "inputs": "teacher_corpus 9f"}],
+        seconds={"teacher": 65.0, "vanilla_student": 10.0},
+        sizes={"training_trips": 30},
+        pictures={"Roads that share a cell.": plots.png(plots.network_map(NETWORK), dpi=40)},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(data: ReportData) -> str:
+    return render(data)
+
+
+class Page(HTMLParser):
+    """Tags, their attributes and the text, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"} and self.rows:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] != "style":
+            self.text.append(text)
+        if "tr" in self.open and self.rows and self.rows[-1]:
+            self.rows[-1][-1] = (self.rows[-1][-1] + " " + text.strip()).strip()
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+    def row(self, label: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0].startswith(label) and len(row) > 3)
+
+
+class TestPage:
+    def test_parses_with_every_tag_closed(self, page):
+        parsed = Page(page)
+        assert parsed.open == []
+        assert page.startswith("<!DOCTYPE html>")
+
+    def test_loads_nothing(self, page):
+        assert "<script" not in page
+        assert "@import" not in page
+        assert "url(" not in page
+        for tag, attributes in Page(page).tags:
+            assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+            for name, value in attributes.items():
+                assert not name.startswith("on")
+                if name in {"src", "srcset", "href", "action", "data"}:
+                    assert value.startswith(("data:image/png;base64,", "#")), value[:60]
+        assert "default-src 'none'" in page
+
+    def test_links_lead_somewhere(self, page):
+        tags = Page(page).tags
+        targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
+        assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= targets
+
+    def test_has_every_part(self, page):
+        parsed = Page(page)
+        headings = ["Prediction of the next step", "Generated trips", "Real and generated trips", "Training", "Teacher",
+                    "Data", "Settings", "Versions", "Definitions"]
+        assert all(heading in parsed.words for heading in headings)
+        images = [attributes for tag, attributes in parsed.tags if tag == "img"]
+        # by group, differences, 4 of trips, a failure, curves, 2 of the teacher, network, the one handed in
+        assert len(images) == 12
+        assert all(image["alt"] for image in images)
+        assert "By scenario" in parsed.words
+        assert "30.10" in parsed.words.partition("By scenario")[2]
+        assert "trips that start from Monday to Friday: 20" in parsed.words
+        assert parsed.row("no path")[1:3] != ["0.00", "0.00"]
+        assert parsed.row("step limit")[1:3] == ["0.00", "0.00"]
+        for text in ("hidden_dim: 128", "abc123", "1 min 5 s", "training trips", "test perplexity", "by hour: noon"):
+            assert text in parsed.words
+
+    def test_both_themes_and_print(self, page):
+        assert "prefers-color-scheme: dark" in page
+        assert "@media print" in page
+        assert 'content="width=device-width' in page
+
+    def test_every_figure_shown_is_defined(self, page, data):
+        words = Page(page).words
+        rows = compare({0: {"next_step.accuracy": 1.0}}, {})
+        assert rows[0].definition.text in words
+        for name in ("similarity.dtw", "distance.jsd", "paired.jaccard", "training.copied_share"):
+            assert DEFINITIONS[name].text in words
+
+    def test_the_same_data_give_the_same_file(self, page, data, tmp_path):
+        write_report(tmp_path / "report.html", data)
+        assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+
+    def test_foreign_text_is_escaped(self, data):
+        evil = "<script>alert('x')</script>&\"'"
+        hostile = replace(data, city=evil, settings_yaml=evil, teacher={evil: {evil: evil}}, sizes={evil: evil},
+                          versions=[dict.fromkeys(("asset", "version", "made", "inputs"), evil)], seconds={evil: 1.0},
+                          pictures={evil: data.pictures["Roads that share a cell."]})
+        page = render(hostile)
+        assert "<script" not in page
+        parsed = Page(page)
+        assert parsed.open == []
+        assert parsed.words.count("<script>alert('x')</script>&\"'") >= 8
+
+
+class TestVerdict:
+    def test_says_what_is_clearly_better_and_worse(self, page):
+        words = Page(page).words
+        assert "A mixed result" in words
+        better, worse = words.split("Clearly worse with the teacher:")[0], words.split("Clearly worse")[1]
+        assert "accuracy (next step)" in better.split("Clearly better with the teacher:")[1]
+        assert "negative log-likelihood (next step)" in worse
+        assert "names the next road in 85.10 % of the steps, the plain one in 80.10 %" in words
+        assert "+5.00 points, 95 % interval +5.00 to +5.00" in words
+        assert "Nothing here claims statistical significance" in words
+
+    def test_tables_give_means_differences_and_intervals(self, page):
+        row = Page(page).row("negative log-likelihood")
+        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "", "worse"]
+
+    def test_one_seed_has_no_interval_and_says_so(self, data):
+        one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
+        words = text_of(one).words
+        assert words.count("One seed gives no interval") == 1
+        assert "Clearly" not in words.replace("“Clearly”", "")
+        row = text_of(one).row("accuracy")
+        assert row[2:] == ["80.00", "85.00", "+5.00", "", "", "leans better"]
+
+    def test_without_distillation(self, data):
+        plain = replace(data, students={"vanilla": data.students["vanilla"]}, teacher={})
+        parsed = text_of(plain)
+        assert "Distillation is switched off" in parsed.words
+        assert "No teacher took part." in parsed.words
+        assert "distilled is" not in parsed.words
+        assert parsed.open == []
+
+    def test_before_anything_was_generated(self, data):
+        bare = {kind: {seed: StudentResult(run.history, run.test) for seed, run in runs.items()}
+                for kind, runs in data.students.items()}
+        words = text_of(replace(data, students=bare)).words
+        assert "No trips have been generated." in words
+
+    def test_seeds_that_do_not_meet_are_not_compared(self, data):
+        apart = {"vanilla": {0: data.students["vanilla"][0]}, "distilled": {1: data.students["distilled"][1]}}
+        words = text_of(replace(data, students=apart)).words
+        assert "The students share no seed" in words
+
+
+class TestCompare:
+    def test_direction_decides_who_is_better(self):
+        rows = {row.name: row for row in compare({0: {"similarity.dtw": 2.0, "next_step.accuracy": 0.5}},
+                                                 {0: {"similarity.dtw": 1.0, "next_step.accuracy": 0.25}})}
+        assert rows["similarity.dtw"].verdict == "leans better"
+        assert rows["next_step.accuracy"].verdict == "leans worse"
+        assert rows["similarity.dtw"].relative.mean == -50
+
+    def test_closer_to_real_is_better_whatever_the_sign(self):
+        real = {"distance.real_mean": 10.0}
+        runs = [{s: {**real, "distance.generated_mean": base + s / 100} for s in range(3)} for base in (8.0, 11.0)]
+        row, = compare(*runs)
+        assert row.real == 10.0
+        assert row.difference.mean == pytest.approx(3)
+        assert row.verdict == "better"
+
+    def test_a_clear_interval_makes_it_plain(self):
+        vanilla = {seed: {"similarity.edr": 0.5 + seed / 1000} for seed in range(4)}
+        distilled = {seed: {"similarity.edr": 0.4 + seed / 500} for seed in range(4)}
+        assert compare(vanilla, distilled)[0].verdict == "better"
+        assert compare(distilled, vanilla)[0].verdict == "worse"
+        assert compare(vanilla, vanilla)[0].verdict == "same"
+
+    def test_only_seeds_both_have_are_paired(self):
+        row, = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
+        assert row.difference.mean == pytest.approx(-0.1)
+        assert row.vanilla == (0.5, 9.0)
+
+    def test_unknown_figures_take_their_direction_from_their_name(self):
+        row, other = compare({0: {"next_step.odd_loss": 2.0, "next_step.oddity": 1.0}},
+                             {0: {"next_step.odd_loss": 1.0, "next_step.oddity": 2.0}})
+        assert row.verdict == "leans better"
+        assert other.verdict is None
+
+    def test_every_figure_has_a_heading_and_a_name_for_people(self):
+        for name in [*DEFINITIONS, *(f"next_step.{figure}" for figure in NEXT_STEP)]:
+            section, _, figure = name.partition(".")
+            assert section in SECTIONS
+            assert figure in LABELS
+
+
+def test_a_killed_write_leaves_the_report_that_was_there(data, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(b"the report of yesterday")
+    with pytest.raises(UnicodeEncodeError):
+        write_report(path, replace(data, city="\ud800"))  # fails in the middle of writing
+    assert path.read_bytes() == b"the report of yesterday"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,182 @@
+"""Choice of an epoch: by next steps as published, or by whole trips, which change nothing else in a training."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hoser_cities import TINY
+from test_training import train, weights
+
+from hoser_kd import hoser
+from hoser_kd.common.distributed import Team
+from hoser_kd.config.schema import CityConfig, StudentConfig
+from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
+from hoser_kd.generation.generator import generate
+from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.student.model_selection import RULES, best_epoch, score, selection_score
+
+LONGER = TINY.model_copy(update={"max_epochs": 5, "dropout": 0.1, "learning_rate": 0.02})
+WATCHED = LONGER.model_copy(update={"select_num_ods": 12, "select_max_steps": 15})
+
+
+def without_trips(history):
+    return [{name: value for name, value in epoch.items() if not name.startswith("generation_")} for epoch in history]
+
+
+def epochs_of(*values):
+    return [{"accuracy": accuracy, "nll": nll, "generation_reached": reached, "generation_score": whole}
+            for accuracy, nll, reached, whole in values]
+
+
+def test_each_rule_has_its_best_epoch_and_the_first_of_equals_wins():
+    history = epochs_of((0.9, 0.50, 0.25, 0.40), (0.8, 0.40, 0.25, 0.41), (0.8, 0.45, 0.50, 0.39),
+                        (0.9, 0.40, 0.50, 0.38), (0.9, 0.41, 0.25, 0.41))
+    assert [best_epoch(history, by) for by in RULES] == [1, 2, 3, 2]
+
+
+def test_a_tie_never_outweighs_an_arrival():
+    history = epochs_of((0, 0, 0.999, 1.0), (0, 0, 1.0, 0.0))
+    assert best_epoch(history, "arrival") == 2
+
+
+def test_a_rule_without_its_figures_says_what_to_set():
+    with pytest.raises(ValueError, match=r"generation_score.*select_num_ods"):
+        score({"accuracy": 1.0, "nll": 0.1}, "generation")
+
+
+def test_students_are_compared_by_their_summaries():
+    summary = {"val_accuracy": 0.9, "val_nll": 0.3, "val_generation_reached": 0.5, "val_generation_score": 0.6,
+               "best_epoch": 2, "epochs": [{"accuracy": 1.0}]}
+    assert selection_score(summary) == 0.9
+    assert selection_score(summary, "nll") == -0.3
+    assert selection_score(summary, "generation") == 0.6
+
+
+def test_the_score_is_1_for_the_real_trips_and_falls_with_each_part():
+    same = {"requests": {"reached_share": 1.0}, "paired": {"dtw_per_road": 0.0},
+            **{name: {"jsd": 0.0} for name in ("distance", "radius", "duration")}}
+    assert trip_score(same) == 1
+    assert trip_score({**same, "requests": {"reached_share": 0.0}}) == 0.5
+    assert trip_score({**same, "paired": {"dtw_per_road": 0.1}}) == 0.875
+    assert trip_score({**same, "radius": {"jsd": math.log(2)}}) == pytest.approx(1 - 1 / 12)
+    assert trip_score({**same, "radius": {}}) == pytest.approx(1 - 1 / 12)
+
+
+def test_figures_are_those_of_the_published_search(small_city, small_model):
+    val = small_city.trips["val"]
+    sample = ValidationTrips.draw(val, small_city.network, WATCHED)
+    assert len(sample.real) == 12
+    small_model.train()
+    figures = sample.figures(small_model)
+    assert small_model.training
+    trips = generate(small_model.eval(), sample.real.origins, sample.real.start_times, sample.real.destinations, 15)
+    told = evaluate(sample.real, trips, small_city.network, paired=True)
+    assert figures["generation_reached"] == trips.reached.mean() < 1
+    assert figures["generation_distance_jsd"] == told["distance"]["jsd"]
+    assert figures["generation_score"] == trip_score(told)
+    assert 0 < figures["generation_score"] < 1
+
+
+def test_all_trainings_answer_the_same_requests(small_city):
+    val, network = small_city.trips["val"], small_city.network
+    first, again = (ValidationTrips.draw(val, network, WATCHED) for _ in range(2))
+    assert np.array_equal(first.real.road_ids, again.real.road_ids)
+    assert len(ValidationTrips.draw(val, network, TINY.model_copy(update={"select_num_ods": 999})).real) == len(val)
+    assert ValidationTrips.draw(val, network, TINY) is None
+    assert ValidationTrips.draw(val, network, TINY.model_copy(update={"select_by": "nll"})) is None
+
+
+def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
+    plain = train(small_city, tmp_path / "plain", LONGER)
+    watched = train(small_city, tmp_path / "watched", WATCHED)
+    assert without_trips(watched.history) == plain.history
+    assert torch.equal(weights(watched.model), weights(plain.model))
+    assert watched.best_epoch == plain.best_epoch
+    assert all(0 <= epoch["generation_reached"] <= 1 for epoch in watched.history)
+
+
+@pytest.mark.parametrize("by", ["nll", "arrival", "generation"])
+def test_the_epoch_that_is_kept_is_the_best_by_the_rule(small_city, tmp_path, by):
+    kept = {}
+
+    def keep(figures):
+        state = hoser.checkpoint.read_tensors(tmp_path / "state.pt")
+        kept[figures["epoch"]] = state["model"]
+
+    result = train(small_city, tmp_path, WATCHED.model_copy(update={"select_by": by}), on_epoch=keep)
+    scores = [score(epoch, by) for epoch in result.history]
+    assert len(set(scores)) > 1
+    assert result.best_epoch == 1 + int(np.argmax(scores))
+    assert all(torch.equal(value, kept[result.best_epoch][name]) for name, value in result.model.state_dict().items())
+    assert json.loads((tmp_path / "history.json").read_text())["best_epoch"] == result.best_epoch
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, tmp_path):
+    config = WATCHED.model_copy(update={"select_by": "generation"})
+    whole = train(small_city, tmp_path / "whole", config)
+    seen = []
+
+    def killer(stage, done, total, figures=None):
+        if stage == "generating validation trips" and done == 7:
+            seen.append(total)
+            if len(seen) in (2, 5):
+                raise _Killed
+
+    for _ in range(2):
+        with pytest.raises(_Killed):
+            train(small_city, tmp_path / "killed", config, progress=killer)
+        assert (tmp_path / "killed" / "state.pt").is_file()
+    resumed = train(small_city, tmp_path / "killed", config, progress=killer)
+    assert resumed.history == whole.history
+    assert resumed.best_epoch == whole.best_epoch
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_settings_at_their_defaults_make_no_other_student():
+    """Versions of students that exist already stay."""
+    def settings(**student):
+        return SETTINGS["student"](CityConfig.model_validate(
+            {"city": "town", "source": {"kind": "synthetic"}, "student": student}))
+
+    chosen = {"select_by", "select_num_ods", "select_max_steps"}
+    assert not chosen & set(settings())
+    assert settings(select_max_steps=7) == settings()
+    assert chosen & set(settings(select_by="nll")) == {"select_by"}
+    assert chosen <= set(settings(select_num_ods=5))
+    assert chosen <= set(settings(select_by="arrival"))
+    assert StudentConfig(select_by="arrival").num_validation_ods == 200
+
+
+def test_shares_of_several_processes_come_together(small_city, small_model, monkeypatch):
+    """Three processes, here threads, that answer a third each: all have the figures of all trips."""
+    sample = ValidationTrips.draw(small_city.trips["val"], small_city.network, WATCHED)
+    small_model.eval()
+    alone = sample.figures(small_model)
+    here, all_here, added = threading.local(), threading.Barrier(3), {}
+
+    def add(_, values, device):
+        added[here.rank] = values
+        all_here.wait()
+        total = sum(added.values())
+        all_here.wait()
+        return total
+
+    def process(rank):
+        here.rank = rank
+        return sample.figures(small_model)
+
+    monkeypatch.setattr(Team, "sum", add)
+    monkeypatch.setattr(Team, "current", classmethod(lambda cls: cls(here.rank, 3)))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(process, range(3))) == [alone] * 3

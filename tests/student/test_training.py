@@ -1,0 +1,356 @@
+"""Training: the published code's first 75 steps, and what a run must keep to whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hoser_cities import TINY, city_of_streets
+from small_city import random_trips
+
+from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.errors import StoreError, TrainingError
+from hoser_kd.common.optimizer import Optimiser, autocast, resolve_precision, warmup_cosine
+from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.hoser import load, load_checkpoint
+from hoser_kd.student.losses import Distillation, StoredLabels
+from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
+
+
+def teacher_labels(network, trips, seed=0):
+    at, _ = trips.step_positions()
+    offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
+    scores = np.random.default_rng(seed).normal(size=offsets[-1]).astype(np.float32)
+    return SimpleNamespace(offsets=offsets, scores=scores)
+
+
+def train(city, folder, config=TINY, **more):
+    return train_student(city.network, city.zones, city.transitions, city.trips["train"], city.trips["val"], config,
+                         folder=folder, **more)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_75_published_steps(golden, golden_city, golden_io):
+    """Losses, gradient norm and learning rate of every step, and the weights after the last one."""
+    published = yaml.safe_load((golden / "hoser_config.yaml").read_text())["optimizer_config"]
+    config = StudentConfig(
+        hidden_dim=32, road_id_dim=16, attribute_dim=4, max_epochs=published["max_epoch"],
+        **{key: published[key] for key in ("batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_norm")})
+    model = load_checkpoint(golden / "hoser_ckpt.pth", golden_city.network, golden_city.zones,
+                            log1p_mean=float(golden_io["log1p_mean"]), log1p_std=float(golden_io["log1p_std"]))
+    expected = golden_io["train_hist"]
+    trainer = StudentTrainer(model, config, len(expected))
+    trips = golden_city.trips["train"]
+    for k, (next_step, time, grad_norm, learning_rate) in enumerate(expected):
+        figures = trainer.step(trips, np.arange(8) + 8 * (k % 25), epoch=k // 25)
+        assert figures["next_step"] == pytest.approx(next_step, rel=1e-4), k
+        assert figures["time"] == pytest.approx(time, rel=1e-4), k
+        assert figures["grad_norm"] == pytest.approx(grad_norm, rel=1e-4), k
+        assert figures["learning_rate"] == pytest.approx(learning_rate, rel=1e-9, abs=1e-15), k
+    trained = torch.load(golden / "hoser_ckpt_trained.pth", weights_only=True)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.detach(), trained[name], rtol=0, atol=1e-3, msg=name)
+
+
+def test_result_is_the_best_epoch(small_city, tmp_path):
+    epochs = []
+    result = train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 4}), on_epoch=epochs.append)
+    accuracies = [figures["accuracy"] for figures in result.history]
+    assert epochs == result.history
+    assert result.best_epoch == 1 + int(np.argmax(accuracies))
+    assert result.best["accuracy"] == max(accuracies)
+    assert torch.equal(weights(load(tmp_path)), weights(result.model))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.json", "model.json", "model.safetensors",
+                                                          "tensorboard"]
+    assert json.loads((tmp_path / "history.json").read_text())["best_epoch"] == result.best_epoch
+    assert result.history[-1]["train_next_step"] < result.history[0]["train_next_step"]
+    mean, std = result.model.config.log1p_mean, result.model.config.log1p_std
+    trips = small_city.trips["train"]
+    at, _ = trips.step_positions()
+    seconds = np.log1p(trips.times[at + 1] - trips.times[at])
+    assert (mean, std) == pytest.approx((seconds.mean(), seconds.std()))
+
+
+def test_seeds_repeat_and_differ(small_city, tmp_path):
+    config = TINY.model_copy(update={"dropout": 0.1})
+    first, again, other = (train(small_city, tmp_path / name, config, seed=seed)
+                           for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert torch.equal(weights(first.model), weights(again.model))
+    assert first.history == again.history
+    assert not torch.equal(weights(first.model), weights(other.model))
+
+
+def test_training_leaves_the_generator_alone(small_city, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 1}))
+    assert torch.equal(torch.rand(3), expected)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_killed_run_goes_on_to_the_same_weights(small_city, tmp_path, distilled):
+    config = TINY.model_copy(update={"max_epochs": 3, "dropout": 0.1})
+    more = {"distill": DistillConfig(lambda_kl=0.5, sample_steps_per_trace=2),
+            "labels": teacher_labels(small_city.network, small_city.trips["train"])} if distilled else {}
+    whole = train(small_city, tmp_path / "whole", config, **more)
+
+    def killer(stage, done, total, figures=None):
+        if done == killer.at:
+            raise _Killed
+
+    steps = []
+    for at in (9, 10, 17):
+        killer.at = at
+        with pytest.raises(_Killed):
+            train(small_city, tmp_path / "killed", config, progress=killer, **more)
+        steps.append((tmp_path / "killed" / "state.pt").exists())
+    assert steps == [True, True, True]
+    resumed = train(small_city, tmp_path / "killed", config, **more)
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    assert not (tmp_path / "killed" / "state.pt").exists()
+
+
+TRAINING_PROCESS = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from test_training import HARD, city_of_streets, train
+train(city_of_streets(), sys.argv[1], HARD, on_epoch=lambda figures: print(figures["epoch"], flush=True))
+"""
+HARD = TINY.model_copy(update={"max_epochs": 8, "dropout": 0.1})
+
+
+def test_a_process_killed_outright_is_followed_by_one_with_the_same_weights(tmp_path):
+    """SIGKILL wherever it hits; nothing is asked of the dying process."""
+    tests = Path(__file__).parents[1]
+    paths = [str(tests.parent), str(tests), str(tests / "student")]
+    with subprocess.Popen([sys.executable, "-c", TRAINING_PROCESS, str(tmp_path / "killed"), *paths],
+                          stdout=subprocess.PIPE) as process:
+        assert [float(process.stdout.readline()) for _ in range(2)] == [1, 2]
+        process.kill()
+    assert not (tmp_path / "killed" / "history.json").exists()
+    epochs = []
+    resumed = train(city_of_streets(), tmp_path / "killed", HARD, on_epoch=epochs.append)
+    assert epochs[0]["epoch"] >= 3
+    assert epochs[-1]["epoch"] == 8
+    whole = train(city_of_streets(), tmp_path / "whole", HARD)
+    assert resumed.history == whole.history
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def memory_held(folder):
+    """Train on shapes that differ from batch to batch; bytes the process holds after each epoch."""
+    torch.set_num_threads(1)
+    city = city_of_streets()
+    city = replace(city, trips={**city.trips, "train": random_trips(city.network, 64, lengths=(2, 120))})
+    held = []
+
+    def note(_):
+        held.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+    train(city, folder, TINY.model_copy(update={"max_epochs": 12}), on_epoch=note)
+    return held
+
+
+def test_memory_stays_flat_over_epochs_of_other_shapes(tmp_path, monkeypatch):
+    """Every batch has other shapes; what they took is used again. In a process of its own: nobody else's memory."""
+    # freed arrays go back at once, so that what is held is what is in use
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        held = pool.apply(memory_held, (tmp_path,))
+    assert max(held[8:]) - max(held[:8]) < 4 * 2**20
+
+
+def test_a_finished_run_is_read_and_a_foreign_one_refused(small_city, tmp_path):
+    first = train(small_city, tmp_path)
+    calls = []
+    again = train(small_city, tmp_path, on_epoch=calls.append)
+    assert not calls
+    assert again.history == first.history
+    with pytest.raises(StoreError, match="other settings"):
+        train(small_city, tmp_path, seed=1)
+    anew = train(small_city, tmp_path, seed=1, resume=False)
+    assert anew.history != first.history
+
+
+def test_a_damaged_state_is_refused(small_city, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"half a file")
+    with pytest.raises(StoreError, match="damaged"):
+        train(small_city, tmp_path)
+
+
+def test_weight_zero_is_plain_hoser_bit_for_bit(small_city, tmp_path):
+    plain = train(small_city, tmp_path / "a")
+    labels = teacher_labels(small_city.network, small_city.trips["train"])
+    zero = train(small_city, tmp_path / "b", distill=DistillConfig(lambda_kl=0.0), labels=labels)
+    distilled = train(small_city, tmp_path / "c", distill=DistillConfig(lambda_kl=1.0), labels=labels)
+    assert torch.equal(weights(plain.model), weights(zero.model))
+    assert plain.history == zero.history
+    assert not torch.equal(weights(plain.model), weights(distilled.model))
+    assert "train_kl" in distilled.history[0]
+    assert "train_kl" not in zero.history[0]
+
+
+def test_distillation_pulls_towards_the_teacher(small_city, tmp_path):
+    config = TINY.model_copy(update={"max_epochs": 6, "learning_rate": 2e-2})
+    centre = torch.from_numpy(small_city.network.centroids.copy())
+
+    def contrary(batch, candidates):
+        """A teacher that goes away from the destination, which no trip shows."""
+        away = (centre[candidates] - centre[batch.destinations][:, None, None]).norm(dim=-1)
+        return (away * 1000).float().masked_fill(candidates < 0, -torch.inf)
+
+    plain = train(small_city, tmp_path / "a", config, val_labels=contrary)
+    near = train(small_city, tmp_path / "b", config, val_labels=contrary, labels=contrary,
+                 distill=DistillConfig(lambda_kl=5.0, temperature=1.0))
+    assert near.history[-1]["teacher_kl"] < 0.5 * plain.history[-1]["teacher_kl"]
+    assert near.history[-1]["teacher_agreement"] > plain.history[-1]["teacher_agreement"] + 0.1
+
+
+@pytest.mark.parametrize("sample", ["all", 3])
+def test_micro_batches_add_up(small_city, small_model, sample):
+    """Losses and gradients of pieces are those of the whole batch, distilled steps included."""
+    trips = small_city.trips["train"]
+    state = {key: value.clone() for key, value in small_model.state_dict().items()}
+    found = []
+    for micro in (None, 3):
+        small_model.load_state_dict(state)
+        config = TINY.model_copy(update={"micro_batch_size": micro})
+        distillation = Distillation(DistillConfig(lambda_kl=0.7, sample_steps_per_trace=sample),
+                                    StoredLabels(teacher_labels(small_city.network, trips), trips))
+        trainer = StudentTrainer(small_model, config, 10, distillation)
+        found.append(trainer.step(trips, np.arange(8), 0))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_non_finite_loss_names_the_batch(small_city, tmp_path):
+    trips = replace(small_city.trips["train"], ids=np.array([f"trip-{i}" for i in range(48)], object))
+    labels = teacher_labels(small_city.network, trips)
+    bad_step = int(offsets_of(trips.lengths - 1)[11])
+    scores = labels.scores.copy()
+    scores[labels.offsets[bad_step]] = np.nan
+    city = replace(small_city, trips={**small_city.trips, "train": trips})
+    with pytest.raises(TrainingError, match=r"epoch 1, step \d+: .*trip-11\b"):
+        train(city, tmp_path, TINY.model_copy(update={"batch_size": 4}), distill=DistillConfig(),
+              labels=SimpleNamespace(offsets=labels.offsets, scores=scores))
+
+
+def test_non_finite_gradient_stops_without_touching_weights(small_city, small_model):
+    trainer = StudentTrainer(small_model, TINY, 10)
+    trainer.model.navigator.v_proj.weight.register_hook(lambda grad: grad * torch.inf)
+    before = weights(small_model)
+    with pytest.raises(TrainingError, match="norm"):
+        trainer.step(small_city.trips["train"], np.arange(4), 0)
+    assert torch.equal(weights(small_model), before)
+
+
+def test_labels_are_asked_for(small_city, tmp_path):
+    with pytest.raises(ValueError, match="labels"):
+        train(small_city, tmp_path, distill=DistillConfig())
+
+
+def test_a_label_source_may_be_a_teacher(small_city, tmp_path):
+    """Anything that gives scores for a batch's candidates serves; stored labels are one such thing."""
+    asked = []
+
+    def teacher(batch, candidates):
+        asked.append(batch.rows.tolist())
+        return torch.zeros(candidates.shape)
+
+    train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 1}), distill=DistillConfig(), labels=teacher)
+    assert sorted(row for rows in asked for row in rows) == list(range(48))
+
+
+def test_train_fraction_is_a_seeded_choice(small_city, tmp_path):
+    seen = []
+
+    def teacher(batch, candidates):
+        seen.extend(batch.rows.tolist())
+        return torch.zeros(candidates.shape)
+
+    config = TINY.model_copy(update={"max_epochs": 2, "train_fraction": 0.25})
+    train(small_city, tmp_path / "a", config, distill=DistillConfig(), labels=teacher)
+    first = sorted(seen)
+    assert len(first) == 2 * 12
+    assert len(set(first)) == 12
+    seen.clear()
+    train(small_city, tmp_path / "b", config, distill=DistillConfig(), labels=teacher, seed=1)
+    assert sorted(seen) != first
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(small_city, small_model, precision):
+    config = TINY.model_copy(update={"precision": precision, "learning_rate": 3e-3})
+    trainer = StudentTrainer(small_model, config, 40)
+    losses = [trainer.step(small_city.trips["train"], np.arange(24), 0)["next_step"] for _ in range(30)]
+    assert losses[-1] < losses[0] - 0.05
+    assert all(p.dtype == torch.float32 for p in small_model.parameters())
+
+
+def test_fp16_overflow_skips_the_step_and_shrinks_the_scale():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = Optimiser([weight], learning_rate=0.1, weight_decay=0.0, total_steps=10, warmup_ratio=0.0,
+                          max_norm=1.0, precision="fp16", device=torch.device("cpu"))
+    scale = optimiser.state_dict()["scaler"]["scale"]
+    optimiser.backward((weight * torch.inf).sum())
+    assert not np.isfinite(optimiser.step().grad_norm)
+    assert torch.equal(weight.detach(), torch.ones(3))
+    assert optimiser.state_dict()["scaler"]["scale"] == scale / 2
+    optimiser.backward((weight * 100).sum())
+    # clipping sees the true gradient, not the scaled one
+    assert optimiser.step().grad_norm == pytest.approx(100 * np.sqrt(3), rel=1e-5)
+    assert (weight < 1).all()
+
+
+def test_precision_on_a_cpu():
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == "fp32"
+    with autocast("bf16", cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast("auto", cpu):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_schedule():
+    rates = [warmup_cosine(k, total_steps=100, warmup_ratio=0.1) for k in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.0)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+    assert warmup_cosine(0, total_steps=1, warmup_ratio=0.0) == pytest.approx(0.0)
+    assert warmup_cosine(99, total_steps=100, warmup_ratio=0.1, floor=0.1) == pytest.approx(0.1)
+
+
+def test_batches_hold_all_trips_once_and_are_of_like_length():
+    lengths = np.random.default_rng(0).integers(2, 200, 1000)
+    batches = list(bucketed_batches(lengths, 16, seed=0, epoch=0))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+    assert max(len(batch) for batch in batches) == 16
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+    again = list(bucketed_batches(lengths, 16, seed=0, epoch=0))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    other = list(bucketed_batches(lengths, 16, seed=0, epoch=1))
+    assert not np.array_equal(np.concatenate(batches), np.concatenate(other))
+    # long and short batches alternate at random, so that no epoch ends on the longest trips
+    means = [lengths[batch].mean() for batch in batches]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4
