@@ -1,4 +1,4 @@
-"""Network group: from raw files to roads, trips, centres and zones.
+"""Network group: from raw files to roads, trips, centers and zones.
 
 Belongs here: what describes the city and its trips, for teacher and students alike. Does not: anything of a model.
 """
@@ -37,7 +37,7 @@ trajectories = stage_asset(
 road_centroids = stage_asset(
     "road_centroids",
     kinds={"geopandas", "parquet"},
-    description="The centre of every road: centroid of its line in degrees, as a point in EPSG:4326 (GeoParquet).",
+    description="The center of every road: centroid of its line in degrees, as a point in EPSG:4326 (GeoParquet).",
 )
 road_zones = stage_asset(
     "road_zones",

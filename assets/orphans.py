@@ -13,7 +13,7 @@ import threading
 import time
 
 _PATIENCE_S = 5
-"""Given to whatever a cancelled step does at its end."""
+"""Given to whatever a canceled step does at its end."""
 
 
 def end_with_run() -> None:
@@ -31,7 +31,7 @@ _NAME = "end-with-run"
 
 def _watch(run: multiprocessing.process.BaseProcess) -> None:
     run.join()
-    # first as if it were cancelled, so that the processes it has started end too
+    # first as if it were canceled, so that the processes it has started end too
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(_PATIENCE_S)
     # then in any case: Dagster would wait for ever to tell the run how it ended

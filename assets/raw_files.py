@@ -20,15 +20,18 @@ _DESCRIPTIONS = {
     "raw_roads": "`roadmap.geo` and `roadmap.rel`, and the zones where the data set ships them, as they lie outside.",
     "raw_trips": "`train.csv`, `val.csv` and `test.csv`, as they lie outside.",
 }
-_VERSION = ("Observed, never written: the version is a digest of the content; for a made or downloaded city, of what "
-            "says how to make or where to find it.")
+_VERSION = (
+    "Observed, never written: the version is a digest of the content; for a made or downloaded city, of what "
+    "says how to make or where to find it."
+)
 
 
 @dg.multi_observable_source_asset(
     name="observe_raw_files",
     specs=[
-        dg.AssetSpec(name, group_name="network", description=f"{said} {_VERSION}", kinds={"csv"},
-                     partitions_def=city_partitions)
+        dg.AssetSpec(
+            name, group_name="network", description=f"{said} {_VERSION}", kinds={"csv"}, partitions_def=city_partitions
+        )
         for name, said in _DESCRIPTIONS.items()
     ],
     partitions_def=city_partitions,
@@ -43,8 +46,11 @@ def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         source = context.resources.pipeline.config(context.partition_key).source
         for key in sorted(context.selected_asset_keys):
             names = RAW[key.path[-1]]
-            files = [dg.TableRecord({"file": str(path), "mib": round(path.stat().st_size / 2**20, 3)})
-                     for path in raw_files_of(source) if path.name in names]
+            files = [
+                dg.TableRecord({"file": str(path), "mib": round(path.stat().st_size / 2**20, 3)})
+                for path in raw_files_of(source)
+                if path.name in names
+            ]
             shown = {"files": dg.MetadataValue.table(files)} if files else {"kind": source.kind}
             yield dg.ObserveResult(key, data_version=dg.DataVersion(raw_version(source, names)[:16]), metadata=shown)
     except HoserKdError as error:

@@ -31,24 +31,31 @@ _DESCRIPTIONS = {
 
 
 @dg.multi_asset(
-    name="take_note_of_settings",
+    name="record_settings",
     specs=[
-        dg.AssetSpec([SETTINGS_PREFIX, piece], group_name="settings", description=said, kinds={"yaml"},
-                     code_version=CODE_VERSION, partitions_def=city_partitions)
+        dg.AssetSpec(
+            [SETTINGS_PREFIX, piece],
+            group_name="settings",
+            description=said,
+            kinds={"yaml"},
+            code_version=CODE_VERSION,
+            partitions_def=city_partitions,
+        )
         for piece, said in _DESCRIPTIONS.items()
     ],
     partitions_def=city_partitions,
     can_subset=True,
     required_resource_keys={"pipeline"},
 )
-def settings_pieces(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+def settings_sections(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
     """Take note of a city's settings, piece by piece."""
     try:
         config = context.resources.pipeline.config(context.partition_key)
         for key in sorted(context.selected_asset_keys):
             values = SETTINGS[key.path[-1]](config)
-            yield dg.MaterializeResult(asset_key=key, metadata=settings_shown(values),
-                                       data_version=settings_version(values))
+            yield dg.MaterializeResult(
+                asset_key=key, metadata=settings_shown(values), data_version=settings_version(values)
+            )
     except HoserKdError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 

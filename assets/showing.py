@@ -30,7 +30,7 @@ def show(artifact: Artifact) -> dict[str, Any]:
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mib": round(artifact.size_bytes / 2**20, 3),
         "seconds": artifact.seconds,
-        "made_at": artifact.made_at,
+        "created_at": artifact.created_at,
         **_commands(artifact),
         **{name: _entry(value) for name, value in artifact.summary.items() if name not in short},
     }

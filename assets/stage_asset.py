@@ -1,15 +1,14 @@
 """Turns a stage of `pipeline.graph` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
 
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from assets.knobs import RunStage, changes, overtaken, run_config_of
 from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, wait_for_place
+from assets.run_config import RunStage, changes, run_config_of, stale_overrides
 from assets.showing import show, show_check
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.progress import TimedLines
@@ -57,13 +56,20 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         pipeline = context.resources.pipeline
         try:
             settings = pipeline.config(city)
-            for said in overtaken(name, config, settings, context.run.tags):
+            for said in stale_overrides(name, config, settings, context.run.tags):
                 context.log.warning(said)
             changed = changes(name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
             artifact = make(
-                stage, settings, pipeline.store(), inputs, seed=seed, force=config.force, device=config.device,
-                progress=TimedLines(context.log.info), on_epoch=lambda figures: _observe(context, figures),
+                stage,
+                settings,
+                pipeline.store(),
+                inputs,
+                seed=seed,
+                force=config.force,
+                device=config.device,
+                progress=TimedLines(context.log.info),
+                on_epoch=lambda figures: _observe(context, figures),
             )
             results = run_checks(artifact, inputs)
         except HoserKdError as error:
@@ -73,15 +79,26 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
         for check, result in zip(checks, results, strict=True):
             yield dg.AssetCheckResult(
-                check_name=result.name, passed=result.passed, description=result.said, metadata=show_check(result),
+                check_name=result.name,
+                passed=result.passed,
+                description=result.message,
+                metadata=show_check(result),
                 severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
             )
 
     return asset
 
 
-_ON_DEVICE = {"grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels", "vanilla_student",
-              "distilled_student", "generated_trajectories", "trajectory_metrics"}
+_ON_DEVICE = {
+    "grid_token_table",
+    "teacher",
+    "teacher_evaluation",
+    "teacher_soft_labels",
+    "vanilla_student",
+    "distilled_student",
+    "generated_trajectories",
+    "trajectory_metrics",
+}
 """Stages that run a model: the grid asks an imported teacher whether it lies right, the metrics ask the students. They
 share one pool, so that a machine with one GPU runs one of them at a time."""
 

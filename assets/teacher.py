@@ -33,7 +33,7 @@ teacher_soft_labels = stage_asset(
     kinds={"pytorch", "arrow"},
     description=(
         "The teacher's scores of the candidates of every step, from one causal pass a trip, at temperature 1 and not "
-        "normalised: any temperature, weight and sharing rule is applied when a student trains. A sample is scored "
+        "normalized: any temperature, weight and sharing rule is applied when a student trains. A sample is scored "
         "over the whole vocabulary to see how much of the teacher's mass lies on the candidates."
     ),
 )

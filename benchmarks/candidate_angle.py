@@ -38,21 +38,36 @@ def measure(file: Path, seeds: int, store: Store) -> dict[str, object]:
     for seed in range(seeds):
         for reading in READINGS:
             student = config.student.model_copy(update={"candidate_angle": reading})
-            made = make_with_inputs("vanilla_student", config.model_copy(update={"student": student}), store, seed=seed,
-                                    stop_at_checks=False)
+            made = make_with_inputs(
+                "vanilla_student",
+                config.model_copy(update={"student": student}),
+                store,
+                seed=seed,
+                stop_at_checks=False,
+            )
             figures = evaluate_student(load(made.path), test)
             found[reading].append(figures)
-            sys.stderr.write(f"{config.city}, seed {seed}, {reading}: accuracy {figures['accuracy']:.4f}, nll "
-                             f"{figures['nll']:.4f}\n")
-    return {"test_steps": int(found["published"][0]["steps"]), "epochs": config.student.max_epochs, "seeds": seeds,
-            **{name: compare(found, name) for name in FIGURES}}
+            sys.stderr.write(
+                f"{config.city}, seed {seed}, {reading}: accuracy {figures['accuracy']:.4f}, nll {figures['nll']:.4f}\n"
+            )
+    return {
+        "test_steps": int(found["published"][0]["steps"]),
+        "epochs": config.student.max_epochs,
+        "seeds": seeds,
+        **{name: compare(found, name) for name in FIGURES},
+    }
 
 
 def compare(found: dict[str, list[dict[str, float]]], name: str) -> dict[str, float]:
     published, true = ([figures[name] for figures in found[reading]] for reading in READINGS)
     difference = paired_difference(published, true)
-    return {"published": float(np.mean(published)), "true_bearing": float(np.mean(true)),
-            "published_less_true": difference.mean, "low": difference.low, "high": difference.high}
+    return {
+        "published": float(np.mean(published)),
+        "true_bearing": float(np.mean(true)),
+        "published_less_true": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+    }
 
 
 def main() -> None:

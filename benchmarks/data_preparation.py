@@ -94,9 +94,14 @@ def measure(folder: Path, size: int) -> dict[str, float]:
         bytes_ours = (Path(scratch) / "trips.arrow").stat().st_size
     each = 1e3 / len(trips)
     return {
-        "roads": network.num_roads, "trips": len(trips), "roads_a_trip": round(float(trips.lengths.mean()), 1),
-        "prepare_ms_a_trip": {"plain": plain_prepare * each, "ours": ours_prepare * each,
-                              "ratio": plain_prepare / ours_prepare},
+        "roads": network.num_roads,
+        "trips": len(trips),
+        "roads_a_trip": round(float(trips.lengths.mean()), 1),
+        "prepare_ms_a_trip": {
+            "plain": plain_prepare * each,
+            "ours": ours_prepare * each,
+            "ratio": plain_prepare / ours_prepare,
+        },
         "load_ms_a_trip": {"plain": plain_load * each, "ours": ours_load * each, "ratio": plain_load / ours_load},
         "together_ratio": (plain_prepare + plain_load) / (ours_prepare + ours_load),
         "kib_a_trip": {"plain": bytes_plain / len(trips) / 1024, "ours": bytes_ours / len(trips) / 1024},

@@ -70,7 +70,7 @@ def main() -> None:
         for round_number in range(options.rounds + 1):
             for rows in chosen:
                 took = {}
-                # whoever goes first alternates, so that a drift of the machine favours nobody
+                # whoever goes first alternates, so that a drift of the machine favors nobody
                 for name in sorted(trainers, reverse=bool(round_number % 2)):
                     started = time.process_time()
                     trainers[name].step(trips, rows, epoch=0)
@@ -79,8 +79,10 @@ def main() -> None:
                     ratios.append(took["distilled"] / took["plain"])
                     plain.append(took["plain"])
     low, high = np.percentile(ratios, [25, 75])
-    print(f"{network.num_roads} roads, batches of {options.batch_size}, {len(ratios)} pairs, one thread, "
-          f"{options.shared_cells}")
+    print(
+        f"{network.num_roads} roads, batches of {options.batch_size}, {len(ratios)} pairs, one thread, "
+        f"{options.shared_cells}"
+    )
     print(f"plain step: median {statistics.median(plain):.3f} CPU seconds")
     print(f"with labels ÷ without: median {statistics.median(ratios):.4f} (quartiles {low:.4f} to {high:.4f})")
 

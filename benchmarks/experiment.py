@@ -30,7 +30,7 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store
-from hoser_kd.student.mixture import opinions
+from hoser_kd.student.mixture import predict_probabilities
 from hoser_kd.teacher.soft_labels import SoftLabels
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -55,8 +55,9 @@ class Maker:
             if started.name in ("teacher", "vanilla_student", "distilled_student"):
                 sys.stderr.write(f"  {config.city}: {started.name}{seed_text}\n")
 
-        return make_with_inputs(stage, config, self.store, seed=seed, on_stage=say, progress=self.lines,
-                                stop_at_checks=False)
+        return make_with_inputs(
+            stage, config, self.store, seed=seed, on_stage=say, progress=self.lines, stop_at_checks=False
+        )
 
 
 def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -70,8 +71,11 @@ def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list
 
     def students(kind: str, changed: CityConfig, settings: dict[str, Any]) -> dict[str, Any]:
         made = [make(kind, changed, seed).summary for seed in options.search_seeds]
-        return {**settings, "val_nlls": [summary["val_nll"] for summary in made],
-                **{name: sum(summary[name] for summary in made) / len(made) for name in ("val_nll", "val_accuracy")}}
+        return {
+            **settings,
+            "val_nlls": [summary["val_nll"] for summary in made],
+            **{name: sum(summary[name] for summary in made) / len(made) for name in ("val_nll", "val_accuracy")},
+        }
 
     def attempt(axis: str, values: list[Any]) -> dict[str, Any]:
         for value in values:
@@ -108,11 +112,20 @@ def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
     """The teacher's own ranking, and the plain student mixed with it; the share is chosen on validation."""
     model = load(make("vanilla_student", config, seed).path)
     labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
-    found = {split: opinions(model, Trajectories.load(trips / f"{split}.arrow"),
-                             SoftLabels.load(labels / f"{split}.arrow")) for split in ("val", "test")}
+    found = {
+        split: predict_probabilities(
+            model, Trajectories.load(trips / f"{split}.arrow"), SoftLabels.load(labels / f"{split}.arrow")
+        )
+        for split in ("val", "test")
+    }
     share = found["val"].best_share()
-    return {"seed": seed, "share": share, "student": found["test"].figures(0.0), "teacher": found["test"].figures(1.0),
-            "mixture": found["test"].figures(share)}
+    return {
+        "seed": seed,
+        "share": share,
+        "student": found["test"].figures(0.0),
+        "teacher": found["test"].figures(1.0),
+        "mixture": found["test"].figures(share),
+    }
 
 
 def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[str]) -> list[dict[str, Any]]:
@@ -123,11 +136,17 @@ def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[st
         changed = variant(config, grid=grid)
         summary = make("grid_token_table", changed).summary
         students = [make("distilled_student", changed, seed).summary for seed in seeds]
-        rows.append({"cells": size, "tokens": summary["num_labels"], "apart": summary["resolution"]["apart"],
-                     "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
-                     "learnable": learnable(make, changed, seeds[0]),
-                     "student_val_nll": [student["val_nll"] for student in students],
-                     "student_val_accuracy": [student["val_accuracy"] for student in students]})
+        rows.append(
+            {
+                "cells": size,
+                "tokens": summary["num_labels"],
+                "apart": summary["resolution"]["apart"],
+                "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
+                "learnable": learnable(make, changed, seeds[0]),
+                "student_val_nll": [student["val_nll"] for student in students],
+                "student_val_accuracy": [student["val_accuracy"] for student in students],
+            }
+        )
     return rows
 
 
@@ -149,13 +168,22 @@ def run(options: argparse.Namespace) -> None:
         rows = search(make, part, options)
         best = min((row for row in rows if row["lambda_kl"]), key=lambda row: row["val_nll"])
         chosen = variant(part, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
-        keep(f"fraction {fraction}", {"search": rows, "chosen": best,
-                                      "learnable": learnable(make, chosen, options.seeds[0]),
-                                      **comparison(make, chosen, options.seeds)})
+        keep(
+            f"fraction {fraction}",
+            {
+                "search": rows,
+                "chosen": best,
+                "learnable": learnable(make, chosen, options.seeds[0]),
+                **comparison(make, chosen, options.seeds),
+            },
+        )
     if options.cells:
         best = kept()["fraction 1.0"]["chosen"]
-        chosen = variant(config, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")},
-                         teacher=TINY if options.cell_teacher == "tiny" else {})
+        chosen = variant(
+            config,
+            distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")},
+            teacher=TINY if options.cell_teacher == "tiny" else {},
+        )
         keep("resolution", resolution(make, chosen, options.seeds[: options.cell_seeds], options.cells))
 
 
@@ -169,8 +197,12 @@ def main() -> None:
     parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
     parser.add_argument("--cell-seeds", type=int, default=1, help="how many of the seeds the cell sizes are tried with")
-    parser.add_argument("--cell-teacher", choices=["tiny", "as configured"], default="as configured",
-                        help="a small teacher that trains in minutes, at all cell sizes")
+    parser.add_argument(
+        "--cell-teacher",
+        choices=["tiny", "as configured"],
+        default="as configured",
+        help="a small teacher that trains in minutes, at all cell sizes",
+    )
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
     run(parser.parse_args())
     write_page()

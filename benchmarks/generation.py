@@ -62,14 +62,14 @@ class PlainSearch:
 
     def ask(self, roads: list[int], times: list[int], destination: int):
         """Candidates behind the last road, their -log p and seconds: features first, then the whole path."""
-        network, centre = self.network, self.network.centroids
-        lat, lon = centre[roads].T
+        network, center = self.network, self.network.centroids
+        lat, lon = center[roads].T
         distance = haversine_m(lat[:, None], lon[:, None], lat[None], lon[None])
         weekend = (times[0] // 86_400 + 3) % 7 >= 5
         share = np.array([(t % 86_400) / 86_400 for t in times], np.float32)
         interval = np.abs(share[:, None] * np.float32(1440) - share[None] * np.float32(1440))
         candidates = network.successors.row(roads[-1]).tolist()
-        away = [float(haversine_m(*centre[c], *centre[destination])) for c in candidates]
+        away = [float(haversine_m(*center[c], *center[destination])) for c in candidates]
         end = network.end[:, ::-1] if self.candidate_angle == "published" else network.end
         to_goal = heading(*end[roads[-1]], *end[destination])
         turns = [abs(heading(*end[roads[-1]], *end[c]) - to_goal) for c in candidates]
@@ -91,7 +91,7 @@ class PlainSearch:
 
     def trip(self, origin: int, start: int, destination: int, max_steps: int):
         frontier, order, best, done = [(0.0, 0, [origin], [start])], 1, {origin: 0.0}, set()
-        centre, nearest = self.network.centroids, (math.inf, [])
+        center, nearest = self.network.centroids, (math.inf, [])
         while frontier and len(done) < max_steps:
             cost, _, roads, times = heapq.heappop(frontier)
             if roads[-1] == destination:
@@ -99,7 +99,7 @@ class PlainSearch:
             if roads[-1] in done:
                 continue
             done.add(roads[-1])
-            away = float(haversine_m(*centre[roads[-1]], *centre[destination]))
+            away = float(haversine_m(*center[roads[-1]], *center[destination]))
             if away < nearest[0]:
                 nearest = (away, roads)
             if not len(self.network.successors.row(roads[-1])):
@@ -144,10 +144,16 @@ def measure(folder: Path, options) -> dict[str, float]:
         raise SystemExit(f"{len(few) - same} of {len(few)} answers differ")
     rate, plain_rate = trips.expansions.sum() / ours_s, sum(count for _, count in plain) / plain_s
     return {
-        "roads": network.num_roads, "trips": len(rows), "reached": float(trips.reached.mean()),
-        "expansions_a_trip": float(trips.expansions.mean()), "trips_a_second": len(rows) / ours_s,
-        "expansions_a_second": rate, "plain_trips": len(few), "plain_expansions_a_second": plain_rate,
-        "plain_trips_a_second": plain_rate / float(trips.expansions.mean()), "times_as_fast": rate / plain_rate,
+        "roads": network.num_roads,
+        "trips": len(rows),
+        "reached": float(trips.reached.mean()),
+        "expansions_a_trip": float(trips.expansions.mean()),
+        "trips_a_second": len(rows) / ours_s,
+        "expansions_a_second": rate,
+        "plain_trips": len(few),
+        "plain_expansions_a_second": plain_rate,
+        "plain_trips_a_second": plain_rate / float(trips.expansions.mean()),
+        "times_as_fast": rate / plain_rate,
         "peak_memory_mib": peak_mib(),
     }
 
@@ -177,8 +183,13 @@ def many(count: int, max_steps: int) -> dict[str, float]:
             destinations = np.where(degrees[destinations] > 0, onwards, destinations)
         asked = origins, np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations
         # compiles, and takes what does not grow
-        generate_to(folder / "few.parquet", folder / "parts", model, *(part[:256] for part in asked),
-                    Decoding(max_steps=max_steps))
+        generate_to(
+            folder / "few.parquet",
+            folder / "parts",
+            model,
+            *(part[:256] for part in asked),
+            Decoding(max_steps=max_steps),
+        )
         write_lines(read_chunks(folder / "few.parquet"), network, folder / "few_lines.parquet")
         before, started = peak_mib(), time.process_time()
         generate_to(folder / "trips.parquet", folder / "parts", model, *asked, Decoding(max_steps=max_steps))
@@ -187,11 +198,19 @@ def many(count: int, max_steps: int) -> dict[str, float]:
         write_lines(read_chunks(folder / "trips.parquet"), network, folder / "lines.parquet")
         told = [(int(chunk.reached.sum()), len(chunk.road_ids)) for chunk in read_chunks(folder / "trips.parquet")]
         reached, roads = (sum(column) for column in zip(*told, strict=True))
-        return {"requests": count, "max_steps": max_steps, "reached": reached / count, "roads_a_trip": roads / count,
-                "cpu_s": cpu_s, "trips_a_cpu_second": count / cpu_s, "peak_mib_before": before,
-                "peak_mib_generated": generated, "peak_mib_with_files": peak_mib(),
-                "files_mib": sum((folder / name).stat().st_size for name in
-                                 ("trips.parquet", "trips.csv", "lines.parquet")) / 2**20}
+        return {
+            "requests": count,
+            "max_steps": max_steps,
+            "reached": reached / count,
+            "roads_a_trip": roads / count,
+            "cpu_s": cpu_s,
+            "trips_a_cpu_second": count / cpu_s,
+            "peak_mib_before": before,
+            "peak_mib_generated": generated,
+            "peak_mib_with_files": peak_mib(),
+            "files_mib": sum((folder / name).stat().st_size for name in ("trips.parquet", "trips.csv", "lines.parquet"))
+            / 2**20,
+        }
 
 
 def main() -> None:
@@ -210,9 +229,17 @@ def main() -> None:
         results = many(options.requests, options.memory_steps)
     elif options.memory:
         # a process each: a peak does not go down again
-        results = [json.loads(subprocess.run(
-            [sys.executable, __file__, "--requests", str(count), "--memory-steps", str(options.memory_steps)],
-            check=True, stdout=subprocess.PIPE, text=True).stdout) for count in (1_000, 10_000, 100_000)]
+        results = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--requests", str(count), "--memory-steps", str(options.memory_steps)],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                ).stdout
+            )
+            for count in (1_000, 10_000, 100_000)
+        ]
     elif options.folder:
         results = measure(options.folder, options)
     else:

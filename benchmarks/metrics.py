@@ -66,30 +66,32 @@ def main() -> None:
     from hoser_kd.network.trajectories import Trajectories
 
     rng = np.random.default_rng(0)
-    centres = np.column_stack([rng.uniform(41.14, 41.18, 5000), rng.uniform(-8.69, -8.56, 5000)])
+    centers = np.column_stack([rng.uniform(41.14, 41.18, 5000), rng.uniform(-8.69, -8.56, 5000)])
 
     def trips(num_trips: int, num_roads: int) -> Trajectories:
-        roads = rng.integers(0, len(centres), num_trips * num_roads)
+        roads = rng.integers(0, len(centers), num_trips * num_roads)
         return Trajectories(np.arange(num_trips + 1) * num_roads, roads, np.zeros_like(roads))
 
     few = trips(1, 2)
-    pair_distances(few, few, np.zeros((1, 2), np.int64), centres, 100.0)
+    pair_distances(few, few, np.zeros((1, 2), np.int64), centers, 100.0)
     print(f"import and first call: {time.perf_counter() - started:.1f} s")
 
     for num_roads in (21, 38):
         real, made = trips(1000, num_roads), trips(1000, num_roads)
         pairs = rng.integers(0, 1000, (arguments.pairs, 2))
         started = time.perf_counter()
-        pair_distances(real, made, pairs, centres, 100.0)
+        pair_distances(real, made, pairs, centers, 100.0)
         compiled_s = (time.perf_counter() - started) / len(pairs)
 
         started = time.perf_counter()
         for r, g in pairs[: arguments.plain_pairs]:
-            a, b = ([(lat, lon) for lat, lon in centres[t.roads(i)].tolist()] for t, i in ((real, r), (made, g)))
+            a, b = ([(lat, lon) for lat, lon in centers[t.roads(i)].tolist()] for t, i in ((real, r), (made, g)))
             hausdorff_km(a, b), dtw_km(a, b), edr(a, b, 100.0)
         plain_s = (time.perf_counter() - started) / arguments.plain_pairs
-        print(f"{num_roads} roads: compiled {1 / compiled_s:,.0f} pairs/s ({compiled_s * 1e6:.1f} µs), plain Python "
-              f"{1 / plain_s:,.0f} pairs/s ({plain_s * 1e3:.2f} ms), {plain_s / compiled_s:,.0f} times as fast")
+        print(
+            f"{num_roads} roads: compiled {1 / compiled_s:,.0f} pairs/s ({compiled_s * 1e6:.1f} µs), plain Python "
+            f"{1 / plain_s:,.0f} pairs/s ({plain_s * 1e3:.2f} ms), {plain_s / compiled_s:,.0f} times as fast"
+        )
 
 
 if __name__ == "__main__":

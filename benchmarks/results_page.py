@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from hoser_kd.plots import COLOURS, png
+from hoser_kd.plots import COLORS, png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FIGURES = {
@@ -32,9 +32,14 @@ FIGURES = {
     "similarity.edr": ("EDR", "lower"),
     "requests.reached_share": ("trips that arrive", "higher"),
 }
-PLOTTED = ("next_step.nll", "next_step.decision_accuracy", "next_step.calibration_error", "similarity.dtw",
-           "distance.jsd")
-VANILLA, DISTILLED, TEACHER = (COLOURS[who] for who in ("vanilla", "distilled", "teacher"))
+PLOTTED = (
+    "next_step.nll",
+    "next_step.decision_accuracy",
+    "next_step.calibration_error",
+    "similarity.dtw",
+    "distance.jsd",
+)
+VANILLA, DISTILLED, TEACHER = (COLORS[who] for who in ("vanilla", "distilled", "teacher"))
 
 
 def shares_of(results: dict[str, Any]) -> dict[float, dict[str, Any]]:
@@ -54,12 +59,22 @@ def search_plot(results: dict[str, Any]) -> Figure:
     for axes, (share, found) in zip(np.atleast_1d(figure.subplots(1, len(shares))), shares.items(), strict=True):
         plain = next(row for row in found["search"] if not row["lambda_kl"])
         tried = [row for row in found["search"] if row["lambda_kl"]]
-        for number, (temperature, sharing) in enumerate(dict.fromkeys((row["temperature"], row["shared_cells"])
-                                                                      for row in tried)):
-            rows = sorted((row for row in tried if (row["temperature"], row["shared_cells"]) == (temperature, sharing)),
-                          key=lambda row: row["lambda_kl"])
-            axes.plot([row["lambda_kl"] for row in rows], [row["val_nll"] for row in rows], "osD^v<>"[number % 7] + "-",
-                      ms=5, lw=1, alpha=0.8, label=f"tau {temperature:g}, {sharing}")
+        for number, (temperature, sharing) in enumerate(
+            dict.fromkeys((row["temperature"], row["shared_cells"]) for row in tried)
+        ):
+            rows = sorted(
+                (row for row in tried if (row["temperature"], row["shared_cells"]) == (temperature, sharing)),
+                key=lambda row: row["lambda_kl"],
+            )
+            axes.plot(
+                [row["lambda_kl"] for row in rows],
+                [row["val_nll"] for row in rows],
+                "osD^v<>"[number % 7] + "-",
+                ms=5,
+                lw=1,
+                alpha=0.8,
+                label=f"tau {temperature:g}, {sharing}",
+            )
         axes.axhline(plain["val_nll"], color=VANILLA, lw=1.5, label="vanilla")
         axes.set(xscale="log", xlabel="lambda", title=f"{share:.0%} of the trips")
         axes.legend(fontsize=6.5, frameon=False)
@@ -76,8 +91,15 @@ def differences_plot(results: dict[str, Any]) -> Figure:
             row = found["figures"][name]
             each = np.array(row["distilled"]) - np.array(row["vanilla"])
             axes.plot([place] * len(each), each, "o", ms=3, color="#999999")
-            axes.errorbar(place + 0.15, row["difference"], fmt="o", color=DISTILLED, capsize=3, ms=5,
-                          yerr=[[row["difference"] - row["low"]], [row["high"] - row["difference"]]])
+            axes.errorbar(
+                place + 0.15,
+                row["difference"],
+                fmt="o",
+                color=DISTILLED,
+                capsize=3,
+                ms=5,
+                yerr=[[row["difference"] - row["low"]], [row["high"] - row["difference"]]],
+            )
         axes.axhline(0, color="#333333", lw=0.8)
         label, better = FIGURES[name]
         axes.set_title(f"{label}\n({better} is better)", fontsize=8)
@@ -94,10 +116,15 @@ def learnable_plot(results: dict[str, Any]) -> Figure:
     shares = shares_of(results)
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    for offset, (who, colour) in enumerate((("student", VANILLA), ("teacher", TEACHER), ("mixture", DISTILLED))):
+    for offset, (who, color) in enumerate((("student", VANILLA), ("teacher", TEACHER), ("mixture", DISTILLED))):
         values = [found["learnable"][who]["nll"] for found in shares.values()]
-        bars = axes.bar(np.arange(len(shares)) + 0.27 * (offset - 1), values, 0.25, color=colour,
-                        label={"student": "vanilla student", "teacher": "teacher alone"}.get(who, who))
+        bars = axes.bar(
+            np.arange(len(shares)) + 0.27 * (offset - 1),
+            values,
+            0.25,
+            color=color,
+            label={"student": "vanilla student", "teacher": "teacher alone"}.get(who, who),
+        )
         axes.bar_label(bars, fmt="%.3f", fontsize=7)
     axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     axes.set(xlabel="share of the training trips", ylabel="test NLL, nats")
@@ -112,20 +139,33 @@ def resolution_plot(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     panels = (
         ("choices the cells tell apart", [row["apart"] for row in rows], TEACHER),
-        ("teacher's accuracy at choices (test)", [row["learnable"]["teacher"]["decision_accuracy"] for row in rows],
-         TEACHER),
+        (
+            "teacher's accuracy at choices (test)",
+            [row["learnable"]["teacher"]["decision_accuracy"] for row in rows],
+            TEACHER,
+        ),
         ("NLL, nats", None, None),
     )
-    for axes, (title, values, colour) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, (title, values, color) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
         if values is not None:
-            axes.plot(names, values, "o-", color=colour)
+            axes.plot(names, values, "o-", color=color)
             continue
-        axes.plot(names, [mean(row["student_val_nll"]) for row in rows], "o-", color=DISTILLED,
-                  label="distilled student (val)")
-        axes.plot(names, [row["learnable"]["mixture"]["nll"] for row in rows], "s--", color=TEACHER,
-                  label="vanilla + teacher (test)")
+        axes.plot(
+            names,
+            [mean(row["student_val_nll"]) for row in rows],
+            "o-",
+            color=DISTILLED,
+            label="distilled student (val)",
+        )
+        axes.plot(
+            names,
+            [row["learnable"]["mixture"]["nll"] for row in rows],
+            "s--",
+            color=TEACHER,
+            label="vanilla + teacher (test)",
+        )
         axes.legend(fontsize=7, frameon=False)
     return figure
 
@@ -138,56 +178,107 @@ def city_lines(city: str, results: dict[str, Any]) -> list[str]:
         (DOCS / "figures" / f"results_{city}_{name}.png").write_bytes(png(figure))
         return [f"![{about}](figures/results_{city}_{name}.png)", ""]
 
-    lines = ["", f"## {city}", "", "### Distilled − vanilla", "",
-             *plot("differences", differences_plot(results), "Differences, seed by seed")]
+    lines = [
+        "",
+        f"## {city}",
+        "",
+        "### Distilled − vanilla",
+        "",
+        *plot("differences", differences_plot(results), "Differences, seed by seed"),
+    ]
     for share, found in shares.items():
         chosen, count = found["chosen"], len(found["seeds"])
-        lines += [f"#### {share:.0%} of the training trips, {count} seeds, test", "",
-                  (f"Chosen on validation: lambda {chosen['lambda_kl']:g}, temperature {chosen['temperature']:g}, "
-                  f"{chosen['shared_cells']}."), "",
-                  "| figure | vanilla | distilled | difference | 95 % interval | |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"#### {share:.0%} of the training trips, {count} seeds, test",
+            "",
+            (
+                f"Chosen on validation: lambda {chosen['lambda_kl']:g}, temperature {chosen['temperature']:g}, "
+                f"{chosen['shared_cells']}."
+            ),
+            "",
+            "| figure | vanilla | distilled | difference | 95 % interval | |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [difference_row(name, row) for name, row in found["figures"].items()] + [""]
-    lines += ["### Choice of lambda, temperature and sharing, on validation", "",
-              *plot("search", search_plot(results), "Validation NLL against lambda")]
+    lines += [
+        "### Choice of lambda, temperature and sharing, on validation",
+        "",
+        *plot("search", search_plot(results), "Validation NLL against lambda"),
+    ]
     for share, found in shares.items():
-        lines += [f"#### {share:.0%} of the training trips", "",
-                  "| lambda | temperature | shared cells | val NLL | val accuracy |", "|---|---|---|---|---|"]
-        lines += [f"| {row['lambda_kl'] or '–'} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
-                  f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |"
-                  for row in sorted(found["search"], key=lambda row: row["val_nll"])] + [""]
-    lines += ["### What there was to learn", "",
-              ("The teacher's own ranking of the candidates, and the vanilla student's probabilities mixed with the "
-              "teacher's; the share is chosen on validation, the figures are of test."), "",
-              *plot("learnable", learnable_plot(results), "NLL of student, teacher and mixture"),
-              "| trips | who | accuracy | at choices | NLL |", "|---|---|---|---|---|"]
+        lines += [
+            f"#### {share:.0%} of the training trips",
+            "",
+            "| lambda | temperature | shared cells | val NLL | val accuracy |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['lambda_kl'] or '–'} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
+            f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |"
+            for row in sorted(found["search"], key=lambda row: row["val_nll"])
+        ] + [""]
+    lines += [
+        "### What there was to learn",
+        "",
+        (
+            "The teacher's own ranking of the candidates, and the vanilla student's probabilities mixed with the "
+            "teacher's; the share is chosen on validation, the figures are of test."
+        ),
+        "",
+        *plot("learnable", learnable_plot(results), "NLL of student, teacher and mixture"),
+        "| trips | who | accuracy | at choices | NLL |",
+        "|---|---|---|---|---|",
+    ]
     for share, found in shares.items():
         told = found["learnable"]
-        for who, label in (("student", "vanilla student"), ("teacher", "teacher alone"),
-                           ("mixture", f"{1 - told['share']:.0%} student + {told['share']:.0%} teacher")):
+        for who, label in (
+            ("student", "vanilla student"),
+            ("teacher", "teacher alone"),
+            ("mixture", f"{1 - told['share']:.0%} student + {told['share']:.0%} teacher"),
+        ):
             row = told[who]
-            lines.append(f"| {share:.0%} | {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | "
-                         f"{row['nll']:.4f} |")
+            lines.append(
+                f"| {share:.0%} | {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | {row['nll']:.4f} |"
+            )
     return lines + (resolution_lines(results, plot) if "resolution" in results else [])
 
 
 def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
-    columns = ("cells", "tokens", "choices told apart", "teacher's perplexity (val)", "teacher at choices (test)",
-               "mixture's share of the teacher", "mixture NLL (test)", "distilled NLL (val)",
-               "distilled accuracy (val)")
+    columns = (
+        "cells",
+        "tokens",
+        "choices told apart",
+        "teacher's perplexity (val)",
+        "teacher at choices (test)",
+        "mixture's share of the teacher",
+        "mixture NLL (test)",
+        "distilled NLL (val)",
+        "distilled accuracy (val)",
+    )
     seeds = len(results["resolution"][0]["student_val_nll"])
-    lines = ["", "### Cell size", "",
-             (f"A teacher trained at each cell size, up to a token a road; {seeds} distilled student"
-             f"{'s' if seeds > 1 else ''} each, all trips. Perplexities count cells and do not compare across "
-              "sizes."), "",
-             *plot("resolution", resolution_plot(results), "Cell size"),
-             f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [
+        "",
+        "### Cell size",
+        "",
+        (
+            f"A teacher trained at each cell size, up to a token a road; {seeds} distilled student"
+            f"{'s' if seeds > 1 else ''} each, all trips. Perplexities count cells and do not compare across "
+            "sizes."
+        ),
+        "",
+        *plot("resolution", resolution_plot(results), "Cell size"),
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
     for row in results["resolution"]:
         size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
         told = row["learnable"]
-        lines.append(f"| {size} | {row['tokens']:,} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
-                     f"{told['teacher']['decision_accuracy']:.4f} | {told['share']:.0%} | "
-                     f"{told['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
-                     f"{mean(row['student_val_accuracy']):.4f} |")
+        lines.append(
+            f"| {size} | {row['tokens']:,} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
+            f"{told['teacher']['decision_accuracy']:.4f} | {told['share']:.0%} | "
+            f"{told['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
+            f"{mean(row['student_val_accuracy']):.4f} |"
+        )
     return lines
 
 
@@ -195,20 +286,28 @@ def difference_row(name: str, row: dict[str, Any]) -> str:
     label, better = FIGURES.get(name, (name, ""))
     clear = row["low"] > 0 or row["high"] < 0
     word = ("better" if (row["difference"] > 0) == (better == "higher") else "worse") if clear and better else ""
-    return (f"| {label} | {mean(row['vanilla']):.4f} | {mean(row['distilled']):.4f} | {row['difference']:+.4f} | "
-            f"{row['low']:+.4f} to {row['high']:+.4f} | {word} |")
+    return (
+        f"| {label} | {mean(row['vanilla']):.4f} | {mean(row['distilled']):.4f} | {row['difference']:+.4f} | "
+        f"{row['low']:+.4f} to {row['high']:+.4f} | {word} |"
+    )
 
 
 def write_page() -> None:
     """Write docs/results.md from what is in docs/results."""
     reading = DOCS / "results" / "reading.md"
-    lines = ["# Results: what distillation brings", "",
-             reading.read_text(encoding="utf-8").strip() if reading.is_file() else "",
-             "", ("*Tables and plots are made by `benchmarks/experiment.py` and `benchmarks/results_page.py`. Figures "
-             "are means over seeds; differences are distilled − vanilla of the same seed with the paired 95 % t "
-             "interval. "
-             f"{len(FIGURES)} figures are compared for each share, so one of twenty intervals misses zero by chance "
-             "alone.*")]
+    lines = [
+        "# Results: what distillation brings",
+        "",
+        reading.read_text(encoding="utf-8").strip() if reading.is_file() else "",
+        "",
+        (
+            "*Tables and plots are made by `benchmarks/experiment.py` and `benchmarks/results_page.py`. Figures "
+            "are means over seeds; differences are distilled − vanilla of the same seed with the paired 95 % t "
+            "interval. "
+            f"{len(FIGURES)} figures are compared for each share, so one of twenty intervals misses zero by chance "
+            "alone.*"
+        ),
+    ]
     for file in sorted((DOCS / "results").glob("*.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
         if shares_of(results):

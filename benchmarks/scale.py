@@ -35,8 +35,12 @@ def street_grid(num_roads: int):
 
     blocks = round((num_roads / 4) ** 0.5 + 0.5)
     corner = np.arange(blocks * blocks).reshape(blocks, blocks)
-    ends = np.concatenate([np.stack([corner[:, :-1], corner[:, 1:]], -1).reshape(-1, 2),
-                           np.stack([corner[:-1], corner[1:]], -1).reshape(-1, 2)])
+    ends = np.concatenate(
+        [
+            np.stack([corner[:, :-1], corner[:, 1:]], -1).reshape(-1, 2),
+            np.stack([corner[:-1], corner[1:]], -1).reshape(-1, 2),
+        ]
+    )
     ends = np.concatenate([ends, ends[:, ::-1]])
     ends = ends[np.argsort(ends[:, 0], kind="stable")]
     first = offsets_of(np.bincount(ends[:, 0], minlength=blocks * blocks))
@@ -48,12 +52,12 @@ def street_grid(num_roads: int):
     row, column = np.divmod(np.arange(blocks * blocks), blocks)
     lat, lon = (39.5 + row * 0.001, 116.0 + column * 0.0013)
     lat, lon = (line + rng.uniform(-2e-4, 2e-4, len(line)) for line in (lat, lon))
-    metres = np.hypot(np.diff(lat[ends])[:, 0], np.diff(lon[ends])[:, 0] * np.cos(np.radians(39.5))) * 111_195
+    meters = np.hypot(np.diff(lat[ends])[:, 0], np.diff(lon[ends])[:, 0] * np.cos(np.radians(39.5))) * 111_195
     classes = np.array(["primary", "secondary", "tertiary", "residential"], object)
     return RoadNetwork(
         coord_offsets=np.arange(len(ends) + 1) * 2,
         coords=np.stack([lon[ends], lat[ends]], -1).reshape(-1, 2),
-        length_m=metres,
+        length_m=meters,
         highway=classes[row[ends[:, 0]] % 4],
         successors=Csr(offsets_of(np.bincount(origin[onward], minlength=len(ends))), following[onward]),
     )
@@ -118,8 +122,9 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
 
         def train():
             losses, began = [], time.process_time()
-            for rows, step in zip(bucketed_batches(trips.lengths, BATCH, seed=0, epoch=0), range(1, steps + 1),
-                                  strict=False):
+            for rows, step in zip(
+                bucketed_batches(trips.lengths, BATCH, seed=0, epoch=0), range(1, steps + 1), strict=False
+            ):
                 losses.append(trainer.step(trips, rows, 0)["next_step"])
                 if step % 10 == 0:
                     each_ms = (time.process_time() - began) / step * 1000
@@ -127,12 +132,20 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
             return losses
 
         losses = phase("training", train)
-    return {"roads": network.num_roads, "trips": num_trips, "points": len(trips.road_ids), "method": method,
-            "steps": len(losses), **{f"{name}_s": seconds[name] for name in PHASES},
-            "step_ms": round(1000 * seconds["training"] / len(losses), 1),
-            "peak_making_gib": made_gib, "peak_before_training_gib": before_gib, "peak_gib": peak_gib(),
-            "first_losses": round(float(np.mean(losses[:20])), 4),
-            "last_losses": round(float(np.mean(losses[-20:])), 4)}
+    return {
+        "roads": network.num_roads,
+        "trips": num_trips,
+        "points": len(trips.road_ids),
+        "method": method,
+        "steps": len(losses),
+        **{f"{name}_s": seconds[name] for name in PHASES},
+        "step_ms": round(1000 * seconds["training"] / len(losses), 1),
+        "peak_making_gib": made_gib,
+        "peak_before_training_gib": before_gib,
+        "peak_gib": peak_gib(),
+        "first_losses": round(float(np.mean(losses[:20])), 4),
+        "last_losses": round(float(np.mean(losses[-20:])), 4),
+    }
 
 
 def peak_gib() -> float:
@@ -177,8 +190,19 @@ def main() -> None:
     if args.results and args.results.is_file():
         found = [json.loads(line) for line in args.results.read_text().splitlines()]
     for roads, trips in zip(args.roads, args.trips or args.roads, strict=True):
-        command = [sys.executable, __file__, "--here", "--roads", str(roads), "--trips", str(trips),
-                   "--steps", str(args.steps), "--zones", args.zones]
+        command = [
+            sys.executable,
+            __file__,
+            "--here",
+            "--roads",
+            str(roads),
+            "--trips",
+            str(trips),
+            "--steps",
+            str(args.steps),
+            "--zones",
+            args.zones,
+        ]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         sys.stdout.write(line)
         found.append(json.loads(line))

@@ -51,7 +51,7 @@ FIGURES = {
     # on test: better, unit, name for people
     "reached": ("higher", "", "trips that arrive"),
     "score": ("higher", "", "score"),
-    "distance_jsd": ("lower", "nat", "JSD of travelled distance"),
+    "distance_jsd": ("lower", "nat", "JSD of traveled distance"),
     "radius_jsd": ("lower", "nat", "JSD of radius"),
     "duration_jsd": ("lower", "nat", "JSD of time to the next road"),
     "dtw_per_road": ("lower", "km", "DTW per road"),
@@ -64,6 +64,7 @@ FIGURES = {
 
 def train(run: StageRun, kept: Path) -> TrainingResult:
     """Train as the stage does, and keep each epoch's weights."""
+
     def keep(_: Any = None) -> None:
         state = run.folder / STATE_FILE
         if state.is_file():  # a run killed between the two is caught up with before it goes on
@@ -86,10 +87,13 @@ def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
     told = evaluate(test, trips, network, run.config.evaluation, paired=True)
     steps = evaluate_student(model, test)
     return {
-        "reached": told["requests"]["reached_share"], "score": trip_score(told),
+        "reached": told["requests"]["reached_share"],
+        "score": trip_score(told),
         **{f"{name}_jsd": told[name]["jsd"] for name in ("distance", "radius", "duration")},
         **{name: told["paired"][name] for name in ("dtw_per_road", "edr", "edit_similarity")},
-        "accuracy": steps["accuracy"], "nll": steps["nll"], "expansions": float(trips.expansions.mean()),
+        "accuracy": steps["accuracy"],
+        "nll": steps["nll"],
+        "expansions": float(trips.expansions.mean()),
     }
 
 
@@ -120,10 +124,14 @@ def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: T
 
 def compared(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Test figures of what each rule chose, and the rule less the published one over the seeds."""
-    values = {by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES}
-              for by in RULES}
-    differences = {by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict()
-                        for name in FIGURES} for by in RULES if by != "accuracy"}
+    values = {
+        by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES} for by in RULES
+    }
+    differences = {
+        by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict() for name in FIGURES}
+        for by in RULES
+        if by != "accuracy"
+    }
     return {"values": values, "differences": differences}
 
 
@@ -135,8 +143,11 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         seen = [[score(epoch, by) for epoch in run["history"]] for run in whole]
         came = [[run["test"][str(i + 1)][name] for i in range(len(run["history"]))] for run in whole]
         # where all epochs are alike there is nothing to rank
-        each = [float(spearmanr(*pair).statistic) for pair in zip(seen, came, strict=True)
-                if all(np.ptp(values) > 0 for values in pair)]
+        each = [
+            float(spearmanr(*pair).statistic)
+            for pair in zip(seen, came, strict=True)
+            if all(np.ptp(values) > 0 for values in pair)
+        ]
         if each:
             found.setdefault(by, {})[name] = float(np.mean(each))
     return found
@@ -171,18 +182,30 @@ def _city(told: dict[str, Any]) -> list[str]:
         f"seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} epochs.",
     ]
     chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in RULES)
-    lines = ["", f"### {told['city']}, {told['student'].replace('_', ' ')}", "", *size, "",
-             "| test figure | " + " | ".join(f"by {by}" for by in RULES) + " |", "|---" * (len(RULES) + 1) + "|",
-             "| epochs chosen | " + " | ".join(chosen) + " |"]
+    lines = [
+        "",
+        f"### {told['city']}, {told['student'].replace('_', ' ')}",
+        "",
+        *size,
+        "",
+        "| test figure | " + " | ".join(f"by {by}" for by in RULES) + " |",
+        "|---" * (len(RULES) + 1) + "|",
+        "| epochs chosen | " + " | ".join(chosen) + " |",
+    ]
     for name, (better, unit, label) in FIGURES.items():
         cells = [f"{np.mean(values['accuracy'][name]):.4f}"]
         for by, of in differences.items():
             cells.append(_cell(float(np.mean(values[by][name])), of[name], better))
         lines.append(f"| {label}{f' ({unit})' if unit else ''}, {better} is better | " + " | ".join(cells) + " |")
     if told["foresight"]:
-        lines += ["", "Rank correlation (Spearman) over all epochs: what a rule sees on validation against what comes",
-                  "out on test, mean over the seeds whose epochs were all tested:", "",
-                  "| rule | trips that arrive on test | score on test |", "|---|---|---|"]
+        lines += [
+            "",
+            "Rank correlation (Spearman) over all epochs: what a rule sees on validation against what comes",
+            "out on test, mean over the seeds whose epochs were all tested:",
+            "",
+            "| rule | trips that arrive on test | score on test |",
+            "|---|---|---|",
+        ]
         for by, of in told["foresight"].items():
             cells = [f"{of[name]:+.2f}" if name in of else "–" for name in ("reached", "score")]
             lines.append(f"| `{by}` | " + " | ".join(cells) + " |")
@@ -195,7 +218,7 @@ def _cell(mean: float, difference: dict[str, float], better: str) -> str:
     if not np.isfinite(difference["low"]):
         return f"{mean:.4f}, {difference['mean']:+.4f}"
     clear = difference["low"] > 0 or difference["high"] < 0
-    word = ("" if not clear else ", better" if (difference["mean"] > 0) == (better == "higher") else ", worse")
+    word = "" if not clear else ", better" if (difference["mean"] > 0) == (better == "higher") else ", worse"
     return f"{mean:.4f}, {difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]{word}"
 
 
@@ -219,9 +242,12 @@ def main() -> None:
         options.work = options.work or Path(f"{options.store}-selection")
         torch.set_num_threads(1)
         city = load_config(options.config)
-        changes = {"select_num_ods": options.ods, "num_processes": 1,
-                   **({"select_max_steps": options.max_steps} if options.max_steps else {}),
-                   **({"max_epochs": options.epochs} if options.epochs else {})}
+        changes = {
+            "select_num_ods": options.ods,
+            "num_processes": 1,
+            **({"select_max_steps": options.max_steps} if options.max_steps else {}),
+            **({"max_epochs": options.epochs} if options.epochs else {}),
+        }
         config = city.model_copy(update={"student": city.student.model_copy(update=changes)})
         lines = TimedLines(lambda line: sys.stderr.write(f"  {line}\n"), every_s=60)
         seeds: list[dict[str, Any]] = []
@@ -239,16 +265,32 @@ def write(config: CityConfig, options: argparse.Namespace, seeds: list[dict[str,
     run = StageRun(STAGES[options.student], config, None, made, Path())
     trips = {split: len(load_trips(run, split)) for split in ("train", "val", "test")}
     RESULTS.mkdir(exist_ok=True)
-    short = [{**run, "history": [{name: epoch[name] for name in epoch if name.startswith(PREFIX)
-                                  or name in ("epoch", "accuracy", "nll")} for epoch in run["history"]]}
-             for run in seeds]
+    short = [
+        {
+            **run,
+            "history": [
+                {name: epoch[name] for name in epoch if name.startswith(PREFIX) or name in ("epoch", "accuracy", "nll")}
+                for epoch in run["history"]
+            ],
+        }
+        for run in seeds
+    ]
     suffix = "" if options.student == "vanilla_student" else "_distilled"
-    write_json(RESULTS / f"selection_{config.city}{suffix}.json", {
-        "city": config.city, "student": options.student, "roads": load_network(run).num_roads, "trips": trips,
-        "sample": min(options.ods, trips["val"]), "sample_steps": config.student.select_max_steps,
-        "test_steps": config.generation.max_steps, "compared": compared(seeds), "foresight": foresight(seeds),
-        "seeds": short,
-    })
+    write_json(
+        RESULTS / f"selection_{config.city}{suffix}.json",
+        {
+            "city": config.city,
+            "student": options.student,
+            "roads": load_network(run).num_roads,
+            "trips": trips,
+            "sample": min(options.ods, trips["val"]),
+            "sample_steps": config.student.select_max_steps,
+            "test_steps": config.generation.max_steps,
+            "compared": compared(seeds),
+            "foresight": foresight(seeds),
+            "seeds": short,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -66,15 +66,17 @@ def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> di
     plain.load_state_dict(model.state_dict())
 
     def plain_features():
-        return [oracle_hoser.trip_features(network, trips.roads(i), trips.times[trips.offsets[i]:trips.offsets[i + 1]])
-                for i in rows]
+        return [
+            oracle_hoser.trip_features(network, trips.roads(i), trips.times[trips.offsets[i] : trips.offsets[i + 1]])
+            for i in rows
+        ]
 
     plain_features_s, features = timed(plain_features, 1)
     features_s, _ = timed(lambda: model.tables.derive(collate(trips, rows)), 5)
 
     trainer = StudentTrainer(model, config, total_steps=1000)
     first = trainer.step(trips, rows, 0)
-    adamw = torch.optim.AdamW(plain.parameters(), lr=trainer.optimiser.learning_rate, weight_decay=0.1)
+    adamw = torch.optim.AdamW(plain.parameters(), lr=trainer.optimizer.learning_rate, weight_decay=0.1)
 
     def plain_step():
         batch = oracle_hoser.collate_plain(features)
@@ -92,10 +94,15 @@ def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> di
     ours_s, _ = timed(lambda: trainer.step(trips, rows, 0), repeats)
     found = parts_ms(trainer, trips, rows, repeats) if parts else None
     return {
-        "roads": network.num_roads, "trips": len(rows), "steps": int((trips.lengths[rows] - 1).sum()),
+        "roads": network.num_roads,
+        "trips": len(rows),
+        "steps": int((trips.lengths[rows] - 1).sum()),
         "longest": int(trips.lengths[rows].max()) - 1,
-        "step_s": ours_s, "plain_step_s": plain_s, "step_ratio": plain_s / ours_s,
-        "features_s": features_s, "plain_features_s": plain_features_s,
+        "step_s": ours_s,
+        "plain_step_s": plain_s,
+        "step_ratio": plain_s / ours_s,
+        "features_s": features_s,
+        "plain_features_s": plain_features_s,
         "features_ratio": plain_features_s / features_s,
         **({} if found is None else {"parts_ms": {**found, "rest": round(ours_s * 1e3 - sum(found.values()), 1)}}),
     }
@@ -127,7 +134,7 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
     def move():
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        trainer.optimiser.step()
+        trainer.optimizer.step()
 
     work = {
         "features of the batch": lambda: model.tables.derive(collate(trips, rows)),

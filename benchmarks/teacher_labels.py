@@ -36,8 +36,11 @@ def city(side: int, num_trips: int, num_roads: int, seed: int) -> tuple[RoadNetw
     following = end[:, None] * 4 + (way[:, None] + np.array([3, 0, 1])) % 4
     lat, lon = 41.0 + np.stack([row, end // side], 1) * 1e-3, -8.0 + np.stack([column, end % side], 1) * 1e-3
     network = RoadNetwork(
-        np.arange(len(end) + 1) * 2, np.stack([lon, lat], 2).reshape(-1, 2), np.full(len(end), 100.0),
-        np.full(len(end), "residential", object), Csr(offsets_of(np.full(len(end), 3)), following.reshape(-1)),
+        np.arange(len(end) + 1) * 2,
+        np.stack([lon, lat], 2).reshape(-1, 2),
+        np.full(len(end), 100.0),
+        np.full(len(end), "residential", object),
+        Csr(offsets_of(np.full(len(end), 3)), following.reshape(-1)),
     )
     rng = np.random.default_rng(seed)
     lengths = rng.integers(num_roads // 2, num_roads * 3 // 2, num_trips)
@@ -69,8 +72,10 @@ def plain_way(model: LMTAD, tokens: np.ndarray, trips: Trajectories, num_steps: 
     """Return steps a second with a call for each of steps drawn from all trips."""
     at, row = trips.step_positions()
     drawn = np.random.default_rng(1).choice(len(at), min(num_steps, len(at)), replace=False)
-    histories = [np.concatenate([[model.config.sot_token], tokens[trips.road_ids[trips.offsets[row[i]] : at[i] + 1]]])
-                 for i in drawn]
+    histories = [
+        np.concatenate([[model.config.sot_token], tokens[trips.road_ids[trips.offsets[row[i]] : at[i] + 1]]])
+        for i in drawn
+    ]
     model.predict_next_distribution(histories[0], window)
     started = time.perf_counter()
     for history in histories:
@@ -78,8 +83,14 @@ def plain_way(model: LMTAD, tokens: np.ndarray, trips: Trajectories, num_steps: 
     return len(histories) / (time.perf_counter() - started)
 
 
-def timed(model: LMTAD, tokens: np.ndarray, trips: Trajectories, network: RoadNetwork, window: Window,
-          batch_tokens: int | None) -> float:
+def timed(
+    model: LMTAD,
+    tokens: np.ndarray,
+    trips: Trajectories,
+    network: RoadNetwork,
+    window: Window,
+    batch_tokens: int | None,
+) -> float:
     """Return the seconds `label` takes, all of it: digests, batches, scores."""
     started = time.perf_counter()
     label(model, tokens, trips, network, window, batch_tokens=batch_tokens)
@@ -94,7 +105,7 @@ def main() -> None:
     parser.add_argument("--roads", type=int, default=60, help="roads of a trip, on average")
     parser.add_argument("--window", type=int, default=64, help="tokens of history of the plain way")
     parser.add_argument("--plain-steps", type=int, default=100, help="steps on which the plain way is timed")
-    parser.add_argument("--windowed-trips", type=int, default=8, help="trips labelled with the same window, 0: none")
+    parser.add_argument("--windowed-trips", type=int, default=8, help="trips labeled with the same window, 0: none")
     parser.add_argument("--rounds", type=int, default=3, help="times everything is measured")
     parser.add_argument("--batch-tokens", type=int, default=None, help="tokens of a batch of labels")
     options = parser.parse_args()
@@ -106,7 +117,7 @@ def main() -> None:
     tokens = np.arange(network.num_roads) // 4 % model.config.num_labels
     label(model, tokens, trips.take(np.arange(2)), network)
 
-    # Neighbours on a shared machine slow any of the measurements, so they take turns and the best of each counts.
+    # Neighbors on a shared machine slow any of the measurements, so they take turns and the best of each counts.
     peak = plain = seconds = windowed = 0.0
     some = trips.take(np.arange(min(options.windowed_trips, len(trips))))
     for _ in range(options.rounds):
@@ -119,7 +130,7 @@ def main() -> None:
             windowed = max(windowed, some.num_steps / taken)
     figures = {
         "teacher": f"{options.preset}: {layers} layers of {width}, {model.num_parameters() / 1e6:.1f} M weights",
-        "labelled steps": trips.num_steps,
+        "labeled steps": trips.num_steps,
         "one call a step, steps/s": plain,
         "full window, steps/s": trips.num_steps / seconds,
         "full window, times faster": trips.num_steps / seconds / plain,

@@ -77,10 +77,12 @@ def measure(preset: str, options: argparse.Namespace) -> dict[str, object]:
     layers, heads, width = PRESETS[preset]
     device = torch.device(options.device)
     data = corpus(options.batch_size * options.steps, options.length, options.vocabulary - 3)
-    shape = LMTADConfig(max(options.block_size, int(data.lengths.max()) + FRAME), options.vocabulary, layers, heads,
-                        width, dropout=0.2)
-    settings = TeacherConfig(preset=preset, batch_size=options.batch_size, precision=options.precision,
-                             compile=options.compile)
+    shape = LMTADConfig(
+        max(options.block_size, int(data.lengths.max()) + FRAME), options.vocabulary, layers, heads, width, dropout=0.2
+    )
+    settings = TeacherConfig(
+        preset=preset, batch_size=options.batch_size, precision=options.precision, compile=options.compile
+    )
     precision = resolve_precision(options.precision, device)
     run = _Run(shape, settings, (data, data), Path(), device, silent, {})
     run.start(resume=False)
@@ -109,7 +111,8 @@ def measure(preset: str, options: argparse.Namespace) -> dict[str, object]:
     figures: dict[str, object] = {
         "teacher": f"{layers} layers of {width}, V {options.vocabulary}, {run.model.num_parameters() / 1e6:.1f} M",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, 1 thread",
-        "precision": precision, "machine_gflops": round(peak / 1e9, 1),
+        "precision": precision,
+        "machine_gflops": round(peak / 1e9, 1),
     }
     for name, taken in seconds.items():
         figures[f"{name}_tokens_per_s"] = round(tokens / taken)

@@ -100,9 +100,9 @@ def _checkpoint_signature(config: CityConfig) -> list[list[Any]]:
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Looks at the cities' YAML and raw files. A new city becomes a partition; a changed setting shows at "
-                "once as stale what it concerns; new or changed roads, trips, zones or grid launch prepare_city, once, "
-                "when they have stayed the same between two looks; a copy of the same content is no change. Nothing is "
-                "trained, nothing downloaded.",
+    "once as stale what it concerns; new or changed roads, trips, zones or grid launch prepare_city, once, "
+    "when they have stayed the same between two looks; a copy of the same content is no change. Nothing is "
+    "trained, nothing downloaded.",
 )
 def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
     """Take note of what is new and ask for `prepare_city` where it concerns that."""
@@ -153,7 +153,9 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
 def _taken_note(city: str, piece: str, values: Mapping[str, Any]) -> dg.AssetMaterialization:
     """What `prepare_city` would record of a piece of the settings."""
     return dg.AssetMaterialization(
-        [SETTINGS_PREFIX, piece], partition=city, metadata=settings_shown(values),
+        [SETTINGS_PREFIX, piece],
+        partition=city,
+        metadata=settings_shown(values),
         tags={"dagster/data_version": settings_version(values).value, "dagster/code_version": CODE_VERSION},
     )
 
@@ -190,7 +192,7 @@ def _version_when(instance: dg.DagsterInstance, key: dg.AssetKey, city: str, sto
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description="Off until a person switches it on. Launches full_pipeline for a trained city whose raw files or "
-                "settings change from then on, once each change, with the seeds it was trained with.",
+    "settings change from then on, once each change, with the seeds it was trained with.",
 )
 def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
     """Ask for `full_pipeline` where something has changed since the sensor was switched on."""
@@ -215,8 +217,9 @@ def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.Resource
             now.done = state
             if seeds := trained_seeds(context.instance, city):
                 now.asked += 1
-                requests.append(_again(f"{city}:{now.asked}:{state}", city, seeds,
-                                       "raw files or settings have changed"))
+                requests.append(
+                    _again(f"{city}:{now.asked}:{state}", city, seeds, "raw files or settings have changed")
+                )
             else:
                 said.append(f"{city}: not trained here yet.")
         known[city] = now
@@ -232,12 +235,15 @@ def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.Resource
     cron_schedule="0 2 * * 0",
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Off until a person switches it on. Sundays at 2:00 UTC: full_pipeline for every city that has been "
-                "trained here, with its seeds. What has not changed is found again and costs seconds.",
+    "trained here, with its seeds. What has not changed is found again and costs seconds.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Ask for `full_pipeline` for every trained city."""
-    trained = {city: seeds for city in context.instance.get_dynamic_partitions("city")
-               if (seeds := trained_seeds(context.instance, city))}
+    trained = {
+        city: seeds
+        for city in context.instance.get_dynamic_partitions("city")
+        if (seeds := trained_seeds(context.instance, city))
+    }
     if not trained:
         yield dg.SkipReason("No city has been trained here yet.")
     for city, seeds in trained.items():

@@ -35,10 +35,12 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
         schedules=[weekly_retraining],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
-        executor=dg.multiprocess_executor.configured({
-            "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},
-            "max_concurrent": 1,
-        }),
+        executor=dg.multiprocess_executor.configured(
+            {
+                "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},
+                "max_concurrent": 1,
+            }
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Materialise the whole graph of a city in this process, into the instance that `make dev` shows; say what came out.
+"""Materialize the whole graph of a city in this process, into the instance that `make dev` shows; say what came out.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -15,7 +15,7 @@ import dagster as dg
 from assets.partitions import CONFIG_FOLDER, SEEDS, cities
 from dagster_project.dead_runs import end_dead_runs, process_tag
 from dagster_project.definitions import DEFAULT_STORE, build_defs
-from dagster_project.jobs import JOBS, distil, evaluate
+from dagster_project.jobs import JOBS, distill, evaluate
 from hoser_kd.common.errors import ConfigError, HoserKdError
 from hoser_kd.common.progress import duration
 from hoser_kd.config.loading import load_config
@@ -24,11 +24,16 @@ from hoser_kd.pipeline.store import Artifact, Store
 
 def main() -> int:
     """Run the jobs in order; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Materialise the whole graph of a city.")
+    parser = argparse.ArgumentParser(description="Materialize the whole graph of a city.")
     parser.add_argument("--city", default="demo", help=f"one of {', '.join(cities())}")
     parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds of the students")
-    parser.add_argument("--only", nargs="+", choices=[job.name for job in JOBS], metavar="JOB",
-                        help=f"run only these of {', '.join(job.name for job in JOBS)}, and print no summary")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[job.name for job in JOBS],
+        metavar="JOB",
+        help=f"run only these of {', '.join(job.name for job in JOBS)}, and print no summary",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     try:
@@ -62,8 +67,12 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
         sys.stderr.write(f"run {run_id} was killed before its end; this one goes on from what it left\n")
     instance.add_dynamic_partitions("city", [city])
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
-    plan = [(job, key) for job in JOBS if only is None or job.name in only
-            for key in (per_seed if job in (distil, evaluate) else [city])]
+    plan = [
+        (job, key)
+        for job in JOBS
+        if only is None or job.name in only
+        for key in (per_seed if job in (distill, evaluate) else [city])
+    ]
     for number, (job, key) in enumerate(plan, 1):
         started = time.monotonic()
         sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key}\n")
@@ -88,10 +97,14 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
     resolution = artifact("grid_token_table").summary["resolution"]
     lines = [
         "",
-        (f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
-         f"all of it in {duration(seconds)}"),
-        (f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-         f"{teacher['val_perplexity']:.2f}; cells tell candidates apart at {resolution['apart']:.0%} of the choices"),
+        (
+            f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
+            f"all of it in {duration(seconds)}"
+        ),
+        (
+            f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
+            f"{teacher['val_perplexity']:.2f}; cells tell candidates apart at {resolution['apart']:.0%} of the choices"
+        ),
         "",
         f"  {'seed':>4}  {'figure on test trips':<34}{'vanilla':>10}{'distilled':>11}",
     ]

@@ -25,7 +25,7 @@ class _Files(SimpleHTTPRequestHandler):
     def send_head(self) -> IO[bytes] | None:
         root = Path(self.directory).resolve()
         place = Path(self.translate_path(self.path)).resolve()
-        hidden = any(part.startswith(".") for part in place.parts[len(root.parts):])
+        hidden = any(part.startswith(".") for part in place.parts[len(root.parts) :])
         own = (self.headers.get("Host") or "").rsplit(":", 1)[0] in {HOST, "localhost"}
         if hidden or not own or not place.is_relative_to(root):
             self.send_error(404)

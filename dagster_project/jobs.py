@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from assets import partitions
-from assets.knobs import YAML_ERROR_TAG, YAML_TAG, of_yaml
 from assets.partitions import city_partitions, city_seed_partitions
 from assets.raw_files import RAW
+from assets.run_config import YAML_ERROR_TAG, YAML_TAG, defaults_from_yaml
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.loading import load_config
 
@@ -23,15 +23,19 @@ def _filled_in(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.Part
 
     def said(partition_key: str) -> dict[str, dict[str, Any]]:
         settings = load_config(partitions.CONFIG_FOLDER / f"{partition_key.partition('|')[0]}.yaml")
-        return {stage: of_yaml(stage, settings) for stage in stages}
+        return {stage: defaults_from_yaml(stage, settings) for stage in stages}
 
     def run_config(partition_key: str) -> dict[str, Any]:
         try:
             knobs_of = said(partition_key)
         except HoserKdError:
             return {}
-        return {"ops": {stage: {"config": {knob.split(".")[1]: value for knob, value in knobs.items()}}
-                        for stage, knobs in knobs_of.items()}}
+        return {
+            "ops": {
+                stage: {"config": {knob.split(".")[1]: value for knob, value in knobs.items()}}
+                for stage, knobs in knobs_of.items()
+            }
+        }
 
     def tags(partition_key: str) -> dict[str, str]:
         try:
@@ -41,7 +45,8 @@ def _filled_in(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.Part
         return {YAML_TAG: json.dumps({knob: value for knobs in knobs_of.values() for knob, value in knobs.items()})}
 
     return dg.PartitionedConfig(
-        partitions_def, run_config_for_partition_key_fn=run_config, tags_for_partition_key_fn=tags)
+        partitions_def, run_config_for_partition_key_fn=run_config, tags_for_partition_key_fn=tags
+    )
 
 
 prepare_city = dg.define_asset_job(
@@ -55,8 +60,8 @@ train_teacher = dg.define_asset_job(
     config=_filled_in(city_partitions, "teacher"),
     description="Train or import the teacher of a city, judge it, and make its labels.",
 )
-distil = dg.define_asset_job(
-    "distil",
+distill = dg.define_asset_job(
+    "distill",
     selection=dg.AssetSelection.groups("student"),
     config=_filled_in(city_seed_partitions, "vanilla_student", "distilled_student"),
     description="Train the plain and the distilled student of a city with one seed.",
@@ -73,5 +78,5 @@ report = dg.define_asset_job(
     description="Write the report of a city over all seeds that exist.",
 )
 
-JOBS = (prepare_city, train_teacher, distil, evaluate, report)
+JOBS = (prepare_city, train_teacher, distill, evaluate, report)
 """All jobs, in the order in which they make a city from nothing."""

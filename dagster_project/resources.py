@@ -1,6 +1,5 @@
 """Resources: where cities are configured and where artifacts lie, and the IO manager that hands artifacts on."""
 
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def _typed(partition_key: str, context: dg.InputContext) -> str:
 
 
 def _recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str) -> str | None:
-    """Return the data version of the latest materialisation of this partition."""
+    """Return the data version of the latest materialization of this partition."""
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition_key])
     records = instance.fetch_materializations(wanted, limit=1).records
     if not records or (event := records[0].asset_materialization) is None:

@@ -26,8 +26,19 @@ def main() -> None:
     if "://" in store:
         raise SystemExit(f"{store} is no folder of this machine; its curves are read from a copy of the artifact.")
     Path(store).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-W", "ignore", "-m", "tensorboard.main", "--logdir", store, "--host", HOST,
-               "--port", str(options.port)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        store,
+        "--host",
+        HOST,
+        "--port",
+        str(options.port),
+    ]
     os.execv(sys.executable, command)  # noqa: S606  the same process, so that whoever ends this one ends TensorBoard
 
 

@@ -81,28 +81,53 @@ def evaluation_page() -> str:
         "`python docs/build.py`.*",
     ]
     for section, heading in SECTIONS.items():
-        figures = NEXT_STEP if section == "next_step" else {
-            name.partition(".")[2]: found for name, found in DEFINITIONS.items() if name.startswith(f"{section}.")}
+        figures = (
+            NEXT_STEP
+            if section == "next_step"
+            else {
+                name.partition(".")[2]: found for name, found in DEFINITIONS.items() if name.startswith(f"{section}.")
+            }
+        )
         if figures:
             lines += ["", f"## {heading}", "", "| figure | unit | better | definition |", "|---|---|---|---|"]
-            lines += [f"| `{section}.{name}` | {found.unit or '–'} | {found.better or '–'} | {_one_line(found.text)} |"
-                      for name, found in figures.items()]
-    lines += ["", "## Scenarios", "",
-              "All figures of generated trips are also given for parts of them, set in `evaluation` of the YAML. A",
-              "generated trip belongs where its request (origin, start time, destination) belongs.", "",
-              "| scenario | holds |", "|---|---|", *(f"| `{name}` | {about} |" for name, about in SCENARIOS.items())]
-    lines += ["",
-              "Weekday and weekend, peak and off-peak, centre and suburb each share all trips out. Hours and days are",
-              "those of the trips' times as they stand. A part with fewer than five real or generated trips has no",
-              "figures.", "",
-              "Next-step figures (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are given by the",
-              "`scenario` of the trip, by the `hour` of the day, by `to_go` (great circle to the destination, km) and",
-              "by the `road_class` of the road that is left.",
-              "", "## Failures", "", "| cause | meaning |", "|---|---|",
-              *(f"| {cause} | {about} |" for cause, about in CAUSES.items())]
-    lines += ["", "## Comparison", "",
-              "Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean",
-              "difference over its standard deviation over the seeds (Cohen's d for pairs)."]
+            lines += [
+                f"| `{section}.{name}` | {found.unit or '–'} | {found.better or '–'} | {_one_line(found.text)} |"
+                for name, found in figures.items()
+            ]
+    lines += [
+        "",
+        "## Scenarios",
+        "",
+        "All figures of generated trips are also given for parts of them, set in `evaluation` of the YAML. A",
+        "generated trip belongs where its request (origin, start time, destination) belongs.",
+        "",
+        "| scenario | holds |",
+        "|---|---|",
+        *(f"| `{name}` | {about} |" for name, about in SCENARIOS.items()),
+    ]
+    lines += [
+        "",
+        "Weekday and weekend, peak and off-peak, center and suburb each share all trips out. Hours and days are",
+        "those of the trips' times as they stand. A part with fewer than five real or generated trips has no",
+        "figures.",
+        "",
+        "Next-step figures (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are given by the",
+        "`scenario` of the trip, by the `hour` of the day, by `to_go` (great circle to the destination, km) and",
+        "by the `road_class` of the road that is left.",
+        "",
+        "## Failures",
+        "",
+        "| cause | meaning |",
+        "|---|---|",
+        *(f"| {cause} | {about} |" for cause, about in CAUSES.items()),
+    ]
+    lines += [
+        "",
+        "## Comparison",
+        "",
+        "Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean",
+        "difference over its standard deviation over the seeds (Cohen's d for pairs).",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -44,8 +44,15 @@ REPORTS = """{assetNodeOrError(assetKey: {path: ["distillation_report"]}) {
   ... on AssetNode {assetMaterializations {runId}}}}"""
 PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
 PATIENCE_S = 3600
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @contextlib.contextmanager
@@ -55,11 +62,17 @@ def served(folder: Path) -> Iterator[None]:
     (folder / ".dagster").mkdir(exist_ok=True)
     (folder / "config" / "town.yaml").write_text(TOWN)
     shutil.copy(ROOT / "dagster.yaml-template", folder / ".dagster" / "dagster.yaml")
-    environment = {**os.environ, "HOSER_KD_CONFIG": str(folder / "config"), "HOSER_KD_STORE": str(folder / "data"),
-                   "DAGSTER_HOME": str(folder / ".dagster"), "HOSER_KD_SEEDS": "3"}
+    environment = {
+        **os.environ,
+        "HOSER_KD_CONFIG": str(folder / "config"),
+        "HOSER_KD_STORE": str(folder / "data"),
+        "DAGSTER_HOME": str(folder / ".dagster"),
+        "HOSER_KD_SEEDS": "3",
+    }
     servers = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-m", *words], cwd=ROOT, env=environment)  # noqa: S603
-        for words in SERVERS]
+        for words in SERVERS
+    ]
     try:
         make_town()
         yield
@@ -76,9 +89,14 @@ def make_town() -> None:
     if asked(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
         return
     selector = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": "full_pipeline"}
-    asked(LAUNCH, params={
-        "selector": selector, "runConfigData": {"ops": {"begin": {"config": {"seeds": [0, 1]}}}},
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]}})
+    asked(
+        LAUNCH,
+        params={
+            "selector": selector,
+            "runConfigData": {"ops": {"begin": {"config": {"seeds": [0, 1]}}}},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]},
+        },
+    )
     wait_for(lambda: asked(REPORTS)["assetNodeOrError"]["assetMaterializations"])
 
 
@@ -124,8 +142,8 @@ def launchpad(page: Page, url: str, city: str) -> None:
 
 
 def knobs(page: Page, url: str, city: str) -> None:
-    """The launchpad of distil, filled in with what the city's YAML says."""
-    page.goto(f"{url}/locations/hoser_kd/jobs/distil/playground")
+    """The launchpad of distill, filled in with what the city's YAML says."""
+    page.goto(f"{url}/locations/hoser_kd/jobs/distill/playground")
     page.get_by_placeholder("Partition").wait_for()
     page.wait_for_timeout(5000)
     page.get_by_placeholder("Partition").click()
@@ -151,6 +169,7 @@ def backfill(page: Page, url: str, _: str) -> None:
 
 def asset(name: str, query: str) -> Callable[[Page, str, str], None]:
     """The page of an asset."""
+
     def shot(page: Page, url: str, city: str) -> None:
         page.goto(f"{url}/assets/{name}?{query.format(city=city)}")
         page.get_by_text(name.rsplit("/", 1)[-1]).first.wait_for()
@@ -214,7 +233,8 @@ def main() -> None:
             running.enter_context(served(options.folder))
         driver = running.enter_context(sync_playwright())
         window = driver.chromium.launch_persistent_context(
-            "", executable_path=chromium, headless=True, args=FLAGS, viewport={"width": 1400, "height": 850})
+            "", executable_path=chromium, headless=True, args=FLAGS, viewport={"width": 1400, "height": 850}
+        )
         window.set_default_timeout(120_000)
         take(window, options.url or URL, options.city, options.only, options.settle)
         window.close()

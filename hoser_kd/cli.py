@@ -89,29 +89,43 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", "Train the student of a city, distilled unless its YAML or --vanilla says no.", _train)
     train.add_argument("--vanilla", action="store_true", help="train the plain student, without a teacher")
-    command("label", "Make the teacher's soft labels of a city (training or importing the teacher first).",
-            _stage_command("teacher_soft_labels"))
+    command(
+        "label",
+        "Make the teacher's soft labels of a city (training or importing the teacher first).",
+        _stage_command("teacher_soft_labels"),
+    )
     made = command("generate", "Generate trips with both students of a seed.", _generate)
     made.add_argument("--ods", type=Path, help="CSV or Parquet of your own ODs: origin, destination, start_time")
     made.add_argument("--decoder", choices=("search", "beam", "sampling"), help="default: that of the YAML")
-    command("evaluate", "Measure both students of a seed and their generated trips.",
-            _stage_command("trajectory_metrics"))
+    command(
+        "evaluate", "Measure both students of a seed and their generated trips.", _stage_command("trajectory_metrics")
+    )
     told = command("report", "Write the report of a city.", _stage_command("distillation_report"))
-    told.add_argument("--seeds", type=_seed, nargs="+", help="seeds to compare over; intervals need two or more "
-                      "(default: that of --seed)")
+    told.add_argument(
+        "--seeds",
+        type=_seed,
+        nargs="+",
+        help="seeds to compare over; intervals need two or more (default: that of --seed)",
+    )
     one = command("make", "Make any one stage and all it rests on.", _make)
     one.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     command("show-config", "Print a city's settings with all defaults.", _show_config)
-    imported = command("import-teacher", "Say what an LM-TAD checkpoint holds and needs; write it as "
-                       "safetensors and JSON.", _import_teacher, city=False)
+    imported = command(
+        "import-teacher",
+        "Say what an LM-TAD checkpoint holds and needs; write it as safetensors and JSON.",
+        _import_teacher,
+        city=False,
+    )
     imported.add_argument("file", type=Path, help="the checkpoint, or a folder written by this command")
     imported.add_argument("--out", type=Path, help="folder to write (default: named as the file, here)")
-    exported = command("export-student", "Write a student as a .pth state dict in the published layout.",
-                       _export_student, city=False)
+    exported = command(
+        "export-student", "Write a student as a .pth state dict in the published layout.", _export_student, city=False
+    )
     exported.add_argument("folder", type=Path, help="folder of a student's artifact")
     exported.add_argument("file", type=Path, help="the .pth file to write")
-    lineage = command("lineage", "Print the chain of versions that an artifact rests on, from the files alone.",
-                      _lineage, city=False)
+    lineage = command(
+        "lineage", "Print the chain of versions that an artifact rests on, from the files alone.", _lineage, city=False
+    )
     lineage.add_argument("artifact", type=Path, help="an artifact's folder, or a file in it such as report.html")
     return parser
 
@@ -148,8 +162,16 @@ def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact
         sys.stderr.write(f"{config.city}: {stage.name}{seed}\n")
 
     try:
-        artifact = make_with_inputs(name, config, store, seed=seeds[0] if seeds else options.seed, seeds=seeds,
-                                    progress=bars, device=_device(options), on_stage=on_stage)
+        artifact = make_with_inputs(
+            name,
+            config,
+            store,
+            seed=seeds[0] if seeds else options.seed,
+            seeds=seeds,
+            progress=bars,
+            device=_device(options),
+            on_stage=on_stage,
+        )
     finally:
         bars.close()
     sys.stdout.write(_describe(artifact))
@@ -158,11 +180,16 @@ def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact
 
 def _describe(artifact: Artifact) -> str:
     figures = {key: value for key, value in artifact.summary.items() if isinstance(value, int | float | str)}
-    head = (f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.made_at} "
-            f"in {duration(artifact.seconds)}")
+    head = (
+        f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.created_at} "
+        f"in {duration(artifact.seconds)}"
+    )
     lines = [f"  {key}: {value}" for key, value in figures.items()]
-    lines += [f"  {key}: " + ", ".join(f"{name} {_short(number)}" for name, number in value.items())
-              for key, value in artifact.summary.items() if isinstance(value, Mapping) and value]
+    lines += [
+        f"  {key}: " + ", ".join(f"{name} {_short(number)}" for name, number in value.items())
+        for key, value in artifact.summary.items()
+        if isinstance(value, Mapping) and value
+    ]
     if rows := artifact.summary.get("comparison"):
         kinds = [kind for kind in ("vanilla", "distilled") if kind in rows[0]]
         lines += ["", f"  {'figure on test trips':<34}" + "".join(f"{kind:>12}" for kind in kinds)]
@@ -233,8 +260,10 @@ def _export_student(options: argparse.Namespace) -> int:
 def _lineage(options: argparse.Namespace) -> int:
     folder = options.artifact if options.artifact.is_dir() else options.artifact.parent
     if not options.artifact.exists():
-        raise StoreError(f"{options.artifact}: no such folder or file. An artifact's folder is "
-                         "<store>/<city>/<stage>/<version>, for a student <store>/<city>/<stage>/seed-<n>/<version>.")
+        raise StoreError(
+            f"{options.artifact}: no such folder or file. An artifact's folder is "
+            "<store>/<city>/<stage>/<version>, for a student <store>/<city>/<stage>/seed-<n>/<version>."
+        )
     artifact = read_artifact(folder)
     levels = 1 + len(Path(artifact.name).parts)
     city = folder.resolve().parents[levels - 1]
@@ -243,7 +272,7 @@ def _lineage(options: argparse.Namespace) -> int:
 
 
 def _chain(artifact: Artifact, city: Path, depth: int, seen: set[tuple[str, str]]) -> list[str]:
-    line = f"{'  ' * depth}{artifact.name} {artifact.version} (code {artifact.code_version}, {artifact.made_at})"
+    line = f"{'  ' * depth}{artifact.name} {artifact.version} (code {artifact.code_version}, {artifact.created_at})"
     if (artifact.name, artifact.version) in seen:
         return [f"{line} …"] if artifact.inputs else [line]
     seen.add((artifact.name, artifact.version))

@@ -51,9 +51,12 @@ def golden_city(golden: Path) -> City:
 
     folder = golden / "hoser_city"
     network = read_hoser(folder)
-    return City(network, np.loadtxt(folder / "road_network_partition", dtype=np.int64),
-                np.load(folder / "zone_trans_mat.npy"),
-                {split: read_trips(folder / f"{split}.csv", network) for split in ("train", "val", "test")})
+    return City(
+        network,
+        np.loadtxt(folder / "road_network_partition", dtype=np.int64),
+        np.load(folder / "zone_trans_mat.npy"),
+        {split: read_trips(folder / f"{split}.csv", network) for split in ("train", "val", "test")},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -82,5 +85,6 @@ def small_model(small_city: City) -> HOSER:
     from hoser_kd.hoser import HOSER
 
     torch.manual_seed(3)
-    return HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions,
-                       log1p_mean=3.0, log1p_std=0.5, max_len=16)
+    return HOSER.build(
+        TINY, small_city.network, small_city.zones, small_city.transitions, log1p_mean=3.0, log1p_std=0.5, max_len=16
+    )

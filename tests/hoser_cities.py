@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
-TINY = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, batch_size=8, max_epochs=2,
-                     candidate_angle="published")
+TINY = StudentConfig(
+    hidden_dim=16, road_id_dim=8, attribute_dim=2, batch_size=8, max_epochs=2, candidate_angle="published"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def city_of_streets() -> City:
     """Return 120 roads, 6 zones and random trips, the same each time."""
     network = grid_network(6)
     zones = np.arange(network.num_roads, dtype=np.int64) // 20
-    trips = {split: random_trips(network, count, seed) for seed, (split, count)
-             in enumerate((("train", 48), ("val", 20), ("test", 20)))}
+    trips = {
+        split: random_trips(network, count, seed)
+        for seed, (split, count) in enumerate((("train", 48), ("val", 20), ("test", 20)))
+    }
     return City(network, zones, count_transitions(zones, trips["train"], int(zones.max()) + 1), trips)

@@ -20,9 +20,14 @@ STAGE = STAGES["teacher_soft_labels"]
 
 def town(**distill) -> CityConfig:
     """Return the town's settings."""
-    return CityConfig.model_validate({
-        "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
-        "grid": {"bounds": "roads", "cell_size_m": 80}, "distill": distill})
+    return CityConfig.model_validate(
+        {
+            "city": "town",
+            "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
+            "grid": {"bounds": "roads", "cell_size_m": 80},
+            "distill": distill,
+        }
+    )
 
 
 def teacher_inputs(root: Path) -> dict[str, Artifact]:
@@ -32,8 +37,18 @@ def teacher_inputs(root: Path) -> dict[str, Artifact]:
     shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
     torch.manual_seed(0)
     save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")
-    record = {"stage": "teacher", "city": "town", "seed": None, "version": "0", "code_version": "1", "inputs": {},
-              "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    record = {
+        "stage": "teacher",
+        "city": "town",
+        "seed": None,
+        "version": "0",
+        "code_version": "1",
+        "inputs": {},
+        "settings": {},
+        "created_at": "",
+        "seconds": 0.0,
+        "summary": {},
+    }
     write_json(root / "teacher" / "artifact.json", record)
     made["teacher"] = read_artifact(root / "teacher")
     return {name: made[name] for name in STAGE.inputs}

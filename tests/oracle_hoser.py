@@ -15,8 +15,16 @@ from torch import nn
 from torch_geometric.nn import GAT, GCN
 
 RADIUS_M = 6_371_008.8
-FEATURES = ("road_attr_len", "road_attr_type", "road_attr_lon", "road_attr_lat", "road_edge_index",
-            "intersection_attr", "zone_edge_index", "zone_edge_weight")
+FEATURES = (
+    "road_attr_len",
+    "road_attr_type",
+    "road_attr_lon",
+    "road_attr_lat",
+    "road_edge_index",
+    "intersection_attr",
+    "zone_edge_index",
+    "zone_edge_weight",
+)
 
 
 def haversine_m(lat_1, lon_1, lat_2, lon_2):
@@ -32,10 +40,10 @@ def heading(y_1, x_1, y_2, x_2):
 
 def trip_features(network, roads, times, candidate_angle="published", time_intervals="published"):
     """Features of one trip as a dict of lists and arrays, step after step."""
-    centre, end = network.centroids, network.end
+    center, end = network.centroids, network.end
     order = (1, 0) if candidate_angle == "published" else (0, 1)
     history, destination = roads[:-1], roads[-1]
-    lat, lon = centre[history].T
+    lat, lon = center[history].T
     distance = haversine_m(lat[:, None], lon[:, None], lat[None], lon[None])
     weekend = (times[0] // 86_400 + 3) % 7 >= 5
     share = np.array([np.float32((t % 86_400) / 86_400) for t in times[:-1]], np.float32)
@@ -44,21 +52,25 @@ def trip_features(network, roads, times, candidate_angle="published", time_inter
     steps = []
     for t, road in enumerate(history):
         candidates = network.successors.row(road)
-        away = [haversine_m(*centre[c], *centre[destination]) for c in candidates]
+        away = [haversine_m(*center[c], *center[destination]) for c in candidates]
         to_goal = heading(*end[road][list(order)], *end[destination][list(order)])
         turns = []
         for c in candidates:
             turn = abs(heading(*end[road][list(order)], *end[c][list(order)]) - to_goal)
             turns.append(min(turn, 2 * math.pi - turn) / math.pi)
-        steps.append({
-            "candidates": candidates,
-            "metric_dis": [math.log1p((d - min(away)) / 100) for d in away],
-            "metric_angle": turns,
-            "label": list(candidates).index(roads[t + 1]),
-            "seconds": times[t + 1] - times[t],
-        })
+        steps.append(
+            {
+                "candidates": candidates,
+                "metric_dis": [math.log1p((d - min(away)) / 100) for d in away],
+                "metric_angle": turns,
+                "label": list(candidates).index(roads[t + 1]),
+                "seconds": times[t + 1] - times[t],
+            }
+        )
     return {
-        "history": history, "destination": destination, "steps": steps,
+        "history": history,
+        "destination": destination,
+        "steps": steps,
         "temporal": -share if weekend else share,
         "distance": np.clip(distance, 0, 1000) / 1000,
         "interval": np.clip(interval, 0, 5) / 5,
@@ -70,14 +82,18 @@ def collate_plain(trips):
     size, steps = len(trips), max(len(trip["history"]) for trip in trips)
     most = max(len(step["candidates"]) for trip in trips for step in trip["steps"])
     batch = {
-        "roads": torch.zeros(size, steps, dtype=torch.long), "temporal": torch.zeros(size, steps),
-        "distance": torch.zeros(size, steps, steps), "interval": torch.zeros(size, steps, steps),
+        "roads": torch.zeros(size, steps, dtype=torch.long),
+        "temporal": torch.zeros(size, steps),
+        "distance": torch.zeros(size, steps, steps),
+        "interval": torch.zeros(size, steps, steps),
         "destination": torch.tensor([int(trip["destination"]) for trip in trips]),
         "mask": torch.zeros(size, steps, dtype=torch.bool),
         "candidates": torch.zeros(size, steps, most, dtype=torch.long),
         "candidate_mask": torch.zeros(size, steps, most, dtype=torch.bool),
-        "metric_dis": torch.zeros(size, steps, most), "metric_angle": torch.zeros(size, steps, most),
-        "label": torch.zeros(size, steps, dtype=torch.long), "seconds": torch.zeros(size, steps),
+        "metric_dis": torch.zeros(size, steps, most),
+        "metric_angle": torch.zeros(size, steps, most),
+        "label": torch.zeros(size, steps, dtype=torch.long),
+        "seconds": torch.zeros(size, steps),
     }
     for b, trip in enumerate(trips):
         n = len(trip["history"])
@@ -113,10 +129,16 @@ class _RoadNetworkEncoder(nn.Module):
         self.zone_gcn = GCN(in_channels=h, hidden_channels=h, num_layers=2, out_channels=h)
 
     def forward(self):
-        raw = torch.cat([
-            self.road_id_emb.weight, self.len_emb(self.road_attr_len[:, None]), self.type_emb(self.road_attr_type),
-            self.lon_emb(self.road_attr_lon[:, None]), self.lat_emb(self.road_attr_lat[:, None]),
-        ], dim=1)
+        raw = torch.cat(
+            [
+                self.road_id_emb.weight,
+                self.len_emb(self.road_attr_len[:, None]),
+                self.type_emb(self.road_attr_type),
+                self.lon_emb(self.road_attr_lon[:, None]),
+                self.lat_emb(self.road_attr_lat[:, None]),
+            ],
+            dim=1,
+        )
         road = self.road_gat(raw, self.road_edge_index, edge_attr=self.intersection_attr)
         zone = self.zone_gcn(self.zone_id_emb.weight, self.zone_edge_index, edge_weight=self.zone_edge_weight)
         return road, zone
@@ -196,8 +218,16 @@ class _Navigator(nn.Module):
 
     def forward(self, x, goal, candidate, batch):
         query = self.q_proj(torch.cat([x, goal[:, None].expand(-1, x.shape[1], -1)], -1))
-        key = self.k_proj(torch.cat([candidate, self.metric_distance_proj(batch["metric_dis"][..., None]),
-                                     self.metric_angle_proj(batch["metric_angle"][..., None])], -1))
+        key = self.k_proj(
+            torch.cat(
+                [
+                    candidate,
+                    self.metric_distance_proj(batch["metric_dis"][..., None]),
+                    self.metric_angle_proj(batch["metric_angle"][..., None]),
+                ],
+                -1,
+            )
+        )
         logits = self.v_proj(torch.tanh(query[:, :, None] + key))[..., 0]
         history = self.time_estimator_linear_1(x)[:, :, None].expand(-1, -1, candidate.shape[2], -1)
         joint = torch.cat([history, self.time_estimator_linear_2(candidate)], -1)
@@ -215,7 +245,7 @@ class PlainHoser(nn.Module):
         self.navigator = _Navigator(config)
 
     def forward(self, batch):
-        """Logits and standardised times of all candidates, (B, T, C)."""
+        """Logits and standardized times of all candidates, (B, T, C)."""
         road, zone = self.road_network_encoder()
         x = self.trajectory_encoder(road[batch["roads"]], zone[self.road2zone[batch["roads"]]], batch)
         goal = zone[self.road2zone[batch["destination"]]]

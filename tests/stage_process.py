@@ -1,4 +1,4 @@
-"""A stage in a process of its own, to be cancelled or killed; and which processes are left then."""
+"""A stage in a process of its own, to be canceled or killed; and which processes are left then."""
 
 from __future__ import annotations
 
@@ -37,17 +37,36 @@ stage.function()(run)
 
 
 @contextlib.contextmanager
-def stage_process(stage: str, config: CityConfig, inputs: Mapping[str, Artifact], folder: Path, *,
-                  seed: int | None = None, raises: bool) -> Iterator[subprocess.Popen[bytes]]:
+def stage_process(
+    stage: str,
+    config: CityConfig,
+    inputs: Mapping[str, Artifact],
+    folder: Path,
+    *,
+    seed: int | None = None,
+    raises: bool,
+) -> Iterator[subprocess.Popen[bytes]]:
     """Make a stage in a new process, which prints `<task> <done> <total>` and `epoch <number>`.
 
     `raises`: SIGTERM becomes an exception there, as Dagster and Ctrl-C have it; else the process dies of it.
     """
-    job = {"stage": stage, "config": config.model_dump(mode="json"), "folder": str(folder), "seed": seed,
-           "raises": raises, "inputs": {name: str(artifact.path) for name, artifact in inputs.items()}}
+    job = {
+        "stage": stage,
+        "config": config.model_dump(mode="json"),
+        "folder": str(folder),
+        "seed": seed,
+        "raises": raises,
+        "inputs": {name: str(artifact.path) for name, artifact in inputs.items()},
+    }
     marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", PARENT], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=marked, cwd=ROOT) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PARENT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=marked,
+        cwd=ROOT,
+    ) as parent:
         parent.stdin.write(json.dumps(job).encode())
         parent.stdin.close()
         yield parent

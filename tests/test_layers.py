@@ -15,8 +15,22 @@ FORBIDDEN = {
     "assets": {"dagster_project", "torch", "geopandas"},
     "dagster_project": {"torch", "geopandas"},
 }
-LAYERS = ("common", "config", "network", "grid", "lmtad", "hoser", "teacher", "student", "generation", "evaluation",
-          "plots", "report", "pipeline", "cli")
+LAYERS = (
+    "common",
+    "config",
+    "network",
+    "grid",
+    "lmtad",
+    "hoser",
+    "teacher",
+    "student",
+    "generation",
+    "evaluation",
+    "plots",
+    "report",
+    "pipeline",
+    "cli",
+)
 """Packages of `hoser_kd`; each imports only itself and those before it."""
 GROUPS = ("network", "grid", "teacher", "student", "generation", "evaluation")
 """Packages that a newcomer finds again in the asset groups, the tests and the docs."""
@@ -47,8 +61,11 @@ def modules() -> dict[str, Path]:
 def test_imports_run_one_way(package):
     files = list((ROOT / package).rglob("*.py"))
     assert files
-    wrong = {str(file): found for file in files
-             if (found := {name.split(".")[0] for name in imported_modules(file)} & FORBIDDEN[package])}
+    wrong = {
+        str(file): found
+        for file in files
+        if (found := {name.split(".")[0] for name in imported_modules(file)} & FORBIDDEN[package])
+    }
     assert not wrong
 
 
@@ -60,9 +77,9 @@ def test_packages_import_only_packages_above_them():
             continue  # the public API imports lazily, from everywhere
         for target in imported_modules(file):
             parts = target.split(".")
-            if parts[0] == "hoser_kd" and len(parts) > 1 and parts[1] in LAYERS:
-                if LAYERS.index(parts[1]) > LAYERS.index(own):
-                    wrong.append(f"{name} imports {target}")
+            inside = parts[0] == "hoser_kd" and len(parts) > 1 and parts[1] in LAYERS
+            if inside and LAYERS.index(parts[1]) > LAYERS.index(own):
+                wrong.append(f"{name} imports {target}")
     assert not wrong
 
 
@@ -77,9 +94,16 @@ def test_no_module_lies_loose():
 
 def test_no_import_cycle_between_modules():
     known = modules()
-    graph = {name: {max((module for module in known if target == module or target.startswith(f"{module}.")),
-                        key=len, default="") for target in imported_modules(file)} - {"", name, "hoser_kd"}
-             for name, file in known.items()}
+    graph = {
+        name: {
+            max(
+                (module for module in known if target == module or target.startswith(f"{module}.")), key=len, default=""
+            )
+            for target in imported_modules(file)
+        }
+        - {"", name, "hoser_kd"}
+        for name, file in known.items()
+    }
     state: dict[str, int] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:

@@ -32,8 +32,12 @@ def check_room_for(num_processes: int, setting: str, name: str) -> None:
     """
     device = pick_device(name)
     if device.index is not None:
-        raise ConfigError(f"`{setting}: {num_processes}` takes the first {num_processes} GPUs, and device {name} "
-                          "names one. Use auto, cuda or cpu, or one process.")
+        raise ConfigError(
+            f"`{setting}: {num_processes}` takes the first {num_processes} GPUs, and device {name} "
+            "names one. Use auto, cuda or cpu, or one process."
+        )
     if device.type == "cuda" and torch.cuda.device_count() < num_processes:
-        raise ConfigError(f"`{setting}: {num_processes}` needs as many GPUs, and there are "
-                          f"{torch.cuda.device_count()}. Lower it, or use the device cpu.")
+        raise ConfigError(
+            f"`{setting}: {num_processes}` needs as many GPUs, and there are "
+            f"{torch.cuda.device_count()}. Lower it, or use the device cpu."
+        )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """This process among those that train together."""
 
     rank: int = 0
@@ -30,19 +30,19 @@ class Team:
     """Number of processes."""
 
     @classmethod
-    def current(cls) -> Team:
+    def current(cls) -> DistributedContext:
         """Return the team of the default process group, a team of one where there is none."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
 
     @classmethod
-    def of_torchrun(cls) -> Team:
+    def from_torchrun_env(cls) -> DistributedContext:
         """Return the place that `torchrun` gave this process, for work in which nobody waits for anybody."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
@@ -72,7 +72,7 @@ class Team:
             distributed.barrier()
 
 
-def held_back(replica: nn.Module, *, until_later: bool) -> contextlib.AbstractContextManager[Any]:
+def no_sync(replica: nn.Module, *, until_later: bool) -> contextlib.AbstractContextManager[Any]:
     """Return a context for a forward and backward pass whose gradients are averaged with those of a later one."""
     if until_later and isinstance(replica, DistributedDataParallel):
         return replica.no_sync()

@@ -41,10 +41,10 @@ class DataError(HoserKdError):
     """A data file is missing or a row of it cannot be used."""
 
     def __init__(
-        self, path: str | PathLike[str], problem: str, *, row: int | None = None, mend: str | None = None
+        self, path: str | PathLike[str], problem: str, *, row: int | None = None, hint: str | None = None
     ) -> None:
         """`row` counts data rows from 0, as `mm_id` and `geo_id` do (a header is not counted)."""
         place = fspath(path) if row is None else f"{fspath(path)}, row {row}"
-        super().__init__(f"{place}: {problem}" + (f" {mend}" if mend else ""))
+        super().__init__(f"{place}: {problem}" + (f" {hint}" if hint else ""))
         self.path = fspath(path)
         self.row = row

@@ -1,4 +1,4 @@
-"""Distances on the globe, in metres, between points given in degrees (EPSG:4326)."""
+"""Distances on the globe, in meters, between points given in degrees (EPSG:4326)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EARTH_RADIUS_M = 6371008.8
 
 
 def great_circle_m(lat1: Float64Array, lng1: Float64Array, lat2: Float64Array, lng2: Float64Array) -> Float64Array:
-    """Return haversine distances in metres, float64, of points in degrees; shapes broadcast."""
+    """Return haversine distances in meters, float64, of points in degrees; shapes broadcast."""
     phi1, phi2 = np.radians(lat1), np.radians(lat2)
     chord = np.sin((phi2 - phi1) / 2) ** 2
     chord = chord + np.cos(phi1) * np.cos(phi2) * np.sin(np.radians(lng2 - lng1) / 2) ** 2

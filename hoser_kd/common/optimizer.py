@@ -56,7 +56,7 @@ class StepSize:
     """Rate it was made with."""
 
 
-class Optimiser:
+class Optimizer:
     """AdamW with warm-up, cosine, clipping and, for fp16, a loss scale that grows and shrinks."""
 
     def __init__(
@@ -79,8 +79,9 @@ class Optimiser:
         self.learning_rate, self.total_steps = learning_rate, total_steps
         self.warmup_ratio, self.floor = warmup_ratio, floor
         self.steps_done = 0
-        self._adamw = torch.optim.AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay,
-                                        fused=True)
+        self._adamw = torch.optim.AdamW(
+            parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        )
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -96,8 +97,9 @@ class Optimiser:
 
         In fp16 a step whose gradients overflow is left out and the scale shrinks; its norm is not finite.
         """
-        rate = self.learning_rate * warmup_cosine(self.steps_done, total_steps=self.total_steps,
-                                                  warmup_ratio=self.warmup_ratio, floor=self.floor)
+        rate = self.learning_rate * warmup_cosine(
+            self.steps_done, total_steps=self.total_steps, warmup_ratio=self.warmup_ratio, floor=self.floor
+        )
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._scaler.unscale_(self._adamw)

@@ -63,8 +63,9 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            raise ConfigError(f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: "
-                              f"`{key}` is given twice. Remove one.")
+            raise ConfigError(
+                f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: `{key}` is given twice. Remove one."
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -108,8 +109,7 @@ def expand_environment(value: Any, file: Path) -> Any:
         name, default = match.groups()
         found = os.environ.get(name, default)
         if found is None:
-            raise ConfigError(f"{file}: environment variable {name} is not set. "
-                              f"Set it, or write ${{{name}:-default}}.")
+            raise ConfigError(f"{file}: environment variable {name} is not set. Set it, or write ${{{name}:-default}}.")
         return found
 
     return _VARIABLE.sub(one, value)

@@ -109,9 +109,9 @@ class GridConfig(Section):
     kind: Literal["cells", "roads"] = "cells"
     """cells: a token a grid cell; roads: a token a road, the limit of ever smaller cells."""
     bounds: Bounds | Literal["roads"] | None = None
-    """Extent of the grid. `roads` takes the extent of the road centres: right only for a teacher trained here."""
+    """Extent of the grid. `roads` takes the extent of the road centers: right only for a teacher trained here."""
     cell_size_m: float | None = Field(None, gt=0)
-    """Side of a cell in metres; give this or both of cell_lat and cell_lng."""
+    """Side of a cell in meters; give this or both of cell_lat and cell_lng."""
     cell_lat: float | None = Field(None, gt=0)
     """Height of a cell in degrees."""
     cell_lng: float | None = Field(None, gt=0)
@@ -244,7 +244,7 @@ class StudentConfig(Section):
     max_epochs: int = Field(25, ge=1)
     """Passes over the training trips."""
     batch_size: int = Field(256, ge=1)
-    """Trips an optimiser step."""
+    """Trips an optimizer step."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Trips a forward pass; gradients are accumulated up to batch_size. None: the whole batch."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -338,23 +338,25 @@ class EvaluationConfig(Section):
     """Side of the OD cells within which real and generated trips are paired."""
     od_corner: tuple[float, float] | None = None
     """South-west corner (latitude, longitude) the OD cells count from; None: the published one in Beijing, Porto and
-    San Francisco, that of the road centres elsewhere."""
+    San Francisco, that of the road centers elsewhere."""
     edr_threshold_m: float = Field(100.0, gt=0)
     """Distance up to which two points match in EDR."""
     peak_hours: tuple[tuple[float, float], ...] = ((7.0, 10.0), (17.0, 20.0))
     """Hours of the day [from, to) that count as peak; hours as the trips' times have them."""
-    centre: tuple[float, float] | None = None
-    """Middle of the city (latitude, longitude); None: the median of the road centres."""
-    centre_radius_m: float | None = Field(None, gt=0)
-    """Roads closer to it than this lie in the centre, the others in the suburbs; None: the closest quarter of them."""
+    center: tuple[float, float] | None = None
+    """Middle of the city (latitude, longitude); None: the median of the road centers."""
+    center_radius_m: float | None = Field(None, gt=0)
+    """Roads closer to it than this lie in the center, the others in the suburbs; None: the closest quarter of them."""
 
     @model_validator(mode="after")
     def _real_hours_and_places(self) -> Self:
         for low, high in self.peak_hours:
             if not 0 <= low < high <= 24:
-                raise ValueError(f"peak_hours are pairs [from, to) with 0 <= from < to <= 24, not [{low:g}, {high:g}]; "
-                                 "write hours across midnight as two pairs")
-        for name, place in (("od_corner", self.od_corner), ("centre", self.centre)):
+                raise ValueError(
+                    f"peak_hours are pairs [from, to) with 0 <= from < to <= 24, not [{low:g}, {high:g}]; "
+                    "write hours across midnight as two pairs"
+                )
+        for name, place in (("od_corner", self.od_corner), ("center", self.center)):
             if place is not None and not (-90 <= place[0] <= 90 and -180 <= place[1] <= 180):
                 raise ValueError(f"{name} is latitude, then longitude, in degrees")
         return self

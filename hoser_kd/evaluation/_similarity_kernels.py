@@ -3,7 +3,7 @@
 DTW and edit distances are recurrences, which arrays cannot express; compiled, a pair of 40-road trips costs tens of
 microseconds. Importing this module imports numba (seconds), so `hoser_kd.evaluation.metrics` does it late.
 
-Letters: N roads, P pairs, n roads of the real trip of a pair, m roads of the generated one.
+Shapes: N roads, P pairs, n roads of the real trip of a pair, m roads of the generated one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from hoser_kd.common.geodesy import unit_vectors
 from hoser_kd.common.numba_jit import compiled
 
 if TYPE_CHECKING:
-
     from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.network.trajectories import Trajectories
 
@@ -30,8 +29,9 @@ HAUSDORFF_KM, DTW_KM, EDR, EDR_PUBLISHED, ROAD_EDITS = range(5)
 """Columns of the result of `pair_distances`."""
 
 
-def pair_distances(real: Trajectories, generated: Trajectories, pairs: Int64Array, centroids: Float64Array,
-                   edr_threshold_m: float) -> Float64Array:
+def pair_distances(
+    real: Trajectories, generated: Trajectories, pairs: Int64Array, centroids: Float64Array, edr_threshold_m: float
+) -> Float64Array:
     """Return (P, 5) float64: Hausdorff (km), DTW (km), EDR, EDR as published, and edits between the road sequences.
 
     Every trip has at least a road; `pairs` is (P, 2) int64 of (real, generated) rows; `centroids` is (N, 2) lat, lon

@@ -21,17 +21,29 @@ NEXT_STEP: dict[str, Definition] = {
     "decision_share": Definition("", "Share of steps that have two candidates or more.", None),
     "top_3": Definition("", "Share of steps whose next road is among the three most probable.", "higher"),
     "nll": Definition("nat", "Negative log-likelihood of the next road driven, mean over steps.", "lower"),
-    "calibration_error": Definition("", "Expected calibration error: how far stated confidence and accuracy lie apart, "
-                                        "mean over 15 bins of confidence weighted by their steps.", "lower"),
+    "calibration_error": Definition(
+        "",
+        "Expected calibration error: how far stated confidence and accuracy lie apart, "
+        "mean over 15 bins of confidence weighted by their steps.",
+        "lower",
+    ),
     "time_mae_s": Definition("s", "Absolute error of the time to the next road, mean over steps.", "lower"),
-    "time_mape": Definition("", "Absolute error of the time to the next road over the real time (at least 1 s), mean "
-                                "over steps.", "lower"),
-    "time_log_mape": Definition("", "The published time loss: the same relative error of log(1 + seconds), mean over "
-                                    "steps.", "lower"),
-    "teacher_agreement": Definition("", "Share of the steps with two candidates or more at which the student's choice "
-                                        "is one of the teacher's best.", None),
-    "teacher_kl": Definition("nat", "Kullback-Leibler divergence of the student from the teacher, mean over the steps "
-                                    "with two candidates or more.", None),
+    "time_mape": Definition(
+        "", "Absolute error of the time to the next road over the real time (at least 1 s), mean over steps.", "lower"
+    ),
+    "time_log_mape": Definition(
+        "", "The published time loss: the same relative error of log(1 + seconds), mean over steps.", "lower"
+    ),
+    "teacher_agreement": Definition(
+        "",
+        "Share of the steps with two candidates or more at which the student's choice is one of the teacher's best.",
+        None,
+    ),
+    "teacher_kl": Definition(
+        "nat",
+        "Kullback-Leibler divergence of the student from the teacher, mean over the steps with two candidates or more.",
+        None,
+    ),
     "steps": Definition("steps", "Steps tested.", None),
 }
 """Figures of the prediction of the next step on the test trips."""
@@ -39,10 +51,10 @@ NEXT_STEP: dict[str, Definition] = {
 SECTIONS = {
     "next_step": "Next step",
     "counts": "Trips",
-    "requests": "Requests",
+    "requests": "OdPairs",
     "similarity": "Shape, against real trips of the same OD cells",
     "paired": "Shape, against the real trip of the same request",
-    "distance": "Travelled distance",
+    "distance": "Traveled distance",
     "radius": "Radius",
     "gyration": "Radius of gyration",
     "duration": "Time to the next road",
@@ -54,25 +66,54 @@ SECTIONS = {
 """Headings of the sections of figures, in the order of reading."""
 
 LABELS = {
-    "accuracy": "accuracy", "decision_accuracy": "accuracy where there is a choice",
-    "decision_share": "steps with a choice", "top_3": "top-3 accuracy", "nll": "negative log-likelihood",
-    "calibration_error": "calibration error", "time_mae_s": "time, absolute error",
-    "time_mape": "time, relative error", "time_log_mape": "time, published loss",
-    "teacher_agreement": "agreement with the teacher", "teacher_kl": "divergence from the teacher (KL)",
-    "steps": "steps", "jsd": "divergence (JSD)", "generated_mean": "mean", "real_mean": "real mean",
-    "real": "real", "generated": "generated", "pairs": "pairs", "reached_share": "destination reached",
-    "od_cell_share": "OD cells as asked", "hausdorff": "Hausdorff", "dtw": "DTW", "edr": "EDR",
-    "edr_published": "EDR as published", "hausdorff_per_road": "Hausdorff per road", "dtw_per_road": "DTW per road",
-    "detour_ratio": "detour ratio", "edit_similarity": "edit similarity of roads",
+    "accuracy": "accuracy",
+    "decision_accuracy": "accuracy where there is a choice",
+    "decision_share": "steps with a choice",
+    "top_3": "top-3 accuracy",
+    "nll": "negative log-likelihood",
+    "calibration_error": "calibration error",
+    "time_mae_s": "time, absolute error",
+    "time_mape": "time, relative error",
+    "time_log_mape": "time, published loss",
+    "teacher_agreement": "agreement with the teacher",
+    "teacher_kl": "divergence from the teacher (KL)",
+    "steps": "steps",
+    "jsd": "divergence (JSD)",
+    "generated_mean": "mean",
+    "real_mean": "real mean",
+    "real": "real",
+    "generated": "generated",
+    "pairs": "pairs",
+    "reached_share": "destination reached",
+    "od_cell_share": "OD cells as asked",
+    "hausdorff": "Hausdorff",
+    "dtw": "DTW",
+    "edr": "EDR",
+    "edr_published": "EDR as published",
+    "hausdorff_per_road": "Hausdorff per road",
+    "dtw_per_road": "DTW per road",
+    "detour_ratio": "detour ratio",
+    "edit_similarity": "edit similarity of roads",
     "jaccard": "overlap of roads (Jaccard)",
-    "identical_share": "exactly the real trip", "copied_share": "copies of a training trip",
-    "generation_reached": "validation trips that arrive", "generation_score": "score of validation trips",
-    "real_copied_share": "the same, real trips", "kl": "distillation loss (KL)", "loss": "loss",
+    "identical_share": "exactly the real trip",
+    "memorized_share": "copies of a training trip",
+    "generation_reached": "validation trips that arrive",
+    "generation_score": "score of validation trips",
+    "real_memorized_share": "the same, real trips",
+    "kl": "distillation loss (KL)",
+    "loss": "loss",
 }
 """What a figure is called where people read it."""
 
-_SHARES = {"accuracy", "decision_accuracy", "top_3", "calibration_error", "time_mape", "time_log_mape",
-           "teacher_agreement"}
+_SHARES = {
+    "accuracy",
+    "decision_accuracy",
+    "top_3",
+    "calibration_error",
+    "time_mape",
+    "time_log_mape",
+    "teacher_agreement",
+}
 _HIGHER_WORDS, _LOWER_WORDS = ("accuracy", "recall", "share"), ("loss", "nll", "mae", "mape", "ece", "error", "kl")
 
 
@@ -171,7 +212,7 @@ def _row(name: str, vanilla: Runs, distilled: Runs, confidence: float) -> Row:
 
 
 def _real_value(name: str, runs: list[Mapping[str, float]]) -> float | None:
-    partner = {"generated_mean": "real_mean", "copied_share": "real_copied_share"}
+    partner = {"generated_mean": "real_mean", "memorized_share": "real_memorized_share"}
     section, _, figure = name.partition(".")
     values = _values(runs, f"{section}.{partner[figure]}") if figure in partner else iter(())
     return next(values, None)

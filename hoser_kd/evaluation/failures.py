@@ -1,6 +1,6 @@
 """Generated trips that went wrong, and why.
 
-Letters: n trips.
+Shapes: n trips.
 """
 
 from __future__ import annotations
@@ -40,8 +40,13 @@ class Failure(NamedTuple):
     """From its end to the destination; for a wrong turn, of its road farthest from the real trip to that trip."""
 
 
-def failures(generated: GeneratedTrajectories, destinations: Int64Array, max_steps: int, network: RoadNetwork,
-             real: Trajectories | None = None) -> list[Failure]:
+def failures(
+    generated: GeneratedTrajectories,
+    destinations: Int64Array,
+    max_steps: int,
+    network: RoadNetwork,
+    real: Trajectories | None = None,
+) -> list[Failure]:
     """Return the trips that went wrong, those that are farthest away first.
 
     `destinations` (n,) int64 were asked for with at most `max_steps` expansions; trip i of `real` is the real answer
@@ -49,12 +54,16 @@ def failures(generated: GeneratedTrajectories, destinations: Int64Array, max_ste
     """
     ends, goals = network.centroids[generated.destinations], network.centroids[destinations]
     away_km = great_circle_m(ends[:, 0], ends[:, 1], goals[:, 0], goals[:, 1]) / 1000
-    found = [Failure(int(row), "step limit" if generated.expansions[row] >= max_steps else "no path",
-                     float(away_km[row])) for row in np.flatnonzero(~generated.reached)]
+    found = [
+        Failure(int(row), "step limit" if generated.expansions[row] >= max_steps else "no path", float(away_km[row]))
+        for row in np.flatnonzero(~generated.reached)
+    ]
     if real is not None:
         turned = generated.reached & (_share_of_real(real, generated, network.num_roads) < LEAST_SHARED)
-        found += [Failure(row, "wrong turn", _farthest_km(generated.roads(row), real.roads(row), network))
-                  for row in np.flatnonzero(turned).tolist()]
+        found += [
+            Failure(row, "wrong turn", _farthest_km(generated.roads(row), real.roads(row), network))
+            for row in np.flatnonzero(turned).tolist()
+        ]
     return sorted(found, key=lambda failure: -failure.away_km)
 
 

@@ -1,6 +1,6 @@
 """Which trips are copies of others: the same roads in the same order.
 
-Letters: n trips, m trips they may be copies of, P roads of n trips together.
+Shapes: n trips, m trips they may be copies of, P roads of n trips together.
 """
 
 from __future__ import annotations

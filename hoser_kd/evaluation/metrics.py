@@ -1,11 +1,11 @@
 """How close generated trips are to real ones: the published figures, and those a person asks for next.
 
-The published evaluation (HOSER: Cao et al., AAAI 2025, section "Experiments") compares distributions (travelled
+The published evaluation (HOSER: Cao et al., AAAI 2025, section "Experiments") compares distributions (traveled
 distance, radius, step duration) over all trips, and shapes (Hausdorff, DTW, EDR) over pairs of a real and a generated
 trip between the same two OD cells. Its numbers are kept, earth radii and histogram edges included, with two
 exceptions, each said in `DEFINITIONS`: DTW is exact, and EDR is given both true and as published.
 
-Letters: N roads, n trips, P points of all trips together.
+Shapes: N roads, n trips, P points of all trips together.
 """
 
 from __future__ import annotations
@@ -53,27 +53,45 @@ def _distribution(of: str, unit: str) -> dict[str, Definition]:
     return {
         "real_mean": Definition(unit, f"Mean of {of}, real trips.", None),
         "generated_mean": Definition(unit, f"Mean of {of}, generated trips; best where it meets the real mean.", None),
-        "jsd": Definition("nat", f"Jensen-Shannon divergence between the histograms of {of}, real and generated: "
-                                 "0 for equal ones, ln 2 = 0.693 for disjoint ones.", "lower"),
+        "jsd": Definition(
+            "nat",
+            f"Jensen-Shannon divergence between the histograms of {of}, real and generated: "
+            "0 for equal ones, ln 2 = 0.693 for disjoint ones.",
+            "lower",
+        ),
     }
 
 
 def _shape(over: str) -> dict[str, Definition]:
     return {
-        "hausdorff": Definition("km", f"Hausdorff distance between the road centres of two trips, mean over {over}.",
-                                "lower"),
-        "dtw": Definition("km", "Dynamic time warping: great-circle distances summed along the best alignment of two "
-                                f"trips' road centres, mean over {over}. Exact; the published figure comes from an "
-                                "approximation (fastdtw, radius 1) and is at or above it.", "lower"),
-        "edr": Definition("", "Edit distance on real sequences: edits that turn one trip's road centres into the "
-                              "other's, where centres closer than the threshold (100 m) match, divided by the longer "
-                              f"trip's roads, mean over {over}.", "lower"),
-        "edr_published": Definition("", "EDR as published, with latitude taken for longitude; for comparison with "
-                                        "published tables only.", "lower"),
-        "hausdorff_per_road": Definition("km", "Hausdorff distance divided by the mean number of roads of the two "
-                                               f"trips, mean over {over}.", "lower"),
-        "dtw_per_road": Definition("km", "DTW divided by the mean number of roads of the two trips, mean over "
-                                         f"{over}.", "lower"),
+        "hausdorff": Definition(
+            "km", f"Hausdorff distance between the road centers of two trips, mean over {over}.", "lower"
+        ),
+        "dtw": Definition(
+            "km",
+            "Dynamic time warping: great-circle distances summed along the best alignment of two "
+            f"trips' road centers, mean over {over}. Exact; the published figure comes from an "
+            "approximation (fastdtw, radius 1) and is at or above it.",
+            "lower",
+        ),
+        "edr": Definition(
+            "",
+            "Edit distance on real sequences: edits that turn one trip's road centers into the "
+            "other's, where centers closer than the threshold (100 m) match, divided by the longer "
+            f"trip's roads, mean over {over}.",
+            "lower",
+        ),
+        "edr_published": Definition(
+            "",
+            "EDR as published, with latitude taken for longitude; for comparison with published tables only.",
+            "lower",
+        ),
+        "hausdorff_per_road": Definition(
+            "km", f"Hausdorff distance divided by the mean number of roads of the two trips, mean over {over}.", "lower"
+        ),
+        "dtw_per_road": Definition(
+            "km", f"DTW divided by the mean number of roads of the two trips, mean over {over}.", "lower"
+        ),
     }
 
 
@@ -81,42 +99,66 @@ _SECTIONS: dict[str, dict[str, Definition]] = {
     "counts": {
         "real": Definition("trips", "Real trips compared with.", None),
         "generated": Definition("trips", "Generated trips.", None),
-        "pairs": Definition("pairs", "Pairs of a real and a generated trip between the same two OD cells (200 m), "
-                                     "the first with the first and so on.", None),
+        "pairs": Definition(
+            "pairs",
+            "Pairs of a real and a generated trip between the same two OD cells (200 m), "
+            "the first with the first and so on.",
+            None,
+        ),
     },
-    "distance": _distribution("the travelled distance: great circles from road centre to road centre", "km"),
-    "radius": _distribution("the radius of a trip: mean distance of its road centres to their mean", "km"),
-    "gyration": _distribution("the radius of gyration of a trip: root mean square distance of its road centres to "
-                              "their mean", "km"),
+    "distance": _distribution("the traveled distance: great circles from road center to road center", "km"),
+    "radius": _distribution("the radius of a trip: mean distance of its road centers to their mean", "km"),
+    "gyration": _distribution(
+        "the radius of gyration of a trip: root mean square distance of its road centers to their mean", "km"
+    ),
     "duration": _distribution("the time from one road to the next", "min"),
     "trip_length": _distribution("the length of a trip's roads together", "km"),
     "trip_duration": _distribution("the time from a trip's first road to its last", "min"),
     "road_use": {
-        "jsd": Definition("nat", "Jensen-Shannon divergence between the shares of all visits that each road gets in "
-                                 "real and in generated trips.", "lower"),
+        "jsd": Definition(
+            "nat",
+            "Jensen-Shannon divergence between the shares of all visits that each road gets in "
+            "real and in generated trips.",
+            "lower",
+        ),
     },
     "similarity": _shape("the pairs of the same OD cells"),
     "requests": {
-        "reached_share": Definition("", "Share of generated trips that end on the road they were asked to reach.",
-                                    "higher"),
-        "od_cell_share": Definition("", "Share of generated trips that start and end in the cells (0.001°) they were "
-                                        "asked to.", "higher"),
+        "reached_share": Definition(
+            "", "Share of generated trips that end on the road they were asked to reach.", "higher"
+        ),
+        "od_cell_share": Definition(
+            "", "Share of generated trips that start and end in the cells (0.001°) they were asked to.", "higher"
+        ),
     },
     "paired": {
         **_shape("trips and the real trip of the same request"),
-        "detour_ratio": Definition("", "Length of a generated trip over that of the real trip of the same request, "
-                                       "mean over those that end where the real one does; 1 is as long as real.", None),
-        "edit_similarity": Definition("", "1 minus the edits that turn one sequence of road ids into the other over "
-                                          "the longer one's roads, mean over requests; 1 is the same route.", "higher"),
-        "jaccard": Definition("", "Roads in both the generated and the real trip of a request over roads in either, "
-                                  "mean over requests.", "higher"),
+        "detour_ratio": Definition(
+            "",
+            "Length of a generated trip over that of the real trip of the same request, "
+            "mean over those that end where the real one does; 1 is as long as real.",
+            None,
+        ),
+        "edit_similarity": Definition(
+            "",
+            "1 minus the edits that turn one sequence of road ids into the other over "
+            "the longer one's roads, mean over requests; 1 is the same route.",
+            "higher",
+        ),
+        "jaccard": Definition(
+            "",
+            "Roads in both the generated and the real trip of a request over roads in either, mean over requests.",
+            "higher",
+        ),
         "identical_share": Definition("", "Share of requests answered with exactly the real trip's roads.", "higher"),
     },
     "training": {
-        "copied_share": Definition("", "Share of generated trips whose roads are exactly those of a training trip.",
-                                   None),
-        "real_copied_share": Definition("", "The same share for the real trips: how often a trip repeats anyway.",
-                                        None),
+        "memorized_share": Definition(
+            "", "Share of generated trips whose roads are exactly those of a training trip.", None
+        ),
+        "real_memorized_share": Definition(
+            "", "The same share for the real trips: how often a trip repeats anyway.", None
+        ),
     },
 }
 
@@ -181,8 +223,10 @@ def evaluate(
     if paired:
         result["paired"], lists["paired"] = _paired(real, generated, network, settings)
     if training is not None:
-        result["training"] = {"copied_share": float(copied(generated, training).mean()),
-                              "real_copied_share": float(copied(real, training).mean())}
+        result["training"] = {
+            "memorized_share": float(copied(generated, training).mean()),
+            "real_memorized_share": float(copied(real, training).mean()),
+        }
     result["counts"] = {"real": float(len(real)), "generated": float(len(generated)), "pairs": float(len(pairs))}
     ordered = {section: result[section] for section in _SECTIONS if result.get(section)}
     return {**ordered, "details": _as_lists(lists)} if details else ordered
@@ -190,12 +234,16 @@ def evaluate(
 
 def flatten(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """Return the figures of `evaluate` by `section.figure`, without the details."""
-    return {f"{section}.{name}": value for section, figures in metrics.items() if section != "details"
-            for name, value in figures.items()}
+    return {
+        f"{section}.{name}": value
+        for section, figures in metrics.items()
+        if section != "details"
+        for name, value in figures.items()
+    }
 
 
-def travelled_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
-    """Return (n,) float64: great-circle distances between consecutive road centres, summed, in km."""
+def traveled_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
+    """Return (n,) float64: great-circle distances between consecutive road centers, summed, in km."""
     at, trip = trips.step_positions()
     points = network.centroids
     steps = _great_circle_km(points[trips.road_ids[at]], points[trips.road_ids[at + 1]])
@@ -203,13 +251,13 @@ def travelled_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
 
 
 def radius_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
-    """Return (n,) float64: mean distance of a trip's road centres to their mean latitude and longitude, in km."""
+    """Return (n,) float64: mean distance of a trip's road centers to their mean latitude and longitude, in km."""
     trip, away_km = _away_from_mean(trips, network)
     return _sums(trip, away_km, len(trips)) / trips.lengths
 
 
 def gyration_km(trips: Trajectories, network: RoadNetwork) -> Float64Array:
-    """Return (n,) float64: root mean square distance of a trip's road centres to their mean, in km."""
+    """Return (n,) float64: root mean square distance of a trip's road centers to their mean, in km."""
     trip, away_km = _away_from_mean(trips, network)
     return np.sqrt(_sums(trip, away_km**2, len(trips)) / trips.lengths)
 
@@ -239,7 +287,7 @@ def trip_minutes(trips: Trajectories) -> Float64Array:
 
 
 _VALUES: dict[str, Callable[[Trajectories, RoadNetwork], Float64Array]] = {
-    "distance": travelled_km,
+    "distance": traveled_km,
     "radius": radius_km,
     "gyration": gyration_km,
     "duration": lambda trips, _: step_minutes(trips),
@@ -262,11 +310,11 @@ def histogram_edges(real: Float64Array) -> Float64Array:
 
 
 def od_cells(network: RoadNetwork, config: EvaluationConfig) -> Int64Array:
-    """Return (N,) int64: the OD cell each road's centre lies in.
+    """Return (N,) int64: the OD cell each road's center lies in.
 
     Cells count geodesic distances (WGS 84) from a south-west corner, eastwards along the road's own parallel and
     northwards along its meridian, as published. Without `od_corner` the published corner of the city is taken where
-    it is one of the three published ones, and the corner of the road centres elsewhere.
+    it is one of the three published ones, and the corner of the road centers elsewhere.
     """
     lat, lon = network.centroids.T
     south, west = config.od_corner or _default_corner(float(lat.min()), float(lon.min()))
@@ -347,8 +395,13 @@ def _compare(real: Float64Array, generated: Float64Array) -> tuple[dict[str, flo
     edges = histogram_edges(real)
     counts = [np.histogram(values, edges)[0] for values in (real, generated)]
     figures = {"real_mean": float(real.mean()), "generated_mean": float(generated.mean()), "jsd": _jsd(*counts)}
-    return figures, {"real": real, "generated": generated, "edges": edges[:-1], "real_histogram": counts[0],
-                     "generated_histogram": counts[1]}
+    return figures, {
+        "real": real,
+        "generated": generated,
+        "edges": edges[:-1],
+        "real_histogram": counts[0],
+        "generated_histogram": counts[1],
+    }
 
 
 def _as_lists(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,8 +417,9 @@ def _as_lists(details: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shapes(real: Trajectories, generated: Trajectories, network: RoadNetwork, pairs: Int64Array,
-            config: EvaluationConfig) -> tuple[dict[str, float], dict[str, Any]]:
+def _shapes(
+    real: Trajectories, generated: Trajectories, network: RoadNetwork, pairs: Int64Array, config: EvaluationConfig
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the mean distances of (pairs, 2) rows, and those of every pair."""
     if len(pairs) == 0:
         return {}, {}
@@ -387,15 +441,19 @@ def _shapes(real: Trajectories, generated: Trajectories, network: RoadNetwork, p
     return figures, values
 
 
-def _paired(real: Trajectories, generated: Trajectories, network: RoadNetwork,
-            config: EvaluationConfig) -> tuple[dict[str, float], dict[str, Any]]:
+def _paired(
+    real: Trajectories, generated: Trajectories, network: RoadNetwork, config: EvaluationConfig
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the figures of generated trip i against real trip i, and those of every trip."""
     rows = np.arange(len(real), dtype=np.int64)
     figures, lists = _shapes(real, generated, network, np.column_stack([rows, rows]), config)
     similarity = lists["edit_similarity"]
     shared = road_overlap(real, generated, network.num_roads)
-    figures |= {"edit_similarity": float(similarity.mean()), "jaccard": float(shared.mean()),
-                "identical_share": float((similarity == 1).mean())}
+    figures |= {
+        "edit_similarity": float(similarity.mean()),
+        "jaccard": float(shared.mean()),
+        "identical_share": float((similarity == 1).mean()),
+    }
     real_km, generated_km = length_km(real, network), length_km(generated, network)
     comparable = (generated.destinations == real.destinations) & (real_km > 0)
     if comparable.any():
@@ -412,8 +470,9 @@ def road_overlap(real: Trajectories, generated: Trajectories, num_roads: int) ->
     return in_both / (in_a + in_b - in_both)
 
 
-def _requests(asked: Trajectories, generated: Trajectories, destinations: Int64Array,
-              network: RoadNetwork) -> dict[str, float]:
+def _requests(
+    asked: Trajectories, generated: Trajectories, destinations: Int64Array, network: RoadNetwork
+) -> dict[str, float]:
     """Return how many trips end where they were asked to; `asked` gives the origins asked for."""
     cell = np.floor(network.centroids / REQUEST_CELL_DEG).astype(np.int64)
 
@@ -422,5 +481,7 @@ def _requests(asked: Trajectories, generated: Trajectories, destinations: Int64A
         return equal
 
     in_cells = same(asked.origins, generated.origins) & same(destinations, generated.destinations)
-    return {"reached_share": float((generated.destinations == destinations).mean()),
-            "od_cell_share": float(in_cells.mean())}
+    return {
+        "reached_share": float((generated.destinations == destinations).mean()),
+        "od_cell_share": float(in_cells.mean()),
+    }

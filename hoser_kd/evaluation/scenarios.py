@@ -1,8 +1,8 @@
 """Figures for parts of the whole: trips by day, hour and place; next steps by hour, way to go and class of road.
 
-A model that is good on the whole may be poor at night or towards the centre; what a mean hides is told here.
+A model that is good on the whole may be poor at night or towards the center; what a mean hides is told here.
 
-Letters: n trips, S steps of all trips together, N roads.
+Shapes: n trips, S steps of all trips together, N roads.
 """
 
 from __future__ import annotations
@@ -32,45 +32,56 @@ SCENARIOS = {
     "weekend": "trips that start on a Saturday or a Sunday",
     "peak": "trips that start in the peak hours (`evaluation.peak_hours`)",
     "off_peak": "trips that start outside the peak hours",
-    "within_centre": "trips from the centre to the centre",
-    "to_centre": "trips from the suburbs to the centre",
-    "from_centre": "trips from the centre to the suburbs",
-    "centre": "trips that start or end in the centre (`evaluation.centre`, `evaluation.centre_radius_m`)",
+    "within_center": "trips from the center to the center",
+    "to_center": "trips from the suburbs to the center",
+    "from_center": "trips from the center to the suburbs",
+    "center": "trips that start or end in the center (`evaluation.center`, `evaluation.center_radius_m`)",
     "suburb": "trips that start and end in the suburbs",
 }
 """Scenarios and what belongs to them, by the origin, start time and destination asked for.
 
-Weekday and weekend, peak and off-peak, centre and suburb each share all trips out; within, to and from the centre are
-the parts of centre."""
+Weekday and weekend, peak and off-peak, center and suburb each share all trips out; within, to and from the center are
+the parts of center."""
 LEAST_TRIPS = 5
 """Scenarios with fewer real or fewer generated trips get no figures."""
 _DAY_S = 86_400
-_CENTRE_SHARE = 0.25
+_CENTER_SHARE = 0.25
 _TO_GO_EDGES_KM = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def in_centre(network: RoadNetwork, config: EvaluationConfig) -> BoolArray:
-    """Return (N,) bool: whether a road's centre lies in the centre of the city, as the settings draw it."""
-    middle = np.median(network.centroids, axis=0) if config.centre is None else np.array(config.centre)
+def in_center(network: RoadNetwork, config: EvaluationConfig) -> BoolArray:
+    """Return (N,) bool: whether a road's center lies in the center of the city, as the settings draw it."""
+    middle = np.median(network.centroids, axis=0) if config.center is None else np.array(config.center)
     away_m = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], middle[:1], middle[1:])
-    radius_m = config.centre_radius_m or np.quantile(away_m, _CENTRE_SHARE)
+    radius_m = config.center_radius_m or np.quantile(away_m, _CENTER_SHARE)
     inside: BoolArray = away_m < radius_m
     return inside
 
 
-def scenarios(origins: Int64Array, start_times: Int64Array, destinations: Int64Array, network: RoadNetwork,
-              config: EvaluationConfig) -> dict[str, BoolArray]:
+def scenarios(
+    origins: Int64Array,
+    start_times: Int64Array,
+    destinations: Int64Array,
+    network: RoadNetwork,
+    config: EvaluationConfig,
+) -> dict[str, BoolArray]:
     """Return which of n trips belong to each of `SCENARIOS`, (n,) bool each; arguments (n,) int64."""
     weekend = (start_times // _DAY_S + 3) % 7 >= 5  # 1 January 1970 was a Thursday
     hour = (start_times % _DAY_S) / 3600
     peak = np.zeros(len(origins), bool)
     for low, high in config.peak_hours:
         peak |= (hour >= low) & (hour < high)
-    centre = in_centre(network, config)
-    starts, ends = centre[origins], centre[destinations]
+    center = in_center(network, config)
+    starts, ends = center[origins], center[destinations]
     return {
-        "weekday": ~weekend, "weekend": weekend, "peak": peak, "off_peak": ~peak, "within_centre": starts & ends,
-        "to_centre": ~starts & ends, "from_centre": starts & ~ends, "centre": starts | ends,
+        "weekday": ~weekend,
+        "weekend": weekend,
+        "peak": peak,
+        "off_peak": ~peak,
+        "within_center": starts & ends,
+        "to_center": ~starts & ends,
+        "from_center": starts & ~ends,
+        "center": starts | ends,
         "suburb": ~starts & ~ends,
     }
 
@@ -99,17 +110,27 @@ def evaluate_scenarios(
         # a pair belongs where its request belongs
         real_rows = rows if paired else np.flatnonzero(by_real[name])
         if min(len(rows), len(real_rows)) >= LEAST_TRIPS:
-            found[name] = evaluate(real.take(real_rows), generated.take(rows), network, config,
-                                   destinations=asked[2][rows], paired=paired)
+            found[name] = evaluate(
+                real.take(real_rows), generated.take(rows), network, config, destinations=asked[2][rows], paired=paired
+            )
             if copies is not None:
-                found[name]["training"] = {"copied_share": float(copies[0][rows].mean()),
-                                           "real_copied_share": float(copies[1][real_rows].mean())}
+                found[name]["training"] = {
+                    "memorized_share": float(copies[0][rows].mean()),
+                    "real_memorized_share": float(copies[1][real_rows].mean()),
+                }
     return found
 
 
 @torch.no_grad()
-def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, config: EvaluationConfig | None = None, *,
-                 batch_size: int = 256, progress: Progress = silent) -> dict[str, dict[str, dict[str, float]]]:
+def next_step_by(
+    model: HOSER,
+    trips: Trajectories,
+    network: RoadNetwork,
+    config: EvaluationConfig | None = None,
+    *,
+    batch_size: int = 256,
+    progress: Progress = silent,
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return figures of the prediction of the next step by `hour`, `to_go` (km left, great circle) and `road_class`.
 
     With `config` also by `scenario`, that of the trip.
@@ -130,16 +151,18 @@ def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, config
         mask = output.step_mask
         log_p = output.logits[mask].log_softmax(1)
         label = output.label[mask]
-        found.append({
-            "trip": batch.rows[:, None].expand_as(mask)[mask],
-            "road": batch.road_ids[:, :-1][mask],
-            "time": batch.times[:, :-1][mask],
-            "goal": batch.destinations[:, None].expand_as(mask)[mask],
-            "correct": log_p.argmax(1) == label,
-            "decision": output.candidate_mask[mask].sum(1) > 1,
-            "nll": -log_p.gather(1, label[:, None])[:, 0],
-            "error_s": (model.time_scale.seconds(output.time_pred[mask]) - output.seconds[mask]).abs(),
-        })
+        found.append(
+            {
+                "trip": batch.rows[:, None].expand_as(mask)[mask],
+                "road": batch.road_ids[:, :-1][mask],
+                "time": batch.times[:, :-1][mask],
+                "goal": batch.destinations[:, None].expand_as(mask)[mask],
+                "correct": log_p.argmax(1) == label,
+                "decision": output.candidate_mask[mask].sum(1) > 1,
+                "nll": -log_p.gather(1, label[:, None])[:, 0],
+                "error_s": (model.time_scale.seconds(output.time_pred[mask]) - output.seconds[mask]).abs(),
+            }
+        )
         progress("next steps by hour, way and class", start + len(rows), len(order))
     model.train(was_training)
     if not found:
@@ -158,8 +181,9 @@ def next_step_by(model: HOSER, trips: Trajectories, network: RoadNetwork, config
     }
 
 
-def _by_scenario(trips: Trajectories, network: RoadNetwork, config: EvaluationConfig,
-                 steps: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _by_scenario(
+    trips: Trajectories, network: RoadNetwork, config: EvaluationConfig, steps: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
     """Return the figures of each scenario that has steps; a step belongs to several of them."""
     found: dict[str, dict[str, float]] = {}
     for name, belongs in scenarios(trips.origins, trips.start_times, trips.destinations, network, config).items():
@@ -182,12 +206,15 @@ def _by(group: Int64Array, names: list[str], steps: Mapping[str, Any]) -> dict[s
         return np.bincount(group, values, len(names)) / np.maximum(over, 1)
 
     columns = {
-        "accuracy": mean(steps["correct"], count), "nll": mean(steps["nll"], count),
-        "time_mae_s": mean(steps["error_s"], count), "steps": count.astype(float),
+        "accuracy": mean(steps["correct"], count),
+        "nll": mean(steps["nll"], count),
+        "time_mae_s": mean(steps["error_s"], count),
+        "steps": count.astype(float),
     }
     right = mean(steps["correct"] & steps["decision"], decisions)
     return {
         name: {figure: float(values[i]) for figure, values in columns.items()}
         | ({"decision_accuracy": float(right[i])} if decisions[i] else {})
-        for i, name in enumerate(names) if count[i]
+        for i, name in enumerate(names)
+        if count[i]
     }

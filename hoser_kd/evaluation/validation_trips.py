@@ -1,6 +1,6 @@
 """Generated trips for a fixed sample of validation OD pairs, so that an epoch can be judged by whole trips.
 
-Letters: v validation ODs.
+Shapes: v validation ODs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hoser_kd.common.arrays import Int64Array, offsets_of, ranges
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
 from hoser_kd.evaluation.metrics import evaluate
@@ -76,7 +76,7 @@ class ValidationTrips:
         `generation_dtw_per_road` (km), `generation_detour_ratio` where a trip arrived. The model's mode is left as it
         was. Processes that train together share the ODs, and all return the figures of all trips.
         """
-        team = Team.current()
+        team = DistributedContext.current()
         mine = team.share(np.arange(len(self.real), dtype=np.int64))
         asked = (self.real.origins[mine], self.real.start_times[mine], self.real.destinations[mine])
 
@@ -85,20 +85,25 @@ class ValidationTrips:
 
         was_training = model.training
         model.eval()
-        trips: Trajectories = generate(model, *asked, self.max_steps, progress=report if team.is_first else silent)
+        trips: Trajectories = generate(
+            model, *asked, self.max_steps, progress=report if team.is_main_process else silent
+        )
         model.train(was_training)
         if team.size > 1:
             trips = _gathered(team, trips, mine, len(self.real), model)
         told = evaluate(self.real, trips, self.network, paired=True)
-        found = {"reached": told["requests"]["reached_share"], "score": trip_score(told),
-                 **{f"{name}_jsd": told.get(name, {}).get("jsd", math.log(2)) for name in DISTRIBUTIONS},
-                 "dtw_per_road": told["paired"]["dtw_per_road"]}
+        found = {
+            "reached": told["requests"]["reached_share"],
+            "score": trip_score(told),
+            **{f"{name}_jsd": told.get(name, {}).get("jsd", math.log(2)) for name in DISTRIBUTIONS},
+            "dtw_per_road": told["paired"]["dtw_per_road"],
+        }
         if "detour_ratio" in told["paired"]:
             found["detour_ratio"] = told["paired"]["detour_ratio"]
         return {f"{PREFIX}{name}": float(value) for name, value in found.items()}
 
 
-def _gathered(team: Team, mine: Trajectories, rows: Int64Array, count: int, model: HOSER) -> Trajectories:
+def _gathered(team: DistributedContext, mine: Trajectories, rows: Int64Array, count: int, model: HOSER) -> Trajectories:
     """Return the trips of all processes; `rows` are the places of this one's among `count`.
 
     Every place is filled by one process and 0 in all others, so that sums, exact in float64, put them together.

@@ -44,7 +44,7 @@ class Expanded(NamedTuple):
     slot: int
     """Where its path is kept now."""
     away_m: float
-    """Great-circle distance from it to the destination, metres."""
+    """Great-circle distance from it to the destination, meters."""
     candidates: list[int]
     """Successors; -1 behind the last."""
     costs: list[float]
@@ -68,13 +68,15 @@ class Decoding:
     seed: int = 0
     """Of the draws (sampling)."""
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Return the decoder and the settings that matter to it, for people."""
         if self.name == "beam":
             return f"beam search, {self.beam_width} paths wide, at most {self.max_steps:,} expansions a trip"
         if self.name == "sampling":
-            return (f"sampling at temperature {self.temperature:g}, seed {self.seed}, at most {self.max_steps:,} "
-                    "expansions a trip")
+            return (
+                f"sampling at temperature {self.temperature:g}, seed {self.seed}, at most {self.max_steps:,} "
+                "expansions a trip"
+            )
         return f"published uniform-cost search, at most {self.max_steps:,} expansions a trip"
 
     @property
@@ -113,18 +115,27 @@ class Trip(Protocol):
     arrived: Node | None
     """The destination, when it was found."""
 
-    def wanted(self) -> list[Node]:
+    def next_nodes(self) -> list[Node]:
         """Return the nodes to expand next; none when the trip is over."""
 
-    def learn(self, expanded: Expanded) -> None:
+    def update(self, expanded: Expanded) -> None:
         """Take note of one expanded node."""
 
 
 class _Trip:
     """What trips of all kinds keep."""
 
-    __slots__ = ("arrived", "destination", "expansions", "freed", "max_steps", "nearest_m", "nearest_slot", "slots",
-                 "trip")
+    __slots__ = (
+        "arrived",
+        "destination",
+        "expansions",
+        "freed",
+        "max_steps",
+        "nearest_m",
+        "nearest_slot",
+        "slots",
+        "trip",
+    )
 
     def __init__(self, trip: int, destination: int, max_steps: int) -> None:
         self.trip, self.destination, self.max_steps = trip, destination, max_steps
@@ -148,7 +159,7 @@ class _Search(_Trip):
     trip's memory is that of the living branches.
     """
 
-    __slots__ = ("best", "entered", "expanded", "frontier", "resting", "waits_on")
+    __slots__ = ("best", "entered", "expanded", "frontier", "frontier_parent", "ref_count")
 
     def __init__(self, trip: int, destination: int, start: Node, max_steps: int) -> None:
         super().__init__(trip, destination, max_steps)
@@ -156,12 +167,12 @@ class _Search(_Trip):
         self.best = {start.road: 0.0}
         self.expanded: set[int] = set()
         self.entered = 1
-        self.resting: dict[int, int] = {}
+        self.ref_count: dict[int, int] = {}
         """What rests on a node: its children, nodes in the frontier that continue it, and 1 for the nearest one."""
-        self.waits_on = {start.road: -1}
+        self.frontier_parent = {start.road: -1}
         """The node that a road's entry in the frontier continues; a dearer entry for the road counts no more."""
 
-    def wanted(self) -> list[Node]:
+    def next_nodes(self) -> list[Node]:
         while self.frontier and self.expansions < self.max_steps:
             node = heapq.heappop(self.frontier)
             road = node[2]
@@ -171,20 +182,20 @@ class _Search(_Trip):
             if road not in self.expanded:
                 self.expanded.add(road)
                 # from an entry that continues its parent it turns into a child of it: what rests there is the same
-                del self.waits_on[road]
+                del self.frontier_parent[road]
                 return [node]
         return []
 
-    def learn(self, expanded: Expanded) -> None:
+    def update(self, expanded: Expanded) -> None:
         node, slot, away_m, candidates, costs, seconds = expanded
         nearest = self.nearest_slot
         self.keep(slot, node[4], away_m)
         # 1 while this goes on, so that it is not given back
-        self.resting[slot] = 1
+        self.ref_count[slot] = 1
         if self.nearest_slot != nearest:
-            self.resting[slot] += 1
-            self._let_go(nearest)
-        so_far, time, best, waits_on = node[0], node[3], self.best, self.waits_on
+            self.ref_count[slot] += 1
+            self._release(nearest)
+        so_far, time, best, frontier_parent = node[0], node[3], self.best, self.frontier_parent
         for road, cost, wait in zip(candidates, costs, seconds, strict=True):
             total = so_far + cost
             if road >= 0 and total < best.get(road, math.inf):
@@ -192,18 +203,18 @@ class _Search(_Trip):
                 heapq.heappush(self.frontier, Node(total, self.entered, road, time + wait, slot))
                 self.entered += 1
                 if road not in self.expanded:  # an expanded road's entry is passed over when its turn comes
-                    self.resting[slot] += 1
-                    self._let_go(waits_on.get(road, -1))
-                    waits_on[road] = slot
-        self._let_go(slot)
+                    self.ref_count[slot] += 1
+                    self._release(frontier_parent.get(road, -1))
+                    frontier_parent[road] = slot
+        self._release(slot)
 
-    def _let_go(self, slot: int) -> None:
+    def _release(self, slot: int) -> None:
         """One thing less rests on a node; where nothing does, it goes, and rests on its parent no more."""
         while slot >= 0:
-            self.resting[slot] -= 1
-            if self.resting[slot]:
+            self.ref_count[slot] -= 1
+            if self.ref_count[slot]:
                 return
-            del self.resting[slot]
+            del self.ref_count[slot]
             self.freed.append(slot)
             slot = self.slots.pop(slot)
 
@@ -220,7 +231,7 @@ class _Beam(_Trip):
         self.expanded: set[int] = set()
         self.entered = 1
 
-    def wanted(self) -> list[Node]:
+    def next_nodes(self) -> list[Node]:
         room = min(self.width, self.max_steps - self.expansions)
         chosen: list[Node] = []
         for node in sorted(self.following):
@@ -235,7 +246,7 @@ class _Beam(_Trip):
         self.following = []
         return chosen
 
-    def learn(self, expanded: Expanded) -> None:
+    def update(self, expanded: Expanded) -> None:
         node = expanded.node
         self.keep(expanded.slot, expanded.node.parent, expanded.away_m)
         for road, cost, wait in zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True):
@@ -256,18 +267,20 @@ class _Sampling(_Trip):
         # a generator of its own: what is drawn does not depend on which trips are under way beside it
         self.draw = np.random.default_rng([seed, trip])
 
-    def wanted(self) -> list[Node]:
+    def next_nodes(self) -> list[Node]:
         if self.next is not None and self.next.road == self.destination:
             self.arrived = self.next
             return []
         return [] if self.next is None or self.expansions >= self.max_steps else [self.next]
 
-    def learn(self, expanded: Expanded) -> None:
+    def update(self, expanded: Expanded) -> None:
         self.keep(expanded.slot, expanded.node.parent, expanded.away_m)
         node = expanded.node
-        choices = [(cost, road, wait) for road, cost, wait in
-                   zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True)
-                   if road >= 0 and road not in self.visited]
+        choices = [
+            (cost, road, wait)
+            for road, cost, wait in zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True)
+            if road >= 0 and road not in self.visited
+        ]
         self.next = None
         # against the likeliest of those left: beside a road that is left out, all of them may be next to nothing
         least = min(choices, default=(0.0,))[0]

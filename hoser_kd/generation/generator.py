@@ -7,7 +7,7 @@ its nodes' memory, to the next one, so memory grows with the number of trips und
 trips; finished trips can be written away part by part (`generate_to`), where a killed run finds them again. Time moves
 on by whole seconds, max(expm1(predicted), 0) rounded.
 
-Letters: n trips asked for, B nodes expanded in a round.
+Shapes: n trips asked for, B nodes expanded in a round.
 """
 
 from __future__ import annotations
@@ -52,8 +52,12 @@ class GeneratedTrajectories(Trajectories):
 
     def to_table(self) -> pa.Table:
         """Return the trips as `Trajectories.to_table` does, with reached and expansions."""
-        return super().to_table().append_column("reached", pa.array(self.reached)).append_column(
-            "expansions", pa.array(self.expansions))
+        return (
+            super()
+            .to_table()
+            .append_column("reached", pa.array(self.reached))
+            .append_column("expansions", pa.array(self.expansions))
+        )
 
     @classmethod
     def read_parquet(cls, path: str | PathLike[str]) -> GeneratedTrajectories:
@@ -66,14 +70,16 @@ class GeneratedTrajectories(Trajectories):
         table = table.combine_chunks()
         roads, times = table["road_ids"].combine_chunks(), table["times"].combine_chunks()
         return cls(
-            np.asarray(roads.offsets, np.int64), roads.flatten().to_numpy(),
+            np.asarray(roads.offsets, np.int64),
+            roads.flatten().to_numpy(),
             times.flatten().cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()).to_numpy(),
             table["trajectory_id"].to_numpy(),
-            reached=table["reached"].to_numpy(), expansions=table["expansions"].to_numpy(),
+            reached=table["reached"].to_numpy(),
+            expansions=table["expansions"].to_numpy(),
         )
 
 
-class Answer(NamedTuple):
+class GeneratedTrip(NamedTuple):
     """A finished trip."""
 
     road_ids: Int64Array
@@ -105,7 +111,7 @@ def generate(
 
     Raises DataError naming the row where a road id does not exist, ValueError where the arrays differ in length.
     """
-    asked = _Asked.of(model, origins, start_times, destinations)
+    asked = _Requests.of(model, origins, start_times, destinations)
     engine = _Engine(model, asked, decoding or Decoding(max_steps=max_steps))
     answers = dict(_told(engine.run(range(len(asked.origins)), concurrent), len(asked.origins), progress))
     return _collect([answers[trip] for trip in range(len(asked.origins))])
@@ -129,7 +135,7 @@ def generate_to(
     Finished parts of `part_trips` lie in `parts_folder` until the file is whole, and a later call with the same
     arguments goes on behind them; parts of other arguments are not read. Arguments and errors are those of `generate`.
     """
-    asked = _Asked.of(model, origins, start_times, destinations)
+    asked = _Requests.of(model, origins, start_times, destinations)
     settings = decoding or Decoding()
     weights = digest_arrays(*(value.cpu().numpy() for value in model.state_dict().values()))
     folder = Path(parts_folder) / digest_json([weights, digest_arrays(*asked), part_trips, asdict(settings)])[:16]
@@ -138,7 +144,7 @@ def generate_to(
     files = [folder / f"part-{part:06d}.parquet" for part in range(-(-count // part_trips))]
     there = [file.is_file() for file in files]
     todo = [trip for trip in range(count) if not there[trip // part_trips]]
-    waiting: dict[int, dict[int, Answer]] = {}
+    waiting: dict[int, dict[int, GeneratedTrip]] = {}
     engine = _Engine(model, asked, settings)
     for trip, answer in _told(engine.run(todo, concurrent), count, progress, count - len(todo)):
         part = trip // part_trips
@@ -152,7 +158,7 @@ def generate_to(
     folder.rmdir()
 
 
-def _write_part(file: Path, rows: dict[int, Answer]) -> None:
+def _write_part(file: Path, rows: dict[int, GeneratedTrip]) -> None:
     trips = _collect([rows[trip] for trip in sorted(rows)], np.array(sorted(rows)).astype(str).astype(object))
     with atomic_path(file) as beside:
         pq.write_table(trips.to_table(), beside, compression="zstd")
@@ -166,8 +172,9 @@ def _join(files: list[Path], path: Path) -> None:
             writer.write_table(pq.read_table(file).cast(schema))
 
 
-def _told(answers: Iterator[tuple[int, Answer]], total: int, progress: Progress,
-          before: int = 0) -> Iterator[tuple[int, Answer]]:
+def _told(
+    answers: Iterator[tuple[int, GeneratedTrip]], total: int, progress: Progress, before: int = 0
+) -> Iterator[tuple[int, GeneratedTrip]]:
     """Pass answers on, telling how far they have come and how many come a second."""
     started = time.monotonic()
     for done, answer in enumerate(answers, 1):
@@ -176,7 +183,7 @@ def _told(answers: Iterator[tuple[int, Answer]], total: int, progress: Progress,
         progress(STAGE, before + done, total, {"trips a second": done / passed})
 
 
-class _Asked(NamedTuple):
+class _Requests(NamedTuple):
     """The trips asked for, (n,) int64 each."""
 
     origins: Int64Array
@@ -184,7 +191,7 @@ class _Asked(NamedTuple):
     destinations: Int64Array
 
     @classmethod
-    def of(cls, model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array) -> _Asked:
+    def of(cls, model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array) -> _Requests:
         """Check that the arrays fit each other and the roads."""
         asked = cls(*(np.asarray(values, np.int64) for values in (origins, start_times, destinations)))
         if len({len(values) for values in asked}) != 1:
@@ -193,21 +200,27 @@ class _Asked(NamedTuple):
             outside = (roads < 0) | (roads >= model.config.num_roads)
             if outside.any():
                 row = int(np.argmax(outside))
-                raise DataError(name, f"road {roads[row]} does not exist.", row=row,
-                                mend=f"Ids run from 0 to {model.config.num_roads - 1}.")
+                raise DataError(
+                    name,
+                    f"road {roads[row]} does not exist.",
+                    row=row,
+                    hint=f"Ids run from 0 to {model.config.num_roads - 1}.",
+                )
         return asked
 
 
 class _Engine:
     """Advances trips round by round."""
 
-    def __init__(self, model: HOSER, asked: _Asked, decoding: Decoding) -> None:
+    def __init__(self, model: HOSER, asked: _Requests, decoding: Decoding) -> None:
         self._decoder = Decoder(model)
         self._tree = self._decoder.tree()
         self._asked = asked
         self._decoding = decoding
 
-    def run(self, trips: Iterator[int] | range | list[int], concurrent: int | None) -> Iterator[tuple[int, Answer]]:
+    def run(
+        self, trips: Iterator[int] | range | list[int], concurrent: int | None
+    ) -> Iterator[tuple[int, GeneratedTrip]]:
         """Yield the answers to these rows as they are finished."""
         at_once = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_a_round, 1)
         waiting = iter(trips)
@@ -216,7 +229,7 @@ class _Engine:
             active += [self._begin(row) for row in islice(waiting, at_once - len(active))]
             if not active:
                 return
-            wanted = [(trip, trip.wanted()) for trip in active]
+            wanted = [(trip, trip.next_nodes()) for trip in active]
             for trip, nodes in wanted:
                 if not nodes:
                     yield trip.trip, self._end(trip)
@@ -229,14 +242,14 @@ class _Engine:
         origin, start, destination = (int(values[trip]) for values in self._asked)
         return self._decoding.begin(trip, origin, start, destination)
 
-    def _end(self, trip: Trip) -> Answer:
+    def _end(self, trip: Trip) -> GeneratedTrip:
         """Return the path to the destination, or the one that came closest to it."""
         last = trip.arrived
         roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
         if last is not None:
             roads, times = np.append(roads, last.road), np.append(times, last.time)
         self._tree.give_back(list(trip.slots))
-        return Answer(roads, times, last is not None, trip.expansions)
+        return GeneratedTrip(roads, times, last is not None, trip.expansions)
 
     def _expand(self, going: list[tuple[Trip, Node]]) -> None:
         """Ask the model about these nodes, with one call, and tell each trip what became of its own."""
@@ -246,26 +259,35 @@ class _Engine:
         decoded = self._decoder.step(self._tree, parents, roads, times, self._asked.start_times[rows], destinations)
         device = decoded.logits.device
         away_m = self._decoder.tables.distances_m(
-            torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device))
+            torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device)
+        )
         scale = self._decoding.logit_scale
         logits = decoded.logits if scale == 1.0 else decoded.logits * scale
         seconds = self._decoder.model.time_scale.seconds(decoded.times).round().long()
         for (trip, node), *told in zip(
-            going, decoded.slots.tolist(), away_m.tolist(), decoded.candidates.tolist(),
-            (-torch.log_softmax(logits, dim=1)).tolist(), seconds.tolist(), strict=True,
+            going,
+            decoded.slots.tolist(),
+            away_m.tolist(),
+            decoded.candidates.tolist(),
+            (-torch.log_softmax(logits, dim=1)).tolist(),
+            seconds.tolist(),
+            strict=True,
         ):
-            trip.learn(Expanded(node, *told))
+            trip.update(Expanded(node, *told))
             if trip.freed:
                 self._tree.give_back(trip.freed)
                 trip.freed.clear()
 
 
-def _collect(answers: list[Answer], ids: np.ndarray | None = None) -> GeneratedTrajectories:
+def _collect(answers: list[GeneratedTrip], ids: np.ndarray | None = None) -> GeneratedTrajectories:
     """Return these answers, in this order."""
     roads, times, reached, expansions = zip(*answers, strict=True) if answers else ((), (), (), ())
     none = np.zeros(0, np.int64)
     return GeneratedTrajectories(
         offsets_of(np.array([len(part) for part in roads], np.int64)),
-        np.concatenate([none, *roads]), np.concatenate([none, *times]), ids,
-        reached=np.array(reached, bool), expansions=np.array(expansions, np.int64),
+        np.concatenate([none, *roads]),
+        np.concatenate([none, *times]),
+        ids,
+        reached=np.array(reached, bool),
+        expansions=np.array(expansions, np.int64),
     )

@@ -28,7 +28,7 @@ _LAST_SECOND = 253_402_300_799
 
 
 @dataclass(frozen=True)
-class Requests:
+class OdPairs:
     """n trips asked for."""
 
     origins: Int64Array
@@ -44,10 +44,14 @@ class Requests:
         """Number of trips asked for."""
         return len(self.origins)
 
-    def take(self, rows: Int64Array) -> Requests:
+    def take(self, rows: Int64Array) -> OdPairs:
         """Return these rows, in this order."""
-        return Requests(self.origins[rows], self.start_times[rows], self.destinations[rows],
-                        None if self.real_rows is None else self.real_rows[rows])
+        return OdPairs(
+            self.origins[rows],
+            self.start_times[rows],
+            self.destinations[rows],
+            None if self.real_rows is None else self.real_rows[rows],
+        )
 
     def to_table(self) -> pa.Table:
         """Return origin, destination, start_time (seconds) and, where there are real trips, test_row."""
@@ -55,8 +59,7 @@ class Requests:
         return pa.table(columns if self.real_rows is None else {**columns, "test_row": self.real_rows})
 
 
-def choose(config: GenerationConfig, train: Trajectories, test: Trajectories,
-           num_roads: int | None = None) -> Requests:
+def choose(config: GenerationConfig, train: Trajectories, test: Trajectories, num_roads: int | None = None) -> OdPairs:
     """Choose the trips to generate.
 
     `test` takes test ODs with their own start times: all, or `num_trips` of them drawn without repetition. `train` is
@@ -69,20 +72,20 @@ def choose(config: GenerationConfig, train: Trajectories, test: Trajectories,
         count = config.num_trips or DEFAULT_TRAIN_TRIPS
         pairs = generator.integers(len(train), size=count)
         starts = generator.integers(len(train), size=count)
-        asked = Requests(train.origins[pairs], train.start_times[starts], train.destinations[pairs], None)
+        asked = OdPairs(train.origins[pairs], train.start_times[starts], train.destinations[pairs], None)
     else:
         if config.od_source == "file":
             if config.od_file is None or num_roads is None:
                 raise ValueError("a file of ODs needs od_file and num_roads")
             asked = read_ods(config.od_file, num_roads)
         else:
-            asked = Requests(test.origins, test.start_times, test.destinations, np.arange(len(test)))
+            asked = OdPairs(test.origins, test.start_times, test.destinations, np.arange(len(test)))
         if config.num_trips is not None and config.num_trips < len(asked):
             asked = asked.take(np.sort(generator.choice(len(asked), config.num_trips, replace=False)))
     return asked.take(np.repeat(np.arange(len(asked)), config.samples_per_od))
 
 
-def read_ods(path: str | PathLike[str], num_roads: int) -> Requests:
+def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
     """Read a CSV or Parquet file of ODs: the columns of `COLUMNS`, others are passed over.
 
     Raises DataError naming the file and, where one is at fault, the row: a missing column, a road id that is none of
@@ -97,15 +100,18 @@ def read_ods(path: str | PathLike[str], num_roads: int) -> Requests:
         raise DataError(file, f"not readable as a table ({error}).") from None
     names = [str(name).strip() for name in table.columns]
     if missing := [name for name in COLUMNS if name not in names]:
-        raise DataError(file, f"no column {', '.join(missing)}.",
-                        mend=f"Needed are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.")
+        raise DataError(
+            file,
+            f"no column {', '.join(missing)}.",
+            hint=f"Needed are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.",
+        )
     if twice := [name for name in COLUMNS if names.count(name) > 1]:
         raise DataError(file, f"column {', '.join(twice)} is there twice.")
     if table.empty:
         raise DataError(file, "no row.")
     table.columns = pd.Index(names)
     origins, destinations = (_road_ids(file, table[name], num_roads) for name in COLUMNS[:2])
-    return Requests(origins, _seconds(file, table["start_time"]), destinations, None)
+    return OdPairs(origins, _seconds(file, table["start_time"]), destinations, None)
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -130,8 +136,12 @@ def _road_ids(file: Path, column: pd.Series, num_roads: int) -> Int64Array:
     bad = ~((ids >= 0) & (ids < num_roads) & (ids == np.floor(ids)))
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(file, f"{column.name} {_shown(column.iloc[row])} is not a road.", row=row,
-                        mend=f"Road ids run from 0 to {num_roads - 1}.")
+        raise DataError(
+            file,
+            f"{column.name} {_shown(column.iloc[row])} is not a road.",
+            row=row,
+            hint=f"Road ids run from 0 to {num_roads - 1}.",
+        )
     return ids.astype(np.int64)
 
 
@@ -144,8 +154,12 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
     bad = (whole.isna() & stamps.isna() | (whole.abs() > _LAST_SECOND)).to_numpy()
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(file, f"start_time {_shown(column.iloc[row])} does not read.", row=row,
-                        mend="Write 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.")
+        raise DataError(
+            file,
+            f"start_time {_shown(column.iloc[row])} does not read.",
+            row=row,
+            hint="Write 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.",
+        )
     read = stamps.dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
     return np.where(whole.isna(), read, whole.fillna(0)).astype(np.int64)
 

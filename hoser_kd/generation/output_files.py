@@ -73,11 +73,16 @@ def write_lines(chunks: Iterable[GeneratedTrajectories], network: RoadNetwork, p
 def _geo(boxes: Float64Array) -> dict[str, Any]:
     """Return what GeoParquet says of its geometry; `boxes` (chunks, 4) are min x, min y, max x, max y of each."""
     return {
-        "version": _GEOPARQUET_VERSION, "primary_column": "geometry",
-        "columns": {"geometry": {
-            "encoding": "WKB", "geometry_types": ["LineString"], "crs": pyproj.CRS(CRS).to_json_dict(),
-            "bbox": [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()],
-        }},
+        "version": _GEOPARQUET_VERSION,
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": ["LineString"],
+                "crs": pyproj.CRS(CRS).to_json_dict(),
+                "bbox": [*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()],
+            }
+        },
     }
 
 

@@ -42,8 +42,8 @@ MOST_WORDS = 4_000_000
 
 _ROUNDING_CELLS = 0.05
 """Share of a cell by which an edge may lie elsewhere before two grids count as different."""
-_ROUNDING_METRES = 0.02
-"""Share by which a side in metres, a nominal size, may differ from one in degrees."""
+_ROUNDING_METERS = 0.02
+"""Share by which a side in meters, a nominal size, may differ from one in degrees."""
 
 
 def read_numbers(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def missing(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a GridSpec; metres become degrees at the middle latitude of the bounds.
+    """Return the fields of a GridSpec; meters become degrees at the middle latitude of the bounds.
 
     Raises ConfigError naming the numbers that are missing.
     """
@@ -108,15 +108,20 @@ def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
         )
     cells = _cells(numbers)
     factor = numbers.get("downsample_factor", 1)
-    return {**{name: numbers[name] for name in _BOUNDS}, **cells,
-            "downsample_factor": int(factor) if factor == int(factor) else factor}
+    return {
+        **{name: numbers[name] for name in _BOUNDS},
+        **cells,
+        "downsample_factor": int(factor) if factor == int(factor) else factor,
+    }
 
 
 def rows_and_columns(numbers: Mapping[str, Any]) -> tuple[float, float]:
     """Return how many rows and columns a GridSpec of these fields has before cells are merged; infinite is a number."""
     with np.errstate(over="ignore", divide="ignore"):
-        spans = [np.float64(numbers[f"max_{axis}"] - numbers[f"min_{axis}"]) / numbers[f"cell_{axis}"]
-                 for axis in ("lat", "lng")]
+        spans = [
+            np.float64(numbers[f"max_{axis}"] - numbers[f"min_{axis}"]) / numbers[f"cell_{axis}"]
+            for axis in ("lat", "lng")
+        ]
     return float(np.floor(spans[0])) + 1, float(np.floor(spans[1])) + 1
 
 
@@ -130,13 +135,16 @@ def check_vocabulary(numbers: Mapping[str, Any], said: str, *, all_cells: bool, 
     height, width = (max(1.0, float(np.floor(count / factor))) for count in rows_and_columns(numbers))
     size = f"With `grid.{said}` the grid has {height:,.0f} × {width:,.0f} = {height * width:,.0f} cells"
     if max(height, width) * factor > MOST_ALONG_AN_AXIS:
-        raise ConfigError(f"{size}; a grid has at most {MOST_ALONG_AN_AXIS:,} rows or columns. Give a larger cell: is "
-                          "it in the unit of the key? The limit of ever smaller cells is `kind: roads`.")
+        raise ConfigError(
+            f"{size}; a grid has at most {MOST_ALONG_AN_AXIS:,} rows or columns. Give a larger cell: is "
+            "it in the unit of the key? The limit of ever smaller cells is `kind: roads`."
+        )
     if all_cells and height * width > MOST_WORDS:
         raise ConfigError(
             f"{size}, and `grid.vocabulary: all` gives each of them a word: more than {MOST_WORDS:,} fit no teacher. "
             f"Set `vocabulary: occupied`, which gives words only to cells that hold one of the {num_roads:,} roads, or "
-            "give a larger cell.")
+            "give a larger cell."
+        )
 
 
 def _cells(numbers: Mapping[str, Any]) -> dict[str, float]:
@@ -145,8 +153,10 @@ def _cells(numbers: Mapping[str, Any]) -> dict[str, float]:
     if len(cells) < 2 and {"cell_size_m", "min_lat", "max_lat"} <= numbers.keys():
         middle = np.radians((numbers["min_lat"] + numbers["max_lat"]) / 2)
         size_km = numbers["cell_size_m"] / 1000
-        cells = {"cell_lat": size_km / KM_PER_DEGREE_LAT,
-                 "cell_lng": float(size_km / KM_PER_DEGREE_LNG / np.cos(middle))}
+        cells = {
+            "cell_lat": size_km / KM_PER_DEGREE_LAT,
+            "cell_lng": float(size_km / KM_PER_DEGREE_LNG / np.cos(middle)),
+        }
     return cells
 
 
@@ -154,14 +164,19 @@ def disagreements(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]
     """Return a phrase for each number that a checkpoint (`own`) and the settings (`given`) state differently.
 
     Both as `read_numbers` returns them. An edge may differ by 0.05 of a cell, at the far end of the grid too; a side
-    in metres by 2 %.
+    in meters by 2 %.
     """
     cells = _cells({**given, **own})
     return [
-        *_different_bounds(own, given, cells), *_different_cells(own, given, cells),
-        *(f"downsample_factor is {own['downsample_factor']:g} in the checkpoint and {given['downsample_factor']:g} in "
-          "the settings" for name in ("downsample_factor",)
-          if name in own and name in given and own[name] != given[name]),
+        *_different_bounds(own, given, cells),
+        *_different_cells(own, given, cells),
+        *(
+            f"downsample_factor is {own['downsample_factor']:g} in the checkpoint and {given['downsample_factor']:g} "
+            "in "
+            "the settings"
+            for name in ("downsample_factor",)
+            if name in own and name in given and own[name] != given[name]
+        ),
     ]
 
 
@@ -190,9 +205,10 @@ def _different_cells(own: Mapping[str, Any], given: Mapping[str, Any], cells: Ma
         axis = name[-3:]
         span = known.get(f"max_{axis}", math.nan) - known.get(f"min_{axis}", math.nan)
         count = 1000.0 if math.isnan(span) else max(span / cells[name], 1.0)
-        allowed = _ROUNDING_METRES if nominal else _ROUNDING_CELLS / count
+        allowed = _ROUNDING_METERS if nominal else _ROUNDING_CELLS / count
         if abs(theirs[name] / ours[name] - 1) > allowed:
-            metres = f" (cell_size_m {given['cell_size_m']:g})" if nominal and "cell_size_m" in given else ""
-            told.append(f"{name} is {theirs[name]:.8g}° in the checkpoint and {ours[name]:.8g}°{metres} in the "
-                        "settings")
+            meters = f" (cell_size_m {given['cell_size_m']:g})" if nominal and "cell_size_m" in given else ""
+            told.append(
+                f"{name} is {theirs[name]:.8g}° in the checkpoint and {ours[name]:.8g}°{meters} in the settings"
+            )
     return told

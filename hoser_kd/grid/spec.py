@@ -3,7 +3,7 @@
 A cell grid is LM-TAD's (Mbuya et al., SIGSPATIAL 2024, preprocessing of the Porto data): equal steps in degrees from
 the south-west corner, token = row · W + column. The limit of ever smaller cells is a token for each road.
 All arithmetic is float64: in float32 roads near an edge fall into the cell beside theirs.
-Letters: H rows, W columns, N roads.
+Shapes: H rows, W columns, N roads.
 """
 
 from __future__ import annotations
@@ -64,8 +64,11 @@ class GridSpec:
         """Raise ConfigError where the numbers make no grid."""
         numbers = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         wrong = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
-        wrong += [f"{low} {numbers[low]} is not below {high} {numbers[high]}"
-                  for low, high in (("min_lat", "max_lat"), ("min_lng", "max_lng")) if numbers[low] >= numbers[high]]
+        wrong += [
+            f"{low} {numbers[low]} is not below {high} {numbers[high]}"
+            for low, high in (("min_lat", "max_lat"), ("min_lng", "max_lng"))
+            if numbers[low] >= numbers[high]
+        ]
         wrong += [f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0]
         if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
             wrong.append(f"downsample_factor {self.downsample_factor} is not a whole number from 1")
@@ -156,7 +159,7 @@ class GridSpec:
     def from_config(cls, config: GridConfig, network: RoadNetwork) -> GridSpec:
         """Return the grid of a teacher that is trained here. Raises ConfigError saying which setting is missing.
 
-        Metres become degrees at the middle latitude of the bounds. A grid of more cells than a teacher can learn is
+        Meters become degrees at the middle latitude of the bounds. A grid of more cells than a teacher can learn is
         refused before anything is made of it.
         """
         numbers = grid_numbers(config_fallbacks(config, network))
@@ -205,7 +208,7 @@ class OccupiedCells:
 
     @classmethod
     def of(cls, spec: GridSpec, network: RoadNetwork) -> OccupiedCells:
-        """Return the cells in which a road has its centre."""
+        """Return the cells in which a road has its center."""
         return cls(spec, np.unique(spec.tokenize(*network.centroids.T)))
 
 
@@ -253,12 +256,14 @@ def bounds_source(config: GridConfig, dataset_config: Mapping[str, Any] | None) 
     return "checkpoint" if config.bounds is None else f"checkpoint, agreeing with {given}"
 
 
-def _check_kind(config: GridConfig, network: RoadNetwork, own: Mapping[str, Any], kind: object,
-                vocab_size: int | None) -> None:
+def _check_kind(
+    config: GridConfig, network: RoadNetwork, own: Mapping[str, Any], kind: object, vocab_size: int | None
+) -> None:
     """Refuse cells for a teacher whose tokens are roads, and the other way round."""
     if kind == "roads" and config.kind != "roads":
-        raise ConfigError("The teacher's checkpoint has a token for each road: set `kind: roads` under `grid` in the "
-                          "city's YAML.")
+        raise ConfigError(
+            "The teacher's checkpoint has a token for each road: set `kind: roads` under `grid` in the city's YAML."
+        )
     if config.kind != "roads" or vocab_size is None:
         return
     if vocab_size - 3 != network.num_roads or own.get(SHAPE, (1, network.num_roads)) != (1, network.num_roads):
@@ -285,7 +290,9 @@ def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, floa
     numbers: dict[str, float] = {}
     if config.bounds == "roads":
         (numbers["min_lat"], numbers["min_lng"]), (numbers["max_lat"], numbers["max_lng"]) = (
-            map(float, network.centroids.min(0)), map(float, network.centroids.max(0)))
+            map(float, network.centroids.min(0)),
+            map(float, network.centroids.max(0)),
+        )
     elif config.bounds is not None:
         numbers.update(config.bounds.model_dump())
     sizes = {"cell_size_m": config.cell_size_m, "cell_lat": config.cell_lat, "cell_lng": config.cell_lng}

@@ -1,6 +1,6 @@
 """A city's roads in a teacher's grid: the token of each, how they crowd the cells, and what is seen of choices.
 
-Letters: H rows, W columns, N roads, P points of all trajectories together.
+Shapes: H rows, W columns, N roads, P points of all trajectories together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hoser_kd.network.trajectories import Trajectories
 
 
 def token_table(grid: Grid, network: RoadNetwork) -> gpd.GeoDataFrame:
-    """Return road_id, row, column, token, clamped and the centre as a Point, one row a road, EPSG:4326."""
+    """Return road_id, row, column, token, clamped and the center as a Point, one row a road, EPSG:4326."""
     lat, lng = network.centroids.T
     if not isinstance(grid, RoadTokens):
         cells = (grid if isinstance(grid, GridSpec) else grid.spec).cell_of(lat, lng)
@@ -42,8 +42,10 @@ def _tokens_of_cells(grid: OccupiedCells, cells: Int64Array) -> Int64Array:
     token = np.minimum(np.searchsorted(grid.cells, cells), len(grid.cells) - 1)
     unknown = grid.cells[token] != cells
     if unknown.any():
-        raise ConfigError(f"{int(unknown.sum())} roads, the first of them road {int(np.argmax(unknown))}, lie in cells "
-                          "that the teacher has no token for. It was trained on another road network: train one here.")
+        raise ConfigError(
+            f"{int(unknown.sum())} roads, the first of them road {int(np.argmax(unknown))}, lie in cells "
+            "that the teacher has no token for. It was trained on another road network: train one here."
+        )
     return token
 
 

@@ -3,7 +3,7 @@
 A path's keys and values lie scattered over the store of nodes. Arrays would gather them first, hundreds of megabytes
 a round that are read once; a loop reads them where they are.
 
-Letters: B paths, P roads of the longest, M nodes in the store, N roads, e width of a token, d of a head.
+Shapes: B paths, P roads of the longest, M nodes in the store, N roads, e width of a token, d of a head.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hoser_kd.common.geodesy import EARTH_RADIUS_M
 from hoser_kd.common.numba_jit import compiled
 from hoser_kd.hoser.batches import MAX_DISTANCE_M, MAX_INTERVAL_MIN
 
-_METRES = EARTH_RADIUS_M / MAX_DISTANCE_M
+_METERS = EARTH_RADIUS_M / MAX_DISTANCE_M
 
 
 @compiled
@@ -49,7 +49,7 @@ def pairs(path, length, road, minute, point):  # type: ignore[no-untyped-def]  #
             slot = path[b, j]
             r = road[slot]
             chord = np.sqrt((point[r, 0] - x) ** 2 + (point[r, 1] - y) ** 2 + (point[r, 2] - z) ** 2)
-            distance[b, j] = min(chord * _METRES, 1.0)
+            distance[b, j] = min(chord * _METERS, 1.0)
             apart = np.float32(abs(minute[slot] - minute[last]))
             interval[b, j] = min(apart, np.float32(MAX_INTERVAL_MIN)) / np.float32(MAX_INTERVAL_MIN)
     return distance, interval

@@ -5,7 +5,7 @@ scalars a query and two shapes (T, T) in place of one (T, T, d). The sum over va
 training both fold on into the projections before and after, so that all but the pairs themselves is counted in valid
 steps, not in padded ones.
 
-Letters: B trips, T steps, S valid steps, H heads, d width of a head, e = H d width of the trajectory encoder.
+Shapes: B trips, T steps, S valid steps, H heads, d width of a head, e = H d width of the trajectory encoder.
 """
 
 from __future__ import annotations
@@ -78,15 +78,19 @@ class _Spread(torch.autograd.Function):
         table = rows.view(rows.shape[0] * parts * num_heads, -1)
         step, head = layout.source // num_heads, layout.source % num_heads
         first = step * (parts * num_heads) + head
-        return tuple(table.index_select(0, first + part * num_heads).view(size, num_heads, num_steps, -1)
-                     for part in range(parts))
+        return tuple(
+            table.index_select(0, first + part * num_heads).view(size, num_heads, num_steps, -1)
+            for part in range(parts)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         layout = ctx.layout
         num_heads = layout.shape[1]
-        parts = [gradient.flatten(0, 2).index_select(0, layout.place).view(len(layout.place) // num_heads, -1)
-                 for gradient in gradients]
+        parts = [
+            gradient.flatten(0, 2).index_select(0, layout.place).view(len(layout.place) // num_heads, -1)
+            for gradient in gradients
+        ]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], None, None
 
 
@@ -125,8 +129,12 @@ class PairAttention(nn.Module):
     def forward(self, x: Tensor, pairs: Pairs, layout: HeadLayout) -> Tensor:
         """Return (S, e), to be added to the residual stream, from (S, e)."""
         width = x.shape[1]
-        pair_bias = torch.cat([self.relative_position_emb_k.bias.repeat(self.num_heads),
-                               self.relative_position_emb_v.bias.repeat(self.num_heads)])
+        pair_bias = torch.cat(
+            [
+                self.relative_position_emb_k.bias.repeat(self.num_heads),
+                self.relative_position_emb_v.bias.repeat(self.num_heads),
+            ]
+        )
         weight, bias = self.scaled()
         joint = linear(x, weight, bias + pad(pair_bias, (width, 0)))
         # q · w of each head is itself linear in x: (2, d) times (H, d, e), then (H * 2, e)

@@ -3,7 +3,7 @@
 A trip of roads r_0 … r_n gives n steps: history r_0 … r_t, label r_{t+1}, destination r_n. Nothing is stored per
 step: positions, intervals and candidates follow from road ids and times by gathers.
 
-Letters: B trips, T steps of the longest one (its roads - 1), S valid steps of the batch, K candidates of all valid
+Shapes: B trips, T steps of the longest one (its roads - 1), S valid steps of the batch, K candidates of all valid
 steps together, C candidates of the step that has most, N roads, L connections.
 """
 
@@ -63,8 +63,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
-        return Batch(*(part.to(device, non_blocking=True)
-                       for part in (self.road_ids, self.times, self.lengths, self.rows)))
+        return Batch(
+            *(part.to(device, non_blocking=True) for part in (self.road_ids, self.times, self.lengths, self.rows))
+        )
 
 
 def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
@@ -95,7 +96,7 @@ class StepFeatures:
     time_of_day: Tensor
     """(B, T) float32: minute of the day / 1440, negated where the trip starts on a weekend."""
     distance: Tensor
-    """(B, T, T) float32: metres between the centres of two roads of the history, clipped to 1000, / 1000."""
+    """(B, T, T) float32: meters between the centers of two roads of the history, clipped to 1000, / 1000."""
     interval: Tensor
     """(B, T, T) float32: minutes between them, clipped to 5, / 5."""
     destination: Tensor
@@ -107,7 +108,7 @@ class StepFeatures:
     candidate_place: Tensor
     """(K,) int64: its place among the candidates of the step, in the order of the network's successors."""
     metric_distance: Tensor
-    """(K,) float32: log1p of the hectometres by which it is further from the destination than the best candidate."""
+    """(K,) float32: log1p of the hectometers by which it is further from the destination than the best candidate."""
     metric_angle: Tensor
     """(K,) float32: angle between going there and going to the destination, over pi."""
     label: Tensor
@@ -139,7 +140,7 @@ class RoadTables(nn.Module):
     """The arrays over roads and connections from which the features of any step are gathered."""
 
     unit_vector: Tensor
-    """(N, 3) float64: the centre as a point of the unit sphere."""
+    """(N, 3) float64: the center as a point of the unit sphere."""
     end: Tensor
     """(N, 2) float64: (y, x) of the last coordinate in radians, as the candidate angle reads them."""
     end_scale: Tensor
@@ -168,7 +169,7 @@ class RoadTables(nn.Module):
         return len(self.end)
 
     def distances_m(self, from_road: Tensor, to_road: Tensor) -> Tensor:
-        """Return the great-circle distance between road centres in metres, float64; ids of the same shape."""
+        """Return the great-circle distance between road centers in meters, float64; ids of the same shape."""
         chord = (self.unit_vector[from_road] - self.unit_vector[to_road]).norm(dim=-1)
         return 2 * EARTH_RADIUS_M * torch.asin((chord / 2).clamp(max=1.0))
 
@@ -194,7 +195,7 @@ class RoadTables(nn.Module):
     def pair_distances(self, road_ids: Tensor) -> Tensor:
         """Return (B, T, T) float32 clipped distances between all roads of each row of (B, T) ids.
 
-        Positions are relative to the row's first road, where float32 is exact to well under a millimetre.
+        Positions are relative to the row's first road, where float32 is exact to well under a millimeter.
         """
         point = self.unit_vector[road_ids]
         local = (point - point[:, :1]).float()
@@ -285,7 +286,7 @@ def time_of_day(times: Tensor, start_times: Tensor) -> Tensor:
     """Return minute of day / 1440, float32, negated for trips that start on a Saturday or a Sunday.
 
     `times` (B, T) int64 s; `start_times` (B,) int64 s. At midnight the negated value is -0.0, which a cosine and a
-    sine cannot tell from 0: published behaviour.
+    sine cannot tell from 0: published behavior.
     """
     # 1 January 1970 was a Thursday
     weekend = (start_times // _DAY_S + 3) % 7 >= 5

@@ -67,11 +67,13 @@ def load_checkpoint(
         config = _infer_config(state, candidate_angle, time_intervals, log1p_mean, log1p_std)
         features = _features_of(state)
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path}: no weights of HOSER: {error}. "
-                              "Give a state dict with the published keys.") from None
+        raise CheckpointError(
+            f"{path}: no weights of HOSER: {error}. Give a state dict with the published keys."
+        ) from None
     if num_heads not in (None, config.num_heads):
-        raise CheckpointError(f"{path}: its attention has {config.num_heads} heads, not {num_heads}. "
-                              "Leave num_heads out.")
+        raise CheckpointError(
+            f"{path}: its attention has {config.num_heads} heads, not {num_heads}. Leave num_heads out."
+        )
     _check_fit(Path(path), features, network, zones)
     model = _blank(config, features, road_tables(network, candidate_angle))
     try:
@@ -108,15 +110,17 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
         settings = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(source / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{error.filename or source / WEIGHTS_FILE}: no such file. Train the student first.") \
-            from None
+        raise CheckpointError(
+            f"{error.filename or source / WEIGHTS_FILE}: no such file. Train the student first."
+        ) from None
     except (json.JSONDecodeError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{source}: {CONFIG_FILE} or {WEIGHTS_FILE} is damaged: {error}") from None
     known = {field.name for field in fields(HoserConfig)}
     try:
         config = HoserConfig(**{key: value for key, value in settings.items() if key in known})
-        tables = {key.removeprefix(_TABLE_PREFIX): tensors.pop(key)
-                  for key in list(tensors) if key.startswith(_TABLE_PREFIX)}
+        tables = {
+            key.removeprefix(_TABLE_PREFIX): tensors.pop(key) for key in list(tensors) if key.startswith(_TABLE_PREFIX)
+        }
         features = _features_of(tensors)
         if network is not None:
             _check_fit(source, features, network, None)
@@ -154,8 +158,9 @@ def read_tensors(file: Path) -> Any:
 def _read_state_dict(file: Path) -> dict[str, Tensor]:
     state = read_tensors(file)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{file}: no bare state dict. Give the file that HOSER's training writes, "
-                              "not one that wraps it.")
+        raise CheckpointError(
+            f"{file}: no bare state dict. Give the file that HOSER's training writes, not one that wraps it."
+        )
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
 
 
@@ -163,22 +168,34 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _infer_config(state: dict[str, Tensor], candidate_angle: CandidateAngle, time_intervals: TimeIntervals,
-                  log1p_mean: float | None, log1p_std: float | None) -> HoserConfig:
+def _infer_config(
+    state: dict[str, Tensor],
+    candidate_angle: CandidateAngle,
+    time_intervals: TimeIntervals,
+    log1p_mean: float | None,
+    log1p_std: float | None,
+) -> HoserConfig:
     encoder, block = _FEATURE_PREFIX, "trajectory_encoder.transformer.h."
     num_roads, road_id_dim = state[encoder + "road_id_emb.weight"].shape
     num_types, type_dim = state[encoder + "type_emb.weight"].shape
     num_zones, hidden_dim = state[encoder + "zone_id_emb.weight"].shape
     return HoserConfig(
-        num_roads=num_roads, num_types=num_types, num_zones=num_zones, hidden_dim=hidden_dim,
-        road_id_dim=road_id_dim, type_dim=type_dim,
+        num_roads=num_roads,
+        num_types=num_types,
+        num_zones=num_zones,
+        hidden_dim=hidden_dim,
+        road_id_dim=road_id_dim,
+        type_dim=type_dim,
         length_dim=len(state[encoder + "len_emb.weight"]),
         lon_dim=len(state[encoder + "lon_emb.weight"]),
         lat_dim=len(state[encoder + "lat_emb.weight"]),
         num_heads=2 * hidden_dim // len(state[block + "0.attn.relative_position_emb_k.weight"]),
         num_layers=len({key.removeprefix(block).split(".")[0] for key in state if key.startswith(block)}),
         max_len=state[block + "0.attn.bias"].shape[-1],
-        candidate_angle=candidate_angle, time_intervals=time_intervals, log1p_mean=log1p_mean, log1p_std=log1p_std,
+        candidate_angle=candidate_angle,
+        time_intervals=time_intervals,
+        log1p_mean=log1p_mean,
+        log1p_std=log1p_std,
     )
 
 
@@ -196,17 +213,28 @@ def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones:
     checkpoint's own numbering is what its weights know.
     """
     if features.num_roads != network.num_roads:
-        raise CheckpointError(f"{file}: made for {features.num_roads} roads, the network has {network.num_roads}. "
-                              "Give the network it was trained on.")
+        raise CheckpointError(
+            f"{file}: made for {features.num_roads} roads, the network has {network.num_roads}. "
+            "Give the network it was trained on."
+        )
     no_zones = np.zeros(network.num_roads, np.int64)
     own = build_graph_features(network, no_zones, np.zeros((1, 1), np.int64))
-    for name, what in (("road_attr_len", "lengths"), ("road_attr_lon", "longitudes"), ("road_attr_lat", "latitudes"),
-                       ("road_edge_index", "neighbours"), ("intersection_attr", "connections or angles")):
+    for name, what in (
+        ("road_attr_len", "lengths"),
+        ("road_attr_lon", "longitudes"),
+        ("road_attr_lat", "latitudes"),
+        ("road_edge_index", "neighbors"),
+        ("intersection_attr", "connections or angles"),
+    ):
         theirs, ours = getattr(features, name), getattr(own, name)
         if theirs.shape != ours.shape or not np.allclose(theirs, ours, atol=_TOLERANCE, rtol=0):
-            raise CheckpointError(f"{file}: made for another network: {what} of the roads differ ({name}). "
-                                  "Give the network it was trained on.")
+            raise CheckpointError(
+                f"{file}: made for another network: {what} of the roads differ ({name}). "
+                "Give the network it was trained on."
+            )
     if zones is not None and not np.array_equal(features.road2zone, zones):
         differ = int((features.road2zone != zones).sum()) if len(zones) == network.num_roads else len(zones)
-        raise CheckpointError(f"{file}: made for another partition: {differ} roads lie in another zone. "
-                              "Give the partition it was trained on.")
+        raise CheckpointError(
+            f"{file}: made for another partition: {differ} roads lie in another zone. "
+            "Give the partition it was trained on."
+        )

@@ -1,6 +1,6 @@
 """What HOSER knows of a city before it sees a trip: road attributes, the road graph and the zone graph.
 
-Letters: N roads, E directed pairs of roads that share an end point, Z zones, K non-zero entries of the zone matrix.
+Shapes: N roads, E directed pairs of roads that share an end point, Z zones, K non-zero entries of the zone matrix.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class GraphFeatures:
     road2zone: Int64Array
     """(N,) int64: zone of each road."""
     road_attr_len: Float32Array
-    """(N,) float32: log1p(length in m), standardised over the roads."""
+    """(N,) float32: log1p(length in m), standardized over the roads."""
     road_attr_type: Int64Array
     """(N,) int64: index of the road's class."""
     road_attr_lon: Float32Array
-    """(N,) float32: longitude of the centre, standardised."""
+    """(N,) float32: longitude of the center, standardized."""
     road_attr_lat: Float32Array
-    """(N,) float32: latitude of the centre, standardised."""
+    """(N,) float32: latitude of the center, standardized."""
     road_edge_index: Int64Array
     """(2, E) int64: pairs (a, b), a != b, that share an end point, ordered by a, then b."""
     intersection_attr: Float32Array
@@ -63,10 +63,10 @@ def build_graph_features(network: RoadNetwork, zones: Int64Array, zone_transitio
     zone_edges, zone_weights = zone_graph(zone_transitions)
     return GraphFeatures(
         road2zone=np.asarray(zones, np.int64),
-        road_attr_len=_standardise(np.log1p(network.length_m)),
+        road_attr_len=_standardize(np.log1p(network.length_m)),
         road_attr_type=network.road_type,
-        road_attr_lon=_standardise(network.centroids[:, 1]),
-        road_attr_lat=_standardise(network.centroids[:, 0]),
+        road_attr_lon=_standardize(network.centroids[:, 1]),
+        road_attr_lat=_standardize(network.centroids[:, 0]),
         road_edge_index=edges,
         intersection_attr=_edge_attributes(network, edges),
         zone_edge_index=zone_edges,
@@ -144,8 +144,8 @@ def zone_graph(zone_transitions: Any) -> tuple[Int64Array, Float32Array]:
     return np.stack([row, column]).astype(np.int64), weight.astype(np.float32)
 
 
-def _standardise(values: Float64Array) -> Float32Array:
-    """Standardise with mean and population std, in float32 as the published numbers are."""
+def _standardize(values: Float64Array) -> Float32Array:
+    """Standardize with mean and population std, in float32 as the published numbers are."""
     single = values.astype(np.float32)
     spread = single.std()
     # a network whose roads are all alike in this has nothing to scale

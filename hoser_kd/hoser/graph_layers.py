@@ -1,9 +1,9 @@
 """The two graph layers of HOSER's road encoder, restricted exactly to the roads a batch needs.
 
-Roads are vectorised by GATv2 (Brody et al., ICLR 2022) with edge attributes, zones by GCN (Kipf and Welling,
+Roads are vectorized by GATv2 (Brody et al., ICLR 2022) with edge attributes, zones by GCN (Kipf and Welling,
 ICLR 2017); both give the numbers of PyTorch Geometric's layers of those names, whose weights they load.
 
-Letters: N roads, R targets, M sources (targets and their neighbours), E edges into the targets with one self-loop
+Shapes: N roads, R targets, M sources (targets and their neighbors), E edges into the targets with one self-loop
 each, Z zones, h width of a vector.
 """
 
@@ -23,7 +23,7 @@ NEGATIVE_SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighborhood:
     """The edges into some roads, ordered by target; indices are local, so the arrays are as small as the need."""
 
     sources: Tensor
@@ -63,13 +63,13 @@ class IncomingEdges(nn.Module):
         self.register_buffer("source", torch.cat([edge_index[0], loops])[order], persistent=False)
         self.register_buffer("attribute", torch.cat([attribute, loop_attribute])[order], persistent=False)
 
-    def into(self, targets: Tensor) -> Neighbourhood:
+    def into(self, targets: Tensor) -> Neighborhood:
         """Return the edges into (R,) distinct, ascending targets."""
         at, target, _ = take_rows(self.start, targets)
         global_source = self.source[at]
         sources = torch.unique(global_source)
         size = self.start[targets + 1] - self.start[targets]
-        return Neighbourhood(
+        return Neighborhood(
             sources=sources,
             source=torch.searchsorted(sources, global_source),
             target=target,
@@ -88,9 +88,9 @@ def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> Incomin
 
 
 def zone_edges(edge_index: Tensor, weight: Tensor, num_zones: int) -> IncomingEdges:
-    """Return the zone graph with the symmetrically normalised weights of a GCN.
+    """Return the zone graph with the symmetrically normalized weights of a GCN.
 
-    The weights are normalised already; that the layer does it once more is published behaviour.
+    The weights are normalized already; that the layer does it once more is published behavior.
     """
     loop = edge_index[0] == edge_index[1]
     loop_weight = torch.ones(num_zones)
@@ -114,17 +114,18 @@ class GATv2Conv(nn.Module):
         for weight in (self.att, self.lin_l.weight, self.lin_r.weight, self.lin_edge.weight):
             nn.init.xavier_uniform_(weight)
 
-    def forward(self, x: Tensor, edges: Neighbourhood) -> Tensor:
+    def forward(self, x: Tensor, edges: Neighborhood) -> Tensor:
         """Return (R, out_dim) vectors of the targets from (M, in_dim) vectors of the sources."""
         from_source = self.lin_l(x)
         from_target = self.lin_r(embedding(edges.target_in_sources, x))
-        mixed: Tensor = _NeighbourAttention.apply(  # type: ignore[no-untyped-call]
-            from_source, from_target, self.lin_edge.weight, self.att.flatten(), edges)
+        mixed: Tensor = _NeighborAttention.apply(  # type: ignore[no-untyped-call]
+            from_source, from_target, self.lin_edge.weight, self.att.flatten(), edges
+        )
         return mixed + self.bias
 
 
 class GCNConv(nn.Module):
-    """One GCN layer over normalised edges."""
+    """One GCN layer over normalized edges."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -134,8 +135,9 @@ class GCNConv(nn.Module):
 
     def forward(self, x: Tensor, edges: IncomingEdges) -> Tensor:
         """Return (Z, out_dim) from (Z, in_dim)."""
-        mixed = embedding_bag(edges.source, self.lin(x), edges.start[:-1], mode="sum",
-                                per_sample_weights=edges.attribute)
+        mixed = embedding_bag(
+            edges.source, self.lin(x), edges.start[:-1], mode="sum", per_sample_weights=edges.attribute
+        )
         return mixed + self.bias
 
 
@@ -147,7 +149,7 @@ class ConvStack(nn.Module):
         self.convs = nn.ModuleList(convs)
 
 
-class _NeighbourAttention(torch.autograd.Function):
+class _NeighborAttention(torch.autograd.Function):
     """Attention over each target's edges without keeping anything of shape (E, h).
 
     score_e = att · leaky_relu(source + target + W attribute), a = softmax over the edges of a target,
@@ -156,9 +158,7 @@ class _NeighbourAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, source: Tensor, target: Tensor, weight: Tensor, att: Tensor, edges: Neighbourhood
-    ) -> Tensor:
+    def forward(ctx: Any, source: Tensor, target: Tensor, weight: Tensor, att: Tensor, edges: Neighborhood) -> Tensor:
         score = source.new_empty(len(edges.source))
         for piece in _pieces(edges.source):
             z = _pre_activation(source, target, weight, edges, piece)
@@ -173,7 +173,7 @@ class _NeighbourAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         source, target, weight, att, share, out = ctx.saved_tensors
-        edges: Neighbourhood = ctx.edges
+        edges: Neighborhood = ctx.edges
         grad = grad.contiguous()
         d_source, d_target = torch.zeros_like(source), torch.zeros_like(target)
         # two rows, not two columns: the product is six times as fast so
@@ -198,7 +198,7 @@ def _pieces(edges: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(edges), size)]
 
 
-def _pre_activation(source: Tensor, target: Tensor, weight: Tensor, edges: Neighbourhood, piece: slice) -> Tensor:
+def _pre_activation(source: Tensor, target: Tensor, weight: Tensor, edges: Neighborhood, piece: slice) -> Tensor:
     z = embedding(edges.source[piece], source)
     z += embedding(edges.target[piece], target)
     return z.addmm_(edges.attribute[piece], weight.T)
@@ -209,5 +209,3 @@ def _softmax_by_target(score: Tensor, target: Tensor, num_targets: int) -> Tenso
     share = (score - top[target]).exp_()
     total = score.new_zeros(num_targets).index_add_(0, target, share)
     return share.div_(total[target])
-
-

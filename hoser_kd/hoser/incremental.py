@@ -4,7 +4,7 @@ Road vectors, candidate keys and time parts are made once for all N roads. A pat
 node keeps the keys and values of its own road and finds those of its path through its parents, so a new road costs one
 token whatever shares its beginning. What comes out equals the full forward pass (see `HOSER.forward`).
 
-Letters: B new nodes (paths that grow by one road), P roads of the longest path, C candidates of the node that has
+Shapes: B new nodes (paths that grow by one road), P roads of the longest path, C candidates of the node that has
 most, M nodes there is room for, l layers, e width of the trajectory encoder, d of a head, N roads.
 """
 
@@ -32,8 +32,14 @@ NO_PARENT = -1
 class PathTree:
     """Nodes of paths under way, by slot; a slot is used again once it is given back."""
 
-    def __init__(self, num_layers: int, width: int, device: torch.device, time_intervals: TimeIntervals = "published",
-                 capacity: int = 4096) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        width: int,
+        device: torch.device,
+        time_intervals: TimeIntervals = "published",
+        capacity: int = 4096,
+    ) -> None:
         """`width` e; `capacity` nodes at first, twice as many whenever they run out."""
         self._by_day = time_intervals == "published"
         self.parent: Int64Array = np.full(capacity, NO_PARENT, np.int64)
@@ -62,8 +68,9 @@ class PathTree:
         slots = np.array(self._free[-1 : -len(roads) - 1 : -1], np.int64)
         del self._free[len(self._free) - len(roads) :]
         self.parent[slots], self.road[slots], self.time[slots] = parents, roads, times
-        self.minute[slots] = ((times % 86_400) / 86_400).astype(np.float32) * np.float32(1440) if self._by_day \
-            else times / 60
+        self.minute[slots] = (
+            ((times % 86_400) / 86_400).astype(np.float32) * np.float32(1440) if self._by_day else times / 60
+        )
         self.depth[slots] = np.where(parents >= 0, self.depth[parents], 0) + 1
         return slots
 
@@ -103,7 +110,7 @@ class Decoded:
     logits: Tensor
     """(B, C) float32: scores; -inf where there is no candidate. A dead end has a row of -inf."""
     times: Tensor
-    """(B, C) float32: standardised time until the candidate is entered (see `HOSER.time_scale`)."""
+    """(B, C) float32: standardized time until the candidate is entered (see `HOSER.time_scale`)."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,17 @@ class Decoder:
     def _layer(self, block: Block) -> _Layer:
         attention, width = block.attn, self.model.config.encoder_dim
         weight, bias = attention.scaled()
-        pair_bias = torch.cat([bias.new_zeros(width), attention.relative_position_emb_k.bias.repeat(self.num_heads),
-                               attention.relative_position_emb_v.bias.repeat(self.num_heads)])
-        pair = tuple(np.ascontiguousarray(part.weight.detach().cpu().float().numpy().T)
-                     for part in (attention.relative_position_emb_k, attention.relative_position_emb_v))
+        pair_bias = torch.cat(
+            [
+                bias.new_zeros(width),
+                attention.relative_position_emb_k.bias.repeat(self.num_heads),
+                attention.relative_position_emb_v.bias.repeat(self.num_heads),
+            ]
+        )
+        pair = tuple(
+            np.ascontiguousarray(part.weight.detach().cpu().float().numpy().T)
+            for part in (attention.relative_position_emb_k, attention.relative_position_emb_v)
+        )
         return _Layer(block, weight, bias + pair_bias, cast("tuple[Any, Any]", pair))
 
     @property
@@ -163,8 +177,15 @@ class Decoder:
         return PathTree(config.num_layers, config.encoder_dim, self.fused.device, config.time_intervals, capacity)
 
     @torch.no_grad()
-    def step(self, tree: PathTree, parents: Int64Array, road_ids: Int64Array, times: Int64Array,
-             start_times: Int64Array, destinations: Int64Array) -> Decoded:
+    def step(
+        self,
+        tree: PathTree,
+        parents: Int64Array,
+        road_ids: Int64Array,
+        times: Int64Array,
+        start_times: Int64Array,
+        destinations: Int64Array,
+    ) -> Decoded:
         """Extend B paths by one road each.
 
         All (B,) int64 on the host: the node each path ends with so far (-1: none), the road entered, when, when the
@@ -190,8 +211,9 @@ class Decoder:
             times=x.new_zeros(shape).index_put((node, place), times_pred),
         )
 
-    def _histories(self, tree: PathTree, slots: Int64Array, roads: Tensor, times: Tensor,
-                   start_times: Tensor) -> Tensor:
+    def _histories(
+        self, tree: PathTree, slots: Int64Array, roads: Tensor, times: Tensor, start_times: Tensor
+    ) -> Tensor:
         """Return (B, e) vectors of the paths, and keep the new nodes' keys and values."""
         encoder = self.model.trajectory_encoder
         clock = encoder.temporal_encoder(time_of_day(times[:, None], start_times))
@@ -214,9 +236,17 @@ class Decoder:
         apart = kernel.pairs(path, length, tree.road, tree.minute, self._point)
 
         def attend(layer: int, joint: Tensor) -> Tensor:
-            return torch.from_numpy(kernel.attend(
-                joint.numpy(), tree.store[layer].numpy(), path, length, *apart, *self._layers[layer].pair,
-                self.num_heads))
+            return torch.from_numpy(
+                kernel.attend(
+                    joint.numpy(),
+                    tree.store[layer].numpy(),
+                    path,
+                    length,
+                    *apart,
+                    *self._layers[layer].pair,
+                    self.num_heads,
+                )
+            )
 
         return attend
 
@@ -229,11 +259,16 @@ class Decoder:
             for part in (tree.road[path], tree.time[path], tree.road[slots], tree.time[slots], path >= 0)
         )
         point = self.tables.unit_vector
-        pairs = Pairs(*(part[:, None, None] for part in (
-            clipped_distances(point[road], point[last][:, None]),
-            clipped_intervals(time, now[:, None], self.tables.time_intervals),
-            torch.zeros_like(time, dtype=torch.float32).masked_fill(~mask, -torch.inf),
-        )))
+        pairs = Pairs(
+            *(
+                part[:, None, None]
+                for part in (
+                    clipped_distances(point[road], point[last][:, None]),
+                    clipped_intervals(time, now[:, None], self.tables.time_intervals),
+                    torch.zeros_like(time, dtype=torch.float32).masked_fill(~mask, -torch.inf),
+                )
+            )
+        )
         width = self.model.config.encoder_dim
 
         def heads(flat: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The numbers are those of the published code and its checkpoints load; the way to
 (B, T, T, h) exists, because the two scalars of a pair enter through two vectors; keys of candidates are made once a
 road; only the roads a batch needs are encoded; times are predicted at the label alone in training.
 
-Letters: B trips, T steps, S valid steps, K candidates of all steps, C candidates of the step with most, N roads,
+Shapes: B trips, T steps, S valid steps, K candidates of all steps, C candidates of the step with most, N roads,
 R roads a batch needs, Z zones, h width of road and zone vectors, e = 2h width of the trajectory encoder.
 """
 
@@ -65,7 +65,7 @@ class StudentOutput:
     step_mask: Tensor
     """(B, T) bool: steps that have a next road."""
     time_pred: Tensor
-    """(B, T) float32: standardised log1p of the seconds to the true next road; 0 in padding."""
+    """(B, T) float32: standardized log1p of the seconds to the true next road; 0 in padding."""
     seconds: Tensor
     """(B, T) float32: true seconds to the next road; 0 in padding."""
     all_times: Tensor | None = None
@@ -101,8 +101,16 @@ class RoadNetworkEncoder(nn.Module):
 
     def __init__(self, config: HoserConfig, features: GraphFeatures) -> None:
         super().__init__()
-        for name in ("road_attr_len", "road_attr_type", "road_attr_lon", "road_attr_lat", "road_edge_index",
-                     "intersection_attr", "zone_edge_index", "zone_edge_weight"):
+        for name in (
+            "road_attr_len",
+            "road_attr_type",
+            "road_attr_lon",
+            "road_attr_lat",
+            "road_edge_index",
+            "intersection_attr",
+            "zone_edge_index",
+            "zone_edge_weight",
+        ):
             self.register_buffer(name, torch.from_numpy(np.array(getattr(features, name))))
         width = config.hidden_dim
         self.road_id_emb = nn.Embedding(config.num_roads, config.road_id_dim)
@@ -113,25 +121,34 @@ class RoadNetworkEncoder(nn.Module):
         self.zone_id_emb = nn.Embedding(config.num_zones, width)
         self.road_gat = ConvStack(*(GATv2Conv(width, width, NUM_EDGE_ATTRIBUTES) for _ in range(2)))
         self.zone_gcn = ConvStack(*(GCNConv(width, width) for _ in range(2)))
-        self.road_graph = road_edges(torch.from_numpy(np.array(features.road_edge_index)),
-                                     torch.from_numpy(np.array(features.intersection_attr)), config.num_roads)
-        self.zone_graph = zone_edges(torch.from_numpy(np.array(features.zone_edge_index)),
-                                     torch.from_numpy(np.array(features.zone_edge_weight)), config.num_zones)
+        self.road_graph = road_edges(
+            torch.from_numpy(np.array(features.road_edge_index)),
+            torch.from_numpy(np.array(features.intersection_attr)),
+            config.num_roads,
+        )
+        self.zone_graph = zone_edges(
+            torch.from_numpy(np.array(features.zone_edge_index)),
+            torch.from_numpy(np.array(features.zone_edge_weight)),
+            config.num_zones,
+        )
 
     def raw_roads(self, roads: Tensor) -> Tensor:
         """Return (R, h): the parts of each road's vector side by side, before the graph is looked at."""
-        return torch.cat([
-            embedding(roads, self.road_id_emb.weight),
-            self.len_emb(self.road_attr_len[roads, None]),
-            embedding(self.road_attr_type[roads], self.type_emb.weight),
-            self.lon_emb(self.road_attr_lon[roads, None]),
-            self.lat_emb(self.road_attr_lat[roads, None]),
-        ], dim=1)
+        return torch.cat(
+            [
+                embedding(roads, self.road_id_emb.weight),
+                self.len_emb(self.road_attr_len[roads, None]),
+                embedding(self.road_attr_type[roads], self.type_emb.weight),
+                self.lon_emb(self.road_attr_lon[roads, None]),
+                self.lat_emb(self.road_attr_lat[roads, None]),
+            ],
+            dim=1,
+        )
 
     def encode_roads(self, roads: Tensor) -> Tensor:
         """Return (R, h) vectors of distinct, ascending road ids.
 
-        Only what they depend on is computed: the first layer for their neighbours, inputs two roads away.
+        Only what they depend on is computed: the first layer for their neighbors, inputs two roads away.
         """
         last = self.road_graph.into(roads)
         first = self.road_graph.into(last.sources)
@@ -167,8 +184,9 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(width)
         self.attn = PairAttention(config)
         self.ln_2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
-                                 nn.Dropout(config.dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(config.dropout)
+        )
 
     def forward(self, x: Tensor, pairs: Pairs, layout: HeadLayout) -> Tensor:
         """Return (S, e) from (S, e)."""
@@ -255,8 +273,9 @@ class Navigator(nn.Module):
         """Split the key projection of (R, h) road vectors into a part a road and two fixed vectors."""
         by_road, by_distance, by_angle = self.k_proj.weight.chunk(3, dim=1)
         constant = by_distance @ self.metric_distance_proj.bias + by_angle @ self.metric_angle_proj.bias
-        metric_key = torch.stack([by_distance @ self.metric_distance_proj.weight[:, 0],
-                                  by_angle @ self.metric_angle_proj.weight[:, 0]])
+        metric_key = torch.stack(
+            [by_distance @ self.metric_distance_proj.weight[:, 0], by_angle @ self.metric_angle_proj.weight[:, 0]]
+        )
         return CandidateMap(linear(road, by_road, constant), metric_key)
 
     def keys(self, candidates: CandidateMap, at: Tensor, metric_distance: Tensor, metric_angle: Tensor) -> Tensor:
@@ -269,7 +288,7 @@ class Navigator(nn.Module):
         return linear(torch.tanh(embedding(step, query) + key), self.v_proj.weight)[:, 0]
 
     def times(self, step_part: Tensor, road_part: Tensor) -> Tensor:
-        """Return (K,) standardised times.
+        """Return (K,) standardized times.
 
         `step_part` (K, TIME_DIM) is `time_estimator_linear_1` of the steps, `road_part` (K, TIME_DIM)
         `time_estimator_linear_2` of the candidates' road vectors: each is made once a step or road, then gathered.
@@ -295,8 +314,9 @@ class HOSER(nn.Module):
         self.tables = tables
 
     @classmethod
-    def build(cls, student: StudentConfig, network: RoadNetwork, zones: Int64Array, zone_transitions: Any,
-              **more: Any) -> HOSER:
+    def build(
+        cls, student: StudentConfig, network: RoadNetwork, zones: Int64Array, zone_transitions: Any, **more: Any
+    ) -> HOSER:
         """Make an untrained model for a city; `zones` (N,) int64, `zone_transitions` (Z, Z) counts.
 
         `more` overrides fields of `HoserConfig`, such as `log1p_mean` and `log1p_std`.
@@ -315,8 +335,10 @@ class HOSER(nn.Module):
     def time_scale(self) -> TimeScale:
         """Scale of the predicted times; raises ValueError where the checkpoint came without one."""
         if self.config.log1p_mean is None or self.config.log1p_std is None:
-            raise ValueError("this model has no log1p_mean and log1p_std: give both to load_checkpoint; "
-                             "they are mean and std of log1p(seconds to the next road) over the training steps")
+            raise ValueError(
+                "this model has no log1p_mean and log1p_std: give both to load_checkpoint; "
+                "they are mean and std of log1p(seconds to the next road) over the training steps"
+            )
         return TimeScale(self.config.log1p_mean, self.config.log1p_std)
 
     def set_time_scale(self, mean: float, std: float) -> None:
@@ -332,8 +354,9 @@ class HOSER(nn.Module):
         roads = torch.unique(torch.cat([steps.road, steps.candidate]))
         with torch.autocast(self.device.type, enabled=False):
             # gathers bound this part, not arithmetic: half precision would cost exactness and win nothing
-            needed = _Needed(roads, self.road_network_encoder.encode_roads(roads),
-                             self.road_network_encoder.encode_zones())
+            needed = _Needed(
+                roads, self.road_network_encoder.encode_roads(roads), self.road_network_encoder.encode_zones()
+            )
         return self._answer(steps, self._histories(steps, needed), needed, all_times=all_times)
 
     @torch.no_grad()
@@ -358,8 +381,9 @@ class HOSER(nn.Module):
         step_part = navigator.time_estimator_linear_1(x)
         road_part = navigator.time_estimator_linear_2(needed.road)
         time_pred = navigator.times(step_part, embedding(at[steps.label_candidate], road_part))
-        times = navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part)) \
-            if all_times else None
+        times = (
+            navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part)) if all_times else None
+        )
         return StudentOutput(
             logits=logits,
             candidates=steps.padded(steps.candidate, PADDING),

@@ -69,8 +69,10 @@ def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
     fields = _fields(content.get("model_config")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or fields is None:
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{file}: not an LM-TAD checkpoint. It needs weights (`model` or `state_dict`) and "
-                              f"`model_config`; it holds {found[:200]}.")
+        raise CheckpointError(
+            f"{file}: not an LM-TAD checkpoint. It needs weights (`model` or `state_dict`) and "
+            f"`model_config`; it holds {found[:200]}."
+        )
     dataset_config = _fields(content.get("dataset_config")) or {}
     return _build(file, {str(key): value for key, value in weights.items()}, fields, dataset_config)
 
@@ -82,8 +84,11 @@ def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
     """
     target = Path(folder)
     shape = dataclasses.asdict(checkpoint.config)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()
-               if name != _HEAD}
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in checkpoint.model.state_dict().items()
+        if name != _HEAD
+    }
     with atomic_path(target / WEIGHTS_FILE) as file:
         safetensors.torch.save_file(weights, file, metadata={"model_config": json.dumps(shape)})
     with atomic_path(target / CONFIG_FILE) as file:
@@ -145,7 +150,7 @@ _ALLOWED: list[Any] = [
     (_Fields, "datasets.PortoConfig"),
     (_Fields, "argparse.Namespace"),
     (_Dtype, "numpy.dtype"),
-    (_scalar, "numpy.core.multiarray.scalar"),   # NumPy 1
+    (_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1
     (_scalar, "numpy._core.multiarray.scalar"),  # NumPy 2
 ]
 
@@ -161,7 +166,7 @@ def _unpickle(path: Path) -> Any:
         raise CheckpointError(f"{path}: truncated; its end is missing. Copy or download it again.")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            # Mapped, the optimiser's moments of a training checkpoint (two thirds of it) are never read.
+            # Mapped, the optimizer's moments of a training checkpoint (two thirds of it) are never read.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # noqa: BLE001  a damaged pickle can fail in any way; none of them is ours
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -172,8 +177,9 @@ def _unpickle(path: Path) -> Any:
             ) from None
         told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(r"(.+)", str(error) or repr(error))
         reason = told[1].strip()[:200] if told else type(error).__name__
-        raise CheckpointError(f"{path}: not a readable torch.save file ({reason}). "
-                              "It is damaged or of another kind.") from None
+        raise CheckpointError(
+            f"{path}: not a readable torch.save file ({reason}). It is damaged or of another kind."
+        ) from None
 
 
 def _load_folder(folder: Path) -> LMTADCheckpoint:
@@ -197,8 +203,9 @@ def _load_folder(folder: Path) -> LMTADCheckpoint:
     return _build(weights_path, weights, fields, {**dataset_config, **sizes})
 
 
-def _build(path: Path, weights: dict[str, Any], fields: Mapping[str, Any],
-           dataset_config: Mapping[str, Any]) -> LMTADCheckpoint:
+def _build(
+    path: Path, weights: dict[str, Any], fields: Mapping[str, Any], dataset_config: Mapping[str, Any]
+) -> LMTADCheckpoint:
     state = _clean_weights(path, weights)
     config = _config(path, state, fields)
     try:
@@ -210,8 +217,10 @@ def _build(path: Path, weights: dict[str, Any], fields: Mapping[str, Any],
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise CheckpointError(f"{path}: `{name}` has shape {found.get(name, 'none: it is missing')}, the model's "
-                                  f"config asks for {expected.get(name, 'no such weights')}.")
+            raise CheckpointError(
+                f"{path}: `{name}` has shape {found.get(name, 'none: it is missing')}, the model's "
+                f"config asks for {expected.get(name, 'no such weights')}."
+            )
     model.load_state_dict(state, assign=True)
     model.tie()
     return LMTADCheckpoint(model.eval(), config, {str(key): _plain(value) for key, value in dataset_config.items()})
@@ -234,8 +243,9 @@ def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: `{_EMBEDDING}` is missing, so these are not LM-TAD's weights.")
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: `{name}` holds numbers that are not finite. The file is damaged, or the "
-                                  "training diverged.")
+            raise CheckpointError(
+                f"{path}: `{name}` holds numbers that are not finite. The file is damaged, or the training diverged."
+            )
     if not torch.equal(state[_HEAD], state[_EMBEDDING]):
         raise CheckpointError(f"{path}: `{_HEAD}` and `{_EMBEDDING}` differ; in LM-TAD they are one tensor.")
     return state
@@ -246,9 +256,14 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
     layers = {name.split(".")[2] for name in state if name.startswith("transformer.h.")}
     positions = state.get("transformer.wpe.weight")
     told: dict[str, Any] = {
-        "vocab_size": len(state[_EMBEDDING]), "n_embd": state[_EMBEDDING].shape[-1], "n_layer": len(layers),
-        "block_size": None if positions is None else len(positions), "bias": "transformer.ln_f.bias" in state,
-        "integer_poe": "transformer.wpe.pe" in state, "dropout": 0.0, "n_head": None,
+        "vocab_size": len(state[_EMBEDDING]),
+        "n_embd": state[_EMBEDDING].shape[-1],
+        "n_layer": len(layers),
+        "block_size": None if positions is None else len(positions),
+        "bias": "transformer.ln_f.bias" in state,
+        "integer_poe": "transformer.wpe.pe" in state,
+        "dropout": 0.0,
+        "n_head": None,
     }
     values = {name: fields[name] if fields.get(name) is not None else value for name, value in told.items()}
     for name in ("n_head", "block_size"):
@@ -263,8 +278,11 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
         raise CheckpointError(f"{path}: `model_config` says {config.n_layer} layers, the weights have {len(layers)}.")
     pad = fields.get("pad_token")
     if pad is not None and pad != config.pad_token:
-        warnings.warn(f"{path}: pad_token is {pad}; the vocabulary of {config.vocab_size} puts PAD at "
-                      f"{config.pad_token}, which is taken.", stacklevel=4)
+        warnings.warn(
+            f"{path}: pad_token is {pad}; the vocabulary of {config.vocab_size} puts PAD at "
+            f"{config.pad_token}, which is taken.",
+            stacklevel=4,
+        )
     return config
 
 

@@ -3,7 +3,7 @@
 Shaped like GPT-2: pre-norm blocks, learned positions, input and output embedding tied. Parameter names are the
 published ones, so published weights load as they are.
 
-Letters: B batch, T tokens, V vocabulary, D width (`n_embd`), H heads, L tokens already in a cache.
+Shapes: B batch, T tokens, V vocabulary, D width (`n_embd`), H heads, L tokens already in a cache.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class LMTADConfig:
 class KeyValueCache:
     """Keys and values of the tokens a model has seen, so that one more token costs one token."""
 
-    def __init__(self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device,
-                 half: bool = False) -> None:
+    def __init__(
+        self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device, half: bool = False
+    ) -> None:
         shape = (config.n_layer, batch_size, config.n_head, capacity, config.n_embd // config.n_head)
         self.half = half and device.type == "cuda"
         dtype = torch.float16 if self.half else torch.float32
@@ -138,7 +139,11 @@ class _Attention(nn.Module):
         if seen and num_queries > 1:
             mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
         out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None and num_queries > 1,
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=mask is None and num_queries > 1,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.resid_dropout(self.c_proj(out.transpose(1, 2).flatten(2)))  # type: ignore[no-any-return]
@@ -197,8 +202,11 @@ class _Transformer(nn.Module):
     def __init__(self, config: LMTADConfig) -> None:
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = (_SinusoidalPositions(config.n_embd) if config.integer_poe
-                    else nn.Embedding(config.block_size, config.n_embd))
+        self.wpe = (
+            _SinusoidalPositions(config.n_embd)
+            if config.integer_poe
+            else nn.Embedding(config.block_size, config.n_embd)
+        )
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(_Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
@@ -223,13 +231,13 @@ class LMTAD(nn.Module):
         self.transformer = _Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie()
-        self._initialise()
+        self._initialize()
 
     def tie(self) -> None:
         """Make the output embedding the input embedding, as it is in every LM-TAD."""
         self.lm_head.weight = self.transformer.wte.weight
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
@@ -271,7 +279,7 @@ class LMTAD(nn.Module):
             cache.length = end
         return transformer.ln_f(x_BTD[:, -1:] if last_only else x_BTD)  # type: ignore[no-any-return]
 
-    def surprise(self, tokens_BT: Tensor) -> Tensor:
+    def token_nll(self, tokens_BT: Tensor) -> Tensor:
         """Return -log p, in nats, of each token after the first given those before it: (B, T-1), 0 at PAD."""
         targets = tokens_BT[:, 1:]
         kept = targets != self.config.pad_token
@@ -308,16 +316,18 @@ class LMTAD(nn.Module):
             options = nn.LinearCrossEntropyOptions(batch_chunk_size=TRAINED_AT_ONCE)
             loss: Tensor = in_parts(hidden_SD, self.lm_head.weight, target_S, options=options)
             return loss
-        return self.surprise(tokens_BT).sum() / (tokens_BT[:, 1:] != self.config.pad_token).sum()
+        return self.token_nll(tokens_BT).sum() / (tokens_BT[:, 1:] != self.config.pad_token).sum()
 
     @torch.no_grad()
     def log_perplexity(self, tokens_BT: Tensor) -> Tensor:
         """Return (B,): mean of -log p over a sequence's tokens after SOT, up to and with EOT (the anomaly score)."""
-        return self.surprise(tokens_BT).sum(1) / (tokens_BT[:, 1:] != self.config.pad_token).sum(1)
+        return self.token_nll(tokens_BT).sum(1) / (tokens_BT[:, 1:] != self.config.pad_token).sum(1)
 
     @torch.no_grad()
     def predict_next_distribution(
-        self, history_tokens: Tensor | npt.NDArray[np.integer] | Sequence[int], window: int | None = None,
+        self,
+        history_tokens: Tensor | npt.NDArray[np.integer] | Sequence[int],
+        window: int | None = None,
         half: bool = False,
     ) -> Tensor:
         """Return the probabilities of the token after a history, (V,) float32.
@@ -340,8 +350,9 @@ class LMTAD(nn.Module):
 
         `half` keeps and computes in half precision, which only a GPU gives.
         """
-        return KeyValueCache(self.config, batch_size, min(capacity or self.config.block_size, self.config.block_size),
-                             self.device, half)
+        return KeyValueCache(
+            self.config, batch_size, min(capacity or self.config.block_size, self.config.block_size), self.device, half
+        )
 
     @torch.no_grad()
     def extend_next_distribution(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:

@@ -16,14 +16,14 @@ def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     Raises DataError where the file, a column or a value is missing or of another type.
     """
     if not path.is_file():
-        raise DataError(path, "no such file.", mend="Point the config's `source.path` at a folder in HOSER's format.")
+        raise DataError(path, "no such file.", hint="Point the config's `source.path` at a folder in HOSER's format.")
     try:
         missing = [name for name in types if name not in csv_header(path)]
         if missing:
-            raise DataError(path, f"column {', '.join(missing)} is missing.", mend=f"It needs {', '.join(types)}.")
+            raise DataError(path, f"column {', '.join(missing)} is missing.", hint=f"It needs {', '.join(types)}.")
         return _read_csv(path, types)
     except UnicodeDecodeError as error:
-        raise DataError(path, f"byte {error.start} is not UTF-8.", mend="Save the file as UTF-8.") from None
+        raise DataError(path, f"byte {error.start} is not UTF-8.", hint="Save the file as UTF-8.") from None
     except pa.ArrowInvalid as error:
         _refuse_unreadable(path, types)
         raise DataError(path, f"cannot be read as CSV: {error}.") from None

@@ -1,7 +1,7 @@
 """The road network: directed roads as a few arrays, and which road can follow which.
 
 Geometry is WGS 84 (EPSG:4326), in degrees, (lon, lat) in files and geometries, (lat, lon) where a field says so.
-Letters: N roads, M coordinates of all roads together, L connections.
+Shapes: N roads, M coordinates of all roads together, L connections.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RoadNetwork:
     coords: Float64Array
     """(M, 2) float64: lon, lat in degrees."""
     length_m: Float64Array
-    """(N,) float64: length in metres, as the source gives it."""
+    """(N,) float64: length in meters, as the source gives it."""
     highway: npt.NDArray[np.object_]
     """(N,) str: the OpenStreetMap class of each road."""
     successors: Csr
@@ -116,13 +116,13 @@ class RoadNetwork:
         return gpd.GeoDataFrame(table, geometry=self.geometry, crs=CRS_WGS84)
 
     def centroids_frame(self) -> gpd.GeoDataFrame:
-        """Return road_id, lon_deg, lat_deg and the centre as a Point, one row a road, EPSG:4326.
+        """Return road_id, lon_deg, lat_deg and the center as a Point, one row a road, EPSG:4326.
 
-        The centre is the centroid of the line in plain degrees, as the published models take it.
+        The center is the centroid of the line in plain degrees, as the published models take it.
         """
-        centre = gpd.GeoSeries(shapely.centroid(self.geometry), crs=CRS_WGS84)
-        table = {"road_id": np.arange(self.num_roads), "lon_deg": centre.x, "lat_deg": centre.y}
-        return gpd.GeoDataFrame(table, geometry=centre, crs=CRS_WGS84)
+        center = gpd.GeoSeries(shapely.centroid(self.geometry), crs=CRS_WGS84)
+        table = {"road_id": np.arange(self.num_roads), "lon_deg": center.x, "lat_deg": center.y}
+        return gpd.GeoDataFrame(table, geometry=center, crs=CRS_WGS84)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write `roads.parquet` (GeoParquet) and `connections.parquet` into an existing folder."""
@@ -153,26 +153,36 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     Raises DataError naming file, row and mend where a row cannot be used.
     """
     geo_path, rel_path = Path(folder) / "roadmap.geo", Path(folder) / "roadmap.rel"
-    geo = read_csv_columns(geo_path, {"geo_id": pa.int64(), "coordinates": pa.string(), "highway": pa.string(),
-                                      "length": pa.float64()})
+    geo = read_csv_columns(
+        geo_path, {"geo_id": pa.int64(), "coordinates": pa.string(), "highway": pa.string(), "length": pa.float64()}
+    )
     num_roads = len(geo)
     if num_roads == 0:
-        raise DataError(geo_path, "no roads.", mend="Give one row a directed road.")
-    _refuse(geo_path, np.asarray(geo["geo_id"]) != np.arange(num_roads),
-            "geo_id is not the row number.", "Number the roads 0, 1, 2, … in the order of the file.")
+        raise DataError(geo_path, "no roads.", hint="Give one row a directed road.")
+    _refuse(
+        geo_path,
+        np.asarray(geo["geo_id"]) != np.arange(num_roads),
+        "geo_id is not the row number.",
+        "Number the roads 0, 1, 2, … in the order of the file.",
+    )
     offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
     length_m = geo["length"].to_numpy().astype(np.float64)
-    _refuse(geo_path, ~(np.isfinite(length_m) & (length_m >= 0)), "length is missing or negative.",
-            "Give the length in metres.")
-    return RoadNetwork(offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]),
-                       _read_connections(rel_path, num_roads))
+    _refuse(
+        geo_path,
+        ~(np.isfinite(length_m) & (length_m >= 0)),
+        "length is missing or negative.",
+        "Give the length in meters.",
+    )
+    return RoadNetwork(
+        offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]), _read_connections(rel_path, num_roads)
+    )
 
 
-def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, mend: str) -> None:
+def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         more = int(bad.sum()) - 1
-        raise DataError(path, problem + (f" ({more} more rows like it.)" if more else ""), row=row, mend=mend)
+        raise DataError(path, problem + (f" ({more} more rows like it.)" if more else ""), row=row, hint=hint)
 
 
 _POINT = r"\[\s*[^\[\],\s]+\s*,\s*[^\[\],\s]+\s*\]"
@@ -182,8 +192,12 @@ _LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
 def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
     """Parse JSON lists of [lon, lat] in one sweep: brackets and blanks go, commas split, the rest is numbers."""
     is_line = pc.match_substring_regex(texts, _LINE)
-    _refuse(path, ~np.asarray(pc.fill_null(is_line, False)), "coordinates is not a list of [lon, lat].",
-            'Write it as "[[lon, lat], [lon, lat]]".')
+    _refuse(
+        path,
+        ~np.asarray(pc.fill_null(is_line, False)),
+        "coordinates is not a list of [lon, lat].",
+        'Write it as "[[lon, lat], [lon, lat]]".',
+    )
     pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
     counts = np.asarray(pc.list_value_length(pieces)).astype(np.int64)
     offsets = offsets_of(counts // 2)
@@ -199,8 +213,9 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
     outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
     if outside.any():
         row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
-        raise DataError(path, "a coordinate is no longitude and latitude in degrees.", row=row,
-                        mend="Give [lon, lat] in EPSG:4326.")
+        raise DataError(
+            path, "a coordinate is no longitude and latitude in degrees.", row=row, hint="Give [lon, lat] in EPSG:4326."
+        )
     return offsets, coords
 
 
@@ -225,11 +240,10 @@ def _read_connections(path: Path, num_roads: int) -> Csr:
     rel = read_csv_columns(path, {"origin_id": pa.int64(), "destination_id": pa.int64()})
     ends = np.column_stack([rel["origin_id"].to_numpy(), rel["destination_id"].to_numpy()])
     if len(ends) == 0:
-        raise DataError(path, "no connections.", mend="Give one row for each road that can follow a road.")
+        raise DataError(path, "no connections.", hint="Give one row for each road that can follow a road.")
     ends = ends.astype(np.int64) if ends.dtype.kind == "i" else np.nan_to_num(ends, nan=-1).astype(np.int64)
     outside: npt.NDArray[np.bool_] = np.any((ends < 0) | (ends >= num_roads), axis=1)
-    _refuse(path, outside, "a road id is not in roadmap.geo.",
-            f"Ids run from 0 to {num_roads - 1}.")
+    _refuse(path, outside, "a road id is not in roadmap.geo.", f"Ids run from 0 to {num_roads - 1}.")
     _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
     repeated = np.ones(len(ends), bool)
     repeated[first] = False

@@ -40,8 +40,8 @@ def fetch(source: SourceConfig, folder: str | PathLike[str], progress: Progress 
         return _download(source, Path(folder), progress)
     place = Path(source.path or "").expanduser()
     if not place.is_dir():
-        mend = "Point the config's `source.path` at a folder in HOSER's format."
-        raise DataError(place, "no such folder.", mend=mend)
+        hint = "Point the config's `source.path` at a folder in HOSER's format."
+        raise DataError(place, "no such folder.", hint=hint)
     _refuse_incomplete(place, "Put them there, or correct the config's `source.path`.")
     return place
 
@@ -91,10 +91,10 @@ def raw_signature(source: SourceConfig) -> str | None:
     return digest_json([[str(path), state.st_size, state.st_mtime_ns] for path, state in states])
 
 
-def _refuse_incomplete(folder: Path, mend: str) -> None:
+def _refuse_incomplete(folder: Path, hint: str) -> None:
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
-        raise DataError(folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.", mend=mend)
+        raise DataError(folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.", hint=hint)
 
 
 def _download(source: SourceConfig, folder: Path, progress: Progress) -> Path:
@@ -113,16 +113,23 @@ def _download(source: SourceConfig, folder: Path, progress: Progress) -> Path:
             tqdm_class=_reporting_bar(progress),
         )
     except errors.RevisionNotFoundError as error:
-        raise DataError(address, f"it has no revision {source.revision}.",
-                        mend="Correct the config's `source.revision`, or remove it.") from error
+        raise DataError(
+            address,
+            f"it has no revision {source.revision}.",
+            hint="Correct the config's `source.revision`, or remove it.",
+        ) from error
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise DataError(address, "no such repository, or it is private.",
-                        mend="Correct the config's `source.repo_id`, or log in with `hf auth login`.") from error
+        raise DataError(
+            address,
+            "no such repository, or it is private.",
+            hint="Correct the config's `source.repo_id`, or log in with `hf auth login`.",
+        ) from error
     except Exception as error:  # the client's versions raise their HTTP library's own errors
         raise DataError(
-            address, f"cannot be downloaded: {type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}.",
-            mend="Check the connection (HF_HUB_OFFLINE, HF_ENDPOINT), or download it elsewhere and use "
-                 "`source.kind: hoser` with its `path`.",
+            address,
+            f"cannot be downloaded: {type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}.",
+            hint="Check the connection (HF_HUB_OFFLINE, HF_ENDPOINT), or download it elsewhere and use "
+            "`source.kind: hoser` with its `path`.",
         ) from error
     place = folder / prefix
     _refuse_incomplete(place, f"`source.subfolder` must name the folder of {source.repo_id} that holds them.")

@@ -1,6 +1,6 @@
 """Trajectories as ragged arrays of (road id, time), read from HOSER's CSV and kept as memory-mapped Arrow IPC.
 
-Letters: n trajectories, P points (roads) of all trajectories together.
+Shapes: n trajectories, P points (roads) of all trajectories together.
 Times are whole seconds since 1970-01-01 UTC; the source's text is taken as it stands, as the published code does.
 """
 
@@ -111,11 +111,13 @@ class Trajectories:
         """Return trajectory_id, road_ids (list) and times (list of UTC timestamps), a row a trajectory."""
         ids = np.arange(len(self)).astype(str) if self.ids is None else self.ids
         stamps = pa.array(self.times, pa.timestamp("s", tz="UTC"))
-        return pa.table({
-            "trajectory_id": pa.array(ids, pa.string()),
-            "road_ids": pa.LargeListArray.from_arrays(self.offsets, self.road_ids),
-            "times": pa.LargeListArray.from_arrays(self.offsets, stamps),
-        })
+        return pa.table(
+            {
+                "trajectory_id": pa.array(ids, pa.string()),
+                "road_ids": pa.LargeListArray.from_arrays(self.offsets, self.road_ids),
+                "times": pa.LargeListArray.from_arrays(self.offsets, stamps),
+            }
+        )
 
     def to_hoser_csv(self, path: str | PathLike[str], entity_ids: Int64Array | None = None) -> None:
         """Write HOSER's CSV: mm_id, entity_id, traj_id, rid_list, time_list (plain text, no NumPy reprs).
@@ -124,13 +126,15 @@ class Trajectories:
         """
         count = len(self)
         ids = np.arange(count).astype(str) if self.ids is None else self.ids
-        table = pa.table({
-            "mm_id": np.arange(count),
-            "entity_id": np.arange(count) if entity_ids is None else entity_ids,
-            "traj_id": pa.array(ids, pa.string()),
-            "rid_list": _join(pa.array(self.road_ids).cast(pa.string()), self.offsets),
-            "time_list": _join(_format_times(self.times), self.offsets),
-        })
+        table = pa.table(
+            {
+                "mm_id": np.arange(count),
+                "entity_id": np.arange(count) if entity_ids is None else entity_ids,
+                "traj_id": pa.array(ids, pa.string()),
+                "rid_list": _join(pa.array(self.road_ids).cast(pa.string()), self.offsets),
+                "time_list": _join(_format_times(self.times), self.offsets),
+            }
+        )
         pa.csv.write_csv(table, str(path))
 
     def to_published_csv(self, path: str | PathLike[str]) -> None:
@@ -138,10 +142,12 @@ class Trajectories:
         quoted = pc.binary_join_element_wise("'", _format_times(self.times), "'", "")
         roads = _join(pa.array(self.road_ids).cast(pa.string()), self.offsets, ", ")
         times = _join(quoted, self.offsets, ", ")
-        table = pa.table({
-            "gene_trace_road_id": pc.binary_join_element_wise("[", roads, "]", ""),
-            "gene_trace_datetime": pc.binary_join_element_wise("[", times, "]", ""),
-        })
+        table = pa.table(
+            {
+                "gene_trace_road_id": pc.binary_join_element_wise("[", roads, "]", ""),
+                "gene_trace_datetime": pc.binary_join_element_wise("[", times, "]", ""),
+            }
+        )
         pa.csv.write_csv(table, str(path))
 
 
@@ -165,8 +171,9 @@ def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_b
     """Read the published generator's CSV (gene_trace_road_id, gene_trace_datetime), validated as `read_hoser` does."""
     path = Path(csv_path)
     table = read_csv_columns(path, {"gene_trace_road_id": pa.string(), "gene_trace_datetime": pa.string()})
-    return _build(path, table["gene_trace_road_id"], table["gene_trace_datetime"], None, network, on_bad_row,
-                  shortest=1)
+    return _build(
+        path, table["gene_trace_road_id"], table["gene_trace_datetime"], None, network, on_bad_row, shortest=1
+    )
 
 
 def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
@@ -181,12 +188,19 @@ def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
     )
 
 
-def _build(path: Path, roads: pa.ChunkedArray, times: pa.ChunkedArray, ids: pa.ChunkedArray | None,
-           network: RoadNetwork, on_bad_row: str, shortest: int = 2) -> Trajectories:
+def _build(
+    path: Path,
+    roads: pa.ChunkedArray,
+    times: pa.ChunkedArray,
+    ids: pa.ChunkedArray | None,
+    network: RoadNetwork,
+    on_bad_row: str,
+    shortest: int = 2,
+) -> Trajectories:
     if on_bad_row not in ("refuse", "drop"):
         raise ValueError(f"on_bad_row is 'refuse' or 'drop', not {on_bad_row!r}")
     if len(roads) == 0:
-        raise DataError(path, "no trajectories.", mend="Give at least one row.")
+        raise DataError(path, "no trajectories.", hint="Give at least one row.")
     road_offsets, road_ids = _parse_lists(roads, pa.int64())
     time_offsets, seconds = _parse_lists(times, pa.timestamp("s", tz="UTC"))
     names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
@@ -201,8 +215,12 @@ def _build(path: Path, roads: pa.ChunkedArray, times: pa.ChunkedArray, ids: pa.C
     if bad.any() and on_bad_row == "refuse":
         row = int(np.argmax(bad))
         reason = next(text for text, rows in reasons.items() if rows[row])
-        raise DataError(path, f"{reason}; {int(bad.sum())} of {len(bad)} rows cannot be used.", row=row,
-                        mend="Mend the row, or set `source.on_bad_row: drop` to leave such rows out and count them.")
+        raise DataError(
+            path,
+            f"{reason}; {int(bad.sum())} of {len(bad)} rows cannot be used.",
+            row=row,
+            hint="Mend the row, or set `source.on_bad_row: drop` to leave such rows out and count them.",
+        )
     if bad.all():
         raise DataError(path, f"no row can be used: {dropped}.")
     if not bad.any():
@@ -236,6 +254,7 @@ def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
         return pc.cast(texts, kind)
     except pa.ArrowInvalid:
+
         def one(text: pa.Scalar) -> pa.Scalar:
             try:
                 return text.cast(kind)
@@ -245,8 +264,14 @@ def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.array([one(text) for text in texts], kind)
 
 
-def _bad_rows(road_offsets: Int64Array, road_ids: Int64Array, time_offsets: Int64Array, seconds: Int64Array,
-              network: RoadNetwork, shortest: int) -> dict[str, BoolArray]:
+def _bad_rows(
+    road_offsets: Int64Array,
+    road_ids: Int64Array,
+    time_offsets: Int64Array,
+    seconds: Int64Array,
+    network: RoadNetwork,
+    shortest: int,
+) -> dict[str, BoolArray]:
     """Return which rows are bad, by reason, in the order in which reasons are told."""
     count = len(road_offsets) - 1
     lengths = np.diff(road_offsets)

@@ -1,7 +1,7 @@
 """Zones: the road network cut into parts of equal size, and how often training trips go from one to another.
 
 Both are inputs of HOSER (Cao et al., AAAI 2025, section on the road network encoder).
-Letters: N roads, Z zones.
+Shapes: N roads, Z zones.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
     unit_weights = [1] * max(network.num_roads, len(graph.indices))
     with _kahip_lock:
         _, zones = kahip.kaffpa(
-            unit_weights[: network.num_roads], graph.indptr.tolist(), unit_weights[: len(graph.indices)],
-            graph.indices.tolist(), count, config.imbalance, True, config.seed, _STRONG,
+            unit_weights[: network.num_roads],
+            graph.indptr.tolist(),
+            unit_weights[: len(graph.indices)],
+            graph.indices.tolist(),
+            count,
+            config.imbalance,
+            True,
+            config.seed,
+            _STRONG,
         )
     return np.asarray(zones, np.int64)
 
@@ -113,7 +120,7 @@ def read_shipped(folder: str | PathLike[str], network: RoadNetwork) -> Shipped |
 
 
 def _undirected(successors: Csr) -> Csr:
-    """Return the simple graph without direction and without loops, neighbours ascending."""
+    """Return the simple graph without direction and without loops, neighbors ascending."""
     count = len(successors.degrees)
     origin, destination = row_of_value(successors.indptr), successors.indices
     keys = np.unique(np.concatenate([origin * count + destination, destination * count + origin]))
@@ -128,10 +135,10 @@ _MEND = f"Mend or remove it, or set `zones.use_shipped: false` to leave {PARTITI
 def _read_partition(path: Path, num_roads: int) -> Int64Array:
     lines = path.read_text(encoding="utf-8").split()
     if len(lines) != num_roads:
-        raise DataError(path, f"{len(lines)} zones for {num_roads} roads.", mend=_MEND)
+        raise DataError(path, f"{len(lines)} zones for {num_roads} roads.", hint=_MEND)
     wrong = [row for row, text in enumerate(lines) if not (text.isascii() and text.isdigit())]
     if wrong:
-        raise DataError(path, f"{lines[wrong[0]]!r} is no zone id.", row=wrong[0], mend=_MEND)
+        raise DataError(path, f"{lines[wrong[0]]!r} is no zone id.", row=wrong[0], hint=_MEND)
     return np.array(lines, np.int64)
 
 
@@ -139,12 +146,12 @@ def _read_transitions(path: Path, num_zones: int) -> Int64Array:
     try:
         matrix = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(path, f"cannot be read as a NumPy array: {error}.", mend=_MEND) from None
+        raise DataError(path, f"cannot be read as a NumPy array: {error}.", hint=_MEND) from None
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iu":
-        raise DataError(path, "it does not hold whole numbers.", mend=_MEND)
+        raise DataError(path, "it does not hold whole numbers.", hint=_MEND)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < num_zones:
         shape = " × ".join(map(str, matrix.shape))
-        raise DataError(path, f"it is {shape}, and the partition has {num_zones} zones.", mend=_MEND)
+        raise DataError(path, f"it is {shape}, and the partition has {num_zones} zones.", hint=_MEND)
     if (matrix < 0).any():
-        raise DataError(path, "a count is negative.", mend=_MEND)
+        raise DataError(path, "a count is negative.", hint=_MEND)
     return matrix.astype(np.int64)

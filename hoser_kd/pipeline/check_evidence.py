@@ -36,7 +36,7 @@ class Evidence:
 
 
 def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return, side by side, where the grid ends and where the roads' centres do, and the map of the cells."""
+    """Return, side by side, where the grid ends and where the roads' centers do, and the map of the cells."""
     import pyarrow.parquet as pq
     import shapely
 
@@ -47,12 +47,16 @@ def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     spec = GridSpec(**stored)
     points = pq.read_table(artifact.path / "grid_token_table.parquet", columns=["geometry"])["geometry"]
     lng, lat = shapely.get_coordinates(shapely.from_wkb(points.to_numpy(zero_copy_only=False))).T
-    sides = (("south", spec.lat_edges[0], lat.min(), lat < spec.lat_edges[0]),
-             ("north", spec.lat_edges[-1], lat.max(), lat > spec.lat_edges[-1]),
-             ("west", spec.lng_edges[0], lng.min(), lng < spec.lng_edges[0]),
-             ("east", spec.lng_edges[-1], lng.max(), lng > spec.lng_edges[-1]))
-    rows = tuple({"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond":
-                  int(beyond.sum())} for side, edge, last, beyond in sides)
+    sides = (
+        ("south", spec.lat_edges[0], lat.min(), lat < spec.lat_edges[0]),
+        ("north", spec.lat_edges[-1], lat.max(), lat > spec.lat_edges[-1]),
+        ("west", spec.lng_edges[0], lng.min(), lng < spec.lng_edges[0]),
+        ("east", spec.lng_edges[-1], lng.max(), lng > spec.lng_edges[-1]),
+    )
+    rows = tuple(
+        {"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond": int(beyond.sum())}
+        for side, edge, last, beyond in sides
+    )
     return Evidence(rows, _picture(artifact, "cells.png"))
 
 
@@ -70,7 +74,7 @@ def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     return Evidence(tuple(cells.slice(0, MOST_ROWS).to_pylist()), _picture(artifact, "cells.png"))
 
 
-def surprise_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+def nll_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the teacher's surprise in every grid that was tried, least first, as a table and over the shifts."""
     tried = [dict(row) for row in artifact.summary["alignment"].get("tried", ())]
     if not tried:  # made before each shift was kept
@@ -83,22 +87,30 @@ def surprise_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axes = figure.subplots()
     dots = axes.scatter(east, north, c=loss, cmap="cividis_r", s=70)
-    axes.scatter(east[:1], north[:1], s=220, facecolors="none", edgecolors="#D55E00", linewidths=1.6,
-                 label="the grid as given")
-    axes.set(xlabel="cells further east", ylabel="cells further north", title="The teacher's surprise by shift",
-             aspect="equal")
+    axes.scatter(
+        east[:1], north[:1], s=220, facecolors="none", edgecolors="#D55E00", linewidths=1.6, label="the grid as given"
+    )
+    axes.set(
+        xlabel="cells further east",
+        ylabel="cells further north",
+        title="The teacher's surprise by shift",
+        aspect="equal",
+    )
     figure.legend(loc="outside lower left", frameon=False)
     figure.colorbar(dots, ax=axes, label="nats a token")
-    return Evidence(tuple(sorted(tried, key=lambda row: (row["loss"] != row["loss"], row["loss"]))),
-                    plots.png(figure))
+    return Evidence(tuple(sorted(tried, key=lambda row: (row["loss"] != row["loss"], row["loss"]))), plots.png(figure))
 
 
 def tokens_beyond(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
     """Return the sum that does not come out even, and the map of the grid's cells."""
     grid, vocab_size = inputs["grid_token_table"], int(artifact.summary["vocab_size"])
     labels = int(grid.summary["num_labels"])
-    rows = [{"what": "labels of the grid", "tokens": labels}, {"what": "special tokens", "tokens": 3},
-            {"what": "needed", "tokens": labels + 3}, {"what": "the teacher's vocabulary", "tokens": vocab_size}]
+    rows = [
+        {"what": "labels of the grid", "tokens": labels},
+        {"what": "special tokens", "tokens": 3},
+        {"what": "needed", "tokens": labels + 3},
+        {"what": "the teacher's vocabulary", "tokens": vocab_size},
+    ]
     if "rows" in grid.summary:
         rows.insert(0, {"what": "rows of the grid", "tokens": int(grid.summary["rows"])})
         rows.insert(1, {"what": "columns of the grid", "tokens": int(grid.summary["columns"])})
@@ -118,11 +130,13 @@ def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
 
 def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the student's validation NLL after each epoch beside that of the most usual next road, and its curves."""
-    trivial = artifact.summary["trivial_nll"]
+    trivial = artifact.summary["frequency_nll"]
     epochs = artifact.summary.get("epochs") or [{"nll": artifact.summary["val_nll"]}]
     shown = ("epoch", "train_next_step", "nll", "accuracy")
-    rows = tuple({**{name: epoch[name] for name in shown if name in epoch}, "most_usual_next_road_nll": trivial}
-                 for epoch in epochs)
+    rows = tuple(
+        {**{name: epoch[name] for name in shown if name in epoch}, "most_usual_next_road_nll": trivial}
+        for epoch in epochs
+    )
     return Evidence(rows, _picture(artifact, "curves.png"))
 
 
@@ -132,7 +146,7 @@ def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
 
     network = _network(inputs)
     rows: list[Row] = []
-    for split, trips, labels in _labelled(artifact, inputs):
+    for split, trips, labels in _labeled(artifact, inputs):
         at, trip = trips.step_positions()
         expected = network.successors.degrees[trips.road_ids[at]]
         stored = np.diff(labels.offsets)
@@ -140,11 +154,19 @@ def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
             rows.append({"split": split, "wrong": f"{len(expected)} steps, labels of {len(stored)}"})
         both = min(len(stored), len(expected))
         follows = network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1]) >= 0
-        for wrong, what in ((np.flatnonzero(stored[:both] != expected[:both]), "another number of candidates"),
-                            (np.flatnonzero(~follows), "the next road does not follow")):
-            rows += [{**_step(split, trips, at, trip, int(i)), "wrong": what,
-                      "candidates": int(expected[i]), "labels": int(stored[i]) if i < both else 0}
-                     for i in wrong[:MOST_ROWS].tolist()]
+        for wrong, what in (
+            (np.flatnonzero(stored[:both] != expected[:both]), "another number of candidates"),
+            (np.flatnonzero(~follows), "the next road does not follow"),
+        ):
+            rows += [
+                {
+                    **_step(split, trips, at, trip, int(i)),
+                    "wrong": what,
+                    "candidates": int(expected[i]),
+                    "labels": int(stored[i]) if i < both else 0,
+                }
+                for i in wrong[:MOST_ROWS].tolist()
+            ]
     return Evidence(tuple(rows[:MOST_ROWS]))
 
 
@@ -155,22 +177,25 @@ def scores_not_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence
     from hoser_kd.common.arrays import row_of_value
 
     rows: list[Row] = []
-    for split, trips, labels in _labelled(artifact, inputs):
+    for split, trips, labels in _labeled(artifact, inputs):
         at, trip = trips.step_positions()
         steps = np.unique(row_of_value(labels.offsets)[~np.isfinite(labels.scores)])
         for i in steps[:MOST_ROWS].tolist():
-            scores = labels.scores[labels.offsets[i]:labels.offsets[i + 1]]
+            scores = labels.scores[labels.offsets[i] : labels.offsets[i + 1]]
             rows.append({**_step(split, trips, at, trip, i), "scores": ", ".join(f"{score:g}" for score in scores)})
     return Evidence(tuple(rows[:MOST_ROWS]))
 
 
-def _labelled(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Trajectories, SoftLabels]]:
+def _labeled(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Trajectories, SoftLabels]]:
     from hoser_kd.network.trajectories import SPLITS, Trajectories
     from hoser_kd.teacher.soft_labels import SoftLabels
 
     for split in SPLITS:
-        yield (split, Trajectories.load(inputs["trajectories"].path / f"{split}.arrow"),
-               SoftLabels.load(artifact.path / f"{split}.arrow"))
+        yield (
+            split,
+            Trajectories.load(inputs["trajectories"].path / f"{split}.arrow"),
+            SoftLabels.load(artifact.path / f"{split}.arrow"),
+        )
 
 
 def _network(inputs: Mapping[str, Any]) -> RoadNetwork:
@@ -183,8 +208,13 @@ def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: 
     """Say which step this is; labels of other trips may have more steps than the trips."""
     if i >= len(at):
         return {"split": split, "step": i}
-    return {"split": split, "step": i, "trip": int(trip[i]), "road": int(trips.road_ids[at[i]]),
-            "next_road": int(trips.road_ids[at[i] + 1])}
+    return {
+        "split": split,
+        "step": i,
+        "trip": int(trip[i]),
+        "road": int(trips.road_ids[at[i]]),
+        "next_road": int(trips.road_ids[at[i] + 1]),
+    }
 
 
 def _picture(artifact: Artifact, name: str) -> bytes | None:

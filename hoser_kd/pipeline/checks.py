@@ -22,7 +22,7 @@ class CheckResult:
 
     name: str
     passed: bool
-    said: str
+    message: str
     """One sentence for a person: what was found and, on failure, what to do."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence | None = None
@@ -63,9 +63,11 @@ def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, 
         figures["visits_inside"] = float(coverage["visits_inside"])
         said += f" {figures['visits_inside']:.1%} of the training trips' points are inside."
     if not passed:
-        said += (f" At least {least:.0%} are asked for. The grid is probably another city's or shifted: correct "
-                 "`grid.bounds` in the city's YAML. If the teacher's grid covers only a part of the roads, lower "
-                 "`grid.min_share_inside`.")
+        said += (
+            f" At least {least:.0%} are asked for. The grid is probably another city's or shifted: correct "
+            "`grid.bounds` in the city's YAML. If the teacher's grid covers only a part of the roads, lower "
+            "`grid.min_share_inside`."
+        )
     return passed, said, figures
 
 
@@ -74,15 +76,22 @@ def _cells_apart(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, d
     apart, choices = float(resolution["apart"]), int(resolution["choices"])
     fullest = int(coverage["roads_per_cell_max"]) / max(int(coverage["roads"]), 1)
     passed = choices == 0 or apart >= _LEAST_APART
-    said = (f"A cell holds {coverage['roads_per_cell_median']:g} roads in the middle, "
-            f"{coverage['roads_per_cell_p99']:g} at the 99th percentile, {coverage['roads_per_cell_max']} at most; in "
-            f"{apart:.1%} of the choices the candidates lie in more than one cell.")
+    said = (
+        f"A cell holds {coverage['roads_per_cell_median']:g} roads in the middle, "
+        f"{coverage['roads_per_cell_p99']:g} at the 99th percentile, {coverage['roads_per_cell_max']} at most; in "
+        f"{apart:.1%} of the choices the candidates lie in more than one cell."
+    )
     if not passed:
-        said += (" The teacher is silent on nearly all choices: its cells are too large for these roads. Check the "
-                 "unit of `grid.cell_size_m`, `cell_lat` and `cell_lng`, or use a teacher of smaller cells.")
-    figures = {"roads_per_cell_median": float(coverage["roads_per_cell_median"]),
-               "roads_per_cell_max": int(coverage["roads_per_cell_max"]), "share_in_fullest_cell": round(fullest, 4),
-               "choices_apart": apart}
+        said += (
+            " The teacher is silent on nearly all choices: its cells are too large for these roads. Check the "
+            "unit of `grid.cell_size_m`, `cell_lat` and `cell_lng`, or use a teacher of smaller cells."
+        )
+    figures = {
+        "roads_per_cell_median": float(coverage["roads_per_cell_median"]),
+        "roads_per_cell_max": int(coverage["roads_per_cell_max"]),
+        "share_in_fullest_cell": round(fullest, 4),
+        "choices_apart": apart,
+    }
     return passed, said, figures
 
 
@@ -94,23 +103,39 @@ def _grid_aligned(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, 
     found = artifact.summary.get("alignment")
     if not isinstance(found, Mapping):
         return True, "The grid is made here or comes with its cells: there is nothing to compare it with.", {}
-    figures = {key: found[key] for key in ("loss", "guess", "least_half_a_cell_off", "best_cells_north",
-                                           "best_cells_east", "shifts_tried", "trips")}
+    figures = {
+        key: found[key]
+        for key in (
+            "loss",
+            "guess",
+            "least_half_a_cell_off",
+            "best_cells_north",
+            "best_cells_east",
+            "shifts_tried",
+            "trips",
+        )
+    }
     loss, guess, off = (float(found[key]) for key in ("loss", "guess", "least_half_a_cell_off"))
     correct = "Correct `grid.bounds` and the cell size in the city's YAML to those the teacher was trained with."
     nats = f"{loss:.3f} nats a token"
     if found["misplaced"]:
-        said = (f"The teacher is less surprised where its grid lies {found['best_cells_north']:g} cells further north "
-                f"and {found['best_cells_east']:g} further east than given. {correct}")
+        said = (
+            f"The teacher is less surprised where its grid lies {found['best_cells_north']:g} cells further north "
+            f"and {found['best_cells_east']:g} further east than given. {correct}"
+        )
         return False, said, figures
     if not loss < guess:
-        said = (f"The teacher's surprise over the trips is {nats}, that of a blind guess {guess:.3f}: these are not "
-                f"the cells it was trained on. {correct}")
+        said = (
+            f"The teacher's surprise over the trips is {nats}, that of a blind guess {guess:.3f}: these are not "
+            f"the cells it was trained on. {correct}"
+        )
         return False, said, figures
     if found["can_tell"]:
         return True, f"The teacher's surprise is {nats}, and {off:.3f} or more with the grid half a cell off.", figures
-    said = (f"The teacher cannot tell: its surprise of {nats} (a blind guess: {guess:.3f}) hardly changes where the "
-            "grid is shifted. It has learnt little of these trips; make sure of the bounds yourself.")
+    said = (
+        f"The teacher cannot tell: its surprise of {nats} (a blind guess: {guess:.3f}) hardly changes where the "
+        "grid is shifted. It has learnt little of these trips; make sure of the bounds yourself."
+    )
     return True, said, figures
 
 
@@ -132,11 +157,14 @@ def _beats_guess(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, d
     passed = loss < guess
     said = f"The teacher's validation loss is {loss:.4f} nats a token, that of a blind guess {guess:.4f}."
     if artifact.summary.get("val_sequences_scored") == 0:
-        said = (f"No validation trip fits the teacher's context of {artifact.summary.get('block_size')} tokens, so "
-                "nothing is known of it. Take a teacher of longer sequences.")
+        said = (
+            f"No validation trip fits the teacher's context of {artifact.summary.get('block_size')} tokens, so "
+            "nothing is known of it. Take a teacher of longer sequences."
+        )
     elif not passed:
-        said += (" It knows nothing of these trips: train longer, or, where it is imported, give the grid it was "
-                 "trained on.")
+        said += (
+            " It knows nothing of these trips: train longer, or, where it is imported, give the grid it was trained on."
+        )
     return passed, said, {"val_loss": loss, "guess": round(guess, 4)}
 
 
@@ -158,9 +186,9 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[boo
         steps += len(expected)
         wrong += abs(len(rows) - len(expected)) if len(rows) != len(expected) else int((rows != expected).sum())
         wrong += int((network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1]) < 0).sum())
-    said = f"{steps} {'' if online else 'labelled '}steps; {wrong} do not match the candidates of the road graph."
+    said = f"{steps} {'' if online else 'labeled '}steps; {wrong} do not match the candidates of the road graph."
     if wrong:
-        said += " Trips, roads and labels are of different versions: materialise teacher_soft_labels again."
+        said += " Trips, roads and labels are of different versions: materialize teacher_soft_labels again."
     return wrong == 0, said, {"steps": steps, "wrong": wrong}
 
 
@@ -184,52 +212,89 @@ def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str,
 def _beats_trivial(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     if artifact.summary.get("enabled") is False:
         return True, "Distillation is switched off in the city's YAML.", {}
-    nll, trivial = float(artifact.summary["val_nll"]), float(artifact.summary["trivial_nll"])
+    nll, trivial = float(artifact.summary["val_nll"]), float(artifact.summary["frequency_nll"])
     said = f"Validation NLL {nll:.4f}, that of the most usual next road {trivial:.4f}."
     passed = nll < trivial
     if not passed:
         said += " The student has learnt nothing: look at the training curves, train longer or with more trips."
-    return passed, said, {"val_nll": nll, "trivial_nll": trivial}
+    return passed, said, {"val_nll": nll, "frequency_nll": trivial}
 
 
-_STUDENT = (Check("beats_trivial_guess", "The student's validation NLL is below that of the most usual next road of "
-                  "the training trips.", _beats_trivial, check_evidence.student_curves),)
+_STUDENT = (
+    Check(
+        "beats_frequency_baseline",
+        "The student's validation NLL is below that of the most usual next road of the training trips.",
+        _beats_trivial,
+        check_evidence.student_curves,
+    ),
+)
+
 
 def _seeds_alike(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
     left_out = artifact.summary["left_out"]
     said = f"Seeds {artifact.summary['seeds']} were made alike, from what there is now."
     if left_out:
         told = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
-        said += f" Left out: {told}. To have them in, launch `distil` and `evaluate` for them, then `report`."
+        said += f" Left out: {told}. To have them in, launch `distill` and `evaluate` for them, then `report`."
     return not left_out, said, {"num_seeds": int(artifact.summary["num_seeds"]), "num_left_out": len(left_out)}
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "grid_token_table": (
-        Check("roads_inside_grid", "Nearly all roads lie inside the teacher's grid.", _roads_inside_grid,
-              check_evidence.roads_outside),
-        Check("cells_tell_roads_apart", "Roads are not so crowded in cells that the teacher is silent.", _cells_apart,
-              check_evidence.crowded_cells),
-        Check("grid_lies_where_trained", "An imported teacher is less surprised in its grid as given than in shifted "
-              "ones.", _grid_aligned, check_evidence.surprise_of_shifts),
+        Check(
+            "roads_inside_grid",
+            "Nearly all roads lie inside the teacher's grid.",
+            _roads_inside_grid,
+            check_evidence.roads_outside,
+        ),
+        Check(
+            "grid_resolution_sufficient",
+            "Roads are not so crowded in cells that the teacher is silent.",
+            _cells_apart,
+            check_evidence.crowded_cells,
+        ),
+        Check(
+            "grid_alignment",
+            "An imported teacher is less surprised in its grid as given than in shifted ones.",
+            _grid_aligned,
+            check_evidence.nll_of_shifts,
+        ),
     ),
     "teacher": (
-        Check("tokens_in_vocabulary", "Every road's token is in the teacher's vocabulary.", _tokens_in_vocabulary,
-              check_evidence.tokens_beyond),
-        Check("beats_blind_guess", "The teacher's validation loss is below that of a guess among all tokens.",
-              _beats_guess, check_evidence.teacher_curves),
+        Check(
+            "tokens_in_vocabulary",
+            "Every road's token is in the teacher's vocabulary.",
+            _tokens_in_vocabulary,
+            check_evidence.tokens_beyond,
+        ),
+        Check(
+            "beats_uniform_baseline",
+            "The teacher's validation loss is below that of a guess among all tokens.",
+            _beats_guess,
+            check_evidence.teacher_curves,
+        ),
     ),
     "teacher_soft_labels": (
-        Check("labels_on_road_graph", "Every labelled step is a step of the road graph.", _labels_on_graph,
-              check_evidence.steps_off_graph),
-        Check("labels_finite", "Every stored score is a finite number.", _labels_finite,
-              check_evidence.scores_not_finite),
+        Check(
+            "labels_on_road_graph",
+            "Every labeled step is a step of the road graph.",
+            _labels_on_graph,
+            check_evidence.steps_off_graph,
+        ),
+        Check(
+            "labels_finite", "Every stored score is a finite number.", _labels_finite, check_evidence.scores_not_finite
+        ),
     ),
     "vanilla_student": _STUDENT,
     "distilled_student": _STUDENT,
     "distillation_report": (
-        Check("seeds_made_alike", "All seeds there are were made with the same settings, labels and code, and are in "
-              "the report.", _seeds_alike, check_evidence.seeds_left_out, blocking=False),
+        Check(
+            "seeds_comparable",
+            "All seeds there are were made with the same settings, labels and code, and are in the report.",
+            _seeds_alike,
+            check_evidence.seeds_left_out,
+            blocking=False,
+        ),
     ),
 }
 """Checks by stage."""

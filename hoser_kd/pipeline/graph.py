@@ -61,21 +61,21 @@ def _checkpoint(config: CityConfig) -> str | None:
     path = Path(config.distill.ckpt_path)
     files = sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
-        raise CheckpointError(f"{path}: no such file. `distill.ckpt_path` names it; correct it, or remove it to "
-                              "train a teacher in the graph.")
+        raise CheckpointError(
+            f"{path}: no such file. `distill.ckpt_path` names it; correct it, or remove it to "
+            "train a teacher in the graph."
+        )
     return digest_json([digest_file(file) for file in files])
 
 
 def _label_settings(config: CityConfig) -> dict[str, Any]:
     """What was added to the section counts where it is not the default, so that labels made before stay theirs."""
-    added = config.distill.model_dump(mode="json", include={"labels", "store_outside_mass"},
-                                      exclude_defaults=True)
+    added = config.distill.model_dump(mode="json", include={"labels", "store_outside_mass"}, exclude_defaults=True)
     return config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}) | added
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes",
-              "store_outside_mass"}
+    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes", "store_outside_mass"}
     return config.distill.model_dump(mode="json", exclude=others)
 
 
@@ -85,7 +85,7 @@ def _generation_settings(config: CityConfig) -> dict[str, Any]:
     if config.generation.od_file is not None:
         file = Path(config.generation.od_file)
         if not file.is_file():
-            raise DataError(file, "no such file.", mend="`generation.od_file` names it.")
+            raise DataError(file, "no such file.", hint="`generation.od_file` names it.")
         settings["od_file"] = digest_file(file)
     return settings
 
@@ -119,25 +119,63 @@ STAGES: dict[str, Stage] = {
         Stage("road_centroids", "network", ("road_network",)),
         Stage("road_zones", "network", ("source_files", "road_network"), ("zones",)),
         Stage("zone_transitions", "network", ("road_zones", "trajectories")),
-        Stage("grid_token_table", "grid", ("road_network", "road_centroids", "trajectories"), ("grid",),
-              code_version="2"),
+        Stage(
+            "grid_token_table", "grid", ("road_network", "road_centroids", "trajectories"), ("grid",), code_version="2"
+        ),
         Stage("teacher_corpus", "teacher", ("trajectories", "grid_token_table")),
         Stage("teacher", "teacher", ("teacher_corpus", "grid_token_table", "road_network"), ("teacher",)),
-        Stage("teacher_evaluation", "teacher", ("teacher", "teacher_corpus", "grid_token_table", "road_network"),
-              code_version="2"),
-        Stage("teacher_soft_labels", "teacher", ("teacher", "grid_token_table", "trajectories", "road_network"),
-              ("labels",)),
+        Stage(
+            "teacher_evaluation",
+            "teacher",
+            ("teacher", "teacher_corpus", "grid_token_table", "road_network"),
+            code_version="2",
+        ),
+        Stage(
+            "teacher_soft_labels",
+            "teacher",
+            ("teacher", "grid_token_table", "trajectories", "road_network"),
+            ("labels",),
+        ),
         Stage("vanilla_student", "student", _NETWORK, ("student",), per_seed=True),
-        Stage("distilled_student", "student", (*_NETWORK, "teacher_soft_labels", "grid_token_table"),
-              ("student", "distillation"), per_seed=True),
-        Stage("generated_trajectories", "evaluation", (*_STUDENTS, "road_network", "trajectories"),
-              ("generation",), per_seed=True, code_version="2"),
-        Stage("trajectory_metrics", "evaluation",
-              (*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
-              ("evaluation",), per_seed=True, code_version="3"),
-        Stage("distillation_report", "evaluation",
-              (*_STUDENTS, "generated_trajectories", "trajectory_metrics", "road_network", "trajectories",
-               "grid_token_table", "teacher", "teacher_evaluation", "teacher_soft_labels"), code_version="4"),
+        Stage(
+            "distilled_student",
+            "student",
+            (*_NETWORK, "teacher_soft_labels", "grid_token_table"),
+            ("student", "distillation"),
+            per_seed=True,
+        ),
+        Stage(
+            "generated_trajectories",
+            "evaluation",
+            (*_STUDENTS, "road_network", "trajectories"),
+            ("generation",),
+            per_seed=True,
+            code_version="2",
+        ),
+        Stage(
+            "trajectory_metrics",
+            "evaluation",
+            (*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
+            ("evaluation",),
+            per_seed=True,
+            code_version="3",
+        ),
+        Stage(
+            "distillation_report",
+            "evaluation",
+            (
+                *_STUDENTS,
+                "generated_trajectories",
+                "trajectory_metrics",
+                "road_network",
+                "trajectories",
+                "grid_token_table",
+                "teacher",
+                "teacher_evaluation",
+                "teacher_soft_labels",
+            ),
+            code_version="4",
+        ),
     )
 }
 """Every stage by name, in an order in which they can run."""
@@ -172,5 +210,3 @@ class StageRun:
         if isinstance(artifacts, Artifact):
             raise TypeError(f"{stage} has one artifact; use `path`")
         return artifacts
-
-

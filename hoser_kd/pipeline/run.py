@@ -33,10 +33,15 @@ def settings_of(stage: Stage, config: CityConfig) -> dict[str, Any]:
 
 def version_of(stage: Stage, config: CityConfig, inputs: Inputs, seed: int | None = None) -> str:
     """Return the version a stage's result has: 16 hexadecimal digits."""
-    return digest_json({
-        "stage": stage.name, "code": stage.code_version, "seed": seed,
-        "settings": settings_of(stage, config), "inputs": input_versions(inputs),
-    })[:16]
+    return digest_json(
+        {
+            "stage": stage.name,
+            "code": stage.code_version,
+            "seed": seed,
+            "settings": settings_of(stage, config),
+            "inputs": input_versions(inputs),
+        }
+    )[:16]
 
 
 def make(
@@ -58,8 +63,10 @@ def make(
     """
     missing = [name for name in stage.inputs if not inputs.get(name)]
     if missing:
-        raise StoreError(f"{stage.name} of {config.city} needs {', '.join(missing)}, which nobody has made yet. "
-                         "Materialise them first.")
+        raise StoreError(
+            f"{stage.name} of {config.city} needs {', '.join(missing)}, which nobody has made yet. "
+            "Materialize them first."
+        )
     version = version_of(stage, config, inputs, seed)
     by_content = stage.name == "source_files" and config.source.kind != "synthetic"
     if not force and not by_content and (found := store.find(stage.name, config.city, version, seed)):
@@ -83,8 +90,16 @@ def make(
                 return found
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         artifact = Artifact(
-            stage.name, config.city, seed, version, folder, stage.code_version, input_versions(inputs),
-            settings_of(stage, config), now_utc(), round(time.monotonic() - started, 3),
+            stage.name,
+            config.city,
+            seed,
+            version,
+            folder,
+            stage.code_version,
+            input_versions(inputs),
+            settings_of(stage, config),
+            now_utc(),
+            round(time.monotonic() - started, 3),
             {**summary, "peak_memory_mib": round(peak_mib)},
         )
         return store.commit(folder, artifact)
@@ -121,8 +136,16 @@ def make_with_inputs(
         for one, of_seed in by_seed.items() if all_seeds else ((seed, made),):
             of_seed.update({key: artifact for key, artifact in made.items() if not STAGES[key].per_seed})
             artifacts[one] = make_with_inputs(
-                upstream, config, store, seed=one, progress=progress, device=device, on_stage=on_stage, made=of_seed,
-                stop_at_checks=stop_at_checks)
+                upstream,
+                config,
+                store,
+                seed=one,
+                progress=progress,
+                device=device,
+                on_stage=on_stage,
+                made=of_seed,
+                stop_at_checks=stop_at_checks,
+            )
             made.update({key: artifact for key, artifact in of_seed.items() if not STAGES[key].per_seed})
         inputs[upstream] = artifacts if all_seeds else artifacts[seed]
     own_seed = seed if stage.per_seed else None
@@ -133,5 +156,5 @@ def make_with_inputs(
         return made[name]
     for check, result in zip(CHECKS.get(name, ()), run_checks(made[name], inputs), strict=True):
         if check.blocking and not result.passed:
-            raise CheckError(f"{name} of {config.city}: check {check.name} failed: {result.said}")
+            raise CheckError(f"{name} of {config.city}: check {check.name} failed: {result.message}")
     return made[name]

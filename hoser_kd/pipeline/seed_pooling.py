@@ -35,7 +35,8 @@ def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[s
         StoreError: no seed is whole; names each and what to do.
     """
     now = {artifact.name: artifact.version for artifact in shared.values()} | {
-        artifact.name: artifact.version for seeds in per_seed.values() for artifact in seeds.values()}
+        artifact.name: artifact.version for seeds in per_seed.values() for artifact in seeds.values()
+    }
     groups: dict[str, list[int]] = {}
     why: dict[int, str] = {}
     for seed in sorted({seed for seeds in per_seed.values() for seed in seeds}):
@@ -43,18 +44,18 @@ def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[s
         if (gap := _gap(of_seed, tuple(per_seed), now)) is not None:
             why[seed] = gap
         else:
-            groups.setdefault(digest_json(_likeness(of_seed)), []).append(seed)
+            groups.setdefault(digest_json(_comparison_key(of_seed)), []).append(seed)
     if not groups:
         told = "; ".join(f"seed {seed}: {said}" for seed, said in why.items())
         raise StoreError(f"there is no seed to report on. {told[:1].upper()}{told[1:]}.")
 
     def made_last(seeds: list[int]) -> tuple[str, int]:
-        return max(artifacts[seed].made_at for artifacts in per_seed.values() for seed in seeds), len(seeds)
+        return max(artifacts[seed].created_at for artifacts in per_seed.values() for seed in seeds), len(seeds)
 
     chosen = max(groups.values(), key=made_last)
-    model = _flat(_likeness({stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}))
+    model = _flat(_comparison_key({stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}))
     for seed in (seed for group in groups.values() if group is not chosen for seed in group):
-        other = _flat(_likeness({stage: seeds[seed] for stage, seeds in per_seed.items()}))
+        other = _flat(_comparison_key({stage: seeds[seed] for stage, seeds in per_seed.items()}))
         why[seed] = "; ".join(_differences(other, model))
     return Pool(tuple(chosen), tuple({"seed": seed, "why": said} for seed, said in sorted(why.items())))
 
@@ -71,11 +72,16 @@ def _gap(of_seed: Mapping[str, Artifact], stages: tuple[str, ...], now: Mapping[
     return None
 
 
-def _likeness(of_seed: Mapping[str, Artifact]) -> dict[str, Any]:
+def _comparison_key(of_seed: Mapping[str, Artifact]) -> dict[str, Any]:
     """Return what must be the same for all seeds of a report: settings, code and what a city has once."""
-    return {stage: {"settings": artifact.settings, "code": artifact.code_version,
-                    "inputs": {name: version for name, version in artifact.inputs.items() if "/" not in name}}
-            for stage, artifact in of_seed.items()}
+    return {
+        stage: {
+            "settings": artifact.settings,
+            "code": artifact.code_version,
+            "inputs": {name: version for name, version in artifact.inputs.items() if "/" not in name},
+        }
+        for stage, artifact in of_seed.items()
+    }
 
 
 def _differences(other: Mapping[str, str], model: Mapping[str, str]) -> Iterator[str]:
@@ -84,8 +90,11 @@ def _differences(other: Mapping[str, str], model: Mapping[str, str]) -> Iterator
     for place in sorted(other.keys() | model.keys()):
         if other.get(place) != model.get(place):
             stage, kind, *name = place.split(".")
-            what = {"settings": ".".join(name), "code": f"the code of {stage}",
-                    "inputs": f"{'.'.join(name)} as {stage} read it"}[kind]
+            what = {
+                "settings": ".".join(name),
+                "code": f"the code of {stage}",
+                "inputs": f"{'.'.join(name)} as {stage} read it",
+            }[kind]
             if what not in said:
                 said.add(what)
                 yield f"{what} is {other.get(place, 'not set')}, not {model.get(place, 'not set')}"

@@ -51,7 +51,7 @@ class Artifact:
     """Versions of the inputs, by `stage` or `stage/seed-<n>`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings the stage read."""
-    made_at: str = ""
+    created_at: str = ""
     """When it was made, UTC."""
     seconds: float = 0.0
     """How long it took."""
@@ -119,8 +119,10 @@ class Store:
             local = self._local / city / _name(stage, seed) / version
             damaged = (local / RECORD).is_file()
             what = f"is damaged: {read_artifact(local).damage()}" if damaged else "is not there"
-            raise StoreError(f"{self.root}: version {version} of {city}/{_name(stage, seed)} {what}. Materialise "
-                             f"{stage} again for {city}, or set HOSER_KD_STORE to the store it was made in.")
+            raise StoreError(
+                f"{self.root}: version {version} of {city}/{_name(stage, seed)} {what}. Materialize "
+                f"{stage} again for {city}, or set HOSER_KD_STORE to the store it was made in."
+            )
         return artifact
 
     @contextmanager
@@ -134,8 +136,10 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.root}: cannot be written ({error.strerror}: {error.filename}). Set "
-                             "HOSER_KD_STORE, or --store, to a folder of your own.") from None
+            raise StoreError(
+                f"{self.root}: cannot be written ({error.strerror}: {error.filename}). Set "
+                "HOSER_KD_STORE, or --store, to a folder of your own."
+            ) from None
         with FileLock(f"{folder}.lock"):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
@@ -156,8 +160,11 @@ class Store:
 
         An older copy of the same version (a forced re-make) is replaced in one rename.
         """
-        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))
-                 if file.is_file() and file.name != RECORD}
+        sizes = {
+            str(file.relative_to(folder)): file.stat().st_size
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != RECORD
+        }
         record = {key: value for key, value in asdict(artifact).items() if key != "path"} | {"files": sizes}
         (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=True), encoding="utf-8")
         relative = Path(artifact.city) / artifact.name / artifact.version
@@ -213,5 +220,3 @@ def read_artifact(folder: str | os.PathLike[str]) -> Artifact:
 def now_utc() -> str:
     """Return the time as `2026-01-31T12:00:00Z`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, axes, legends, and the way to PNG."""
+"""What all pictures share: colors, axes, legends, and the way to PNG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-COLOURS = {"real": "#4d4d4d", "vanilla": "#E69F00", "distilled": "#0072B2", "teacher": "#009E73"}
+COLORS = {"real": "#4d4d4d", "vanilla": "#E69F00", "distilled": "#0072B2", "teacher": "#009E73"}
 SPARE = ("#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
 INK = "#333333"
 FAINT = "#d4d4d4"
@@ -31,11 +31,11 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return buffer.getvalue()
 
 
-def colour_of(name: str) -> str:
-    """Return the colour of a set of trips or a kind of model; names without their own share a few spare ones."""
-    for known, colour in COLOURS.items():
+def color_of(name: str) -> str:
+    """Return the color of a set of trips or a kind of model; names without their own share a few spare ones."""
+    for known, color in COLORS.items():
         if name.lower().startswith(known):
-            return colour
+            return color
     return SPARE[sum(map(ord, name)) % len(SPARE)]
 
 
@@ -61,10 +61,11 @@ def share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
 
 
-def bar_below(figure: Figure, panels: Sequence[Axes], colours: ScalarMappable, label: str, **options: Any) -> Any:
-    """Add a colour bar under the maps and return it."""
-    bar = figure.colorbar(colours, ax=list(panels), orientation="horizontal", fraction=0.05, pad=0.02, aspect=40,
-                          shrink=0.6, **options)
+def bar_below(figure: Figure, panels: Sequence[Axes], colors: ScalarMappable, label: str, **options: Any) -> Any:
+    """Add a color bar under the maps and return it."""
+    bar = figure.colorbar(
+        colors, ax=list(panels), orientation="horizontal", fraction=0.05, pad=0.02, aspect=40, shrink=0.6, **options
+    )
     bar.set_label(label, size=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_edgecolor(FAINT)
@@ -77,5 +78,11 @@ def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
         widest = max(len(handle.get_label()) for handle in handles) * 0.075 + 0.55  # inches at this font size
         columns = int(np.clip(figure.get_figwidth() // widest, 1, len(handles)))
         rows = -(-len(handles) // columns)
-        figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // rows), frameon=False,
-                      fontsize=8.5, labelcolor=INK)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=-(-len(handles) // rows),
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=INK,
+        )

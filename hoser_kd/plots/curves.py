@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.comparison import LABELS
-from hoser_kd.plots.canvas import COLOURS, FAINT, INK, colour_of, legend_below, plain_axes, share_axis
+from hoser_kd.plots.canvas import COLORS, FAINT, INK, color_of, legend_below, plain_axes, share_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,9 +27,13 @@ _SAME_FIGURE = {"train_next_step": "nll", "train_time": "time_log_mape"}
 """The student's training losses, under the name of the validation figure that means the same."""
 
 
-def by_group(values: Mapping[str, Mapping[str, Mapping[str, float]]], labels: Mapping[str, str],
-             weights: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
-    """Draw a figure by group (hour, say), a panel a grouping, a colour a kind of student.
+def by_group(
+    values: Mapping[str, Mapping[str, Mapping[str, float]]],
+    labels: Mapping[str, str],
+    weights: Mapping[str, Mapping[str, float]],
+    ylabel: str,
+) -> Figure:
+    """Draw a figure by group (hour, say), a panel a grouping, a color a kind of student.
 
     `values` holds by grouping, then kind, the value of each group by its name; `weights` by grouping how much of the
     whole each group is (drawn as bars); `labels` names the groupings.
@@ -50,12 +54,23 @@ def by_group(values: Mapping[str, Mapping[str, Mapping[str, float]]], labels: Ma
         axes.patch.set_visible(False)
         for kind, found in kinds.items():
             at = [place for place, name in enumerate(names) if name in found]
-            axes.plot(at, [found[names[place]] for place in at], "o-", color=colour_of(kind), label=kind, linewidth=1.6,
-                      markersize=5)
+            axes.plot(
+                at,
+                [found[names[place]] for place in at],
+                "o-",
+                color=color_of(kind),
+                label=kind,
+                linewidth=1.6,
+                markersize=5,
+            )
         plain_axes(axes)
         slanted = max(map(len, names)) > 9
-        axes.set_xticks(range(len(names)), labels=[name.replace("_", " ") for name in names],
-                        rotation=30 if slanted else 0, ha="right" if slanted else "center")
+        axes.set_xticks(
+            range(len(names)),
+            labels=[name.replace("_", " ") for name in names],
+            rotation=30 if slanted else 0,
+            ha="right" if slanted else "center",
+        )
         axes.set_xlabel(labels[grouping], size=9, color=INK)
         axes.set_ylabel(ylabel, size=9, color=INK)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -68,7 +83,7 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
     figure = Figure(figsize=(10.2, 3.0), layout="constrained")
     panels = figure.subplots(1, 3)
     columns: tuple[tuple[str, Callable[[Trajectories], Float64Array]], ...] = (
-        ("travelled distance (km)", lambda trips: metrics.travelled_km(trips, network)),
+        ("traveled distance (km)", lambda trips: metrics.traveled_km(trips, network)),
         ("radius (km)", lambda trips: metrics.radius_km(trips, network)),
         ("time to the next road (s)", lambda trips: metrics.step_minutes(trips) * 60),
     )
@@ -77,10 +92,10 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
         top = float(np.quantile(reference, 0.995)) if len(reference) else 1.0
         edges = np.linspace(0, top if top > 0 else 1.0, int(np.clip(2 * len(reference) ** 0.5, 12, 40)) + 1)
         share, _ = np.histogram(np.minimum(reference, edges[-1]), edges)
-        axes.stairs(share / max(share.sum(), 1), edges, fill=True, color=COLOURS["real"], alpha=0.3, label="real")
+        axes.stairs(share / max(share.sum(), 1), edges, fill=True, color=COLORS["real"], alpha=0.3, label="real")
         for name, trips in generated.items():
             share, _ = np.histogram(np.minimum(values_of(trips), edges[-1]), edges)
-            axes.stairs(share / max(share.sum(), 1), edges, color=colour_of(name), linewidth=1.8, label=name)
+            axes.stairs(share / max(share.sum(), 1), edges, color=color_of(name), linewidth=1.8, label=name)
         plain_axes(axes)
         axes.set_xlabel(label, size=9, color=INK)
         axes.set_xlim(0, edges[-1])
@@ -90,9 +105,10 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
     return figure
 
 
-def training_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
-                    labels: Mapping[str, str] | None = None) -> Figure:
-    """Draw every figure of the epochs' dicts: a panel a figure, a colour a kind, a thin line a run, thick their mean.
+def training_curves(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], labels: Mapping[str, str] | None = None
+) -> Figure:
+    """Draw every figure of the epochs' dicts: a panel a figure, a color a kind, a thin line a run, thick their mean.
 
     `histories` holds, by kind (`vanilla`, `distilled`, …), one list of epochs a run; keys `train_x` and `val_x` (or
     plain `x`) share a panel, training dashed. Figures that never change are left out. `labels` names the panels, and
@@ -109,7 +125,7 @@ def training_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]
     for axes, (panel, lines) in zip(panels, keys.items(), strict=False):
         for kind, runs in histories.items():
             for key, style in lines.items():
-                for handle in _draw_runs(axes, runs, key, colour_of(kind), style):
+                for handle in _draw_runs(axes, runs, key, color_of(kind), style):
                     handles.setdefault(f"{kind}{', training' if style == '--' else ''}", handle)
         plain_axes(axes)
         axes.set_title((labels or LABELS).get(panel, panel.replace("_", " ")), size=9.5, color=INK, loc="left")
@@ -123,8 +139,9 @@ def training_curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]
     return figure
 
 
-def _panel_keys(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
-                labels: Mapping[str, str] | None) -> dict[str, dict[str, str]]:
+def _panel_keys(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], labels: Mapping[str, str] | None
+) -> dict[str, dict[str, str]]:
     """Return {panel: {key: line style}} for the numeric keys of all epochs."""
     panels: dict[str, dict[str, str]] = {}
     values: dict[str, set[float]] = {}
@@ -138,25 +155,36 @@ def _panel_keys(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
     return {panel: panels[panel] for panel in (labels or changing) if panel in changing}
 
 
-def _draw_runs(axes: Axes, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, colour: str,
-               style: str) -> Iterable[Line2D]:
+def _draw_runs(
+    axes: Axes, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, color: str, style: str
+) -> Iterable[Line2D]:
     """Draw every run thin and, where there are several, their mean over the epochs all have thick."""
-    curves = [np.array([[epoch.get("epoch", number + 1), epoch[key]] for number, epoch in enumerate(run)
-                        if key in epoch], float).reshape(-1, 2) for run in runs]
+    curves = [
+        np.array(
+            [[epoch.get("epoch", number + 1), epoch[key]] for number, epoch in enumerate(run) if key in epoch], float
+        ).reshape(-1, 2)
+        for run in runs
+    ]
     curves = [curve for curve in curves if len(curve)]
     several = len(curves) > 1
     for curve in curves:
-        line, = axes.plot(*curve.T, style, color=colour, linewidth=0.8 if several else 1.8,
-                          alpha=0.45 if several else 1, marker="." if len(curve) == 1 else None)
+        (line,) = axes.plot(
+            *curve.T,
+            style,
+            color=color,
+            linewidth=0.8 if several else 1.8,
+            alpha=0.45 if several else 1,
+            marker="." if len(curve) == 1 else None,
+        )
         if not several:
             yield line
     if several:
         common = min(len(curve) for curve in curves)
         mean = np.mean([curve[:common] for curve in curves], axis=0)
-        yield axes.plot(*mean.T, style, color=colour, linewidth=2.0)[0]
+        yield axes.plot(*mean.T, style, color=color, linewidth=2.0)[0]
 
 
-def histograms(values: Mapping[str, npt.NDArray[Any]], colour: str = COLOURS["teacher"], bins: int = 40) -> Figure:
+def histograms(values: Mapping[str, npt.NDArray[Any]], color: str = COLORS["teacher"], bins: int = 40) -> Figure:
     """Draw the distribution of each array (label diagnostics, say), a panel each; the keys name the axes.
 
     Whole numbers with few distinct values get a bar each. A line marks the median.
@@ -172,7 +200,7 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], colour: str = COLOURS["te
             whole = bool((array == np.round(array)).all()) and np.ptp(array) <= bins
             edges = np.arange(array.min() - 0.5, array.max() + 1) if whole else np.histogram_bin_edges(array, bins)
             share, edges = np.histogram(array, edges)
-            axes.stairs(share / share.sum(), edges, fill=True, color=colour, alpha=0.55)
+            axes.stairs(share / share.sum(), edges, fill=True, color=color, alpha=0.55)
             axes.axvline(float(np.median(array)), color=INK, linewidth=1, linestyle=":")
         plain_axes(axes)
         axes.set_xlabel(label, size=9, color=INK)
@@ -185,7 +213,7 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], colour: str = COLOURS["te
 def differences(rows: Sequence[tuple[str, float, float, float, str | None]]) -> Figure:
     """Draw relative differences with their intervals: (label, mean, low, high, better), all in percent.
 
-    `better` is lower, higher or None and decides the colour: blue for a change to the better, orange to the worse,
+    `better` is lower, higher or None and decides the color: blue for a change to the better, orange to the worse,
     hollow where the interval holds 0 or is missing (low and high not finite).
     """
     figure = Figure(figsize=(8.4, 0.34 * len(rows) + 0.9), layout="constrained")
@@ -193,12 +221,20 @@ def differences(rows: Sequence[tuple[str, float, float, float, str | None]]) -> 
     for place, (_, mean, low, high, better) in enumerate(reversed(rows)):
         known = np.isfinite([low, high]).all()
         good = None if better is None or mean == 0 else (mean < 0) == (better == "lower")
-        colour = COLOURS["real"] if good is None else COLOURS["distilled"] if good else COLOURS["vanilla"]
+        color = COLORS["real"] if good is None else COLORS["distilled"] if good else COLORS["vanilla"]
         if known:
-            axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+            axes.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="round")
         clear = known and (low > 0 or high < 0)
-        axes.plot(mean, place, "o", color=colour if clear else "white", markeredgecolor=colour, markersize=7,
-                  markeredgewidth=1.6, zorder=3)
+        axes.plot(
+            mean,
+            place,
+            "o",
+            color=color if clear else "white",
+            markeredgecolor=color,
+            markersize=7,
+            markeredgewidth=1.6,
+            zorder=3,
+        )
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(rows)), labels=[label for label, *_ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)

@@ -1,6 +1,6 @@
-"""Where on the map the teacher knows what comes next: figures of sampled steps as colours of the roads they leave.
+"""Where on the map the teacher knows what comes next: figures of sampled steps as colors of the roads they leave.
 
-Letters: N roads, K sampled steps.
+Shapes: N roads, K sampled steps.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def mean_by_road(roads: Int64Array, values: npt.NDArray[np.floating], num_roads:
     return means
 
 
-def road_value_maps(network: RoadNetwork, values: Mapping[str, Float64Array],
-                    spans: Mapping[str, tuple[float, float]] | None = None) -> Figure:
+def road_value_maps(
+    network: RoadNetwork, values: Mapping[str, Float64Array], spans: Mapping[str, tuple[float, float]] | None = None
+) -> Figure:
     """Draw values of roads, (N,) float64 each, a map a value; the keys name the maps, NaN leaves a road faint.
 
     A scale goes over what is drawn, up to the 99th percentile, unless `spans` gives its ends. Where roads lie on one
@@ -51,8 +52,16 @@ def road_value_maps(network: RoadNetwork, values: Mapping[str, Float64Array],
         given = (spans or {}).get(name)
         norm = Normalize(*(_span(value[known]) if given is None else given))
         draw_roads(axes, network, None, FAINT, 0.4 * width, order=1)
-        axes.add_collection(LineCollection(road_lines(network, known), colors=sequential()(norm(value[known])),
-                                           linewidths=1.6 * width, capstyle="round", zorder=2), autolim=False)
+        axes.add_collection(
+            LineCollection(
+                road_lines(network, known),
+                colors=sequential()(norm(value[known])),
+                linewidths=1.6 * width,
+                capstyle="round",
+                zorder=2,
+            ),
+            autolim=False,
+        )
         beyond = len(known) > 0 and value[known].max() > float(norm.vmax or 0)
         bar_below(figure, [axes], ScalarMappable(norm, sequential()), "", extend="max" if beyond else "neither")
     return figure

@@ -1,6 +1,6 @@
 """What maps are made of: roads, cells, windows, scale bars.
 
-Letters: N roads, H rows and W columns of cells.
+Shapes: N roads, H rows and W columns of cells.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Float64Array
     from hoser_kd.network.road_network import RoadNetwork
 
-_METRES_PER_DEGREE = 111_195.0
+_METERS_PER_DEGREE = 111_195.0
 
 
 def road_lines(network: RoadNetwork, rows: npt.NDArray[Any]) -> list[Float64Array]:
@@ -32,16 +32,29 @@ def road_lines(network: RoadNetwork, rows: npt.NDArray[Any]) -> list[Float64Arra
     return [network.coords[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
-def draw_roads(axes: Axes, network: RoadNetwork, rows: BoolArray | None, colour: str, width: float, *,
-               order: float = 2, alpha: float = 1.0) -> None:
+def draw_roads(
+    axes: Axes,
+    network: RoadNetwork,
+    rows: BoolArray | None,
+    color: str,
+    width: float,
+    *,
+    order: float = 2,
+    alpha: float = 1.0,
+) -> None:
     """Draw these roads, all where `rows` (N,) is None; what has a higher `order` lies above."""
     chosen = np.arange(network.num_roads) if rows is None else np.flatnonzero(rows)
-    axes.add_collection(LineCollection(road_lines(network, chosen), colors=colour, linewidths=width, alpha=alpha,
-                                       capstyle="round", zorder=order), autolim=False)
+    axes.add_collection(
+        LineCollection(
+            road_lines(network, chosen), colors=color, linewidths=width, alpha=alpha, capstyle="round", zorder=order
+        ),
+        autolim=False,
+    )
 
 
-def draw_cells(axes: Axes, lat_edges: Float64Array, lng_edges: Float64Array, values_HW: npt.NDArray[Any],
-               norm: Normalize) -> Any:
+def draw_cells(
+    axes: Axes, lat_edges: Float64Array, lng_edges: Float64Array, values_HW: npt.NDArray[Any], norm: Normalize
+) -> Any:
     """Draw values of cells; NaN leaves one blank."""
     masked = np.ma.masked_invalid(values_HW)
     return axes.pcolormesh(lng_edges, lat_edges, masked, cmap=sequential(), norm=norm, zorder=1)
@@ -64,7 +77,7 @@ def _shape(extent: Float64Array) -> float:
 
 
 def map_figure(extent: Float64Array, title: str, *, below_in: float = 0.1) -> tuple[Figure, Axes]:
-    """Return a figure of one map, with room for a legend or a colour bar below."""
+    """Return a figure of one map, with room for a legend or a color bar below."""
     width = 9.0
     figure = Figure(figsize=(width, width * _shape(extent) + 0.3 + below_in), layout="constrained")
     axes = figure.subplots()
@@ -93,7 +106,7 @@ def map_panels(network: RoadNetwork, names: Sequence[str]) -> tuple[Figure, Sequ
 
 
 def map_axes(axes: Axes, extent: Float64Array, margin: float = 0.015) -> None:
-    """Show this extent, metres equally long both ways at its middle latitude, with a scale bar and no ticks."""
+    """Show this extent, meters equally long both ways at its middle latitude, with a scale bar and no ticks."""
     (west, south), (east, north) = extent
     edge = margin * max(east - west, north - south, 1e-6)
     axes.set_xlim(west - edge, east + edge)
@@ -107,7 +120,7 @@ def map_axes(axes: Axes, extent: Float64Array, margin: float = 0.015) -> None:
 
 
 def square_window(points: Float64Array) -> Float64Array:
-    """Return the extent of a window, square in metres, that holds (lat, lon) points with room around them."""
+    """Return the extent of a window, square in meters, that holds (lat, lon) points with room around them."""
     low, high = points.min(0)[::-1], points.max(0)[::-1]
     middle = (low + high) / 2
     stretch = np.cos(np.radians(middle[1]))
@@ -127,12 +140,20 @@ def near_roads(network: RoadNetwork, window: Float64Array) -> BoolArray:
 def _scale_bar(axes: Axes) -> None:
     """Draw a bar of a round length, about a fifth of the map, into the lower left corner."""
     (west, east), (south, north) = axes.get_xlim(), axes.get_ylim()
-    metre = 1 / (_METRES_PER_DEGREE * np.cos(np.radians((south + north) / 2)))
-    wanted = (east - west) / metre / 5
+    meter = 1 / (_METERS_PER_DEGREE * np.cos(np.radians((south + north) / 2)))
+    wanted = (east - west) / meter / 5
     power = 10.0 ** np.floor(np.log10(wanted))
     length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
     x, y = west + 0.03 * (east - west), south + 0.035 * (north - south)
-    axes.plot([x, x + length * metre], [y, y], color=INK, linewidth=2.5, solid_capstyle="butt", zorder=8)
+    axes.plot([x, x + length * meter], [y, y], color=INK, linewidth=2.5, solid_capstyle="butt", zorder=8)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    axes.annotate(text, (x, y), (0, 4), textcoords="offset points", size=8, color=INK, zorder=7,
-                  bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
+    axes.annotate(
+        text,
+        (x, y),
+        (0, 4),
+        textcoords="offset points",
+        size=8,
+        color=INK,
+        zorder=7,
+        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1},
+    )

@@ -1,6 +1,6 @@
 """Maps of a city: its roads, zones and the teacher's cells.
 
-Letters: N roads, H rows and W columns of cells.
+Shapes: N roads, H rows and W columns of cells.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
     from hoser_kd.network.road_network import RoadNetwork
 
-_ZONE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C3C", "#7A5195", "#444444")
+_ZONE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C3C", "#7A5195", "#444444")
 _CLASSES = {
-    # class: colour, line width; from the widest road to the narrowest
+    # class: color, line width; from the widest road to the narrowest
     "motorway": ("#D55E00", 1.5),
     "trunk": ("#E69F00", 1.3),
     "primary": ("#0072B2", 1.1),
@@ -36,20 +36,20 @@ _OTHER_CLASSES = ("#b8a27a", 0.45)
 
 
 def network_map(network: RoadNetwork, title: str = "Roads by class") -> Figure:
-    """Draw the roads, coloured by class, wider roads above narrower ones; the legend counts roads and kilometres."""
+    """Draw the roads, colored by class, wider roads above narrower ones; the legend counts roads and kilometers."""
     figure, axes = map_figure(extent_of(network), title, below_in=0.8)
     names = np.array([str(name).removesuffix("_link") for name in network.highway])
     known = [name for name in _CLASSES if (names == name).any()]
     others = ~np.isin(names, known)
     layers = [(name, names == name, *_CLASSES[name]) for name in known]
     if others.any():
-        layers += [(name, rows, colour, 0.6) for name, rows, colour in _other_layers(names, others, few=not known)]
+        layers += [(name, rows, color, 0.6) for name, rows, color in _other_layers(names, others, few=not known)]
     scale = width_scale(network)
     handles = []
-    for height, (name, rows, colour, width) in enumerate(reversed(layers)):
-        draw_roads(axes, network, rows, colour, width * scale, order=2 + height)
+    for height, (name, rows, color, width) in enumerate(reversed(layers)):
+        draw_roads(axes, network, rows, color, width * scale, order=2 + height)
         label = f"{name.replace('_', ' ')}  ({rows.sum():,} roads, {network.length_m[rows].sum() / 1000:,.0f} km)"
-        handles.append(Line2D([], [], color=colour, linewidth=1.6 + width, label=label))
+        handles.append(Line2D([], [], color=color, linewidth=1.6 + width, label=label))
     legend_below(figure, list(reversed(handles)))
     return figure
 
@@ -60,65 +60,71 @@ def _other_layers(names: npt.NDArray[Any], rows: BoolArray, *, few: bool) -> lis
         return [("other", rows, _OTHER_CLASSES[0])]
     found, counts = np.unique(names[rows], return_counts=True)
     main = found[np.argsort(-counts, kind="stable")][: len(SPARE)]
-    layers = [(f"class {name}", names == name, colour) for name, colour in zip(main.tolist(), SPARE, strict=False)]
+    layers = [(f"class {name}", names == name, color) for name, color in zip(main.tolist(), SPARE, strict=False)]
     rest = rows & ~np.isin(names, main)
     return [*layers, ("other", rest, _OTHER_CLASSES[0])] if rest.any() else layers
 
 
 def zones_map(network: RoadNetwork, zones: Int64Array, title: str | None = None) -> Figure:
-    """Draw the roads, coloured by zone so that zones next to each other differ; `zones` is (N,) int64."""
+    """Draw the roads, colored by zone so that zones next to each other differ; `zones` is (N,) int64."""
     sizes = np.bincount(zones)
     sizes = sizes[sizes > 0]
-    text = f"{len(sizes):,} zones of {sizes.min():,} to {sizes.max():,} roads; neighbours differ in colour"
+    text = f"{len(sizes):,} zones of {sizes.min():,} to {sizes.max():,} roads; neighbors differ in color"
     figure, axes = map_figure(extent_of(network), title or text)
-    colour_of_zone = _colour_zones(network, zones)
+    color_of_zone = _color_zones(network, zones)
     scale = width_scale(network)
-    for number, colour in enumerate(_ZONE_COLOURS):
-        rows = colour_of_zone[zones] == number
+    for number, color in enumerate(_ZONE_COLORS):
+        rows = color_of_zone[zones] == number
         if rows.any():
-            draw_roads(axes, network, rows, colour, 0.9 * scale)
+            draw_roads(axes, network, rows, color, 0.9 * scale)
     return figure
 
 
-def _colour_zones(network: RoadNetwork, zones: Int64Array) -> Int64Array:
-    """Give each zone the first colour that no zone connected to it has yet; the largest zones choose first."""
+def _color_zones(network: RoadNetwork, zones: Int64Array) -> Int64Array:
+    """Give each zone the first color that no zone connected to it has yet; the largest zones choose first."""
     count = int(zones.max()) + 1
     origin = np.repeat(zones, network.successors.degrees)
     links = np.column_stack([origin, zones[network.successors.indices]])
     links = np.unique(np.concatenate([links, links[:, ::-1]]), axis=0)
     links = links[links[:, 0] != links[:, 1]]
     starts = np.searchsorted(links[:, 0], np.arange(count + 1))
-    colour = np.full(count, -1)
+    color = np.full(count, -1)
     for zone in np.argsort(-np.bincount(zones, minlength=count), kind="stable"):
-        taken = colour[links[starts[zone] : starts[zone + 1], 1]]
-        free = np.setdiff1d(np.arange(len(_ZONE_COLOURS)), taken)
-        colour[zone] = free[0] if len(free) else zone % len(_ZONE_COLOURS)
-    return colour
+        taken = color[links[starts[zone] : starts[zone + 1], 1]]
+        free = np.setdiff1d(np.arange(len(_ZONE_COLORS)), taken)
+        color[zone] = free[0] if len(free) else zone % len(_ZONE_COLORS)
+    return color
 
 
-def grid_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Array, roads_per_cell_HW: Int64Array,
-             title: str = "Roads that share a grid cell") -> Figure:
-    """Draw the teacher's cells, coloured by how many roads have their centre there, and the centres as dots.
+def grid_map(
+    network: RoadNetwork,
+    lat_edges: Float64Array,
+    lng_edges: Float64Array,
+    roads_per_cell_HW: Int64Array,
+    title: str = "Roads that share a grid cell",
+) -> Figure:
+    """Draw the teacher's cells, colored by how many roads have their center there, and the centers as dots.
 
-    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending; empty cells are left blank. Centres outside the grid,
+    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending; empty cells are left blank. Centers outside the grid,
     which it can only clamp to its rim, stand out.
     """
     grid = np.array([[lng_edges[0], lat_edges[0]], [lng_edges[-1], lat_edges[-1]]])
-    centres = network.centroids[:, ::-1]
-    outside = ((centres < grid[0]) | (centres > grid[1])).any(1)
-    extent = np.stack([np.minimum(grid[0], centres.min(0)), np.maximum(grid[1], centres.max(0))])
+    centers = network.centroids[:, ::-1]
+    outside = ((centers < grid[0]) | (centers > grid[1])).any(1)
+    extent = np.stack([np.minimum(grid[0], centers.min(0)), np.maximum(grid[1], centers.max(0))])
     figure, axes = map_figure(extent, title, below_in=0.75)
     counts = np.where(roads_per_cell_HW > 0, roads_per_cell_HW, np.nan)
     most = max(int(roads_per_cell_HW.max(initial=1)), 1)
     bounds = [edge for edge in (1, 2, 3, 5, 9, 17, 33, 65, 129) if edge <= most] + [most + 1]
     mesh = draw_cells(axes, lat_edges, lng_edges, counts, BoundaryNorm(bounds, 256))
     size = float(np.clip(4e3 / network.num_roads, 0.3, 9))
-    axes.scatter(centres[~outside, 0], centres[~outside, 1], s=size, color=INK, alpha=0.55, linewidths=0, zorder=4)
+    axes.scatter(centers[~outside, 0], centers[~outside, 1], s=size, color=INK, alpha=0.55, linewidths=0, zorder=4)
     axes.plot(grid[[0, 1, 1, 0, 0], 0], grid[[0, 0, 1, 1, 0], 1], color=INK, linewidth=0.8, zorder=3)
     if outside.any():
-        dots = axes.scatter(centres[outside, 0], centres[outside, 1], s=max(size, 3), color="#D55E00", linewidths=0,
-                            zorder=5)
-        dots.set_label(f"{outside.sum():,} road centres outside the grid")
+        dots = axes.scatter(
+            centers[outside, 0], centers[outside, 1], s=max(size, 3), color="#D55E00", linewidths=0, zorder=5
+        )
+        dots.set_label(f"{outside.sum():,} road centers outside the grid")
         axes.legend(handles=[dots], loc="upper right", frameon=True, fontsize=8.5, markerscale=3, labelcolor=INK)
     bar = bar_below(figure, [axes], mesh, "roads in the cell")
     spans = list(pairwise(bounds))
@@ -127,8 +133,15 @@ def grid_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Ar
     return figure
 
 
-def cell_value_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Float64Array, values_HW: Float64Array,
-                   label: str, *, title: str | None = None) -> Figure:
+def cell_value_map(
+    network: RoadNetwork,
+    lat_edges: Float64Array,
+    lng_edges: Float64Array,
+    values_HW: Float64Array,
+    label: str,
+    *,
+    title: str | None = None,
+) -> Figure:
     """Draw a value of each grid cell (the teacher's surprise, say) over the roads; NaN leaves a cell blank.
 
     Edges are (H + 1,) and (W + 1,) float64 degrees, ascending. The map shows the cells that have a value; the scale
@@ -139,8 +152,9 @@ def cell_value_map(network: RoadNetwork, lat_edges: Float64Array, lng_edges: Flo
     norm = Normalize(0, 1)
     if known.any():
         rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
-        extent = np.array([[lng_edges[columns[0]], lat_edges[rows[0]]],
-                           [lng_edges[columns[-1] + 1], lat_edges[rows[-1] + 1]]])
+        extent = np.array(
+            [[lng_edges[columns[0]], lat_edges[rows[0]]], [lng_edges[columns[-1] + 1], lat_edges[rows[-1] + 1]]]
+        )
         low, high = float(values_HW[known].min()), float(np.quantile(values_HW[known], 0.99))
         norm = Normalize(low, high if high > low else low + 1)
     figure, axes = map_figure(extent, title or label, below_in=0.9)

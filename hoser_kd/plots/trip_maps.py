@@ -1,6 +1,6 @@
 """Maps of trips: where they go, one by one, and where which student is closer to the real ones.
 
-Letters: N roads.
+Shapes: N roads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hoser_kd.evaluation import metrics
-from hoser_kd.plots.canvas import FAINT, INK, bar_below, colour_of, legend_below, sequential
+from hoser_kd.plots.canvas import FAINT, INK, bar_below, color_of, legend_below, sequential
 from hoser_kd.plots.map_drawing import (
     draw_roads,
     extent_of,
@@ -46,21 +46,32 @@ def use_map(network: RoadNetwork, trips: Mapping[str, Trajectories]) -> Figure:
     shares = {name: metrics.road_use(each, network) / len(each) for name, each in trips.items()}
     driven = np.concatenate([share[share > 0] for share in shares.values()])
     norm = LogNorm(float(driven.min()), float(max(driven.max(), driven.min() * 1.01)))
-    colours = sequential()
+    colors = sequential()
     figure, panels = map_panels(network, list(trips))
     for axes, share in zip(panels, shares.values(), strict=True):
         draw_roads(axes, network, share == 0, FAINT, 0.3, order=1)
         rows = np.flatnonzero(share > 0)
         rows = rows[np.argsort(share[rows], kind="stable")]  # the busiest lie on top
         widths = 0.5 + 2.2 * norm(share[rows])
-        axes.add_collection(LineCollection(road_lines(network, rows), colors=colours(norm(share[rows])),
-                                           linewidths=widths, capstyle="round", zorder=2))
-    bar_below(figure, panels, ScalarMappable(norm, colours), "visits of a road per trip")
+        axes.add_collection(
+            LineCollection(
+                road_lines(network, rows),
+                colors=colors(norm(share[rows])),
+                linewidths=widths,
+                capstyle="round",
+                zorder=2,
+            )
+        )
+    bar_below(figure, panels, ScalarMappable(norm, colors), "visits of a road per trip")
     return figure
 
 
-def trips_map(network: RoadNetwork, trips: Mapping[str, Trajectories], rows: Sequence[int],
-              notes: Mapping[str, Sequence[str]] | None = None) -> Figure:
+def trips_map(
+    network: RoadNetwork,
+    trips: Mapping[str, Trajectories],
+    rows: Sequence[int],
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
     """Draw trips over the roads: a row an OD, a column a set of trips (`rows` index all sets alike).
 
     Circles mark the origin, squares the destination of the first set; `notes` has a text for each trip drawn.
@@ -75,9 +86,9 @@ def trips_map(network: RoadNetwork, trips: Mapping[str, Trajectories], rows: Seq
         ends = network.centroids[[reference.origins[row], reference.destinations[row]]]
         for axes, (name, each) in zip(panels, trips.items(), strict=True):
             draw_roads(axes, network, nearby, FAINT, 0.6, order=1)
-            colour = colour_of(name)
+            color = color_of(name)
             path = road_lines(network, each.roads(row))
-            axes.add_collection(LineCollection(path, colors=colour, linewidths=2.6, capstyle="round", zorder=3))
+            axes.add_collection(LineCollection(path, colors=color, linewidths=2.6, capstyle="round", zorder=3))
             axes.plot(*ends[0, ::-1], marker="o", markersize=8, color="white", markeredgecolor=INK, zorder=5)
             axes.plot(*ends[1, ::-1], marker="s", markersize=8, color=INK, markeredgecolor="white", zorder=5)
             map_axes(axes, window, margin=0.0)
@@ -86,8 +97,13 @@ def trips_map(network: RoadNetwork, trips: Mapping[str, Trajectories], rows: Seq
     for axes, name in zip(grid[0], trips, strict=True):
         axes.set_title(name, size=11, color=INK, loc="left", weight="bold")
     marks: dict[str, Any] = {"linestyle": "none", "markersize": 8, "markeredgecolor": INK}
-    legend_below(figure, [Line2D([], [], marker="o", color="white", label="origin", **marks),
-                           Line2D([], [], marker="s", color=INK, label="destination", **marks)])
+    legend_below(
+        figure,
+        [
+            Line2D([], [], marker="o", color="white", label="origin", **marks),
+            Line2D([], [], marker="s", color=INK, label="destination", **marks),
+        ],
+    )
     return figure
 
 
@@ -104,8 +120,20 @@ def wins_map(network: RoadNetwork, gain: Float64Array, visits: Int64Array, title
     norm = Normalize(-most, most)
     rows = rows[np.argsort(np.abs(gain[rows]), kind="stable")]
     widths = width_scale(network) * (0.7 + np.minimum(np.log2(visits[rows] + 1), 6) / 2)
-    axes.add_collection(LineCollection(road_lines(network, rows), colors=_DIVERGING(norm(gain[rows])),
-                                       linewidths=widths, capstyle="round", zorder=2))
-    bar_below(figure, [axes], ScalarMappable(norm, _DIVERGING),
-               "overlap with the real trip, distilled − vanilla, mean over trips through a road", extend="both")
+    axes.add_collection(
+        LineCollection(
+            road_lines(network, rows),
+            colors=_DIVERGING(norm(gain[rows])),
+            linewidths=widths,
+            capstyle="round",
+            zorder=2,
+        )
+    )
+    bar_below(
+        figure,
+        [axes],
+        ScalarMappable(norm, _DIVERGING),
+        "overlap with the real trip, distilled − vanilla, mean over trips through a road",
+        extend="both",
+    )
     return figure

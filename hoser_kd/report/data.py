@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
+
 @dataclass(frozen=True)
 class StudentResult:
     """What one training of a student came to."""

@@ -15,14 +15,22 @@ from hoser_kd.evaluation.comparison import LABELS, Row
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metrics import road_overlap
 from hoser_kd.report.data import ReportData, answered_trips, first_generated, real_of
-from hoser_kd.report.text import in_words, judged_rows, short_label
+from hoser_kd.report.text import describe, judged_rows, short_label
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray
     from hoser_kd.network.trajectories import Trajectories
 
-CURVES = ("nll", "accuracy", "decision_accuracy", "time_mae_s", "calibration_error", "kl", "generation_reached",
-          "generation_score")
+CURVES = (
+    "nll",
+    "accuracy",
+    "decision_accuracy",
+    "time_mae_s",
+    "calibration_error",
+    "kl",
+    "generation_reached",
+    "generation_score",
+)
 """Figures of the students' epochs that are drawn, of those `hoser_kd.student.training` records."""
 
 
@@ -34,14 +42,16 @@ WORST = 2
 """Failures drawn of each cause and student."""
 
 
-_GROUPINGS = {"hour": "hour of the day", "to_go": "distance to the destination, great circle",
-              "road_class": "class of the road that is left"}
-
-
+_GROUPINGS = {
+    "hour": "hour of the day",
+    "to_go": "distance to the destination, great circle",
+    "road_class": "class of the road that is left",
+}
 
 
 class Picture(NamedTuple):
     """A picture on the page."""
+
     caption: str
     source: str
     """A data URL."""
@@ -65,11 +75,14 @@ def group_pictures(data: ReportData) -> Iterator[Drawing]:
             weights[grouping] = {group: figures["steps"] for group, figures in seeds[0].items()}
             values.setdefault(grouping, {})[kind] = {
                 group: float(np.mean([seed[group]["decision_accuracy"] for seed in seeds]))
-                for group in seeds[0] if all("decision_accuracy" in seed.get(group, {}) for seed in seeds)
+                for group in seeds[0]
+                if all("decision_accuracy" in seed.get(group, {}) for seed in seeds)
             }
     if values:
-        yield (plots.by_group(values, _GROUPINGS, weights, "accuracy where there is a choice"),
-               "Accuracy of the next step where there is a choice, mean over the seeds.")
+        yield (
+            plots.by_group(values, _GROUPINGS, weights, "accuracy where there is a choice"),
+            "Accuracy of the next step where there is a choice, mean over the seeds.",
+        )
 
 
 def difference_pictures(rows: Sequence[Row]) -> Iterator[Drawing]:
@@ -77,15 +90,20 @@ def difference_pictures(rows: Sequence[Row]) -> Iterator[Drawing]:
     shown = [(row, row.relative) for row in judged_rows(rows) if row.definition.better is not None]
     drawn = [(short_label(row), *relative, row.definition.better) for row, relative in shown if relative is not None]
     if drawn:
-        yield plots.differences(drawn), (
-            "Differences in percent of the plain student, with 95 % intervals where there are several seeds. Blue is "
-            "better, orange worse; hollow where the interval holds 0 or is missing.")
+        yield (
+            plots.differences(drawn),
+            (
+                "Differences in percent of the plain student, with 95 % intervals where there are several seeds. Blue "
+                "is "
+                "better, orange worse; hollow where the interval holds 0 or is missing."
+            ),
+        )
 
 
 def training_pictures(data: ReportData) -> Iterator[Drawing]:
     """Draw the students' epochs."""
     histories = {kind: [run.history for run in runs.values()] for kind, runs in data.students.items()}
-    figure = plots.training_curves(histories, {name: LABELS.get(name, in_words(name)) for name in CURVES})
+    figure = plots.training_curves(histories, {name: LABELS.get(name, describe(name)) for name in CURVES})
     if figure.axes:
         yield figure, "Figures of each epoch; where there are several seeds, thin lines are one each, thick their mean."
 
@@ -96,10 +114,14 @@ def trip_pictures(data: ReportData) -> Iterator[Drawing]:
     trips = {kind: result.generated for kind, result in results.items() if result.generated is not None}
     if not trips:
         return
-    yield (plots.distributions(data.real, trips, data.network),
-           "Distributions over the trips of the first seed; what lies beyond the axis is in the last bar.")
-    yield (plots.use_map(data.network, {"real": data.real, **trips}),
-           "How often each road is driven, on one logarithmic scale; roads nobody drives are grey.")
+    yield (
+        plots.distributions(data.real, trips, data.network),
+        "Distributions over the trips of the first seed; what lies beyond the axis is in the last bar.",
+    )
+    yield (
+        plots.use_map(data.network, {"real": data.real, **trips}),
+        "How often each road is driven, on one logarithmic scale; roads nobody drives are gray.",
+    )
     real = answered_trips(data)
     if real is not None:
         yield from _wins(data)
@@ -109,9 +131,13 @@ def trip_pictures(data: ReportData) -> Iterator[Drawing]:
         notes = {"real": [f"{lengths[row]} roads" for row in rows]}
         notes |= {kind: [_trip_note(each, results[kind].reached, row) for row in rows] for kind, each in trips.items()}
         shares = ", ".join(f"{100 * q:g}" for q in TRIP_QUANTILES)
-        yield (plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
-               (f"Requests, one a row: the real trips at percentiles {shares} of length, and the answers of the first "
-                "seed. They were not picked by hand."))
+        yield (
+            plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
+            (
+                f"OdPairs, one a row: the real trips at percentiles {shares} of length, and the answers of the first "
+                "seed. They were not picked by hand."
+            ),
+        )
 
 
 def _wins(data: ReportData) -> Iterator[Drawing]:
@@ -128,10 +154,14 @@ def _wins(data: ReportData) -> Iterator[Drawing]:
         gain += np.bincount(real.road_ids, gained[row_of_value(real.offsets)], num_roads)
         visits += np.bincount(real.road_ids, minlength=num_roads)
     if visits.any():
-        yield (plots.wins_map(data.network, gain / np.maximum(visits, 1), visits, "Where each student wins"),
-               ("Each real trip's roads take the difference of the two students' overlap (Jaccard) with it, mean over "
+        yield (
+            plots.wins_map(data.network, gain / np.maximum(visits, 1), visits, "Where each student wins"),
+            (
+                "Each real trip's roads take the difference of the two students' overlap (Jaccard) with it, mean over "
                 "trips and seeds: blue where the distilled student follows real trips better, orange where the plain "
-                "one does. Roads of few trips show chance."))
+                "one does. Roads of few trips show chance."
+            ),
+        )
 
 
 def failure_pictures(data: ReportData) -> Iterator[Drawing]:
@@ -141,18 +171,27 @@ def failure_pictures(data: ReportData) -> Iterator[Drawing]:
     real = answered_trips(data)
     by_kind = {kind: {failure.row: failure for failure in result.failures} for kind, result in results.items()}
     for cause in CAUSES:
-        rows = list(dict.fromkeys(failure.row for result in results.values()
-                                  for failure in [f for f in result.failures if f.cause == cause][:WORST]))
+        rows = list(
+            dict.fromkeys(
+                failure.row
+                for result in results.values()
+                for failure in [f for f in result.failures if f.cause == cause][:WORST]
+            )
+        )
         if not rows or real is None:
             continue
         notes = {"real": [f"{real.lengths[row]} roads" for row in rows]}
         for kind in trips:
             found = [by_kind[kind].get(row) for row in rows]
-            notes[kind] = [f"{trips[kind].lengths[row]} roads" + (f", {failure.cause}, {failure.away_km:.1f} km off"
-                                                                   if failure else "")
-                           for row, failure in zip(rows, found, strict=True)]
-        yield (plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
-               f"The worst of “{cause}” ({CAUSES[cause]}), up to {WORST} a student, first seed.")
+            notes[kind] = [
+                f"{trips[kind].lengths[row]} roads"
+                + (f", {failure.cause}, {failure.away_km:.1f} km off" if failure else "")
+                for row, failure in zip(rows, found, strict=True)
+            ]
+        yield (
+            plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
+            f"The worst of “{cause}” ({CAUSES[cause]}), up to {WORST} a student, first seed.",
+        )
 
 
 def _trip_note(trips: Trajectories, reached: BoolArray | None, row: int) -> str:
@@ -167,8 +206,10 @@ def teacher_pictures(data: ReportData) -> Iterator[Drawing]:
         if figure.axes:
             yield figure, "The teacher's training, by epoch."
     if data.teacher.get("label_values"):
-        yield (plots.histograms(data.teacher["label_values"]),
-               "What the labels look like over the steps; the dotted line is the median.")
+        yield (
+            plots.histograms(data.teacher["label_values"]),
+            "What the labels look like over the steps; the dotted line is the median.",
+        )
 
 
 def data_pictures(data: ReportData) -> Iterator[Drawing]:

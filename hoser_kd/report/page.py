@@ -35,15 +35,15 @@ from hoser_kd.report.figures import (
 )
 from hoser_kd.report.text import (
     Line,
-    caveat_of,
+    caveat,
     definitions_of,
+    describe,
     figures_of,
+    format_row,
     headline_of,
-    in_words,
     is_number,
-    line_of,
     short_label,
-    tiles_of,
+    summary_cards,
     verdict_sentences,
 )
 
@@ -51,8 +51,14 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-SCENARIO_FIGURES = ("next_step.decision_accuracy", "requests.reached_share", "paired.edit_similarity", "similarity.dtw",
-                    "distance.jsd", "duration.jsd")
+SCENARIO_FIGURES = (
+    "next_step.decision_accuracy",
+    "requests.reached_share",
+    "paired.edit_similarity",
+    "similarity.dtw",
+    "distance.jsd",
+    "duration.jsd",
+)
 """Figures shown of each scenario; all of them are in the metrics' file."""
 
 
@@ -68,31 +74,40 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
 
     Without pictures it is made in no time and small enough for a message.
     """
+
     def pictures(drawings: Iterable[Drawing]) -> list[Picture]:
         return [inline(drawing, caption) for drawing, caption in drawings] if with_pictures else []
 
     rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
     has_distilled = bool(data.students.get("distilled"))
     next_step = [row for row in rows if row.section == "next_step" and row.name != "next_step.steps"]
-    generation = [row for row in rows if row.section not in {"next_step", "counts"}
-                  and row.name != "training.real_copied_share"]
+    generation = [
+        row
+        for row in rows
+        if row.section not in {"next_step", "counts"} and row.name != "training.real_memorized_share"
+    ]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html").render(
         city=data.city,
         headline=headline_of(rows, _pairs(data)),
         sentences=list(verdict_sentences(data, rows)),
-        caveat=caveat_of(_pairs(data)) if has_distilled else "",
+        caveat=caveat(_pairs(data)) if has_distilled else "",
         left_out=list(data.left_out),
         has_distilled=has_distilled,
         kinds=list(data.students),
         several_seeds=any(len(results) > 1 for results in data.students.values()),
-        tiles=tiles_of(rows) if has_distilled else [],
-        next_step=[line_of(row) for row in next_step],
-        generation=[(SECTIONS.get(section, section), [line_of(row) for row in group])
-                    for section, group in groupby(generation, key=lambda row: row.section)],
+        tiles=summary_cards(rows) if has_distilled else [],
+        next_step=[format_row(row) for row in next_step],
+        generation=[
+            (SECTIONS.get(section, section), [format_row(row) for row in group])
+            for section, group in groupby(generation, key=lambda row: row.section)
+        ],
         decoder=data.decoder,
         scenarios=list(_scenarios(data)),
         group_pictures=pictures(group_pictures(data)),
@@ -101,12 +116,15 @@ def render(data: ReportData, *, with_pictures: bool = True) -> str:
         difference_pictures=pictures(difference_pictures(rows)),
         training_pictures=pictures(training_pictures(data)),
         trip_pictures=pictures(trip_pictures(data)),
-        teacher_tables=[(in_words(name), list(figures_of(value))) for name, value in data.teacher.items()
-                        if isinstance(value, Mapping) and name != "label_values" and value],
+        teacher_tables=[
+            (describe(name), list(figures_of(value)))
+            for name, value in data.teacher.items()
+            if isinstance(value, Mapping) and name != "label_values" and value
+        ],
         teacher_pictures=pictures(teacher_pictures(data)),
         sizes=list(_sizes(data)),
         data_pictures=pictures(data_pictures(data)),
-        seconds=[(in_words(name), duration(value)) for name, value in data.seconds.items()],
+        seconds=[(describe(name), duration(value)) for name, value in data.seconds.items()],
         total=duration(sum(data.seconds.values())),
         settings=data.settings_yaml,
         versions=[dict(version) for version in data.versions],
@@ -130,15 +148,23 @@ def _pairs(data: ReportData) -> int:
 def _scenarios(data: ReportData) -> Iterator[tuple[str, str, list[Line]]]:
     """Yield scenario, what belongs to it, and its lines."""
     for name, about in SCENARIOS.items():
-        runs = [{seed: _of_scenario(result, name) for seed, result in data.students.get(kind, {}).items()
-                 if name in result.scenarios} for kind in ("vanilla", "distilled")]
+        runs = [
+            {
+                seed: _of_scenario(result, name)
+                for seed, result in data.students.get(kind, {}).items()
+                if name in result.scenarios
+            }
+            for kind in ("vanilla", "distilled")
+        ]
         by_name = {row.name: row for row in compare(runs[0], runs[1])}
-        lines = [line_of(row)._replace(label=short_label(row))
-                 for row in (by_name[figure] for figure in SCENARIO_FIGURES if figure in by_name)]
+        lines = [
+            format_row(row)._replace(label=short_label(row))
+            for row in (by_name[figure] for figure in SCENARIO_FIGURES if figure in by_name)
+        ]
         if lines:
             counts = [figures["counts.generated"] for figures in runs[0].values()]
             plain = about.replace("`", "")
-            yield in_words(name), f"{plain}: {np.mean(counts):,.0f}" if counts else plain, lines
+            yield describe(name), f"{plain}: {np.mean(counts):,.0f}" if counts else plain, lines
 
 
 def _of_scenario(result: StudentResult, name: str) -> dict[str, float]:
@@ -150,8 +176,10 @@ def _failure_counts(data: ReportData) -> list[tuple[str, str, list[str]]]:
     """Return (cause, explanation, share of the trips for each student) of each cause, over all seeds."""
     if not any(result.failures for results in data.students.values() for result in results.values()):
         return []
-    return [(cause, about, [_share_of_cause(list(results.values()), cause) for results in data.students.values()])
-            for cause, about in CAUSES.items()]
+    return [
+        (cause, about, [_share_of_cause(list(results.values()), cause) for results in data.students.values()])
+        for cause, about in CAUSES.items()
+    ]
 
 
 def _share_of_cause(results: Sequence[StudentResult], cause: str) -> str:

@@ -68,20 +68,26 @@ def verdict_sentences(data: ReportData, rows: Sequence[Row]) -> Iterator[str]:
     vanilla, distilled = (data.students.get(kind, {}) for kind in ("vanilla", "distilled"))
     trips = f"{len(data.real):,} real test trips"
     if not distilled:
-        yield (f"Distillation is switched off for {data.city}. The page shows the plain student alone, trained with "
-               f"{_seeds(vanilla)} and tested on {trips}.")
+        yield (
+            f"Distillation is switched off for {data.city}. The page shows the plain student alone, trained with "
+            f"{_seeds(vanilla)} and tested on {trips}."
+        )
         return
-    yield (f"HOSER was trained in {data.city} with and without the teacher's labels, {_seeds(distilled)} each, and "
-           f"tested on {trips}.")
+    yield (
+        f"HOSER was trained in {data.city} with and without the teacher's labels, {_seeds(distilled)} each, and "
+        f"tested on {trips}."
+    )
     by_name = {row.name: row for row in rows}
     accuracy = by_name.get("next_step.accuracy")
     if accuracy is not None and accuracy.difference is not None:
-        line = line_of(accuracy)
-        taught, plain = (f"{100 * np.mean(values):.2f}\N{NO-BREAK SPACE}%"
-                         for values in (accuracy.distilled, accuracy.vanilla))
-        yield (f"The distilled student names the next road in {taught} of the steps, the plain one in {plain}: "
-               f"{line.difference} points"
-               + (f", 95 % interval {line.interval}." if line.interval else "."))
+        line = format_row(accuracy)
+        taught, plain = (
+            f"{100 * np.mean(values):.2f}\N{NO-BREAK SPACE}%" for values in (accuracy.distilled, accuracy.vanilla)
+        )
+        yield (
+            f"The distilled student names the next road in {taught} of the steps, the plain one in {plain}: "
+            f"{line.difference} points" + (f", 95 % interval {line.interval}." if line.interval else ".")
+        )
     judged = judged_rows(rows)
     for verdict, words in (("better", "Clearly better with the teacher"), ("worse", "Clearly worse with the teacher")):
         names = [full_label(row) for row in judged if row.verdict == verdict]
@@ -91,9 +97,11 @@ def verdict_sentences(data: ReportData, rows: Sequence[Row]) -> Iterator[str]:
     if open_rows:
         ahead = sum(row.verdict == "leans better" for row in open_rows)
         same = sum(row.verdict == "same" for row in open_rows)
-        yield (f"Of the {'other ' if len(open_rows) < len(judged) else ''}{len(open_rows)} figures with a better and a "
-               f"worse direction, {ahead} lean towards the distilled student, {len(open_rows) - ahead - same} towards "
-               f"the plain one" + (f", and {same} are the same." if same else "."))
+        yield (
+            f"Of the {'other ' if len(open_rows) < len(judged) else ''}{len(open_rows)} figures with a better and a "
+            f"worse direction, {ahead} lean towards the distilled student, {len(open_rows) - ahead - same} towards "
+            f"the plain one" + (f", and {same} are the same." if same else ".")
+        )
 
 
 def _seeds(results: Mapping[int, StudentResult]) -> str:
@@ -101,18 +109,22 @@ def _seeds(results: Mapping[int, StudentResult]) -> str:
     return f"one seed ({seeds})" if len(results) == 1 else f"{len(results)} seeds ({seeds})"
 
 
-def caveat_of(num_pairs: int) -> str:
+def caveat(num_pairs: int) -> str:
     """Return what the intervals can say and what they cannot."""
     if num_pairs == 0:
         return "The students share no seed, so their figures are shown side by side and not compared."
     if num_pairs == 1:
-        return ("One seed gives no interval: a difference of any size may be chance. Train with more seeds (five or "
-                "more) before believing one. Nothing here claims statistical significance.")
-    return (f"Differences are paired by seed; intervals are 95 % t-intervals over {num_pairs} seeds. “Clearly” means "
-            "that the interval does not hold 0. The effect is the mean difference over its standard deviation over the "
-            "seeds. An interval speaks of the chance in training, not of other cities or "
-            "other trips, and among many figures one in twenty is clear by luck alone. Nothing here claims "
-            "statistical significance.")
+        return (
+            "One seed gives no interval: a difference of any size may be chance. Train with more seeds (five or "
+            "more) before believing one. Nothing here claims statistical significance."
+        )
+    return (
+        f"Differences are paired by seed; intervals are 95 % t-intervals over {num_pairs} seeds. “Clearly” means "
+        "that the interval does not hold 0. The effect is the mean difference over its standard deviation over the "
+        "seeds. An interval speaks of the chance in training, not of other cities or "
+        "other trips, and among many figures one in twenty is clear by luck alone. Nothing here claims "
+        "statistical significance."
+    )
 
 
 def full_label(row: Row) -> str:
@@ -127,19 +139,22 @@ def short_label(row: Row) -> str:
 
 def in_text(section: str) -> str:
     """Return a section's heading as it stands within a sentence."""
-    heading = SECTIONS.get(section, in_words(section))
+    heading = SECTIONS.get(section, describe(section))
     return heading[:1].lower() + heading[1:]
 
 
-def tiles_of(rows: Sequence[Row]) -> list[tuple[str, Line]]:
+def summary_cards(rows: Sequence[Row]) -> list[tuple[str, Line]]:
     """Return the few figures that come first, as far as they are known."""
     first = ("next_step.accuracy", "next_step.nll", "requests.reached_share", "similarity.dtw", "distance.jsd")
     by_name = {row.name: row for row in rows}
-    return [(SECTIONS[by_name[name].section].partition(",")[0], line_of(by_name[name])) for name in first
-            if name in by_name and by_name[name].difference is not None]
+    return [
+        (SECTIONS[by_name[name].section].partition(",")[0], format_row(by_name[name]))
+        for name in first
+        if name in by_name and by_name[name].difference is not None
+    ]
 
 
-def line_of(row: Row) -> Line:
+def format_row(row: Row) -> Line:
     """Return a row of the comparison as texts."""
     arrow = {"lower": "↓", "higher": "↑", None: ""}[row.definition.better]
     aim = row.name.endswith(".generated_mean") or row.name == "paired.detour_ratio"
@@ -149,14 +164,20 @@ def line_of(row: Row) -> Line:
         finer = _decimals_of_difference(row, decimals)
         difference = _text(row, row.difference.mean, finer, sign=True)
         if np.isfinite(row.difference.low):
-            interval = " to ".join(_text(row, end, finer, sign=True)
-                                   for end in (row.difference.low, row.difference.high))
+            interval = " to ".join(
+                _text(row, end, finer, sign=True) for end in (row.difference.low, row.difference.high)
+            )
     return Line(
-        label=row.label, unit="%" if row.is_share else row.definition.unit, direction="→ real" if aim else arrow,
+        label=row.label,
+        unit="%" if row.is_share else row.definition.unit,
+        direction="→ real" if aim else arrow,
         real="" if row.real is None else _text(row, row.real, decimals),
-        vanilla=_spread(row, row.vanilla, decimals), distilled=_spread(row, row.distilled, decimals),
-        difference=difference, interval=interval,
-        effect="" if row.effect is None else f"{row.effect:+.1f}".replace("-", "−"), verdict=row.verdict or "",
+        vanilla=_spread(row, row.vanilla, decimals),
+        distilled=_spread(row, row.distilled, decimals),
+        difference=difference,
+        interval=interval,
+        effect="" if row.effect is None else f"{row.effect:+.1f}".replace("-", "−"),
+        verdict=row.verdict or "",
     )
 
 
@@ -197,7 +218,7 @@ def _plain(value: float) -> str:
 def figures_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield (words, text) of every plain value of a nested dict; lists and arrays are left out."""
     for name, value in figures.items():
-        words = f"{prefix}{in_words(name)}"
+        words = f"{prefix}{describe(name)}"
         if isinstance(value, Mapping):
             yield from figures_of(value, f"{words}: ")
         elif isinstance(value, bool):
@@ -210,7 +231,7 @@ def figures_of(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield words, value
 
 
-def in_words(name: str) -> str:
+def describe(name: str) -> str:
     """Return a name as people write it."""
     return name.replace("_", " ")
 
@@ -220,8 +241,15 @@ def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, str, 
     better = {"lower": "lower", "higher": "higher", None: ""}
     table = []
     for section, group in groupby(rows, key=lambda row: row.section):
-        defined = [(row.label, "%" if row.is_share else row.definition.unit, better[row.definition.better],
-                    row.definition.text) for row in group]
+        defined = [
+            (
+                row.label,
+                "%" if row.is_share else row.definition.unit,
+                better[row.definition.better],
+                row.definition.text,
+            )
+            for row in group
+        ]
         defined = [entry for entry in defined if entry[-1]]
         if defined:
             table.append((SECTIONS.get(section, section), defined))

@@ -1,9 +1,9 @@
 """The distillation term: how far the student's choice among the candidates is from the teacher's.
 
 The teacher's scores are its logits of the candidates' cells at temperature 1, up to a constant a step; its
-normaliser over the vocabulary cancels on the candidates. Everything is in log space and in float32.
+normalizer over the vocabulary cancels on the candidates. Everything is in log space and in float32.
 
-Letters: B trips, T steps, C candidates of the step with most, S labelled steps of a split, K candidates of a batch.
+Shapes: B trips, T steps, C candidates of the step with most, S labeled steps of a split, K candidates of a batch.
 """
 
 from __future__ import annotations
@@ -119,8 +119,10 @@ class StoredLabels:
         self._first_step = offsets_of(np.maximum(trajectories.lengths - 1, 0))
         self._offsets, self._scores = labels.offsets, labels.scores
         if len(labels.offsets) - 1 != self._first_step[-1]:
-            raise StoreError(f"the labels have {len(labels.offsets) - 1} steps, the trips {self._first_step[-1]}: they "
-                             "were made for other trips. Label these trips.")
+            raise StoreError(
+                f"the labels have {len(labels.offsets) - 1} steps, the trips {self._first_step[-1]}: they "
+                "were made for other trips. Label these trips."
+            )
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Gather the scores of a batch."""
@@ -129,8 +131,10 @@ class StoredLabels:
         scores = self._scores[ranges(start, self._offsets[self._first_step[rows + 1]] - start)]
         mask = candidates >= 0
         if len(scores) != int(mask.sum()):
-            raise StoreError(f"the labels of trips {rows[:3].tolist()} … have {len(scores)} scores, their steps "
-                             f"{int(mask.sum())} candidates: the labels were made for another network. Label again.")
+            raise StoreError(
+                f"the labels of trips {rows[:3].tolist()} … have {len(scores)} scores, their steps "
+                f"{int(mask.sum())} candidates: the labels were made for another network. Label again."
+            )
         flat = torch.from_numpy(scores.astype(np.float32)).to(candidates.device)
         return flat.new_full(mask.shape, -torch.inf).masked_scatter(mask, flat)
 
@@ -160,13 +164,18 @@ class Distillation:
         candidates = output.candidates[chosen]
         tokens = None if self.grid_tokens is None else self.grid_tokens[candidates.clamp(min=0)]
         return kl_loss(
-            output.logits[chosen], self.labels(batch, output.candidates)[chosen], candidates >= 0, config.temperature,
-            tokens, config.shared_cells, scale_by_temperature_squared=config.scale_by_temperature_squared,
+            output.logits[chosen],
+            self.labels(batch, output.candidates)[chosen],
+            candidates >= 0,
+            config.temperature,
+            tokens,
+            config.shared_cells,
+            scale_by_temperature_squared=config.scale_by_temperature_squared,
         )
 
 
 def _mixed(value: Tensor) -> Tensor:
-    """Scatter the bits of int64 values (the finaliser of MurmurHash3, on wrapping arithmetic)."""
+    """Scatter the bits of int64 values (the finalizer of MurmurHash3, on wrapping arithmetic)."""
     for factor in (-0xAE502812AA7333, -0x3B314601E57A13AD):
         value = (value ^ ((value >> 33) & 0x7FFFFFFF)) * factor
     return value ^ ((value >> 33) & 0x7FFFFFFF)

@@ -1,7 +1,7 @@
 """What there was to learn: the teacher's own ranking of the candidates, and a student mixed with its teacher.
 
 If the mixture is no better than the student, the teacher knows nothing that the student does not, and no
-distillation can help. Letters: S steps, K candidates of all steps.
+distillation can help. Shapes: S steps, K candidates of all steps.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WEIGHTS = np.linspace(0, 1, 21)
 
 
 @dataclass(frozen=True)
-class Opinions:
+class StepProbabilities:
     """What student and teacher think of the candidates of S steps."""
 
     student: Float64Array
     """(K,) float64: the student's probabilities, each step's sum to 1."""
     teacher: Float64Array
-    """(K,) float64: the teacher's, renormalised on the candidates at temperature 1."""
+    """(K,) float64: the teacher's, renormalized on the candidates at temperature 1."""
     step: Int64Array
     """(K,) int64: the step each candidate belongs to."""
     is_label: BoolArray
@@ -51,8 +51,11 @@ class Opinions:
         chance = is_best / np.bincount(self.step, is_best)[self.step]
         right = chance[self.is_label]
         decision = self.num_candidates[self.step[self.is_label]] > 1
-        return {"accuracy": float(right.mean()), "decision_accuracy": float(right[decision].mean()),
-                "nll": float(-np.log(np.maximum(mixed[self.is_label], 1e-30)).mean())}
+        return {
+            "accuracy": float(right.mean()),
+            "decision_accuracy": float(right[decision].mean()),
+            "nll": float(-np.log(np.maximum(mixed[self.is_label], 1e-30)).mean()),
+        }
 
     def best_share(self) -> float:
         """Return the share of the teacher with the least NLL on these steps."""
@@ -60,7 +63,9 @@ class Opinions:
 
 
 @torch.no_grad()
-def opinions(model: HOSER, trips: Trajectories, labels: RaggedLabels, batch_size: int = 256) -> Opinions:
+def predict_probabilities(
+    model: HOSER, trips: Trajectories, labels: RaggedLabels, batch_size: int = 256
+) -> StepProbabilities:
     """Ask the student about every step of the trips, beside the teacher's stored labels of the same trips."""
     source = StoredLabels(labels, trips)
     parts: list[tuple[torch.Tensor, ...]] = []
@@ -75,5 +80,6 @@ def opinions(model: HOSER, trips: Trajectories, labels: RaggedLabels, batch_size
         student, teacher = output.logits[output.step_mask].softmax(1), scores.softmax(1)
         parts.append((student[mask], teacher[mask], taken[mask], mask.sum(1)))
     ours, theirs, is_label, count = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Opinions(ours.astype(np.float64), theirs.astype(np.float64), np.repeat(np.arange(len(count)), count),
-                    is_label, count)
+    return StepProbabilities(
+        ours.astype(np.float64), theirs.astype(np.float64), np.repeat(np.arange(len(count)), count), is_label, count
+    )

@@ -3,7 +3,7 @@
 Students whose accuracies at the next step are alike can differ widely in how many of their trips arrive. So trips can
 be generated after each epoch for a fixed sample of validation ODs, and the epoch be chosen by what became of them.
 
-Letters: v validation ODs.
+Shapes: v validation ODs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def score(figures: Mapping[str, float], by: str = "accuracy") -> float:
     try:
         return float(_RULES[by](figures))
     except KeyError as error:
-        raise ValueError(f"choosing by {by} needs the figure {error.args[0]}: set `student.select_num_ods`, so that "
-                         "trips are generated after each epoch.") from None
+        raise ValueError(
+            f"choosing by {by} needs the figure {error.args[0]}: set `student.select_num_ods`, so that "
+            "trips are generated after each epoch."
+        ) from None
 
 
 def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
@@ -46,12 +48,16 @@ def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
     It is that of the epoch that was kept, on the validation trips. Raises ValueError where the student was trained
     without the figures the rule needs.
     """
-    return score({name.removeprefix(SUMMARY_PREFIX): value for name, value in summary.items()
-                  if name.startswith(SUMMARY_PREFIX)}, by)
+    return score(
+        {
+            name.removeprefix(SUMMARY_PREFIX): value
+            for name, value in summary.items()
+            if name.startswith(SUMMARY_PREFIX)
+        },
+        by,
+    )
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], by: str = "accuracy") -> int:
     """Return the best epoch by a rule of `RULES`, counted from 1; the first of equals."""
     return 1 + max(range(len(history)), key=lambda i: (score(history[i], by), -i))
-
-

@@ -1,6 +1,6 @@
 """How well a student tells the next road and its time, on trips it did not see, and what a guess would reach.
 
-Letters: B trips, T steps, C candidates of the step with most, S steps of all trips together.
+Shapes: B trips, T steps, C candidates of the step with most, S steps of all trips together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.optimizer import Precision, autocast
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.hoser import collate
@@ -51,7 +51,7 @@ def evaluate_student(
     was_training = model.training
     model.eval()
     source = as_label_source(labels, trajectories)
-    team = Team.current()
+    team = DistributedContext.current()
     order = team.share(np.argsort(trajectories.lengths, kind="stable"))
     names = (*_SUMMED, *(() if source is None else _SUMMED_WITH_TEACHER))
     totals = np.zeros(1 + len(names) + CALIBRATION_BINS)
@@ -66,7 +66,7 @@ def evaluate_student(
     return _summary(team.sum(totals, model.device), names)
 
 
-def trivial_baseline(train: Trajectories, val: Trajectories, network: RoadNetwork) -> dict[str, float]:
+def frequency_baseline(train: Trajectories, val: Trajectories, network: RoadNetwork) -> dict[str, float]:
     """Return `accuracy` and `nll` on `val` of the most frequent next road of each road in `train`.
 
     It knows neither history nor destination. Probabilities are counts plus one, so a road that no training trip
@@ -98,8 +98,9 @@ def _connections(trips: Trajectories, network: RoadNetwork) -> Int64Array:
     return taken
 
 
-def _step_figures(output: StudentOutput, scale: TimeScale, scores: Tensor | None,
-                  temperature: float) -> dict[str, Tensor]:
+def _step_figures(
+    output: StudentOutput, scale: TimeScale, scores: Tensor | None, temperature: float
+) -> dict[str, Tensor]:
     """Return (S,) figures of the steps of a batch."""
     mask = output.step_mask
     logits, label = output.logits[mask], output.label[mask][:, None]
@@ -125,8 +126,9 @@ def _step_figures(output: StudentOutput, scale: TimeScale, scores: Tensor | None
     if scores is not None:
         agrees = scores.gather(1, choice[:, None])[:, 0] >= scores.max(1).values
         figures["decision_agrees"] = decision & agrees
-        figures["decision_kl"] = decision * kl_loss(logits, scores, output.candidate_mask[mask], temperature,
-                                                    reduction="none")
+        figures["decision_kl"] = decision * kl_loss(
+            logits, scores, output.candidate_mask[mask], temperature, reduction="none"
+        )
     return figures
 
 
@@ -156,8 +158,10 @@ def _summary(totals: Float64Array, names: tuple[str, ...]) -> dict[str, float]:
         "steps": steps,
     }
     if "decision_agrees" in total:
-        summary |= {"teacher_agreement": total["decision_agrees"] / decisions,
-                    "teacher_kl": total["decision_kl"] / decisions}
+        summary |= {
+            "teacher_agreement": total["decision_agrees"] / decisions,
+            "teacher_kl": total["decision_kl"] / decisions,
+        }
     return summary
 
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
-from hoser_kd.common.distributed import Team, held_back
+from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.hashing import digest_arrays, digest_json
-from hoser_kd.common.optimizer import Optimiser
+from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.evaluation.validation_trips import ValidationTrips
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.student.losses import Distillation, LabelSource, RaggedLabels
-from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, trivial_baseline
-from hoser_kd.student.training_checkpoint import TrainingFolder, TrainingResult, read_result
+from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
+from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,26 +34,38 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
-__all__ = ["StudentTrainer", "TrainingResult", "bucketed_batches", "evaluate_student", "train_student",
-           "trivial_baseline"]
+__all__ = [
+    "StudentTrainer",
+    "TrainingResult",
+    "bucketed_batches",
+    "evaluate_student",
+    "frequency_baseline",
+    "train_student",
+]
 
 _POOL_BATCHES = 50
 
 
 class StudentTrainer:
-    """One optimiser step after another; the loop around it is `train_student`."""
+    """One optimizer step after another; the loop around it is `train_student`."""
 
-    def __init__(self, model: HOSER, config: StudentConfig, total_steps: int,
-                 distillation: Distillation | None = None) -> None:
+    def __init__(
+        self, model: HOSER, config: StudentConfig, total_steps: int, distillation: Distillation | None = None
+    ) -> None:
         """`distillation` None, or of weight 0: plain HOSER, bit for bit."""
         self.model, self.config = model, config
-        self.team = Team.current()
+        self.team = DistributedContext.current()
         self._replica = self.team.replica(model)
         self.distillation = distillation if distillation is not None and distillation.config.lambda_kl > 0 else None
-        self.optimiser = Optimiser(
-            model.parameters(), learning_rate=config.learning_rate, weight_decay=config.weight_decay,
-            total_steps=total_steps, warmup_ratio=config.warmup_ratio, max_norm=config.max_norm,
-            precision=config.precision, device=model.device,
+        self.optimizer = Optimizer(
+            model.parameters(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            total_steps=total_steps,
+            warmup_ratio=config.warmup_ratio,
+            max_norm=config.max_norm,
+            precision=config.precision,
+            device=model.device,
         )
 
     def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
@@ -72,7 +84,7 @@ class StudentTrainer:
         figures = dict.fromkeys(totals, 0.0)
         for place, part in enumerate(parts, start=1):
             counts = self._counts(trips, part if len(mine) else mine)
-            with held_back(self._replica, until_later=place < len(parts)):
+            with no_sync(self._replica, until_later=place < len(parts)):
                 losses = self._losses(trips, part, epoch)
                 losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
                 total = losses["next_step"] + losses["time"]
@@ -82,10 +94,10 @@ class StudentTrainer:
                 if not math.isfinite(total.item()):
                     self._stop(f"the loss is not finite ({found})", trips, part, epoch)
                 # gradients are averaged over the processes, and their sum is meant
-                self.optimiser.backward(total * self.team.size)
+                self.optimizer.backward(total * self.team.size)
             figures = {name: figures[name] + value for name, value in found.items()}
-        size = self.optimiser.step()
-        if not math.isfinite(size.grad_norm) and self.optimiser.precision != "fp16":
+        size = self.optimizer.step()
+        if not math.isfinite(size.grad_norm) and self.optimizer.precision != "fp16":
             self._stop(f"the gradient's norm is {size.grad_norm}", trips, rows, epoch)
         summed = self.team.sum(np.array(list(figures.values())), self.model.device)
         figures = dict(zip(figures, summed.tolist(), strict=True))
@@ -93,7 +105,7 @@ class StudentTrainer:
 
     def _losses(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, Tensor]:
         batch = collate(trips, rows).to(self.model.device)
-        with self.optimiser.autocast():
+        with self.optimizer.autocast():
             output = self._replica(batch)
         losses = {"next_step": output.next_step_loss(), "time": output.time_loss(self.model.time_scale)}
         if self.distillation is not None:
@@ -112,7 +124,7 @@ class StudentTrainer:
     def _stop(self, what: str, trips: Trajectories, rows: Int64Array, epoch: int) -> NoReturn:
         names = [str(row) for row in rows] if trips.ids is None else [str(trips.ids[row]) for row in rows]
         raise TrainingError(
-            f"epoch {epoch + 1}, step {self.optimiser.steps_done + 1}: {what}. Trajectories of the batch: "
+            f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
             f"{', '.join(names)}. Look at them, lower student.learning_rate, or set student.precision: fp32."
         )
 
@@ -155,16 +167,28 @@ def train_student(
     """
     rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
-    settings = {"student": config.of_the_result(), "seed": seed,
-                "distill": distill and {
-                    **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-                    "labels": _made_from(labels)}}
-    data = (zones, *network.successors, *(part for split in (train, val)
-                                          for part in (split.offsets, split.road_ids, split.times)))
-    team = Team.current()
-    run = TrainingFolder(Path(folder), digest_json({**settings, "data": digest_arrays(*data)}),
-                         select_by=config.select_by, writes=team.is_first)
-    if not resume and team.is_first:
+    settings = {
+        "student": config.of_the_result(),
+        "seed": seed,
+        "distill": distill
+        and {
+            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
+            "labels": _made_from(labels),
+        },
+    }
+    data = (
+        zones,
+        *network.successors,
+        *(part for split in (train, val) for part in (split.offsets, split.road_ids, split.times)),
+    )
+    team = DistributedContext.current()
+    run = TrainingCheckpoint(
+        Path(folder),
+        digest_json({**settings, "data": digest_arrays(*data)}),
+        select_by=config.select_by,
+        writes=team.is_main_process,
+    )
+    if not resume and team.is_main_process:
         run.clear()
     team.wait()
     done = run.finished()
@@ -177,19 +201,24 @@ def train_student(
         distillation = _distillation(distill, as_label_source(labels, train), grid_tokens, seed, model.device)
         steps_per_epoch = -(-len(rows) // config.batch_size)
         trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
-        run.restore(model, trainer.optimiser)
+        run.restore(model, trainer.optimizer)
         sample = ValidationTrips.draw(val, network, config)
         for epoch in range(len(run.history), config.max_epochs):
             # the generator's state follows from the epoch, so none of it must be kept
             torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
             means = _epoch(trainer, train, rows, seed, epoch, run, progress)
-            judged = evaluate_student(model, val, labels=val_labels, batch_size=config.batch_size,
-                                      temperature=1.0 if distill is None else distill.temperature,
-                                      precision=config.precision)
+            judged = evaluate_student(
+                model,
+                val,
+                labels=val_labels,
+                batch_size=config.batch_size,
+                temperature=1.0 if distill is None else distill.temperature,
+                precision=config.precision,
+            )
             whole = {} if sample is None else sample.figures(model, progress)
             figures = {"epoch": float(epoch + 1), **means, **judged, **whole}
-            run.finish_epoch(model, trainer.optimiser, figures)
-            if on_epoch is not None and team.is_first:
+            run.finish_epoch(model, trainer.optimizer, figures)
+            if on_epoch is not None and team.is_main_process:
                 on_epoch(figures)
     run.finish()
     team.wait()
@@ -200,7 +229,7 @@ def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: 
     """Yield indices into `lengths`, each once, in batches of trips of similar length and in random order.
 
     Trips are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled:
-    little padding, and other neighbours in each epoch.
+    little padding, and other neighbors in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -211,18 +240,25 @@ def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: 
         yield order[start : start + batch_size]
 
 
-def _epoch(trainer: StudentTrainer, train: Trajectories, rows: Int64Array, seed: int, epoch: int,
-           run: TrainingFolder, progress: Progress) -> dict[str, float]:
+def _epoch(
+    trainer: StudentTrainer,
+    train: Trajectories,
+    rows: Int64Array,
+    seed: int,
+    epoch: int,
+    run: TrainingCheckpoint,
+    progress: Progress,
+) -> dict[str, float]:
     """Pass over the training trips once; returns the means of the steps' figures, named `train_…`."""
     lengths = train.offsets[rows + 1] - train.offsets[rows]
-    optimiser = trainer.optimiser
+    optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
         figures = trainer.step(train, rows[chosen], epoch)
-        run.log(figures, optimiser.steps_done)
-        if trainer.team.is_first:
-            progress("training", optimiser.steps_done, optimiser.total_steps, figures)
+        run.log(figures, optimizer.steps_done)
+        if trainer.team.is_main_process:
+            progress("training", optimizer.steps_done, optimizer.total_steps, figures)
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
         count += 1
     return {f"train_{name}": value / count for name, value in sums.items()}
@@ -234,8 +270,13 @@ def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
     return np.sort(chosen).astype(np.int64)
 
 
-def _distillation(distill: DistillConfig | None, source: LabelSource | None, grid_tokens: Int64Array | None,
-                  seed: int, device: torch.device) -> Distillation | None:
+def _distillation(
+    distill: DistillConfig | None,
+    source: LabelSource | None,
+    grid_tokens: Int64Array | None,
+    seed: int,
+    device: torch.device,
+) -> Distillation | None:
     if distill is None:
         return None
     if source is None:

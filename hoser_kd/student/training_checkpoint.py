@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hoser_kd.common.optimizer import Optimiser
+    from hoser_kd.common.optimizer import Optimizer
     from hoser_kd.hoser import HOSER
 
 HISTORY_FILE = "history.json"
@@ -59,7 +59,7 @@ def read_result(folder: Path) -> TrainingResult:
 
 
 @dataclass
-class TrainingFolder:
+class TrainingCheckpoint:
     """What a training writes, each file whole or not at all."""
 
     path: Path
@@ -92,7 +92,7 @@ class TrainingFolder:
         self._refuse_foreign(record["key"], file)
         return read_result(self.path)
 
-    def restore(self, model: HOSER, optimiser: Optimiser) -> None:
+    def restore(self, model: HOSER, optimizer: Optimizer) -> None:
         """Go on from the state in the folder, if there is one; raises StoreError if it is another's."""
         file = self.path / STATE_FILE
         if not file.is_file():
@@ -103,7 +103,7 @@ class TrainingFolder:
             raise StoreError(f"{error} Delete it to train anew.") from None
         self._refuse_foreign(state["key"], file)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimizer"])
         self.history = state["history"]
 
     def log(self, figures: Mapping[str, float], step: int, group: str = "step") -> None:
@@ -121,17 +121,24 @@ class TrainingFolder:
         for name, value in figures.items():
             self._writer.add_scalar(f"{group}/{name}", value, step)
 
-    def finish_epoch(self, model: HOSER, optimiser: Optimiser, figures: dict[str, float]) -> None:
+    def finish_epoch(self, model: HOSER, optimizer: Optimizer, figures: dict[str, float]) -> None:
         """Keep the student if it is the best so far, then the state to go on from."""
         self.history.append(figures)
         if not self.writes:
             return
-        self.log(figures, optimiser.steps_done, "epoch")
+        self.log(figures, optimizer.steps_done, "epoch")
         if self.best_epoch == len(self.history):
             hoser.save(model, self.path)
         with atomic_path(self.path / STATE_FILE) as beside:
-            torch.save({"key": self.key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-                        "history": self.history}, beside)
+            torch.save(
+                {
+                    "key": self.key,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "history": self.history,
+                },
+                beside,
+            )
 
     def finish(self) -> None:
         """Write the history and drop the state."""
@@ -146,5 +153,7 @@ class TrainingFolder:
 
     def _refuse_foreign(self, key: str, file: Path) -> None:
         if key != self.key:
-            raise StoreError(f"{file}: from a training with other settings, data or seed. "
-                             "Train into another folder, or anew with resume=False.")
+            raise StoreError(
+                f"{file}: from a training with other settings, data or seed. "
+                "Train into another folder, or anew with resume=False."
+            )

@@ -1,6 +1,6 @@
 """Token sequences as the teacher reads them: a ragged array of cells, framed by SOT and EOT batch by batch.
 
-Letters: n sequences, P tokens of all sequences together, B batch, T tokens of the longest sequence with its specials.
+Shapes: n sequences, P tokens of all sequences together, B batch, T tokens of the longest sequence with its specials.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ class Corpus(NamedTuple):
     def save(self, path: str | PathLike[str]) -> None:
         """Write one uncompressed Arrow IPC file, whole or not at all."""
         batch = pa.record_batch({"tokens": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.tokens))})
-        with (atomic_path(path) as beside, pa.OSFile(str(beside), "wb") as sink,
-              pa.ipc.new_file(sink, batch.schema) as writer):
+        with (
+            atomic_path(path) as beside,
+            pa.OSFile(str(beside), "wb") as sink,
+            pa.ipc.new_file(sink, batch.schema) as writer,
+        ):
             writer.write_batch(batch)
 
     @classmethod
@@ -82,17 +85,22 @@ def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: 
     if outside.any():
         at = int(np.argmax(outside))
         row = int(np.searchsorted(corpus.offsets, at, side="right")) - 1
-        raise TrainingError(f"{name} sequence {row} holds token {corpus.tokens[at]}, but the cells are 0 to "
-                            f"{num_labels - 1} (vocabulary {vocab_size}). Make the corpus from this vocabulary's grid.")
+        raise TrainingError(
+            f"{name} sequence {row} holds token {corpus.tokens[at]}, but the cells are 0 to "
+            f"{num_labels - 1} (vocabulary {vocab_size}). Make the corpus from this vocabulary's grid."
+        )
     if block_size is not None and (corpus.lengths > block_size - FRAME).any():
         row = int(np.argmax(corpus.lengths > block_size - FRAME))
-        raise TrainingError(f"{name} sequence {row} has {corpus.lengths[row]} tokens; `teacher.block_size` "
-                            f"{block_size} holds {block_size - FRAME} beside SOT and EOT. Raise it, or leave it out "
-                            "to take that of the longest sequence.")
+        raise TrainingError(
+            f"{name} sequence {row} has {corpus.lengths[row]} tokens; `teacher.block_size` "
+            f"{block_size} holds {block_size - FRAME} beside SOT and EOT. Raise it, or leave it out "
+            "to take that of the longest sequence."
+        )
 
 
-def length_batches(lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None,
-                   pool_batches: int = 64) -> list[Int64Array]:
+def length_batches(
+    lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None, pool_batches: int = 64
+) -> list[Int64Array]:
     """Cut rows into batches of like length, so that padding is little.
 
     With `rng`, rows are shuffled, sorted within pools of `pool_batches` batches, and the batches shuffled again;

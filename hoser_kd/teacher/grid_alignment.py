@@ -6,7 +6,7 @@ follows which, so its surprise over the city's own trips is least where the grid
 is shifted by up to half a cell to all sides and, where that does not settle it, by whole cells, and the surprise of
 each is compared trip by trip. A teacher that has learnt next to nothing cannot tell, and says so.
 
-Letters: n trips, S shifts.
+Shapes: n trips, S shifts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Alignment:
     errors: Float64Array
     """(S,) float64: standard error of the gain."""
     guess_nats: float
-    """Surprise of a guess among all labels and the end."""
+    """SequenceNLL of a guess among all labels and the end."""
     num_trips: int
     """n."""
 
@@ -96,17 +96,38 @@ class Alignment:
     def figures(self) -> dict[str, Any]:
         """Return what is worth showing."""
         half = [loss for shift, loss in zip(self.shifts, self.losses, strict=True) if max(map(abs, shift)) == 0.5]
-        tried = [{"cells_north": shift.north, "cells_east": shift.east, "loss": round(float(loss), 4),
-                  "gain": round(float(gain), 4)}
-                 for shift, loss, gain in zip(self.shifts, self.losses, self.gains, strict=True)]
-        return {"trips": self.num_trips, "loss": round(float(self.losses[0]), 4), "guess": round(self.guess_nats, 4),
-                "least_half_a_cell_off": round(float(min(half)), 4), "misplaced": self.is_misplaced,
-                "can_tell": self.can_tell, "best_cells_north": self.best.north, "best_cells_east": self.best.east,
-                "shifts_tried": len(self.shifts), "tried": tried}
+        tried = [
+            {
+                "cells_north": shift.north,
+                "cells_east": shift.east,
+                "loss": round(float(loss), 4),
+                "gain": round(float(gain), 4),
+            }
+            for shift, loss, gain in zip(self.shifts, self.losses, self.gains, strict=True)
+        ]
+        return {
+            "trips": self.num_trips,
+            "loss": round(float(self.losses[0]), 4),
+            "guess": round(self.guess_nats, 4),
+            "least_half_a_cell_off": round(float(min(half)), 4),
+            "misplaced": self.is_misplaced,
+            "can_tell": self.can_tell,
+            "best_cells_north": self.best.north,
+            "best_cells_east": self.best.east,
+            "shifts_tried": len(self.shifts),
+            "tried": tried,
+        }
 
 
-def alignment(model: LMTAD, grid: GridSpec, centroids: Float64Array, trips: Trajectories, *,
-              device: torch.device | str | None = None, progress: Progress = silent) -> Alignment | None:
+def alignment(
+    model: LMTAD,
+    grid: GridSpec,
+    centroids: Float64Array,
+    trips: Trajectories,
+    *,
+    device: torch.device | str | None = None,
+    progress: Progress = silent,
+) -> Alignment | None:
     """Return the teacher's surprise in the grid and in shifted ones; None where no trip fits its context.
 
     `centroids` (N, 2) float64 are lat and lon of the roads in degrees. Raises TrainingError where the grid has more
@@ -135,8 +156,13 @@ def alignment(model: LMTAD, grid: GridSpec, centroids: Float64Array, trips: Traj
     return replace(found, shifts=NEAR + FAR, losses=losses, gains=gains, errors=errors)
 
 
-def _compare(model: LMTAD, shifts: Sequence[Shift], cells: Callable[[Shift], tuple[Corpus, BoolArray]],
-             device: torch.device | str | None, progress: Progress) -> _Compared:
+def _compare(
+    model: LMTAD,
+    shifts: Sequence[Shift],
+    cells: Callable[[Shift], tuple[Corpus, BoolArray]],
+    device: torch.device | str | None,
+    progress: Progress,
+) -> _Compared:
     """Return losses, gains and errors, (S,) float64; no gain where a shift clamps clearly more points."""
     nats, clamped = [], []
     for done, shift in enumerate(shifts, 1):
@@ -160,5 +186,10 @@ def shifted(grid: GridSpec, shift: Shift) -> GridSpec:
     west = grid.min_lng + shift.east * grid.cell_lng * grid.downsample_factor
     height, width = grid.full_shape
     # the far bounds only count cells: the middle of the last one is safe from rounding
-    return replace(grid, min_lat=south, max_lat=south + (height - 0.5) * grid.cell_lat,
-                   min_lng=west, max_lng=west + (width - 0.5) * grid.cell_lng)
+    return replace(
+        grid,
+        min_lat=south,
+        max_lat=south + (height - 0.5) * grid.cell_lat,
+        min_lng=west,
+        max_lng=west + (width - 0.5) * grid.cell_lng,
+    )

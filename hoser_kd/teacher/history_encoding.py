@@ -4,7 +4,7 @@ The history of step t of a trip r_0 … r_n is [SOT, token of r_0, …, token of
 positions 0 … W-1. The model is causal, so all histories that are not cut come out of one pass over the trip:
 position t + 1 is step t. Cut histories share nothing, because their positions differ; each is a window of its own.
 
-Letters: n trips, P their tokens together, S steps, B batch, T tokens, W window, D width.
+Shapes: n trips, P their tokens together, S steps, B batch, T tokens, W window, D width.
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ def ready(teacher: LMTAD, device: torch.device | str | None) -> LMTAD:
     return teacher
 
 
-def step_vectors(teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, window: Window = "full",
-                 batch_tokens: int | None = None, half: bool = False) -> Iterator[tuple[Int64Array, Tensor]]:
+def step_vectors(
+    teacher: LMTAD,
+    offsets: Int64Array,
+    tokens: Int64Array,
+    window: Window = "full",
+    batch_tokens: int | None = None,
+    half: bool = False,
+) -> Iterator[tuple[Int64Array, Tensor]]:
     """Yield (steps, vectors behind the scores) until every step that has a next token was given once.
 
     `offsets` (n + 1,) int64 and `tokens` (P,) int64 are the trips; steps are numbered as
@@ -74,8 +80,9 @@ def step_vectors(teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, window
         yield cut[part], _pass(teacher, windows_BT, half, last_only=True)[:, 0]
 
 
-def _prefixes(teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, rows: Int64Array,
-              lengths: Int64Array) -> Int64Array:
+def _prefixes(
+    teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, rows: Int64Array, lengths: Int64Array
+) -> Int64Array:
     """Return SOT and the first `lengths` tokens of these trips, (B, T) int64, padded on the right."""
     places = offsets_of(lengths)
     row = row_of_value(places)
@@ -93,8 +100,9 @@ def _pass(teacher: LMTAD, tokens_BT: Int64Array, half: bool, last_only: bool) ->
     return hidden_BTD.float()
 
 
-def candidate_tokens(indptr: Int64Array, indices: Int64Array, grid_tokens: Int64Array,
-                     roads: Int64Array) -> tuple[Int64Array, Int64Array]:
+def candidate_tokens(
+    indptr: Int64Array, indices: Int64Array, grid_tokens: Int64Array, roads: Int64Array
+) -> tuple[Int64Array, Int64Array]:
     """Return offsets (K + 1,) and the tokens of all candidates of these roads, in the order of the road graph."""
     offsets, at = take_rows(indptr, roads)
     return offsets, grid_tokens[indices[at]]

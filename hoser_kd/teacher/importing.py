@@ -33,8 +33,9 @@ def import_teacher(source: str | PathLike[str], out: str | PathLike[str] | None 
     try:
         save(checkpoint, folder)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror}). Name another folder with --out."
-                              ) from None
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error.strerror}). Name another folder with --out."
+        ) from None
     lines.append(f"written: {folder / WEIGHTS_FILE} and {folder / CONFIG_FILE}")
     return lines
 
@@ -69,8 +70,10 @@ def _grid(about: dict[str, Any]) -> str:
     height, width = about["grid"]
     written = f"{height} × {width} = {height * width} cells, as written in the file"
     if not about["grid_fits"]:
-        return (f"{written}, do not fit its {labels} labels: the file states a grid it was not trained on, as "
-                "published trainings do for other data than Porto's")
+        return (
+            f"{written}, do not fit its {labels} labels: the file states a grid it was not trained on, as "
+            "published trainings do for other data than Porto's"
+        )
     if labels == height * width:
         return written
     unused = labels - height * width
@@ -93,17 +96,25 @@ def _needs(checkpoint: LMTADCheckpoint, about: dict[str, Any]) -> list[str]:
         bounds = [name for name in missing if name.startswith("m")]
         cells = "`cell_size_m`, or `cell_lat` and `cell_lng`" if len(bounds) < len(missing) else ""
         wanted = " and ".join(filter(None, [f"`bounds` ({', '.join(bounds)})" if bounds else "", cells]))
-        lines.append(f"needs: {wanted}, those of its training, under `grid` in the city's YAML; H rows and W columns "
-                     f"must make H · W or H · W + W + 1 = {about['labels']} labels")
+        lines.append(
+            f"needs: {wanted}, those of its training, under `grid` in the city's YAML; H rows and W columns "
+            f"must make H · W or H · W + W + 1 = {about['labels']} labels"
+        )
         return lines
     try:
         grid = GridSpec.from_dataset_config(about_data, vocab_size=checkpoint.config.vocab_size)
     except ConfigError as error:
         return [*lines, f"needs: a grid that fits. {error}"]
     (south, west), (north, east) = (grid.min_lat, grid.min_lng), (grid.max_lat, grid.max_lng)
-    lines.append(f"extent: {south:g} to {north:g} north, {west:g} to {east:g} east, cells of {grid.cell_lat:g}° × "
-                 f"{grid.cell_lng:g}°" + (f", {grid.downsample_factor} × {grid.downsample_factor} of them merged"
-                                          if grid.downsample_factor > 1 else ""))
+    lines.append(
+        f"extent: {south:g} to {north:g} north, {west:g} to {east:g} east, cells of {grid.cell_lat:g}° × "
+        f"{grid.cell_lng:g}°"
+        + (
+            f", {grid.downsample_factor} × {grid.downsample_factor} of them merged"
+            if grid.downsample_factor > 1
+            else ""
+        )
+    )
     if OCCUPIED_KEY not in about_data and grid.num_labels > about["labels"]:
         size = f"{grid.shape[0]} × {grid.shape[1]} = {grid.num_labels} cells"
         return [*lines, f"needs: a grid that fits; these are {size}, more than its {about['labels']} labels"]
@@ -124,11 +135,17 @@ def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
         numbers, problem = {}, str(error)
     grid, absent = numbers.get(SHAPE), missing(numbers)
     return {
-        "layers": config.n_layer, "heads": config.n_head, "width": config.n_embd,
-        "parameters": checkpoint.model.num_parameters(), "vocabulary": config.vocab_size,
-        "labels": config.num_labels, "block_size": config.block_size,
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "width": config.n_embd,
+        "parameters": checkpoint.model.num_parameters(),
+        "vocabulary": config.vocab_size,
+        "labels": config.num_labels,
+        "block_size": config.block_size,
         "positions": "sinusoidal, along the batch" if config.integer_poe else "learned",
-        "grid": grid, "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
-        "bounds_known": not any(name.startswith(("min_", "max_")) for name in absent), "missing": absent,
+        "grid": grid,
+        "grid_fits": None if grid is None else grid[0] * grid[1] <= config.num_labels,
+        "bounds_known": not any(name.startswith(("min_", "max_")) for name in absent),
+        "missing": absent,
         "problem": problem,
     }

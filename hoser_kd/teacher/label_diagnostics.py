@@ -1,6 +1,6 @@
 """What the teacher's whole distribution looks like at a sample of steps: does it speak of the candidates at all?
 
-Letters: K steps, V vocabulary, D width.
+Shapes: K steps, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -69,13 +69,20 @@ def diagnose(
     return out
 
 
-_DIAGNOSED: dict[str, Any] = {"num_cells": np.int64, "candidate_mass": np.float32, "entropy_nats": np.float32,
-              "true_probability": np.float32, "top_is_true": np.bool_, "candidate_top_is_true": np.bool_}
+_DIAGNOSED: dict[str, Any] = {
+    "num_cells": np.int64,
+    "candidate_mass": np.float32,
+    "entropy_nats": np.float32,
+    "true_probability": np.float32,
+    "top_is_true": np.bool_,
+    "candidate_top_is_true": np.bool_,
+}
 
 
 @torch.no_grad()
-def _diagnose(model: LMTAD, vectors_KD: Tensor, row: Int64Array, cells: Int64Array,
-              true_cells: Int64Array) -> dict[str, npt.NDArray[Any]]:
+def _diagnose(
+    model: LMTAD, vectors_KD: Tensor, row: Int64Array, cells: Int64Array, true_cells: Int64Array
+) -> dict[str, npt.NDArray[Any]]:
     logs_KV = model.lm_head(vectors_KD).log_softmax(1)
     probabilities_KV = logs_KV.exp()
     inside_KV = torch.zeros_like(logs_KV, dtype=torch.bool)

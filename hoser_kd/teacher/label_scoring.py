@@ -1,10 +1,10 @@
 """The teacher's scores of every step's candidates, for trips at hand: what labels are made of, stored or not.
 
-A candidate's score is the teacher's unnormalised logit of the candidate's cell at temperature 1. The normaliser over
-the vocabulary cancels when the teacher is renormalised on the candidates, so it is never computed unless the mass
+A candidate's score is the teacher's unnormalized logit of the candidate's cell at temperature 1. The normalizer over
+the vocabulary cancels when the teacher is renormalized on the candidates, so it is never computed unless the mass
 outside the candidates is asked for.
 
-Letters: N roads, S steps, C candidates of all steps together, K steps of a batch, V vocabulary, D width.
+Shapes: N roads, S steps, C candidates of all steps together, K steps of a batch, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -41,12 +41,21 @@ class Scores(NamedTuple):
     """(S,) float32, where it was asked for."""
 
 
-class Labeller:
+class SoftLabelScorer:
     """A teacher with all it needs to label trips; checked once, asked as often as one likes."""
 
-    def __init__(self, teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full", *,
-                 batch_tokens: int | None = None, device: torch.device | str | None = None, half: bool = False,
-                 outside_mass: bool = False) -> None:
+    def __init__(
+        self,
+        teacher: LMTAD,
+        grid_tokens: Int64Array,
+        network: RoadNetwork,
+        window: Window = "full",
+        *,
+        batch_tokens: int | None = None,
+        device: torch.device | str | None = None,
+        half: bool = False,
+        outside_mass: bool = False,
+    ) -> None:
         """The arguments are those of `hoser_kd.teacher.soft_labels.label`.
 
         Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad
@@ -66,8 +75,9 @@ class Labeller:
         scores = np.zeros(offsets[-1], np.float32)
         outside = np.zeros(len(roads), np.float32) if self.outside_mass else None
         done = 0
-        for steps, vectors_KD in step_vectors(self.model, trips.offsets, self.tokens[trips.road_ids], self.window,
-                                              self._batch_tokens, self.half):
+        for steps, vectors_KD in step_vectors(
+            self.model, trips.offsets, self.tokens[trips.road_ids], self.window, self._batch_tokens, self.half
+        ):
             places, cells = candidate_tokens(*self.network.successors, self.tokens, roads[steps])
             lengths = np.diff(places)
             row = torch.from_numpy(np.repeat(np.arange(len(steps)), lengths)).to(self.model.device)
@@ -84,14 +94,18 @@ def checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) 
     """Return the roads' tokens, (N,) int64. Raises CheckpointError where one is not a cell of the vocabulary."""
     tokens = np.asarray(grid_tokens, np.int64)
     if tokens.shape != (network.num_roads,):
-        raise CheckpointError(f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "
-                              "token table from the same road network.")
+        raise CheckpointError(
+            f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "
+            "token table from the same road network."
+        )
     outside = (tokens < 0) | (tokens >= model.config.num_labels)
     if outside.any():
         road = int(np.argmax(outside))
-        raise CheckpointError(f"road {road} has token {tokens[road]}, but the teacher's cells are 0 to "
-                              f"{model.config.num_labels - 1} (vocabulary {model.config.vocab_size}); {outside.sum()} "
-                              "roads are outside. Give the grid the teacher was trained on under `grid`.")
+        raise CheckpointError(
+            f"road {road} has token {tokens[road]}, but the teacher's cells are 0 to "
+            f"{model.config.num_labels - 1} (vocabulary {model.config.vocab_size}); {outside.sum()} "
+            "roads are outside. Give the grid the teacher was trained on under `grid`."
+        )
     return tokens
 
 
@@ -100,8 +114,10 @@ def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tens
     """Return the logits of `cell` after the history of `row`, float32, without the other logits."""
     head_VD = model.lm_head.weight
     size = max(1, _GATHERED_NUMBERS // head_VD.shape[1])
-    parts = [(vectors_KD[rows] * head_VD[cells]).sum(1)
-             for rows, cells in zip(torch.split(row, size), torch.split(cell, size), strict=True)]
+    parts = [
+        (vectors_KD[rows] * head_VD[cells]).sum(1)
+        for rows, cells in zip(torch.split(row, size), torch.split(cell, size), strict=True)
+    ]
     return torch.cat(parts) if parts else vectors_KD.new_zeros(0)
 
 

@@ -2,7 +2,7 @@
 
 It costs a pass of the teacher for every batch of every epoch, which stored labels do not; the loss is the same.
 
-Letters: B trips, T steps, C candidates of the step with most, N roads.
+Shapes: B trips, T steps, C candidates of the step with most, N roads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.soft_labels import teacher_fingerprint
 
 if TYPE_CHECKING:
@@ -34,11 +34,19 @@ class OnlineTeacher:
     fingerprint: Mapping[str, str]
     """What its scores depend on besides the trips, as stored labels say it; a training resumes under the same one."""
 
-    def __init__(self, teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full", *,
-                 device: torch.device | str | None = None, half: bool = False) -> None:
+    def __init__(
+        self,
+        teacher: LMTAD,
+        grid_tokens: Int64Array,
+        network: RoadNetwork,
+        window: Window = "full",
+        *,
+        device: torch.device | str | None = None,
+        half: bool = False,
+    ) -> None:
         """`grid_tokens` (N,) int64: the teacher's token of each road; the rest as for `teacher.soft_labels.label`."""
-        self._labeller = Labeller(teacher, grid_tokens, network, window, device=device, half=half)
-        self.fingerprint = teacher_fingerprint(self._labeller.model, self._labeller.tokens, network, window)
+        self._labeler = SoftLabelScorer(teacher, grid_tokens, network, window, device=device, half=half)
+        self.fingerprint = teacher_fingerprint(self._labeler.model, self._labeler.tokens, network, window)
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1).
@@ -47,10 +55,11 @@ class OnlineTeacher:
         """
         lengths = batch.lengths.cpu().numpy()
         inside = np.arange(batch.road_ids.shape[1]) < lengths[:, None]
-        trips = Trajectories(offsets_of(lengths), batch.road_ids.cpu().numpy()[inside],
-                             batch.times.cpu().numpy()[inside])
+        trips = Trajectories(
+            offsets_of(lengths), batch.road_ids.cpu().numpy()[inside], batch.times.cpu().numpy()[inside]
+        )
         with torch.autocast(candidates.device.type, enabled=False):
-            found = self._labeller(trips)
+            found = self._labeler(trips)
         scores = torch.from_numpy(found.scores).to(candidates.device)
         mask = candidates >= 0
         return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

@@ -67,12 +67,16 @@ class OutlierResult:
         scores = np.concatenate([self.normal, self.outliers])
         precisions, recalls, _ = precision_recall_curve(is_outlier, scores)
         return {
-            "kind": self.kind, **self.setting._asdict(), "num_normal": len(self.normal),
-            "num_outliers": len(self.outliers), "share_changed": round(self.share_changed, 4),
+            "kind": self.kind,
+            **self.setting._asdict(),
+            "num_normal": len(self.normal),
+            "num_outliers": len(self.outliers),
+            "share_changed": round(self.share_changed, 4),
             "threshold": self.threshold,
             **_at_threshold(is_outlier, scores > self.threshold),
             "average_precision": float(average_precision_score(is_outlier, scores)),
-            "pr_auc": float(auc(recalls, precisions)), "chance": float(is_outlier.mean()),
+            "pr_auc": float(auc(recalls, precisions)),
+            "chance": float(is_outlier.mean()),
             "roc_auc": float(roc_auc_score(is_outlier, scores)),
         }
 
@@ -80,14 +84,26 @@ class OutlierResult:
 def _at_threshold(is_outlier: BoolArray, told: BoolArray) -> dict[str, float]:
     hits = int((is_outlier & told).sum())
     precision, recall = hits / max(int(told.sum()), 1), hits / max(int(is_outlier.sum()), 1)
-    return {"accuracy": float((is_outlier == told).mean()), "precision": precision, "recall": recall,
-            "f1": 2 * precision * recall / max(precision + recall, 1e-12)}
+    return {
+        "accuracy": float((is_outlier == told).mean()),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-12),
+    }
 
 
 def outlier_test(
-    model: LMTAD, corpus: Corpus, grid_shape: tuple[int, int], seed: int = 0, *,
-    settings: Sequence[OutlierSetting] = PUBLISHED_SETTINGS, cells: Int64Array | None = None, batch_size: int = 64,
-    device: torch.device | str | None = None, half: bool = False, progress: Progress = silent,
+    model: LMTAD,
+    corpus: Corpus,
+    grid_shape: tuple[int, int],
+    seed: int = 0,
+    *,
+    settings: Sequence[OutlierSetting] = PUBLISHED_SETTINGS,
+    cells: Int64Array | None = None,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    half: bool = False,
+    progress: Progress = silent,
 ) -> list[OutlierResult]:
     """Tell made-up outliers from normal trips by log-perplexity (Mbuya et al., SIGSPATIAL 2024).
 
@@ -135,8 +151,9 @@ def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None, widt
     return Corpus(changed.offsets, tokens)
 
 
-def route_switches(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float,
-                   rng: np.random.Generator) -> Corpus:
+def route_switches(
+    corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float, rng: np.random.Generator
+) -> Corpus:
     """Move each inner token, with chance `prob`, by `level` cells in one of 8 directions.
 
     A move that would leave the (H, W) grid is not made, as published.
@@ -167,8 +184,9 @@ def detours(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float
     row = row_of_value(corpus.offsets)
     place = np.arange(len(row)) - starts[row]
     chosen = (place >= first[row]) & (place < first[row] + length[row])
-    return Corpus(corpus.offsets, np.where(chosen, _moved(corpus.tokens, direction[row] * level, grid_shape),
-                                           corpus.tokens))
+    return Corpus(
+        corpus.offsets, np.where(chosen, _moved(corpus.tokens, direction[row] * level, grid_shape), corpus.tokens)
+    )
 
 
 def _at(tokens: Int64Array, places: Int64Array) -> Int64Array:
@@ -179,6 +197,6 @@ def _at(tokens: Int64Array, places: Int64Array) -> Int64Array:
 def _moved(tokens: Int64Array, step: npt.NDArray[np.int64], grid_shape: tuple[int, int]) -> Int64Array:
     """Return tokens moved by (K, 2) rows and columns, unmoved where that leaves the grid."""
     height, width = grid_shape
-    i, j = (np.stack(np.divmod(tokens, width)) + step.T)
+    i, j = np.stack(np.divmod(tokens, width)) + step.T
     inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
     return np.where(inside, i * width + j, tokens)

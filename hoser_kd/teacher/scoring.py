@@ -1,6 +1,6 @@
 """How well a teacher knows a city: surprise of every token, perplexity, and the published outlier test.
 
-Letters: n sequences, P tokens of all sequences together, m scored sequences, L labels (cells), H × W grid.
+Shapes: n sequences, P tokens of all sequences together, m scored sequences, L labels (cells), H × W grid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hoser_kd.teacher.history_encoding import ready
 
 
 @dataclass(frozen=True)
-class Surprise:
+class SequenceNLL:
     """-log p of each token of m sequences, EOT included, given all before it."""
 
     rows: Int64Array
@@ -55,8 +55,15 @@ class Surprise:
         return np.where(visits > 0, sums / np.maximum(visits, 1), np.nan), visits
 
 
-def score(model: LMTAD, corpus: Corpus, *, batch_size: int = 64, device: torch.device | str | None = None,
-          half: bool = False, progress: Progress = silent) -> Surprise:
+def score(
+    model: LMTAD,
+    corpus: Corpus,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    half: bool = False,
+    progress: Progress = silent,
+) -> SequenceNLL:
     """Return the surprise of every token of the sequences that fit the teacher's context.
 
     `half` asks for half precision, which only a GPU gives. Raises TrainingError where a token is no cell.
@@ -72,11 +79,9 @@ def score(model: LMTAD, corpus: Corpus, *, batch_size: int = 64, device: torch.d
     for done, batch in enumerate(batches, 1):
         tokens_BT = fitting.batch(batch, config)
         with torch.no_grad(), half_precision(model.device, half):
-            nats_BT = model.surprise(torch.from_numpy(tokens_BT).to(model.device)).cpu().numpy()
+            nats_BT = model.token_nll(torch.from_numpy(tokens_BT).to(model.device)).cpu().numpy()
         row, column = np.nonzero(tokens_BT[:, 1:] != config.pad_token)
         at = offsets[batch][row] + column
         nats[at], tokens[at] = nats_BT[row, column], tokens_BT[:, 1:][row, column]
         progress("scores", done, len(batches))
-    return Surprise(rows, offsets, nats, tokens)
-
-
+    return SequenceNLL(rows, offsets, nats, tokens)

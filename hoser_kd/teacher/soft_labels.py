@@ -1,10 +1,10 @@
 """Soft labels: the frozen teacher's scores of every step's candidates, computed once and kept.
 
-Scores are at temperature 1 and not normalised (`teacher.label_scoring`), so any temperature, weight or sharing rule is
+Scores are at temperature 1 and not normalized (`teacher.label_scoring`), so any temperature, weight or sharing rule is
 applied in training for free. Labels are made shard by shard, in one process or in several that share the shards, and
 joined into one file that knows what it was made from.
 
-Letters: N roads, S labelled steps, C candidates of all steps together.
+Shapes: N roads, S labeled steps, C candidates of all steps together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
@@ -30,11 +30,16 @@ from hoser_kd.lmtad.model import LMTAD
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import Window
-from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
 
 _FINGERPRINT = b"fingerprint"
-_PARTS = {"teacher": "the teacher's weights", "grid": "the roads' tokens", "roads": "the road graph",
-          "trajectories": "the trips", "window": "the window"}
+_PARTS = {
+    "teacher": "the teacher's weights",
+    "grid": "the roads' tokens",
+    "roads": "the road graph",
+    "trajectories": "the trips",
+    "window": "the window",
+}
 SHARD_STEPS = 500_000
 """Steps of a shard, the most that a killed run has to make again in each process."""
 
@@ -67,8 +72,11 @@ class SoftLabels:
         if self.outside_mass is not None:
             columns["outside_mass"] = pa.array(self.outside_mass)
         batch = pa.record_batch(columns).replace_schema_metadata({_FINGERPRINT: json.dumps(dict(parts))})
-        with (atomic_path(path) as beside, pa.OSFile(str(beside), "wb") as sink,
-              pa.ipc.new_file(sink, batch.schema) as writer):
+        with (
+            atomic_path(path) as beside,
+            pa.OSFile(str(beside), "wb") as sink,
+            pa.ipc.new_file(sink, batch.schema) as writer,
+        ):
             writer.write_batch(batch)
 
     @classmethod
@@ -90,29 +98,39 @@ class SoftLabels:
             raise StoreError(f"{path}: not a readable file of soft labels ({error}). Label the trips again.") from None
         differing = [_PARTS.get(name, name) for name, value in (expect or {}).items() if parts.get(name) != value]
         if differing:
-            raise StoreError(f"{path}: the labels were made from something else: {', '.join(differing)} differ. "
-                             "Label the trips again.")
+            raise StoreError(
+                f"{path}: the labels were made from something else: {', '.join(differing)} differ. "
+                "Label the trips again."
+            )
         return cls(scores.offsets.to_numpy(), scores.values.to_numpy(), outside, parts)
 
 
-def fingerprint(teacher: LMTAD, grid_tokens: Int64Array, trajectories: Trajectories, network: RoadNetwork,
-                window: Window = "full") -> dict[str, str]:
+def fingerprint(
+    teacher: LMTAD, grid_tokens: Int64Array, trajectories: Trajectories, network: RoadNetwork, window: Window = "full"
+) -> dict[str, str]:
     """Return what labels depend on, as digests: teacher, grid, roads, trajectories, and the window in words."""
-    return {**teacher_fingerprint(teacher, grid_tokens, network, window),
-            **data_fingerprint(network, trajectories, grid_tokens)}
+    return {
+        **teacher_fingerprint(teacher, grid_tokens, network, window),
+        **data_fingerprint(network, trajectories, grid_tokens),
+    }
 
 
-def teacher_fingerprint(teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork,
-                        window: Window = "full") -> dict[str, str]:
+def teacher_fingerprint(
+    teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full"
+) -> dict[str, str]:
     """Return `fingerprint` without its trajectories: what any label of this teacher depends on."""
     state = {name: value.cpu().numpy() for name, value in teacher.state_dict().items()}
     shape = digest_json({**dataclasses.asdict(teacher.config), "names": list(state)})
-    return {"teacher": f"{shape[:16]}-{digest_arrays(*state.values())}", "window": str(window),
-            **data_fingerprint(network, None, grid_tokens)}
+    return {
+        "teacher": f"{shape[:16]}-{digest_arrays(*state.values())}",
+        "window": str(window),
+        **data_fingerprint(network, None, grid_tokens),
+    }
 
 
-def data_fingerprint(network: RoadNetwork, trajectories: Trajectories | None,
-                     grid_tokens: Int64Array | None) -> dict[str, str]:
+def data_fingerprint(
+    network: RoadNetwork, trajectories: Trajectories | None, grid_tokens: Int64Array | None
+) -> dict[str, str]:
     """Return the parts of `fingerprint` that need no teacher; what is None is left out."""
     parts = {"roads": digest_arrays(network.successors.indptr, network.successors.indices)}
     if grid_tokens is not None:
@@ -150,15 +168,29 @@ def label(
 
     Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad window.
     """
-    labeller = Labeller(teacher, grid_tokens, network, window, batch_tokens=batch_tokens, device=device, half=half,
-                        outside_mass=outside_mass)
-    return label_with(labeller, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
+    scorer = SoftLabelScorer(
+        teacher,
+        grid_tokens,
+        network,
+        window,
+        batch_tokens=batch_tokens,
+        device=device,
+        half=half,
+        outside_mass=outside_mass,
+    )
+    return label_with(scorer, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
 
 
-def label_with(labeller: Labeller, trajectories: Trajectories, *, progress: Progress = silent,
-               shards_folder: str | PathLike[str] | None = None, shard_steps: int = SHARD_STEPS) -> SoftLabels:
+def label_with(
+    scorer: SoftLabelScorer,
+    trajectories: Trajectories,
+    *,
+    progress: Progress = silent,
+    shards_folder: str | PathLike[str] | None = None,
+    shard_steps: int = SHARD_STEPS,
+) -> SoftLabels:
     """Return the labels of these trips, from the shards in the folder where they are there; otherwise as `label`."""
-    shards = _shards(labeller, trajectories, shards_folder, shard_steps)
+    shards = _shards(scorer, trajectories, shards_folder, shard_steps)
     total = shards[-1].steps_before + shards[-1].steps
 
     def report(steps: int) -> None:
@@ -166,13 +198,20 @@ def label_with(labeller: Labeller, trajectories: Trajectories, *, progress: Prog
 
     parts = []
     for shard in shards:
-        parts.append(shard.made(labeller, trajectories, beyond(shard.steps_before, report)))
+        parts.append(shard.made(scorer, trajectories, beyond(shard.steps_before, report)))
         progress("labels", shard.steps_before + shard.steps, total)
-    return _joined(parts, fingerprint_of(labeller, trajectories))
+    return _joined(parts, fingerprint_of(scorer, trajectories))
 
 
-def make_shards(labeller: Labeller, trajectories: Trajectories, shards_folder: str | PathLike[str], team: Team, *,
-                shard_steps: int = SHARD_STEPS, report: Callable[[int], object] = lambda _: None) -> int:
+def make_shards(
+    scorer: SoftLabelScorer,
+    trajectories: Trajectories,
+    shards_folder: str | PathLike[str],
+    team: DistributedContext,
+    *,
+    shard_steps: int = SHARD_STEPS,
+    report: Callable[[int], object] = lambda _: None,
+) -> int:
     """Write this process's part of the shards, those that are there already left out; `label_with` joins them.
 
     Process k of n takes every n-th shard from the k-th on, so that each has near and far trips. Nobody waits for
@@ -180,8 +219,8 @@ def make_shards(labeller: Labeller, trajectories: Trajectories, shards_folder: s
     is returned.
     """
     done = 0
-    for shard in _shards(labeller, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
-        shard.made(labeller, trajectories, beyond(done, report))
+    for shard in _shards(scorer, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
+        shard.made(scorer, trajectories, beyond(done, report))
         done += shard.steps
         report(done)
     return done
@@ -197,9 +236,9 @@ def shared_shard_steps(num_steps: int, num_processes: int) -> int:
     return SHARD_STEPS if num_processes == 1 else min(SHARD_STEPS, -(-max(num_steps, 1) // (8 * num_processes)))
 
 
-def fingerprint_of(labeller: Labeller, trajectories: Trajectories) -> dict[str, str]:
-    """Return the `fingerprint` of the labels that a labeller makes of these trips."""
-    return fingerprint(labeller.model, labeller.tokens, trajectories, labeller.network, labeller.window)
+def fingerprint_of(scorer: SoftLabelScorer, trajectories: Trajectories) -> dict[str, str]:
+    """Return the `fingerprint` of the labels that a scorer makes of these trips."""
+    return fingerprint(scorer.model, scorer.tokens, trajectories, scorer.network, scorer.window)
 
 
 @dataclass(frozen=True)
@@ -214,26 +253,35 @@ class _Shard:
     key: Mapping[str, str]
     """What the shard's file says it was made from."""
 
-    def made(self, labeller: Labeller, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
+    def made(self, scorer: SoftLabelScorer, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
         """Return the shard, from its file if that is whole and of the same making."""
         if self.path is not None and (found := found_labels(self.path, self.key)) is not None:
             return found
-        labels = SoftLabels(*labeller(trajectories.take(np.arange(self.first, self.last)), report))
+        labels = SoftLabels(*scorer(trajectories.take(np.arange(self.first, self.last)), report))
         if self.path is not None:
             labels.save(self.path, self.key)
         return labels
 
 
-def _shards(labeller: Labeller, trajectories: Trajectories, folder: str | PathLike[str] | None,
-            shard_steps: int) -> list[_Shard]:
+def _shards(
+    scorer: SoftLabelScorer, trajectories: Trajectories, folder: str | PathLike[str] | None, shard_steps: int
+) -> list[_Shard]:
     steps_before = offsets_of(np.maximum(trajectories.lengths - 1, 0))
-    half = labeller.half and labeller.model.device.type == "cuda"
-    made_from = {} if folder is None else {**fingerprint_of(labeller, trajectories), "half": str(half),
-                                           "outside_mass": str(labeller.outside_mass)}
+    half = scorer.half and scorer.model.device.type == "cuda"
+    made_from = (
+        {}
+        if folder is None
+        else {**fingerprint_of(scorer, trajectories), "half": str(half), "outside_mass": str(scorer.outside_mass)}
+    )
     return [
-        _Shard(first, last, int(steps_before[first]), int(steps_before[last] - steps_before[first]),
-               None if folder is None else Path(folder) / f"shard-{number:05d}.arrow",
-               {**made_from, "shard": f"trips {first} to {last}"})
+        _Shard(
+            first,
+            last,
+            int(steps_before[first]),
+            int(steps_before[last] - steps_before[first]),
+            None if folder is None else Path(folder) / f"shard-{number:05d}.arrow",
+            {**made_from, "shard": f"trips {first} to {last}"},
+        )
         for number, (first, last) in enumerate(_bounds(steps_before, shard_steps if folder is not None else None))
     ]
 

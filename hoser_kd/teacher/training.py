@@ -28,7 +28,7 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
-from hoser_kd.common.optimizer import Optimiser
+from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
@@ -103,8 +103,15 @@ def train(
     ConfigError where the device is not there.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
-    run = _Run(_model_config(*corpora, vocab_size, config), config, corpora, Path(folder), pick_device(str(device)),
-               progress, dict(dataset_config or {}))
+    run = _Run(
+        _model_config(*corpora, vocab_size, config),
+        config,
+        corpora,
+        Path(folder),
+        pick_device(str(device)),
+        progress,
+        dict(dataset_config or {}),
+    )
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         state = run.start(resume)
@@ -115,8 +122,14 @@ def train(
                     if on_epoch is not None:
                         on_epoch(row)
     progress("teacher", run.total_steps, run.total_steps, {"val_loss": state.best_val_loss})
-    return TeacherTraining(load_checkpoint(folder), state.history, state.best_epoch, state.best_val_loss,
-                           state.epoch < config.max_epochs, run.folder)
+    return TeacherTraining(
+        load_checkpoint(folder),
+        state.history,
+        state.best_epoch,
+        state.best_val_loss,
+        state.epoch < config.max_epochs,
+        run.folder,
+    )
 
 
 def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherConfig) -> LMTADConfig:
@@ -127,16 +140,28 @@ def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherCo
     layers, heads, width = PRESETS[config.preset]
     longest = int(max(train.lengths.max(), val.lengths.max()))
     return LMTADConfig(
-        block_size=config.block_size or longest + FRAME, vocab_size=vocab_size, n_layer=config.n_layer or layers,
-        n_head=config.n_head or heads, n_embd=config.n_embd or width, dropout=config.dropout,
+        block_size=config.block_size or longest + FRAME,
+        vocab_size=vocab_size,
+        n_layer=config.n_layer or layers,
+        n_head=config.n_head or heads,
+        n_embd=config.n_embd or width,
+        dropout=config.dropout,
     )
 
 
 class _Run:
-    """The parts of one training: model, optimiser, data, and the way of one epoch through them."""
+    """The parts of one training: model, optimizer, data, and the way of one epoch through them."""
 
-    def __init__(self, shape: LMTADConfig, config: TeacherConfig, corpora: tuple[Corpus, Corpus], folder: Path,
-                 device: torch.device, progress: Progress, dataset_config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        shape: LMTADConfig,
+        config: TeacherConfig,
+        corpora: tuple[Corpus, Corpus],
+        folder: Path,
+        device: torch.device,
+        progress: Progress,
+        dataset_config: dict[str, Any],
+    ) -> None:
         self.shape, self.config, self.folder, self.device = shape, config, folder, device
         self.train, self.val = corpora
         self.progress, self.dataset_config = progress, dataset_config
@@ -152,17 +177,26 @@ class _Run:
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
         config = self.config
-        self.optimiser = Optimiser(
+        self.optimizer = Optimizer(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay, total_steps=self.total_steps,
-            warmup_ratio=config.warmup_ratio, max_norm=config.max_norm, precision=config.precision,
-            device=self.device, betas=(_BETA1, config.beta2),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            total_steps=self.total_steps,
+            warmup_ratio=config.warmup_ratio,
+            max_norm=config.max_norm,
+            precision=config.precision,
+            device=self.device,
+            betas=(_BETA1, config.beta2),
             floor=min(config.min_learning_rate / config.learning_rate, 1.0),
         )
-        self.made_from = digest_json({
-            "shape": asdict(self.shape), "settings": self.config.model_dump(mode="json"),
-            "corpora": digest_arrays(*self.train, *self.val), "dataset": digest_json(self.dataset_config),
-        })
+        self.made_from = digest_json(
+            {
+                "shape": asdict(self.shape),
+                "settings": self.config.model_dump(mode="json"),
+                "corpora": digest_arrays(*self.train, *self.val),
+                "dataset": digest_json(self.dataset_config),
+            }
+        )
         return (self._read_state() if resume else None) or _State()
 
     def epoch(self, state: _State, board: SummaryWriter) -> Figures:
@@ -193,27 +227,32 @@ class _Run:
             loss, rate = self.step(rows, epoch)
             tokens = int(self.train.lengths[rows].sum()) + len(rows)
             nats, count = nats + loss * tokens, count + tokens
-            step = self.optimiser.steps_done
+            step = self.optimizer.steps_done
             if step % _STEPS_A_POINT == 0:
                 board.add_scalar("step/train_loss", loss, step)
                 board.add_scalar("step/learning_rate", rate, step)
             self.progress("teacher", min(step, self.total_steps - 1), self.total_steps, {"train_loss": loss})
-        return {"epoch": epoch, "step": self.optimiser.steps_done, "train_loss": nats / count, "learning_rate": rate,
-                "tokens_per_s": count / (time.perf_counter() - started)}
+        return {
+            "epoch": epoch,
+            "step": self.optimizer.steps_done,
+            "train_loss": nats / count,
+            "learning_rate": rate,
+            "tokens_per_s": count / (time.perf_counter() - started),
+        }
 
     def step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
         """Return the loss and the learning rate of one step."""
-        with self.optimiser.autocast():
+        with self.optimizer.autocast():
             loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the teacher's loss is {value} in epoch {epoch}, step {self.optimiser.steps_done + 1}, on training "
+                f"the teacher's loss is {value} in epoch {epoch}, step {self.optimizer.steps_done + 1}, on training "
                 f"sequences {rows[:8].tolist()}{' …' if len(rows) > 8 else ''}. Lower `teacher.learning_rate`, or "
                 "train with `teacher.precision: fp32`."
             )
-        self.optimiser.backward(loss)
-        return value, self.optimiser.step().learning_rate
+        self.optimizer.backward(loss)
+        return value, self.optimizer.step().learning_rate
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -221,9 +260,9 @@ class _Run:
         self.model.eval()
         nats = 0.0
         for rows in length_batches(self.val.lengths, _VALIDATION_BATCH):
-            with self.optimiser.autocast():
+            with self.optimizer.autocast():
                 tokens_BT = torch.from_numpy(self.val.batch(rows, self.shape)).to(self.device)
-                nats += float(self.model.surprise(tokens_BT).sum(dtype=torch.float64))
+                nats += float(self.model.token_nll(tokens_BT).sum(dtype=torch.float64))
         loss = nats / (len(self.val.tokens) + self.val.num_sequences)
         if not math.isfinite(loss):
             raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
@@ -232,7 +271,7 @@ class _Run:
     def _write_state(self, state: _State) -> None:
         content: dict[str, Any] = {"made_from": self.made_from, "state": asdict(state)}
         if not state.finished:
-            content |= {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+            content |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         with atomic_path(self.folder / HISTORY_FILE) as file:
             file.write_text(json.dumps(state.history, indent=1) + "\n", encoding="utf-8")
         with atomic_path(self.folder / STATE_FILE) as file:
@@ -249,10 +288,11 @@ class _Run:
             state = _State(**content["state"])
             if not state.finished:
                 self.model.load_state_dict(content["model"])
-                self.optimiser.load_state_dict(content["optimiser"])
+                self.optimizer.load_state_dict(content["optimizer"])
         except Exception as error:  # noqa: BLE001  a damaged file can fail in any way
-            raise TrainingError(f"{file}: damaged ({type(error).__name__}). Remove it to start the training "
-                                "afresh.") from None
+            raise TrainingError(
+                f"{file}: damaged ({type(error).__name__}). Remove it to start the training afresh."
+            ) from None
         return state
 
 

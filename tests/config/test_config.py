@@ -30,7 +30,11 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path, tmp_path):
 
 
 def test_the_original_distill_section_is_accepted_as_it_stands(tmp_path):
-    config = load_config(write(tmp_path, SYNTHETIC + """
+    config = load_config(
+        write(
+            tmp_path,
+            SYNTHETIC
+            + """
 distill:
   enabled: true
   repo_path: /somewhere/LMTAD
@@ -40,7 +44,9 @@ distill:
   window: 64
   sample_steps_per_trace: 4
   teacher_fp16: true
-"""))
+""",
+        )
+    )
     assert (config.distill.window, config.distill.sample_steps_per_trace) == (64, 4)
     assert config.distill.lambda_kl == 0.01
 
@@ -59,8 +65,10 @@ distill:
         ("source: {kind: hoser, path: '${NO_SUCH_VARIABLE}'}", ["NO_SUCH_VARIABLE is not set"]),
         (SYNTHETIC + "grid: {cell_lat: 1.0}", ["give both cell_lat and cell_lng"]),
         (SYNTHETIC + "distill: {window: 0}", ["`distill`", "window is `full` or a whole number from 1"]),
-        (SYNTHETIC + "distill:\n  lambda_kl: 0.1\n  temperature: true", ["line 4", "`distill.temperature`", "a number",
-                                                                            "(given: True)"]),
+        (
+            SYNTHETIC + "distill:\n  lambda_kl: 0.1\n  temperature: true",
+            ["line 4", "`distill.temperature`", "a number", "(given: True)"],
+        ),
         (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "a number is asked for, not true"]),
         (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "a number is asked for"]),
         (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "a number is asked for"]),
@@ -93,19 +101,37 @@ def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
 
 def test_whole_numbers_texts_of_numbers_and_true_where_it_is_meant_pass(tmp_path, monkeypatch):
     monkeypatch.setenv("TEMPERATURE", "3.5")
-    config = load_config(write(tmp_path, SYNTHETIC + """
+    config = load_config(
+        write(
+            tmp_path,
+            SYNTHETIC
+            + """
 distill: {enabled: no, temperature: '${TEMPERATURE}', lambda_kl: 1, scale_by_temperature_squared: true}
-"""))
+""",
+        )
+    )
     assert (config.distill.enabled, config.distill.scale_by_temperature_squared) == (False, True)
     assert (config.distill.temperature, config.distill.lambda_kl) == (3.5, 1.0)
 
 
-@pytest.mark.parametrize("section", [SyntheticConfig, Bounds, *(
-    field.annotation for name, field in CityConfig.model_fields.items()
-    if name not in ("city", "description", "source"))], ids=lambda section: section.__name__)
+@pytest.mark.parametrize(
+    "section",
+    [
+        SyntheticConfig,
+        Bounds,
+        *(
+            field.annotation
+            for name, field in CityConfig.model_fields.items()
+            if name not in ("city", "description", "source")
+        ),
+    ],
+    ids=lambda section: section.__name__,
+)
 def test_no_number_of_any_section_takes_true(section):
-    annotations = {name: str(field.annotation) + getattr(field.annotation, "__name__", "")
-                   for name, field in section.model_fields.items()}
+    annotations = {
+        name: str(field.annotation) + getattr(field.annotation, "__name__", "")
+        for name, field in section.model_fields.items()
+    }
     numbers = [name for name, text in annotations.items() if "int" in text or "float" in text]
     assert numbers
     for name in numbers:

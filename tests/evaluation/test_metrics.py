@@ -29,7 +29,7 @@ from hoser_kd.evaluation.metrics import (
     pair_by_od_cell,
     radius_km,
     step_minutes,
-    travelled_km,
+    traveled_km,
     trip_minutes,
 )
 from hoser_kd.network.road_network import RoadNetwork, read_hoser
@@ -101,9 +101,15 @@ class TestPublished:
     def test_pairs(self, golden_metrics, published):
         assert golden_metrics["details"]["pairs"] == published["pairs"]
 
-    @pytest.mark.parametrize(("ours", "theirs"), [
-        ("hausdorff", "hausdorff"), ("dtw", "dtw_exact"), ("edr", "edr_lonlat_order_fixed"), ("edr_published", "edr"),
-    ])
+    @pytest.mark.parametrize(
+        ("ours", "theirs"),
+        [
+            ("hausdorff", "hausdorff"),
+            ("dtw", "dtw_exact"),
+            ("edr", "edr_lonlat_order_fixed"),
+            ("edr_published", "edr"),
+        ],
+    )
     def test_every_pair(self, golden_metrics, published, ours, theirs):
         values = golden_metrics["details"]["similarity"][ours]
         np.testing.assert_allclose(values, published[theirs]["per_pair"], rtol=1e-9, atol=1e-12)
@@ -180,9 +186,11 @@ class TestKernel:
 
 
 class TestPairing:
-    @given(st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
-           st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
-           st.integers(1, 6))
+    @given(
+        st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
+        st.lists(st.tuples(*[st.integers(0, NETWORK.num_roads - 1)] * 2), min_size=1, max_size=25),
+        st.integers(1, 6),
+    )
     @settings(max_examples=80, deadline=None)
     def test_equals_pairing_one_by_one(self, real_ods, made_ods, num_cells):
         cell = np.arange(NETWORK.num_roads) % num_cells
@@ -205,7 +213,7 @@ class TestPairing:
         np.testing.assert_array_equal(od_cells(elsewhere, EvaluationConfig()), od_cells(elsewhere, own))
 
     def test_cells_are_as_wide_as_asked(self):
-        """200 m cells on a street grid of 222 m by 168 m: counted from a corner in plain metres."""
+        """200 m cells on a street grid of 222 m by 168 m: counted from a corner in plain meters."""
         lat, lon = NETWORK.centroids.T
         cells = od_cells(NETWORK, EvaluationConfig(od_corner=(float(lat.min()), float(lon.min()))))
         north = np.floor((lat - lat.min()) * 111_050 / 200)
@@ -224,15 +232,19 @@ class TestPairing:
 
 
 class TestValues:
-    """A trip over three roads whose centres lie on one meridian, in plain numbers."""
+    """A trip over three roads whose centers lie on one meridian, in plain numbers."""
 
     TRIP = trips_of([0, 2, 1])
-    NETWORK = replace(NETWORK, coord_offsets=np.array([0, 2, 4, 6]), length_m=np.array([100.0, 200.0, 300.0]),
-                      coords=np.array([[0.0, y + d] for y in (0.0, 0.03, 0.01) for d in (-0.001, 0.001)]))
+    NETWORK = replace(
+        NETWORK,
+        coord_offsets=np.array([0, 2, 4, 6]),
+        length_m=np.array([100.0, 200.0, 300.0]),
+        coords=np.array([[0.0, y + d] for y in (0.0, 0.03, 0.01) for d in (-0.001, 0.001)]),
+    )
     DEGREE_KM = 6371.009 * math.pi / 180
 
-    def test_distance_is_the_way_over_the_centres(self):
-        assert travelled_km(self.TRIP, self.NETWORK) == pytest.approx([0.03 * self.DEGREE_KM])
+    def test_distance_is_the_way_over_the_centers(self):
+        assert traveled_km(self.TRIP, self.NETWORK) == pytest.approx([0.03 * self.DEGREE_KM])
 
     def test_radius_is_the_mean_distance_to_the_mean(self):
         middle = 0.04 / 3
@@ -252,7 +264,7 @@ class TestValues:
     def test_steps_do_not_run_from_one_trip_into_the_next(self):
         trips = trips_of([0], [1, 2], [2])
         assert len(step_minutes(trips)) == 1
-        assert travelled_km(trips, self.NETWORK) == pytest.approx([0, 0.02 * self.DEGREE_KM, 0])
+        assert traveled_km(trips, self.NETWORK) == pytest.approx([0, 0.02 * self.DEGREE_KM, 0])
 
     def test_divergence_of_halves(self):
         """Visits (1, 0) and (1/2, 1/2) of two roads, by hand."""
@@ -272,7 +284,7 @@ class TestEvaluate:
             elif better == "higher":
                 assert value == 1, name
         assert figures["paired.detour_ratio"] == 1
-        assert figures["training.copied_share"] == 1
+        assert figures["training.memorized_share"] == 1
         assert figures["counts.pairs"] == 40
 
     def test_a_useless_generator(self):
@@ -283,7 +295,7 @@ class TestEvaluate:
         assert figures["paired"]["edit_similarity"] == 0
         assert figures["paired"]["identical_share"] == 0
         assert "detour_ratio" not in figures["paired"]
-        assert figures["training"] == {"copied_share": 0.0, "real_copied_share": 1.0}
+        assert figures["training"] == {"memorized_share": 0.0, "real_memorized_share": 1.0}
         assert figures["road_use"]["jsd"] == pytest.approx(math.log(2))
 
     def test_overlap_of_roads(self):

@@ -17,14 +17,14 @@ from hoser_kd.config.schema import EvaluationConfig, StudentConfig
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.metrics import evaluate
-from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS, evaluate_scenarios, in_centre, next_step_by, scenarios
+from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS, evaluate_scenarios, in_center, next_step_by, scenarios
 from hoser_kd.generation.generator import GeneratedTrajectories
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.next_step_metrics import evaluate_student
 
 NETWORK = grid_network()
-SETTINGS = EvaluationConfig(centre=(41.145, -8.655), centre_radius_m=400.0)
+SETTINGS = EvaluationConfig(center=(41.145, -8.655), center_radius_m=400.0)
 SATURDAY = 1_372_464_000
 HOUR = 3600
 
@@ -42,15 +42,15 @@ def test_days_and_hours():
 
 
 def test_places_share_the_trips_out():
-    centre = in_centre(NETWORK, SETTINGS)
-    inside, outside = np.flatnonzero(centre)[0], np.flatnonzero(~centre)[0]
+    center = in_center(NETWORK, SETTINGS)
+    inside, outside = np.flatnonzero(center)[0], np.flatnonzero(~center)[0]
     origins, destinations = np.array([inside, outside, inside, outside]), np.array([inside, inside, outside, outside])
     found = scenarios(origins, np.zeros(4, np.int64), destinations, NETWORK, SETTINGS)
-    places = np.array([found[name] for name in ("within_centre", "to_centre", "from_centre", "suburb")])
+    places = np.array([found[name] for name in ("within_center", "to_center", "from_center", "suburb")])
     np.testing.assert_array_equal(places, np.eye(4, dtype=bool))
-    assert found["centre"].tolist() == [True, True, True, False]
-    assert (found["centre"] ^ found["suburb"]).all()
-    assert in_centre(NETWORK, EvaluationConfig()).mean() == pytest.approx(0.25, abs=0.05)
+    assert found["center"].tolist() == [True, True, True, False]
+    assert (found["center"] ^ found["suburb"]).all()
+    assert in_center(NETWORK, EvaluationConfig()).mean() == pytest.approx(0.25, abs=0.05)
 
 
 def test_figures_of_a_scenario_are_those_of_its_trips_alone():
@@ -71,18 +71,22 @@ def test_copies_of_training_trips_are_counted_by_scenario():
     belongs = scenarios(*asked, NETWORK, SETTINGS)
     # off the peak a student that repeats its training trips, on it one that does not
     rows = np.where(belongs["peak"], np.arange(60), 60 + np.arange(60))
-    both = Trajectories(np.concatenate([half.offsets, half.offsets[-1] + training.offsets[1:]]),
-                        np.concatenate([half.road_ids, training.road_ids]),
-                        np.concatenate([half.times, training.times]))
+    both = Trajectories(
+        np.concatenate([half.offsets, half.offsets[-1] + training.offsets[1:]]),
+        np.concatenate([half.road_ids, training.road_ids]),
+        np.concatenate([half.times, training.times]),
+    )
     found = evaluate_scenarios(real, both.take(rows), NETWORK, SETTINGS, asked=asked, training=training, paired=True)
-    assert found["off_peak"]["training"] == {"copied_share": 1.0, "real_copied_share": 0.0}
-    assert found["peak"]["training"]["copied_share"] == 0.0
-    assert 0 < found["weekday"]["training"]["copied_share"] < 1
+    assert found["off_peak"]["training"] == {"memorized_share": 1.0, "real_memorized_share": 0.0}
+    assert found["peak"]["training"]["memorized_share"] == 0.0
+    assert 0 < found["weekday"]["training"]["memorized_share"] < 1
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=12),
-       st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=0, max_size=12))
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=12),
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=0, max_size=12),
+)
 def test_copies_are_trips_with_the_same_roads_in_the_same_order(trips, known):
     def made(roads):
         flat = np.array([road for trip in roads for road in trip], np.int64)
@@ -97,7 +101,7 @@ def test_a_meeting_of_hashes_is_no_copy(monkeypatch):
     assert copied(trips, random_trips(NETWORK, 5, 1)).tolist() == [False] * 5
 
 
-@pytest.mark.parametrize("wrong", [{"peak_hours": [[10, 7]]}, {"peak_hours": [[22, 26]]}, {"centre": [-8.6, 410]}])
+@pytest.mark.parametrize("wrong", [{"peak_hours": [[10, 7]]}, {"peak_hours": [[22, 26]]}, {"center": [-8.6, 410]}])
 def test_impossible_hours_and_places_are_refused(wrong):
     with pytest.raises(ValidationError, match=r"from < to|latitude, then longitude"):
         EvaluationConfig(**wrong)
@@ -105,8 +109,14 @@ def test_impossible_hours_and_places_are_refused(wrong):
 
 def test_next_steps_by_part_add_up_to_the_whole():
     torch.manual_seed(0)
-    model = HOSER.build(StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2), NETWORK,
-                        np.arange(NETWORK.num_roads) % 5, np.ones((5, 5)), log1p_mean=3.0, log1p_std=0.5)
+    model = HOSER.build(
+        StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2),
+        NETWORK,
+        np.arange(NETWORK.num_roads) % 5,
+        np.ones((5, 5)),
+        log1p_mean=3.0,
+        log1p_std=0.5,
+    )
     trips = random_trips(NETWORK, 40, 2)
     whole = evaluate_student(model, trips)
     parts = next_step_by(model, trips, NETWORK, batch_size=7)
@@ -136,8 +146,13 @@ def test_failures_have_their_causes_and_the_worst_come_first():
     stranger = next(other.roads(i) for i in range(40) if len(np.intersect1d(other.roads(i), real.roads(1))) < 3)
     roads = [real.roads(0), stranger, real.roads(2)[:3], real.roads(3)[:1]]
     flat = np.concatenate(roads)
-    made = GeneratedTrajectories(offsets_of(np.array([len(part) for part in roads])), flat, np.zeros_like(flat),
-                                 reached=np.array([True, True, False, False]), expansions=np.array([9, 9, 50, 7]))
+    made = GeneratedTrajectories(
+        offsets_of(np.array([len(part) for part in roads])),
+        flat,
+        np.zeros_like(flat),
+        reached=np.array([True, True, False, False]),
+        expansions=np.array([9, 9, 50, 7]),
+    )
     found = failures(made, real.destinations, 50, NETWORK, real)
     assert {failure.row: failure.cause for failure in found} == {1: "wrong turn", 2: "step limit", 3: "no path"}
     away = [failure.away_km for failure in found]

@@ -35,8 +35,10 @@ def test_turning_the_pair_turns_the_interval(pairs):
 
 def test_covers_the_true_difference_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    held = [low <= 1 <= high for _, low, high in
-            (paired_difference(*(rng.normal([[1], [0]], 1, (2, 4))), 0.9) for _ in range(2000))]
+    held = [
+        low <= 1 <= high
+        for _, low, high in (paired_difference(*(rng.normal([[1], [0]], 1, (2, 4))), 0.9) for _ in range(2000))
+    ]
     assert np.mean(held) == pytest.approx(0.9, abs=0.02)
 
 

@@ -51,9 +51,9 @@ def search_one(model, network, origin, start, destination, max_steps):
         if roads[-1] in done:
             continue
         done.add(roads[-1])
-        metres = model.tables.distances_m(torch.tensor([roads[-1]]), torch.tensor([destination])).item()
-        if metres < nearest[0]:
-            nearest = (metres, roads, times)
+        meters = model.tables.distances_m(torch.tensor([roads[-1]]), torch.tensor([destination])).item()
+        if meters < nearest[0]:
+            nearest = (meters, roads, times)
         candidates = network.successors.row(roads[-1]).tolist()
         if not candidates:
             continue
@@ -72,8 +72,9 @@ def ask(model, network, roads, times, destination):
     """Candidates behind the last road of a path with their logits and seconds, by the full forward pass."""
     candidates = network.successors.row(roads[-1]).tolist()
     # a step's answer does not depend on its label: any candidate closes the path, the destination is set below
-    path = Trajectories(np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]),
-                        np.array([*times, times[-1] + 1]))
+    path = Trajectories(
+        np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]), np.array([*times, times[-1] + 1])
+    )
     with torch.no_grad():
         output = forward_to(model, collate(path, np.array([0])), destination)
     seconds = model.time_scale.seconds(output.all_times[0, -1]).round().long().tolist()
@@ -89,16 +90,22 @@ def forward_to(model, batch, destination):
     return model(Towards(batch.road_ids, batch.times, batch.lengths, batch.rows), all_times=True)
 
 
-@pytest.mark.parametrize(("name", "checkpoint"),
-                         [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")])
+@pytest.mark.parametrize(
+    ("name", "checkpoint"), [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")]
+)
 def test_answers_are_the_published_ones(golden, name, checkpoint):
     network = read_hoser(golden / "hoser_city")
     expected = json.loads((golden / "gene_golden.json").read_text())
     cases = next(value for key, value in expected.items() if isinstance(value, list) and name in key)
-    model = load_checkpoint(golden / checkpoint, network, log1p_mean=expected["log1p_mean"],
-                            log1p_std=expected["log1p_std"])
-    trips = generate(model, [case["origin"] for case in cases], [seconds_of(case["origin_datetime"]) for case in cases],
-                     [case["destination"] for case in cases])
+    model = load_checkpoint(
+        golden / checkpoint, network, log1p_mean=expected["log1p_mean"], log1p_std=expected["log1p_std"]
+    )
+    trips = generate(
+        model,
+        [case["origin"] for case in cases],
+        [seconds_of(case["origin_datetime"]) for case in cases],
+        [case["destination"] for case in cases],
+    )
     for i, case in enumerate(cases):
         assert trips.roads(i).tolist() == case["roads"]
         times = trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist()
@@ -115,8 +122,9 @@ def test_answers_are_those_of_a_plain_search(max_steps):
     origins, destinations = rng.integers(0, network.num_roads, (2, 8))
     # midnight is passed, and a Saturday morning starts a weekend
     starts = np.resize([1_372_636_800, 1_372_377_590, 1_372_463_990], 8)
-    expected = [search_one(model, network, int(origins[i]), int(starts[i]), int(destinations[i]), max_steps)
-                for i in range(8)]
+    expected = [
+        search_one(model, network, int(origins[i]), int(starts[i]), int(destinations[i]), max_steps) for i in range(8)
+    ]
     for concurrent in (1, 3, 64):
         trips = generate(model, origins, starts, destinations, max_steps, concurrent=concurrent)
         for i, (roads, times, reached, expansions) in enumerate(expected):
@@ -176,8 +184,10 @@ def test_a_wide_beam_finds_trips_at_least_as_likely(requests):
     for width in (1, 64):
         trips = generate(model, origins, starts, destinations, decoding=Decoding("beam", beam_width=width))
         assert (trips.expansions <= 5000).all()
-        costs[width] = [cost_of(model, network, trips, i, destinations[i]) if trips.reached[i] else np.inf
-                        for i in range(len(origins))]
+        costs[width] = [
+            cost_of(model, network, trips, i, destinations[i]) if trips.reached[i] else np.inf
+            for i in range(len(origins))
+        ]
     assert (np.array(costs[64]) <= np.array(costs[1]) + 1e-4).all()
     assert np.isfinite(costs[64]).all()
 
@@ -185,8 +195,10 @@ def test_a_wide_beam_finds_trips_at_least_as_likely(requests):
 def test_samples_are_diverse_and_repeat_with_the_seed_whoever_is_beside_them(requests):
     _, model, origins, starts, destinations = requests
     asked = [np.repeat(part[:2], 12) for part in (origins, starts, destinations)]
-    drawn = [generate(model, *asked, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
-             for seed, concurrent in ((0, 1), (0, 24), (1, 24))]
+    drawn = [
+        generate(model, *asked, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
+        for seed, concurrent in ((0, 1), (0, 24), (1, 24))
+    ]
     np.testing.assert_array_equal(drawn[0].road_ids, drawn[1].road_ids)
     assert drawn[0].road_ids.tolist() != drawn[2].road_ids.tolist()
     for first in (0, 12):
@@ -221,8 +233,16 @@ def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, deco
 
     kill = True
     with pytest.raises(Killed):
-        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, concurrent=2,
-                    part_trips=5, progress=watch)
+        generate_to(
+            tmp_path / "trips.parquet",
+            tmp_path / "parts",
+            model,
+            *asked,
+            decoding,
+            concurrent=2,
+            part_trips=5,
+            progress=watch,
+        )
     assert not (tmp_path / "trips.parquet").exists()
     assert list((tmp_path / "parts").rglob("part-*.parquet"))
     kill, seen = False, []
@@ -260,8 +280,9 @@ def test_an_origin_without_a_way_out_is_its_own_answer(decoding):
     assert (trips.roads(0).tolist(), trips.reached.tolist(), trips.expansions.tolist()) == ([3], [False], [1])
 
 
-@pytest.mark.parametrize(("decoding", "most"), [(Decoding(), 5), (Decoding("beam", beam_width=3), 15),
-                                                (Decoding("sampling"), 5)])
+@pytest.mark.parametrize(
+    ("decoding", "most"), [(Decoding(), 5), (Decoding("beam", beam_width=3), 15), (Decoding("sampling"), 5)]
+)
 def test_no_more_trips_are_under_way_than_asked_for(requests, monkeypatch, decoding, most):
     _, model, origins, starts, destinations = requests
     asked = [np.tile(part, 8) for part in (origins, starts, destinations)]
@@ -325,7 +346,9 @@ def test_samples_of_an_od_stand_one_behind_the_other():
 
 
 OD_TEXTS = {
-    "instants": "2013-07-01T08:30:00Z", "spaces": "2013-07-01 08:30:00", "seconds": "1372667400",
+    "instants": "2013-07-01T08:30:00Z",
+    "spaces": "2013-07-01 08:30:00",
+    "seconds": "1372667400",
 }
 
 
@@ -333,8 +356,9 @@ OD_TEXTS = {
 def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
     csv, parquet = tmp_path / "ods.csv", tmp_path / "ods.parquet"
     csv.write_text(f"note,origin,destination,start_time\na,3,5,{text}\nb,0,7,{text}\n")
-    pd.DataFrame({"origin": [3, 0], "destination": [5, 7],
-                  "start_time": pd.to_datetime(["2013-07-01T08:30:00Z"] * 2)}).to_parquet(parquet)
+    pd.DataFrame(
+        {"origin": [3, 0], "destination": [5, 7], "start_time": pd.to_datetime(["2013-07-01T08:30:00Z"] * 2)}
+    ).to_parquet(parquet)
     settings = GenerationConfig(od_source="file", od_file=str(csv))
     none = random_trips(grid_network(4), 2)
     for asked in (read_ods(csv, 8), read_ods(parquet, 8), choose(settings, none, none, 8)):
@@ -344,25 +368,31 @@ def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
         assert asked.real_rows is None
 
 
-@pytest.mark.parametrize(("lines", "said"), [
-    (["origin,destination,start_time", "1,2,0", "1,8,0"], r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7"),
-    (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
-    (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
-    (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. does not read"),
-    (["origin,start_time", "1,0"], "no column destination"),
-    (["origin,destination,start_time"], "no row"),
-    (["origin;destination;start_time", "1;2;0"], "no column .*; there are: origin;destination;start_time"),
-    (["origin,destination,start_time", "1,2,0,7", "1,2,0,7"], "Expected 3 columns, got 4"),
-    (["origin,destination,start_time", "1,2,0", "1,2"], "Expected 3 columns, got 2"),
-    (["origin,origin,destination,start_time", "1,1,2,0"], "column origin is there twice"),
-    (["origin,destination,start_time", "1,2,0", "inf,2,0"], "row 1: origin inf is not a road"),
-    (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
-    (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
-    (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
-    (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
-    (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
-    ([], "no column .*there are: none"),
-])
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            ["origin,destination,start_time", "1,2,0", "1,8,0"],
+            r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7",
+        ),
+        (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
+        (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
+        (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. does not read"),
+        (["origin,start_time", "1,0"], "no column destination"),
+        (["origin,destination,start_time"], "no row"),
+        (["origin;destination;start_time", "1;2;0"], "no column .*; there are: origin;destination;start_time"),
+        (["origin,destination,start_time", "1,2,0,7", "1,2,0,7"], "Expected 3 columns, got 4"),
+        (["origin,destination,start_time", "1,2,0", "1,2"], "Expected 3 columns, got 2"),
+        (["origin,origin,destination,start_time", "1,1,2,0"], "column origin is there twice"),
+        (["origin,destination,start_time", "1,2,0", "inf,2,0"], "row 1: origin inf is not a road"),
+        (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
+        (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
+        (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
+        (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
+        (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
+        ([], "no column .*there are: none"),
+    ],
+)
 def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
     file = tmp_path / "ods.csv"
     file.write_text("\n".join(lines))
@@ -372,8 +402,10 @@ def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
 
 def test_a_file_of_ods_as_spreadsheets_write_them(tmp_path):
     file = tmp_path / "ods.csv"
-    file.write_bytes(b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
-                     b'b,"3", 4.0,2013-07-01\r\n\r\n')
+    file.write_bytes(
+        b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
+        b'b,"3", 4.0,2013-07-01\r\n\r\n'
+    )
     asked = read_ods(file, 8)
     assert (asked.origins.tolist(), asked.destinations.tolist()) == ([1, 3], [2, 4])
     assert asked.start_times.tolist() == [1_372_667_400, 1_372_636_800]
@@ -421,8 +453,14 @@ def test_files_written_in_chunks_are_those_of_all_trips_at_once(requests, tmp_pa
     told = json.loads(pq.read_metadata(tmp_path / "lines.parquet").metadata[b"geo"])["columns"]["geometry"]
     assert told["bbox"] == expected.total_bounds.tolist()
     assert told["encoding"] == "WKB"
-    assert {path.name for path in tmp_path.iterdir()} == {"trips.parquet", "parts", "whole.csv", "chunks.csv",
-                                                          "lines.parquet", "whole.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "trips.parquet",
+        "parts",
+        "whole.csv",
+        "chunks.csv",
+        "lines.parquet",
+        "whole.parquet",
+    }
 
 
 def test_a_failure_in_the_middle_leaves_no_half_file(requests, tmp_path):

@@ -20,8 +20,14 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 
-PORTO = {"min_lat": 41.140092, "max_lat": 41.185969, "min_lng": -8.690261, "max_lng": -8.549155,
-         "cell_lat": 0.1 / 110.574, "cell_lng": 0.1 / 111.320 / 0.99974}
+PORTO = {
+    "min_lat": 41.140092,
+    "max_lat": 41.185969,
+    "min_lng": -8.690261,
+    "max_lng": -8.549155,
+    "cell_lat": 0.1 / 110.574,
+    "cell_lng": 0.1 / 111.320 / 0.99974,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +37,19 @@ def city(tmp_path_factory):
     return network, trajectories.read_hoser(folder / "train.csv", network)
 
 
-def _network(centres):
-    """A network whose roads are short lines centred on (lat, lon) `centres`, each followed by all others."""
-    count = len(centres)
-    middle = np.repeat(np.asarray(centres, float)[:, ::-1], 2, axis=0)
+def _network(centers):
+    """A network whose roads are short lines centered on (lat, lon) `centers`, each followed by all others."""
+    count = len(centers)
+    middle = np.repeat(np.asarray(centers, float)[:, ::-1], 2, axis=0)
     coords = middle + np.tile([[-1e-9, 0.0], [1e-9, 0.0]], (count, 1))
     others = np.array([[j for j in range(count) if j != i] for i in range(count)], np.int64)
-    return RoadNetwork(np.arange(0, 2 * count + 1, 2), coords, np.ones(count), np.array(["primary"] * count, object),
-                       Csr(np.arange(0, count * (count - 1) + 1, count - 1), others.ravel()))
+    return RoadNetwork(
+        np.arange(0, 2 * count + 1, 2),
+        coords,
+        np.ones(count),
+        np.array(["primary"] * count, object),
+        Csr(np.arange(0, count * (count - 1) + 1, count - 1), others.ravel()),
+    )
 
 
 # parity with the published code
@@ -51,29 +62,32 @@ def grid_golden(golden):
 
 
 def test_square_degree_grid_matches_the_published_mapper(grid_golden):
-    expected, centres = grid_golden
+    expected, centers = grid_golden
     grid = GridSpec(**expected["boundary"], cell_lat=expected["grid_size"], cell_lng=expected["grid_size"])
     assert list(grid.shape) == expected["grid_hw"]
-    tokens = grid.tokenize(*centres.T)
+    tokens = grid.tokenize(*centers.T)
     assert tokens.dtype == np.int64
     np.testing.assert_array_equal(tokens, expected["road_to_token_float64_centroids"])
 
 
 def test_downsampling_matches_the_published_mapper(grid_golden):
-    expected, centres = grid_golden
+    expected, centers = grid_golden
     size = expected["grid_size"]
     grid = GridSpec(**expected["boundary"], cell_lat=size, cell_lng=size, downsample_factor=2)
     assert list(grid.shape) == expected["downsample2"]["grid_hw"]
-    np.testing.assert_array_equal(grid.tokenize(*centres.T), expected["downsample2"]["road_to_token"])
+    np.testing.assert_array_equal(grid.tokenize(*centers.T), expected["downsample2"]["road_to_token"])
 
 
-def test_kilometre_grid_matches_the_published_preprocessing(grid_golden):
-    expected, centres = grid_golden
+def test_kilometer_grid_matches_the_published_preprocessing(grid_golden):
+    expected, centers = grid_golden
     official = expected["official_preprocess_porto"]
-    grid = GridSpec(**expected["boundary"], cell_lat=official["grid_height_km"] / 110.574,
-                    cell_lng=official["grid_width_km"] / 111.320 / 0.99974)
+    grid = GridSpec(
+        **expected["boundary"],
+        cell_lat=official["grid_height_km"] / 110.574,
+        cell_lng=official["grid_width_km"] / 111.320 / 0.99974,
+    )
     assert list(grid.shape) == official["grid_hw"]
-    np.testing.assert_array_equal(grid.tokenize(*centres.T), official["road_to_token"])
+    np.testing.assert_array_equal(grid.tokenize(*centers.T), official["road_to_token"])
 
 
 def test_published_porto_constants_give_the_published_shape():
@@ -100,7 +114,6 @@ def test_porto_resolution(porto):
 # properties
 
 
-
 def _grid(corner, size, cell, factor):
     (lat, lng), (height, width) = corner, size
     return GridSpec(lat, lat + height, lng, lng + width, *cell, factor)
@@ -108,8 +121,10 @@ def _grid(corner, size, cell, factor):
 
 grids = st.builds(
     _grid,
-    st.tuples(st.floats(-80, 70), st.floats(-170, 160)), st.tuples(st.floats(0.01, 2), st.floats(0.01, 2)),
-    st.tuples(st.floats(0.003, 0.7), st.floats(0.003, 0.7)), st.integers(1, 5),
+    st.tuples(st.floats(-80, 70), st.floats(-170, 160)),
+    st.tuples(st.floats(0.01, 2), st.floats(0.01, 2)),
+    st.tuples(st.floats(0.003, 0.7), st.floats(0.003, 0.7)),
+    st.integers(1, 5),
 )
 points = st.lists(st.tuples(st.floats(-89, 89), st.floats(-179, 179)), min_size=1, max_size=30)
 
@@ -124,8 +139,12 @@ def test_tokens_are_in_range_and_clamped_exactly_outside(grid, where):
     np.testing.assert_array_equal(tokens, cells.row * width + cells.column)
     outside = (lat < grid.min_lat) | (lng < grid.min_lng)
     assert cells.clamped[outside].all()
-    well_inside = ((lat > grid.lat_edges[0]) & (lat < grid.lat_edges[-1] - 1e-9)
-                   & (lng > grid.lng_edges[0]) & (lng < grid.lng_edges[-1] - 1e-9))
+    well_inside = (
+        (lat > grid.lat_edges[0])
+        & (lat < grid.lat_edges[-1] - 1e-9)
+        & (lng > grid.lng_edges[0])
+        & (lng < grid.lng_edges[-1] - 1e-9)
+    )
     assert not cells.clamped[well_inside].any()
     assert (cells.row[lat <= grid.min_lat] == 0).all()
     assert (cells.row[lat > grid.lat_edges[-1] + 1e-9] == height - 1).all()
@@ -187,15 +206,18 @@ def test_a_point_that_is_nowhere_is_refused(value):
         GridSpec(0, 1, 0, 1, 0.1, 0.1).tokenize(value, 0.5)
 
 
-@pytest.mark.parametrize(("numbers", "said"), [
-    ((1, 0, 0, 1, 0.1, 0.1), "min_lat 1 is not below max_lat 0"),
-    ((0, 1, 1, 1, 0.1, 0.1), "min_lng 1 is not below max_lng 1"),
-    ((0, 1, 0, 1, 0, 0.1), "cell_lat 0 is not above 0"),
-    ((0, 1, 0, np.nan, 0.1, 0.1), "max_lng is nan"),
-    ((0, 1, 0, 1, 0.1, 0.1, 0), "downsample_factor 0"),
-    ((0, 1, 0, 1, 0.1, 1e-9), "cells of 0.1° × 1e-09° make over 10,000,000 rows or columns"),
-    ((0, 1, 0, 1, 1e-320, 0.1), "over 10,000,000 rows or columns"),
-])
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((1, 0, 0, 1, 0.1, 0.1), "min_lat 1 is not below max_lat 0"),
+        ((0, 1, 1, 1, 0.1, 0.1), "min_lng 1 is not below max_lng 1"),
+        ((0, 1, 0, 1, 0, 0.1), "cell_lat 0 is not above 0"),
+        ((0, 1, 0, np.nan, 0.1, 0.1), "max_lng is nan"),
+        ((0, 1, 0, 1, 0.1, 0.1, 0), "downsample_factor 0"),
+        ((0, 1, 0, 1, 0.1, 1e-9), "cells of 0.1° × 1e-09° make over 10,000,000 rows or columns"),
+        ((0, 1, 0, 1, 1e-320, 0.1), "over 10,000,000 rows or columns"),
+    ],
+)
 def test_impossible_grids_are_refused(numbers, said):
     with pytest.raises(ConfigError, match=said):
         GridSpec(*numbers)
@@ -267,12 +289,15 @@ def test_grip_size_may_count_cells_before_or_after_merging():
         assert GridSpec.from_dataset_config({**PORTO, "downsample_factor": 2, "grip_size": shape}).shape == (25, 79)
 
 
-@pytest.mark.parametrize(("cfg", "said"), [
-    ({"min_lat": "north"}, "min_lat is 'north'"),
-    ({"min_lat": float("nan")}, "min_lat is nan: it must be a finite number"),
-    ({"grid_size": (10, 10)}, "grid_size is"),
-    ({**PORTO, "grip_size": 51}, "rows and columns"),
-])
+@pytest.mark.parametrize(
+    ("cfg", "said"),
+    [
+        ({"min_lat": "north"}, "min_lat is 'north'"),
+        ({"min_lat": float("nan")}, "min_lat is nan: it must be a finite number"),
+        ({"grid_size": (10, 10)}, "grid_size is"),
+        ({**PORTO, "grip_size": 51}, "rows and columns"),
+    ],
+)
 def test_values_of_another_kind_are_refused(cfg, said):
     with pytest.raises(ConfigError, match=said):
         GridSpec.from_dataset_config(cfg)
@@ -286,7 +311,7 @@ def test_unknown_fallbacks_are_refused():
 # grids of teachers trained here
 
 
-def test_from_config_in_metres(city):
+def test_from_config_in_meters(city):
     network, _ = city
     grid = GridSpec.from_config(GridConfig(bounds="roads", cell_size_m=50), network)
     middle = np.radians((grid.min_lat + grid.max_lat) / 2)
@@ -307,14 +332,27 @@ def test_bounds_are_never_guessed_from_the_roads(city):
     assert config_fallbacks(GridConfig(), city[0]) == {}
 
 
-@pytest.mark.parametrize(("sizes", "parts"), [
-    ({"cell_size_m": 0.5}, ["`grid.cell_size_m: 0.5`", "`grid.vocabulary: all`", "more than 4,000,000",
-                            "`vocabulary: occupied`", "a larger cell"]),
-    ({"cell_lat": 1e-6, "cell_lng": 2e-6}, ["`grid.cell_lat: 1e-06, cell_lng: 2e-06`", "`vocabulary: occupied`"]),
-    ({"cell_size_m": 1e-6, "vocabulary": "occupied"}, ["`grid.cell_size_m: 1e-06`", "a larger cell",
-                                                       "at most 10,000,000 rows or columns"]),
-    ({"cell_size_m": 1e-320}, ["`grid.cell_size_m", "at most 10,000,000 rows or columns"]),
-])
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        (
+            {"cell_size_m": 0.5},
+            [
+                "`grid.cell_size_m: 0.5`",
+                "`grid.vocabulary: all`",
+                "more than 4,000,000",
+                "`vocabulary: occupied`",
+                "a larger cell",
+            ],
+        ),
+        ({"cell_lat": 1e-6, "cell_lng": 2e-6}, ["`grid.cell_lat: 1e-06, cell_lng: 2e-06`", "`vocabulary: occupied`"]),
+        (
+            {"cell_size_m": 1e-6, "vocabulary": "occupied"},
+            ["`grid.cell_size_m: 1e-06`", "a larger cell", "at most 10,000,000 rows or columns"],
+        ),
+        ({"cell_size_m": 1e-320}, ["`grid.cell_size_m", "at most 10,000,000 rows or columns"]),
+    ],
+)
 def test_absurdly_small_cells_are_refused_before_anything_is_made_of_them(city, sizes, parts):
     with pytest.raises(ConfigError) as caught:
         choose_grid(GridConfig(bounds="roads", **sizes), city[0])
@@ -330,7 +368,8 @@ def test_the_refusal_tells_the_number_of_cells(city):
     with pytest.raises(ConfigError, match=f"{height:,} × {width:,} = {height * width:,} cells"):
         choose_grid(GridConfig(bounds="roads", cell_size_m=0.5), network)
     assert choose_grid(GridConfig(bounds="roads", cell_size_m=0.5, vocabulary="occupied"), network).num_labels <= (
-        network.num_roads)
+        network.num_roads
+    )
     # what is merged counts
     merged = GridConfig(bounds="roads", cell_size_m=0.5, downsample_factor=100)
     assert choose_grid(merged, network).shape == (height // 100, width // 100)
@@ -349,23 +388,35 @@ def test_choose_grid(city):
     assert choose_grid(GridConfig(bounds=bounds, **sizes), network, bare) == GridSpec(**PORTO)
 
 
-STATED = {"bounds": {key: PORTO[key] for key in PORTO if key.startswith("m")},
-          "cell_lat": PORTO["cell_lat"], "cell_lng": PORTO["cell_lng"]}
+STATED = {
+    "bounds": {key: PORTO[key] for key in PORTO if key.startswith("m")},
+    "cell_lat": PORTO["cell_lat"],
+    "cell_lng": PORTO["cell_lng"],
+}
 
 
-@pytest.mark.parametrize("stated", [
-    STATED,
-    {"bounds": {key: round(value, 5) for key, value in STATED["bounds"].items()}},
-    {"bounds": {key: float(np.float32(value)) for key, value in STATED["bounds"].items()}},
-    {"cell_lat": round(PORTO["cell_lat"], 7), "cell_lng": round(PORTO["cell_lng"], 7)},
-])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        STATED,
+        {"bounds": {key: round(value, 5) for key, value in STATED["bounds"].items()}},
+        {"bounds": {key: float(np.float32(value)) for key, value in STATED["bounds"].items()}},
+        {"cell_lat": round(PORTO["cell_lat"], 7), "cell_lng": round(PORTO["cell_lng"], 7)},
+    ],
+)
 def test_checkpoint_and_settings_may_differ_by_rounding(city, stated):
     assert choose_grid(GridConfig(**stated), city[0], {**PORTO, "grip_size": (51, 158)}) == GridSpec(**PORTO)
 
 
-def test_a_side_in_metres_is_a_nominal_size(city):
-    own = {"min_lat": 41.1, "max_lat": 41.2, "min_lng": -8.7, "max_lng": -8.5, "cell_lat": 0.1 / 110.574,
-           "cell_lng": 0.1 / 111.320 / np.cos(np.radians(41.15))}
+def test_a_side_in_meters_is_a_nominal_size(city):
+    own = {
+        "min_lat": 41.1,
+        "max_lat": 41.2,
+        "min_lng": -8.7,
+        "max_lng": -8.5,
+        "cell_lat": 0.1 / 110.574,
+        "cell_lng": 0.1 / 111.320 / np.cos(np.radians(41.15)),
+    }
     assert choose_grid(GridConfig(cell_size_m=101), city[0], own) == GridSpec(**own)
     with pytest.raises(ConfigError, match=r"cell_lat is 0.00090437173° in the checkpoint .* \(cell_size_m 50\)"):
         choose_grid(GridConfig(cell_size_m=50), city[0], own)
@@ -376,13 +427,25 @@ def _half_a_cell(axis):
     return {"bounds": {key: value + half * key.endswith(axis) for key, value in STATED["bounds"].items()}}
 
 
-@pytest.mark.parametrize(("stated", "said"), [
-    (_half_a_cell("lat"), r"min_lat is 41.140092 in the checkpoint and 41.14054\d+ in the settings, 0.5 cells apart"),
-    (_half_a_cell("lng"), r"max_lng is -8.549155 in the checkpoint and -8.5487\d+ in the settings, 0.5 cells apart"),
-    ({"cell_lat": PORTO["cell_lat"] * 1.01, "cell_lng": PORTO["cell_lng"]}, "^((?!cell_lng).)*cell_lat is .* in the"),
-    ({"downsample_factor": 2}, "downsample_factor is 1 in the checkpoint and 2 in the settings"),
-    ({"bounds": "roads"}, r"min_lat is 41.140092 in the checkpoint and 44.*Take `bounds: roads`"),
-])
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        (
+            _half_a_cell("lat"),
+            r"min_lat is 41.140092 in the checkpoint and 41.14054\d+ in the settings, 0.5 cells apart",
+        ),
+        (
+            _half_a_cell("lng"),
+            r"max_lng is -8.549155 in the checkpoint and -8.5487\d+ in the settings, 0.5 cells apart",
+        ),
+        (
+            {"cell_lat": PORTO["cell_lat"] * 1.01, "cell_lng": PORTO["cell_lng"]},
+            "^((?!cell_lng).)*cell_lat is .* in the",
+        ),
+        ({"downsample_factor": 2}, "downsample_factor is 1 in the checkpoint and 2 in the settings"),
+        ({"bounds": "roads"}, r"min_lat is 41.140092 in the checkpoint and 44.*Take `bounds: roads`"),
+    ],
+)
 def test_a_difference_beyond_rounding_is_refused_naming_both(city, stated, said):
     with pytest.raises(ConfigError, match=said):
         choose_grid(GridConfig(**stated), city[0], {**PORTO, "downsample_factor": 1})
@@ -409,11 +472,25 @@ def test_tokens_that_are_roads_are_not_taken_for_cells_or_for_other_roads(city):
 
 
 def test_where_the_bounds_come_from_is_told():
-    told = [bounds_source(GridConfig(**config), own) for config, own in (
-        ({"bounds": "roads"}, None), (STATED, None), (STATED, {"grip_size": (51, 158)}), ({}, PORTO), (STATED, PORTO),
-        ({"kind": "roads"}, None))]
-    assert told == ["roads", "settings", "settings", "checkpoint", "checkpoint, agreeing with settings",
-                    "none: a token is a road"]
+    told = [
+        bounds_source(GridConfig(**config), own)
+        for config, own in (
+            ({"bounds": "roads"}, None),
+            (STATED, None),
+            (STATED, {"grip_size": (51, 158)}),
+            ({}, PORTO),
+            (STATED, PORTO),
+            ({"kind": "roads"}, None),
+        )
+    ]
+    assert told == [
+        "roads",
+        "settings",
+        "settings",
+        "checkpoint",
+        "checkpoint, agreeing with settings",
+        "none: a token is a road",
+    ]
 
 
 # tables and figures
@@ -452,10 +529,16 @@ def test_coverage_counts_clamped_roads_and_crowding():
     grid = GridSpec(0, 0.95, 0, 0.95, 0.1, 0.1)
     figures = coverage(grid, token_table(grid, network))
     assert figures == {
-        "roads": 4, "share_inside": 0.75, "clamped": 1, "cells": 100, "occupied_cells": 3,
-        "roads_per_cell_mean": pytest.approx(4 / 3), "roads_per_cell_median": 1.0,
+        "roads": 4,
+        "share_inside": 0.75,
+        "clamped": 1,
+        "cells": 100,
+        "occupied_cells": 3,
+        "roads_per_cell_mean": pytest.approx(4 / 3),
+        "roads_per_cell_median": 1.0,
         "roads_per_cell_p90": pytest.approx(1.8),
-        "roads_per_cell_p99": pytest.approx(1.98), "roads_per_cell_max": 2,
+        "roads_per_cell_p99": pytest.approx(1.98),
+        "roads_per_cell_max": 2,
     }
 
 
@@ -469,13 +552,16 @@ def _choices(tokens, successors_of_0, label):
     return resolution(np.array(tokens), network, trip)
 
 
-@pytest.mark.parametrize(("tokens", "label", "apart", "all_apart", "label_apart"), [
-    ([9, 5, 5, 5], 1, 0.0, 0.0, 0.0),
-    ([9, 5, 5, 6], 1, 1.0, 0.0, 0.0),
-    ([9, 5, 5, 6], 3, 1.0, 0.0, 1.0),
-    ([9, 5, 6, 7], 2, 1.0, 1.0, 1.0),
-    ([5, 5, 6, 7], 1, 1.0, 1.0, 1.0),
-])
+@pytest.mark.parametrize(
+    ("tokens", "label", "apart", "all_apart", "label_apart"),
+    [
+        ([9, 5, 5, 5], 1, 0.0, 0.0, 0.0),
+        ([9, 5, 5, 6], 1, 1.0, 0.0, 0.0),
+        ([9, 5, 5, 6], 3, 1.0, 0.0, 1.0),
+        ([9, 5, 6, 7], 2, 1.0, 1.0, 1.0),
+        ([5, 5, 6, 7], 1, 1.0, 1.0, 1.0),
+    ],
+)
 def test_resolution_of_one_choice(tokens, label, apart, all_apart, label_apart):
     told = _choices(tokens, [1, 2, 3], label)
     assert told == {"steps": 1, "choices": 1, "apart": apart, "all_apart": all_apart, "label_apart": label_apart}

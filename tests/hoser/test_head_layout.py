@@ -7,8 +7,13 @@ from hypothesis import strategies as st
 from hoser_kd.hoser.attention import HeadLayout
 
 
-@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), heads=st.integers(1, 3), parts=st.integers(1, 3),
-       width=st.integers(1, 4), seed=st.integers(0, 2**31))
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    heads=st.integers(1, 3),
+    parts=st.integers(1, 3),
+    width=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
 def test_spread_and_gather_are_the_plain_indexing(lengths, heads, parts, width, seed):
     torch.manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

@@ -35,8 +35,9 @@ def test_round_trips_keep_every_number(small_city, small_model, tmp_path):
     small_model.eval()
     expected = small_model(batch).logits
     export_checkpoint(small_model, tmp_path / "model.pth")
-    published = load_checkpoint(tmp_path / "model.pth", small_city.network, small_city.zones, log1p_mean=3.0,
-                                log1p_std=0.5, num_heads=2)
+    published = load_checkpoint(
+        tmp_path / "model.pth", small_city.network, small_city.zones, log1p_mean=3.0, log1p_std=0.5, num_heads=2
+    )
     assert published.config == small_model.config
     assert torch.equal(published(batch).logits, expected)
     save(small_model, tmp_path / "student")
@@ -54,11 +55,14 @@ def test_features_of_the_loaded_checkpoint_are_its_own(small_city, small_model, 
     assert not torch.allclose(true(batch).logits[0], small_model(batch).logits[0])
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (None, "no such file"),
-    (b"", "damaged"),
-    (b"no checkpoint at all", "damaged|something else"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        (b"", "damaged"),
+        (b"no checkpoint at all", "damaged|something else"),
+    ],
+)
 def test_unreadable_files_are_refused(small_city, tmp_path, content, said):
     path = tmp_path / "x.pth"
     if content is not None:
@@ -89,11 +93,14 @@ def test_code_in_a_file_is_not_run(small_city, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("state", "said"), [
-    ({"model": {"a": torch.ones(1)}}, "bare state dict"),
-    ({"transformer.wte.weight": torch.ones(3, 2)}, "no weights of HOSER"),
-    ([torch.ones(1)], "bare state dict"),
-])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"model": {"a": torch.ones(1)}}, "bare state dict"),
+        ({"transformer.wte.weight": torch.ones(3, 2)}, "no weights of HOSER"),
+        ([torch.ones(1)], "bare state dict"),
+    ],
+)
 def test_other_kinds_are_refused(small_city, tmp_path, state, said):
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=said):

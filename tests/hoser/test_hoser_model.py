@@ -29,23 +29,39 @@ def oracle():
 
 
 def plain_batch(oracle, network, trips, rows, **readings):
-    return oracle.collate_plain([
-        oracle.trip_features(network, trips.roads(i), trips.times[trips.offsets[i] : trips.offsets[i + 1]], **readings)
-        for i in rows])
+    return oracle.collate_plain(
+        [
+            oracle.trip_features(
+                network, trips.roads(i), trips.times[trips.offsets[i] : trips.offsets[i + 1]], **readings
+            )
+            for i in rows
+        ]
+    )
 
 
-@pytest.mark.parametrize(("student", "readings"), [
-    (TINY, {}),
-    (TINY.model_copy(update={"num_heads": 4, "num_layers": 1, "candidate_angle": "true_bearing",
-                             "time_intervals": "elapsed"}),
-     {"candidate_angle": "true_bearing", "time_intervals": "elapsed"}),
-    (TINY.model_copy(update={"hidden_dim": 24, "road_id_dim": 4, "attribute_dim": 5, "num_layers": 3,
-                             "num_heads": 1}), {}),
-])
+@pytest.mark.parametrize(
+    ("student", "readings"),
+    [
+        (TINY, {}),
+        (
+            TINY.model_copy(
+                update={"num_heads": 4, "num_layers": 1, "candidate_angle": "true_bearing", "time_intervals": "elapsed"}
+            ),
+            {"candidate_angle": "true_bearing", "time_intervals": "elapsed"},
+        ),
+        (
+            TINY.model_copy(
+                update={"hidden_dim": 24, "road_id_dim": 4, "attribute_dim": 5, "num_layers": 3, "num_heads": 1}
+            ),
+            {},
+        ),
+    ],
+)
 def test_equals_plain_transcription_with_gradients(small_city, oracle, student, readings):
     torch.manual_seed(0)
-    model = HOSER.build(student, small_city.network, small_city.zones, small_city.transitions,
-                        log1p_mean=3.0, log1p_std=0.5, max_len=20)
+    model = HOSER.build(
+        student, small_city.network, small_city.zones, small_city.transitions, log1p_mean=3.0, log1p_std=0.5, max_len=20
+    )
     # the first trips start at midnight of a weekend day, so that the sign and the wrap of the clock are met
     trips = small_city.trips["train"]
     trips = replace(trips, times=trips.times + 5 * 86_400 - trips.times[0] % 86_400)
@@ -90,14 +106,16 @@ def test_restricted_encoder_equals_full_graph(small_model):
 
 
 def test_gat_gradient_is_the_numerical_one():
-    from hoser_kd.hoser.graph_layers import _NeighbourAttention, road_edges
+    from hoser_kd.hoser.graph_layers import _NeighborAttention, road_edges
 
     torch.manual_seed(0)
     pairs = torch.tensor([[0, 1, 2, 3, 4, 1], [1, 0, 0, 2, 2, 4]])
     edges = road_edges(pairs, torch.rand(6, 2, dtype=torch.float64), 5).into(torch.tensor([0, 2, 4]))
-    args = [torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-            for shape in ((len(edges.sources), 3), (3, 3), (3, 2), (3,))]
-    assert torch.autograd.gradcheck(lambda *a: _NeighbourAttention.apply(*a, edges), args)
+    args = [
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((len(edges.sources), 3), (3, 3), (3, 2), (3,))
+    ]
+    assert torch.autograd.gradcheck(lambda *a: _NeighborAttention.apply(*a, edges), args)
 
 
 def test_padding_is_never_read(small_city, small_model):
@@ -111,8 +129,9 @@ def test_padding_is_never_read(small_city, small_model):
     torch.testing.assert_close(together.logits[0, :n, :c], alone.logits[0], rtol=1e-5, atol=1e-6)
     batch = collate(trips, [short, long])
     assert (batch.road_ids[0, batch.lengths[0] :] == PADDING).all()
-    shifted = Batch(batch.road_ids, torch.where(batch.road_ids < 0, 123_456_789, batch.times), batch.lengths,
-                    batch.rows)
+    shifted = Batch(
+        batch.road_ids, torch.where(batch.road_ids < 0, 123_456_789, batch.times), batch.lengths, batch.rows
+    )
     again = small_model(shifted)
     assert torch.equal(again.logits[0, :n], together.logits[0, :n])
     assert not together.step_mask[0, n:].any()
@@ -163,8 +182,10 @@ def test_time_scale_is_asked_for(small_city):
 
 def test_elapsed_and_published_intervals_differ_over_midnight():
     network = grid_network(3)
-    both = {reading: RoadTables(road_tables(network, "published"), time_intervals=reading)
-            for reading in ("published", "elapsed")}
+    both = {
+        reading: RoadTables(road_tables(network, "published"), time_intervals=reading)
+        for reading in ("published", "elapsed")
+    }
     times = torch.tensor([[86_400 - 60, 86_400 + 60]])
     assert both["published"].pair_intervals(times)[0, 0, 1].item() == 1.0
     assert both["elapsed"].pair_intervals(times)[0, 0, 1].item() == pytest.approx(2 / 5)
@@ -184,17 +205,24 @@ def test_distances_equal_haversine(oracle):
 
 def test_road_graph_equals_brute_force():
     network = grid_network(4)
-    ends = [{tuple(point) for point in (start, end)} for start, end in zip(network.start.tolist(), network.end.tolist(),
-                                                                           strict=True)]
+    ends = [
+        {tuple(point) for point in (start, end)}
+        for start, end in zip(network.start.tolist(), network.end.tolist(), strict=True)
+    ]
     expected = [(a, b) for a in range(len(ends)) for b in range(len(ends)) if a != b and ends[a] & ends[b]]
     assert road_graph(network).T.tolist() == [list(pair) for pair in expected]
 
 
 def test_loop_road_and_lonely_road():
-    """A road that ends where it starts meets its neighbours once; a road that touches none has no pair."""
+    """A road that ends where it starts meets its neighbors once; a road that touches none has no pair."""
     lines = [[[0, 0], [0, 1], [0, 0]], [[0, 0], [1, 1]], [[5, 5], [6, 6]]]
-    network = RoadNetwork(offsets_of(np.array([3, 2, 2])), np.concatenate([np.array(x, float) for x in lines]),
-                          np.ones(3), np.array(["a"] * 3, object), Csr(np.array([0, 1, 2, 2]), np.array([1, 0])))
+    network = RoadNetwork(
+        offsets_of(np.array([3, 2, 2])),
+        np.concatenate([np.array(x, float) for x in lines]),
+        np.ones(3),
+        np.array(["a"] * 3, object),
+        Csr(np.array([0, 1, 2, 2]), np.array([1, 0])),
+    )
     assert road_graph(network).T.tolist() == [[0, 1], [1, 0]]
     trips = Trajectories(np.array([0, 3]), np.array([0, 1, 0]), np.array([0, 10, 20]))
     model = HOSER.build(TINY, network, np.zeros(3, np.int64), np.zeros((1, 1), np.int64), max_len=4)

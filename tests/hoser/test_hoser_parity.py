@@ -63,10 +63,20 @@ def test_time_label_statistics(golden_city, golden_io):
 
 @pytest.mark.parametrize(("name", "prefix"), [("hoser_ckpt", ""), ("hoser_ckpt_trained", "trained_")])
 def test_outputs(
-        golden, golden_city, golden_io, batch, name, prefix,
+    golden,
+    golden_city,
+    golden_io,
+    batch,
+    name,
+    prefix,
 ):
-    model = load_checkpoint(golden / f"{name}.pth", golden_city.network, golden_city.zones,
-                            log1p_mean=float(golden_io["log1p_mean"]), log1p_std=float(golden_io["log1p_std"]))
+    model = load_checkpoint(
+        golden / f"{name}.pth",
+        golden_city.network,
+        golden_city.zones,
+        log1p_mean=float(golden_io["log1p_mean"]),
+        log1p_std=float(golden_io["log1p_std"]),
+    )
     with torch.no_grad():
         output = model(batch, all_times=True)
         close(model.road_network_encoder.encode_zones(), golden_io[f"{prefix}zone_embedding"])

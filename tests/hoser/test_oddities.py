@@ -51,9 +51,13 @@ def test_time_loss_is_of_log_seconds_and_figures_beside_it_are_of_seconds():
     one = torch.ones(1, 1)
     scale = TimeScale(0.0, 1.0)
     output = StudentOutput(
-        logits=torch.zeros(1, 1, 1), candidates=torch.zeros(1, 1, 1, dtype=torch.int64),
-        label=torch.zeros(1, 1, dtype=torch.int64), step_mask=one > 0, time_pred=one * np.log1p(30.0),
-        seconds=one * 60)
+        logits=torch.zeros(1, 1, 1),
+        candidates=torch.zeros(1, 1, 1, dtype=torch.int64),
+        label=torch.zeros(1, 1, dtype=torch.int64),
+        step_mask=one > 0,
+        time_pred=one * np.log1p(30.0),
+        seconds=one * 60,
+    )
     assert output.time_loss(scale).item() == pytest.approx(0.1647, abs=1e-4)
 
     class Half:
@@ -118,7 +122,7 @@ def test_padding_is_no_road_and_no_best_candidate(small_city, small_model):
     assert (output.logits[nothing] == -torch.inf).all()
 
 
-def test_zone_weights_are_normalised_twice():
+def test_zone_weights_are_normalized_twice():
     """Kept: by traffic of the zones first, then once more by the layer, self-loops of weight 1 included."""
     edges, weights = zone_graph(np.array([[0, 4], [1, 0]]))
     assert weights.tolist() == [2.0, 0.5]
@@ -149,7 +153,10 @@ def test_vectors_of_roads_and_zones_are_trained(small_city, small_model, what):
     output = small_model(collate(small_city.trips["train"], np.arange(6)))
     output.next_step_loss().backward()
     encoder = small_model.road_network_encoder
-    parts = [encoder.road_id_emb, *encoder.road_gat.convs] if what == "road" else \
-        [encoder.zone_id_emb, *encoder.zone_gcn.convs]
+    parts = (
+        [encoder.road_id_emb, *encoder.road_gat.convs]
+        if what == "road"
+        else [encoder.zone_id_emb, *encoder.zone_gcn.convs]
+    )
     for part in parts:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())

@@ -34,6 +34,7 @@ def model():
 @pytest.fixture
 def foreign(monkeypatch):
     """Instances that pickle under the names of the published code."""
+
     def instance(module, name, **fields):
         for package in (module.split(".")[0], module):
             if package not in sys.modules:
@@ -43,6 +44,7 @@ def foreign(monkeypatch):
         made = cls()
         made.__dict__.update(fields)
         return made
+
     return instance
 
 
@@ -59,16 +61,28 @@ def same_weights(one, other):
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_training_layout(tmp_path, model, foreign, module, prefix, zipped):
-    path = write(tmp_path / "a.pt", {
-        "model": {prefix + name: value for name, value in model.state_dict().items()},
-        "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
-        "model_config": foreign(module, "LMTADConfig", **{**asdict(CONFIG), "block_size": np.int64(12)}, pad_token=25,
-                                log_file="", logging=True),
-        "iter_num": 3, "best_val_loss": torch.tensor(1.5),
-        "dataset_config": foreign("datasets", "PortoConfig", grip_size=(5, 5), min_lat=np.float64(41.25),
-                                  block_size=np.int64(12)),
-        "args": argparse.Namespace(lr=np.float32(0.5), debug=np.True_),
-    }, _use_new_zipfile_serialization=zipped)
+    path = write(
+        tmp_path / "a.pt",
+        {
+            "model": {prefix + name: value for name, value in model.state_dict().items()},
+            "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]},
+            "model_config": foreign(
+                module,
+                "LMTADConfig",
+                **{**asdict(CONFIG), "block_size": np.int64(12)},
+                pad_token=25,
+                log_file="",
+                logging=True,
+            ),
+            "iter_num": 3,
+            "best_val_loss": torch.tensor(1.5),
+            "dataset_config": foreign(
+                "datasets", "PortoConfig", grip_size=(5, 5), min_lat=np.float64(41.25), block_size=np.int64(12)
+            ),
+            "args": argparse.Namespace(lr=np.float32(0.5), debug=np.True_),
+        },
+        _use_new_zipfile_serialization=zipped,
+    )
     checkpoint = load_checkpoint(path)
     assert same_weights(checkpoint.model, model)
     assert checkpoint.config == CONFIG
@@ -107,8 +121,15 @@ def test_published_files_survive_saving_here(golden, tmp_path, name):
 def test_published_keys_are_kept(golden):
     with pytest.warns(UserWarning, match="integer_poe"):
         keys = set(load_checkpoint(golden / "lmtad_ckpt_integer_poe.pt").model.state_dict())
-    assert {"transformer.wpe.pe", "lm_head.weight", "transformer.wte.weight", "transformer.h.1.ln_2.weight",
-            "transformer.h.0.attn.c_attn.weight", "transformer.h.0.mlp.c_fc.weight", "transformer.ln_f.weight"} < keys
+    assert {
+        "transformer.wpe.pe",
+        "lm_head.weight",
+        "transformer.wte.weight",
+        "transformer.h.1.ln_2.weight",
+        "transformer.h.0.attn.c_attn.weight",
+        "transformer.h.0.mlp.c_fc.weight",
+        "transformer.ln_f.weight",
+    } < keys
 
 
 def test_a_failed_write_leaves_the_previous_version(tmp_path, model, monkeypatch):
@@ -117,6 +138,7 @@ def test_a_failed_write_leaves_the_previous_version(tmp_path, model, monkeypatch
 
     def fail(*_, **__):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(pathlib.Path, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         save(LMTADCheckpoint(LMTAD(CONFIG), CONFIG, {}), tmp_path)
@@ -134,16 +156,26 @@ class Touch:
         return self.call
 
 
-@pytest.mark.parametrize(("function", "named"), [
-    (os.system, "posix.system"), (open, "open"), (eval, "eval"), (pathlib.Path, "pathlib"), (np.load, "numpy.load"),
-])
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (os.system, "posix.system"),
+        (open, "open"),
+        (eval, "eval"),
+        (pathlib.Path, "pathlib"),
+        (np.load, "numpy.load"),
+    ],
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_hostile_pickle_is_refused_and_harmless(tmp_path, model, function, named, zipped):
     victim = tmp_path / "made-by-the-pickle"
     command = {os.system: f"touch {victim}", eval: f"open({str(victim)!r}, 'w')"}.get(function, str(victim))
     args = (command, "w") if function is open else (command,)
-    path = write(tmp_path / "a.pt", {"state_dict": model.state_dict(), "model_config": asdict(CONFIG),
-                                     "extra": Touch(function, *args)}, _use_new_zipfile_serialization=zipped)
+    path = write(
+        tmp_path / "a.pt",
+        {"state_dict": model.state_dict(), "model_config": asdict(CONFIG), "extra": Touch(function, *args)},
+        _use_new_zipfile_serialization=zipped,
+    )
     with pytest.raises(CheckpointError, match=f"a.pt: refused, because it names `[a-z_.]*{named}"):
         load_checkpoint(path)
     assert not victim.exists()
@@ -175,8 +207,9 @@ def truncated(path, model):
 
 
 def truncated_old_kind(path, model):
-    write(path, {"state_dict": model.state_dict(), "model_config": asdict(CONFIG)},
-          _use_new_zipfile_serialization=False)
+    write(
+        path, {"state_dict": model.state_dict(), "model_config": asdict(CONFIG)}, _use_new_zipfile_serialization=False
+    )
     path.write_bytes(path.read_bytes()[:-500])
 
 
@@ -228,17 +261,25 @@ def not_finite(path, model):
     write(path, {"state_dict": weights, "model_config": asdict(CONFIG)})
 
 
-@pytest.mark.parametrize(("spoil", "text"), [
-    (garbage, "not a readable torch.save file"), (truncated, "truncated"),
-    (truncated_old_kind, "not a readable torch.save file"), (other_archive, "not a readable torch.save file"),
-    (a_students_file, "not an LM-TAD checkpoint.*it holds transformer.wte.weight"),
-    (a_number, "not an LM-TAD checkpoint.*it holds int"), (other_architecture, "not LM-TAD's weights"),
-    (missing_weight, r"`transformer.h.1.ln_2.weight` has shape none: it is missing.*\(8,\)"),
-    (wrong_config, r"has shape \(28, 8\), the model's config asks for \(28, 16\)"),
-    (unusable_config, "n_embd 8 is not a multiple of n_head 3"), (no_heads, "has no `n_head`"),
-    (too_many_layers, "says 1000000000 layers, the weights have 2"),
-    (untied, "differ"), (not_finite, "`transformer.ln_f.weight` holds numbers that are not finite"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (garbage, "not a readable torch.save file"),
+        (truncated, "truncated"),
+        (truncated_old_kind, "not a readable torch.save file"),
+        (other_archive, "not a readable torch.save file"),
+        (a_students_file, "not an LM-TAD checkpoint.*it holds transformer.wte.weight"),
+        (a_number, "not an LM-TAD checkpoint.*it holds int"),
+        (other_architecture, "not LM-TAD's weights"),
+        (missing_weight, r"`transformer.h.1.ln_2.weight` has shape none: it is missing.*\(8,\)"),
+        (wrong_config, r"has shape \(28, 8\), the model's config asks for \(28, 16\)"),
+        (unusable_config, "n_embd 8 is not a multiple of n_head 3"),
+        (no_heads, "has no `n_head`"),
+        (too_many_layers, "says 1000000000 layers, the weights have 2"),
+        (untied, "differ"),
+        (not_finite, "`transformer.ln_f.weight` holds numbers that are not finite"),
+    ],
+)
 def test_other_files_are_refused_with_one_clear_error(tmp_path, model, spoil, text):
     spoil(tmp_path / "a.pt", model)
     with pytest.raises(CheckpointError, match=f"^{tmp_path / 'a.pt'}: .*{text}"):
@@ -262,8 +303,9 @@ def test_missing_files_are_named(tmp_path, model):
 
 
 def test_pad_elsewhere_is_told(tmp_path, model):
-    path = write(tmp_path / "a.pt", {"state_dict": model.state_dict(),
-                                     "model_config": {**asdict(CONFIG), "pad_token": 0}})
+    path = write(
+        tmp_path / "a.pt", {"state_dict": model.state_dict(), "model_config": {**asdict(CONFIG), "pad_token": 0}}
+    )
     with pytest.warns(UserWarning, match="pad_token is 0"):
         assert load_checkpoint(path).config.pad_token == 25
 

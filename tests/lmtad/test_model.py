@@ -131,7 +131,7 @@ def test_padding_on_the_right_changes_nothing(model):
     with torch.no_grad():
         close(model(tokens_BT)[:, :4], model(tokens_BT[:, :4]))
     close(model.log_perplexity(tokens_BT), model.log_perplexity(tokens_BT[:, :4]))
-    assert (model.surprise(tokens_BT)[0, 3:] == 0).all()
+    assert (model.token_nll(tokens_BT)[0, 3:] == 0).all()
 
 
 def test_the_loss_in_parts_is_the_plain_one(monkeypatch):
@@ -164,10 +164,14 @@ def test_loss_has_the_gradient_of_every_weight():
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ({"n_head": 3}, "n_embd 16 is not a multiple of n_head 3"), ({"vocab_size": 3}, "vocab_size is 3"),
-    ({"n_layer": 0}, "n_layer is 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"n_head": 3}, "n_embd 16 is not a multiple of n_head 3"),
+        ({"vocab_size": 3}, "vocab_size is 3"),
+        ({"n_layer": 0}, "n_layer is 0"),
+    ],
+)
 def test_shapes_that_cannot_be_built_are_refused(change, text):
     with pytest.raises(ConfigError, match=text):
         LMTADConfig(**{"block_size": 8, "vocab_size": 13, "n_layer": 1, "n_head": 2, "n_embd": 16, **change})

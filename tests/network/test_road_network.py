@@ -16,14 +16,21 @@ from hoser_kd.network import road_network
 from hoser_kd.network.road_network import RoadNetwork
 
 LINE = "[[-8.6, 41.1], [-8.5, 41.2]]"
-GOOD = [f'0,LineString,"{LINE}",primary,100.5',
-        '1,LineString,"[[-8.5, 41.2], [-8.4, 41.2], [-8.4, 41.3]]",residential,7',
-        f'2,LineString,"{LINE}",residential,0']
+GOOD = [
+    f'0,LineString,"{LINE}",primary,100.5',
+    '1,LineString,"[[-8.5, 41.2], [-8.4, 41.2], [-8.4, 41.3]]",residential,7',
+    f'2,LineString,"{LINE}",residential,0',
+]
 LINKS = ["0,geo,0,2", "1,geo,1,0", "2,geo,0,1"]
 
 
-def _write(folder, roads=GOOD, links=LINKS, geo_header="geo_id,type,coordinates,highway,length",
-           rel_header="rel_id,type,origin_id,destination_id"):
+def _write(
+    folder,
+    roads=GOOD,
+    links=LINKS,
+    geo_header="geo_id,type,coordinates,highway,length",
+    rel_header="rel_id,type,origin_id,destination_id",
+):
     (folder / "roadmap.geo").write_text("\n".join([geo_header, *roads]) + "\n")
     (folder / "roadmap.rel").write_text("\n".join([rel_header, *links]) + "\n")
     return folder
@@ -62,21 +69,27 @@ def test_candidate_index(network):
     np.testing.assert_array_equal(found, [[-1, 1, 0], [0, -1, -1], [-1, -1, -1]])
 
 
-def test_ends_and_centres_are_latitude_first(network):
+def test_ends_and_centers_are_latitude_first(network):
     np.testing.assert_array_equal(network.start[1], [41.2, -8.5])
     np.testing.assert_array_equal(network.end[1], [41.3, -8.4])
     np.testing.assert_allclose(network.centroids, [[41.15, -8.55], [41.225, -8.425], [41.15, -8.55]])
 
 
-def test_the_centre_weighs_each_piece_by_its_planar_length_in_degrees(tmp_path):
+def test_the_center_weighs_each_piece_by_its_planar_length_in_degrees(tmp_path):
     network = road_network.read_hoser(_write(tmp_path, [_road("[[0, 60], [0.3, 60], [0.3, 60.1]]")], ["0,g,0,0"]))
     np.testing.assert_allclose(network.centroids, [[60 + 0.05 * 0.25, 0.15 * 0.75 + 0.3 * 0.25]])
 
 
-@pytest.mark.parametrize(("written", "read"), [
-    ("primary", "primary"), ("7", "7"), ("\"['motorway', 'primary']\"", "motorway"),
-    ("\"['unclassified', 'tertiary']\"", "tertiary"), ("\"['unclassified']\"", "unclassified"),
-])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("primary", "primary"),
+        ("7", "7"),
+        ("\"['motorway', 'primary']\"", "motorway"),
+        ("\"['unclassified', 'tertiary']\"", "tertiary"),
+        ("\"['unclassified']\"", "unclassified"),
+    ],
+)
 def test_highway_is_a_word_a_number_or_a_list(tmp_path, written, read):
     assert road_network.read_hoser(_write(tmp_path, [_road(highway=written)], ["0,g,0,0"])).highway.tolist() == [read]
 
@@ -111,30 +124,33 @@ def test_porto_is_read(porto):
 # what is refused
 
 
-@pytest.mark.parametrize(("road", "said"), [
-    (_road(road_id=1), r"row 0: geo_id is not the row number.*0, 1, 2"),
-    (_road(road_id=""), r"row 0: geo_id is not the row number"),
-    (_road(road_id="x"), r"row 0: geo_id is 'x', which is no whole number"),
-    (_road("[[1, 2]]"), r"row 0: the line has fewer than two points"),
-    (_road("nope"), r"row 0: coordinates is not a list"),
-    (_road(""), r"row 0: coordinates is not a list"),
-    (_road("[[1, 2, 3], [4, 5, 6]]"), r"row 0: coordinates is not a list"),
-    (_road("[[1, 2][3, 4]]"), r"row 0: coordinates is not a list"),
-    (_road("[[1 2, 3], [3, 4]]"), r"row 0: coordinates is not a list"),
-    (_road("[[1, 2], [3, 4"), r"row 0: coordinates is not a list"),
-    (_road("[[1, 2], [b, 4]]"), r"row 0: coordinates holds 'b', which is no number"),
-    (_road("[[nan, 2], [3, 4]]"), r"row 0: a coordinate is no longitude and latitude"),
-    (_road("[[1, 2], [2, 91]]"), r"row 0: a coordinate is no longitude and latitude.*EPSG:4326"),
-    (_road("[[1, 2], [181, 9]]"), r"row 0: a coordinate is no longitude and latitude"),
-    (_road(length=""), r"row 0: length is missing or negative"),
-    (_road(length="-1"), r"row 0: length is missing or negative"),
-    (_road(length="inf"), r"row 0: length is missing or negative"),
-    (_road(length="long"), r"row 0: length is 'long', which is no number"),
-    (_road(highway=""), r"row 0: highway is empty"),
-    (_road(highway="[]"), r"row 0: highway '\[\]' is no list of classes"),
-    (_road(highway="[__import__('os')]"), r"row 0: highway .* is no list of classes"),
-    ("0,LineString", r"cannot be read as CSV"),
-])
+@pytest.mark.parametrize(
+    ("road", "said"),
+    [
+        (_road(road_id=1), r"row 0: geo_id is not the row number.*0, 1, 2"),
+        (_road(road_id=""), r"row 0: geo_id is not the row number"),
+        (_road(road_id="x"), r"row 0: geo_id is 'x', which is no whole number"),
+        (_road("[[1, 2]]"), r"row 0: the line has fewer than two points"),
+        (_road("nope"), r"row 0: coordinates is not a list"),
+        (_road(""), r"row 0: coordinates is not a list"),
+        (_road("[[1, 2, 3], [4, 5, 6]]"), r"row 0: coordinates is not a list"),
+        (_road("[[1, 2][3, 4]]"), r"row 0: coordinates is not a list"),
+        (_road("[[1 2, 3], [3, 4]]"), r"row 0: coordinates is not a list"),
+        (_road("[[1, 2], [3, 4"), r"row 0: coordinates is not a list"),
+        (_road("[[1, 2], [b, 4]]"), r"row 0: coordinates holds 'b', which is no number"),
+        (_road("[[nan, 2], [3, 4]]"), r"row 0: a coordinate is no longitude and latitude"),
+        (_road("[[1, 2], [2, 91]]"), r"row 0: a coordinate is no longitude and latitude.*EPSG:4326"),
+        (_road("[[1, 2], [181, 9]]"), r"row 0: a coordinate is no longitude and latitude"),
+        (_road(length=""), r"row 0: length is missing or negative"),
+        (_road(length="-1"), r"row 0: length is missing or negative"),
+        (_road(length="inf"), r"row 0: length is missing or negative"),
+        (_road(length="long"), r"row 0: length is 'long', which is no number"),
+        (_road(highway=""), r"row 0: highway is empty"),
+        (_road(highway="[]"), r"row 0: highway '\[\]' is no list of classes"),
+        (_road(highway="[__import__('os')]"), r"row 0: highway .* is no list of classes"),
+        ("0,LineString", r"cannot be read as CSV"),
+    ],
+)
 def test_bad_roads_are_refused(tmp_path, road, said):
     with pytest.raises(DataError, match=rf"roadmap\.geo.*{said}"):
         road_network.read_hoser(_write(tmp_path, [road], ["0,g,0,0"]))
@@ -154,13 +170,16 @@ def test_further_bad_rows_are_counted(tmp_path):
         road_network.read_hoser(_write(tmp_path, roads))
 
 
-@pytest.mark.parametrize(("link", "said"), [
-    ("2,geo,0,3", r"row 2: a road id is not in roadmap\.geo.*0 to 2"),
-    ("2,geo,-1,0", r"row 2: a road id is not in roadmap\.geo"),
-    ("2,geo,0,", r"row 2: a road id is not in roadmap\.geo"),
-    ("2,geo,0,b", r"row 2: destination_id is 'b', which is no whole number"),
-    ("2,geo,0,2", r"row 2: the connection stands twice"),
-])
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ("2,geo,0,3", r"row 2: a road id is not in roadmap\.geo.*0 to 2"),
+        ("2,geo,-1,0", r"row 2: a road id is not in roadmap\.geo"),
+        ("2,geo,0,", r"row 2: a road id is not in roadmap\.geo"),
+        ("2,geo,0,b", r"row 2: destination_id is 'b', which is no whole number"),
+        ("2,geo,0,2", r"row 2: the connection stands twice"),
+    ],
+)
 def test_bad_connections_are_refused(tmp_path, link, said):
     with pytest.raises(DataError, match=rf"roadmap\.rel, {said}"):
         road_network.read_hoser(_write(tmp_path, links=[*LINKS[:2], link]))
@@ -169,7 +188,7 @@ def test_bad_connections_are_refused(tmp_path, link, said):
 def test_missing_columns_and_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"roadmap\.geo: no such file.*source\.path"):
         road_network.read_hoser(tmp_path)
-    _write(tmp_path, geo_header="geo_id,type,coordinates,highway,metres")
+    _write(tmp_path, geo_header="geo_id,type,coordinates,highway,meters")
     with pytest.raises(DataError, match=r"roadmap\.geo: column length is missing.*geo_id, coordinates"):
         road_network.read_hoser(tmp_path)
     _write(tmp_path).joinpath("roadmap.rel").unlink()
@@ -198,11 +217,11 @@ def test_parquet_round_trip(network, tmp_path):
 
 
 def test_frames(network):
-    roads, centres = network.roads_frame(), network.centroids_frame()
+    roads, centers = network.roads_frame(), network.centroids_frame()
     assert list(roads.columns) == ["road_id", "highway", "length_m", "geometry"]
-    assert list(centres.columns) == ["road_id", "lon_deg", "lat_deg", "geometry"]
-    np.testing.assert_array_equal(np.column_stack([centres.geometry.y, centres.geometry.x]), network.centroids)
-    assert roads.crs.to_epsg() == centres.crs.to_epsg() == 4326
+    assert list(centers.columns) == ["road_id", "lon_deg", "lat_deg", "geometry"]
+    np.testing.assert_array_equal(np.column_stack([centers.geometry.y, centers.geometry.x]), network.centroids)
+    assert roads.crs.to_epsg() == centers.crs.to_epsg() == 4326
 
 
 # ragged arrays
@@ -228,9 +247,7 @@ def test_take_rows_is_indexing(lists, data):
     offsets, values = _ragged(lists)
     chosen = data.draw(st.lists(st.integers(0, len(lists) - 1), max_size=9)) if lists else []
     new_offsets, at = take_rows(offsets, np.array(chosen, np.int64))
-    assert [values[at][a:b].tolist() for a, b in pairwise(new_offsets)] == [
-        lists[i] for i in chosen
-    ]
+    assert [values[at][a:b].tolist() for a, b in pairwise(new_offsets)] == [lists[i] for i in chosen]
 
 
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(0, 7)), max_size=10))
@@ -246,8 +263,9 @@ def test_candidate_index_agrees_with_the_lists(data):
     lists = [data.draw(some_roads) for _ in range(count)]
     offsets, values = _ragged(lists)
     coords = np.zeros((2 * count, 2))
-    network = RoadNetwork(np.arange(0, 2 * count + 1, 2), coords, np.ones(count), np.full(count, "x", object),
-                          Csr(offsets, values))
+    network = RoadNetwork(
+        np.arange(0, 2 * count + 1, 2), coords, np.ones(count), np.full(count, "x", object), Csr(offsets, values)
+    )
     road, following = (axis.ravel() for axis in np.mgrid[:count, :count])
     expected = [lists[a].index(b) if b in lists[a] else -1 for a, b in zip(road, following, strict=True)]
     assert network.candidate_index(road, following).tolist() == expected

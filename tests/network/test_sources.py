@@ -96,14 +96,25 @@ class _Hub(BaseHTTPRequestHandler):
         if not path.startswith(("/api/datasets/people/city/", "/datasets/people/city/")):
             return self._send(404, b"{}", send_body, {"X-Error-Code": "RepoNotFound"})
         if path.endswith("/revision/main"):
-            body = json.dumps({"id": "people/city", "sha": COMMIT, "private": False, "tags": [], "downloads": 0,
-                               "likes": 0, "siblings": [{"rfilename": name} for name in self.files]})
+            body = json.dumps(
+                {
+                    "id": "people/city",
+                    "sha": COMMIT,
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                    "siblings": [{"rfilename": name} for name in self.files],
+                }
+            )
             return self._send(200, body.encode(), send_body)
         if "/revision/" in path:
             return self._send(404, b"{}", send_body, {"X-Error-Code": "RevisionNotFound"})
         if "/tree/" in path:
-            entries = [{"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
-                       for name, content in self.files.items()]
+            entries = [
+                {"type": "file", "path": name, "size": len(content), "oid": _etag(content)}
+                for name, content in self.files.items()
+            ]
             return self._send(200, json.dumps(entries).encode(), send_body)
         content = self.files[path.split(f"/resolve/{COMMIT}/")[1]]
         return self._send(200, content, send_body, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})
@@ -125,8 +136,10 @@ def _etag(content):
 @pytest.fixture
 def hub(city, monkeypatch, tmp_path):
     pytest.importorskip("huggingface_hub")
-    _Hub.files = {f"Town/{path.name}": path.read_bytes() for path in city.iterdir()} | {"Town/big.bin": b"0" * 99,
-                                                                                       "README.md": b"a city"}
+    _Hub.files = {f"Town/{path.name}": path.read_bytes() for path in city.iterdir()} | {
+        "Town/big.bin": b"0" * 99,
+        "README.md": b"a city",
+    }
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -176,10 +176,10 @@ def test_traffic_is_slower_at_the_morning_peak_of_working_days(network, everythi
 
 def test_demand_turns_with_the_hour(network, everything):
     middle = network.centroids.mean(0)
-    off_centre = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], middle[0], middle[1])
+    off_center = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], middle[0], middle[1])
     start = everything.start_times
     hour, is_workday = start % 86400 / 3600, (start // 86400 + 3) % 7 < 5
-    gain = off_centre[everything.destinations] - off_centre[everything.origins]
+    gain = off_center[everything.destinations] - off_center[everything.origins]
     assert gain[is_workday & (hour > 7) & (hour < 9)].mean() < -100
     assert gain[is_workday & (hour > 16) & (hour < 19)].mean() > 100
 

@@ -188,8 +188,15 @@ def test_an_unknown_mode_is_a_mistake_of_the_caller(tmp_path, network):
 
 # to disk and back
 
-walks = st.lists(st.tuples(st.sampled_from([[0, 1], [0, 2, 4], [1, 3, 4], [0, 1, 2, 3, 4]]),
-                           st.integers(0, 2_000_000_000), st.integers(0, 4000)), min_size=1, max_size=8)
+walks = st.lists(
+    st.tuples(
+        st.sampled_from([[0, 1], [0, 2, 4], [1, 3, 4], [0, 1, 2, 3, 4]]),
+        st.integers(0, 2_000_000_000),
+        st.integers(0, 4000),
+    ),
+    min_size=1,
+    max_size=8,
+)
 
 
 def _trips(drawn):
@@ -226,12 +233,19 @@ def test_csv_as_people_see_it(tmp_path, network):
     trips = _trips([([0, 1], T0, 1)])
     trips.to_hoser_csv(tmp_path / "x.csv", entity_ids=np.array([77]))
     row = next(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
-    assert row == {"mm_id": "0", "entity_id": "77", "traj_id": "trip 0", "rid_list": "0,1",
-                   "time_list": "2015-11-03T15:23:43Z,2015-11-03T15:23:44Z"}
+    assert row == {
+        "mm_id": "0",
+        "entity_id": "77",
+        "traj_id": "trip 0",
+        "rid_list": "0,1",
+        "time_list": "2015-11-03T15:23:43Z,2015-11-03T15:23:44Z",
+    }
     trips.to_published_csv(tmp_path / "y.csv")
     row = next(csv.DictReader((tmp_path / "y.csv").read_text().splitlines()))
-    assert row == {"gene_trace_road_id": "[0, 1]",
-                   "gene_trace_datetime": "['2015-11-03T15:23:43Z', '2015-11-03T15:23:44Z']"}
+    assert row == {
+        "gene_trace_road_id": "[0, 1]",
+        "gene_trace_datetime": "['2015-11-03T15:23:43Z', '2015-11-03T15:23:44Z']",
+    }
 
 
 def test_a_generated_trip_may_have_one_road(tmp_path, network):
@@ -282,8 +296,9 @@ def test_concatenate_keeps_order_and_ids():
 def test_a_trip_longer_than_a_megabyte_of_text_is_read(tmp_path):
     count = 60_000
     coords = np.zeros((4, 2))
-    ring = RoadNetwork(np.array([0, 2, 4]), coords, np.ones(2), np.full(2, "x", object),
-                       Csr(np.array([0, 1, 2]), np.array([1, 0])))
+    ring = RoadNetwork(
+        np.array([0, 2, 4]), coords, np.ones(2), np.full(2, "x", object), Csr(np.array([0, 1, 2]), np.array([1, 0]))
+    )
     trip = Trajectories(np.array([0, count]), np.arange(count) % 2, T0 + np.arange(count))
     trip.to_hoser_csv(tmp_path / "x.csv")
     _assert_same(read_hoser(tmp_path / "x.csv", ring), trip)

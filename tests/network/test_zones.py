@@ -61,8 +61,9 @@ def test_zones_are_balanced_connected_and_repeatable(city):
     assert sizes.max() <= np.ceil(network.num_roads / 12) * 1.05
     origin = np.repeat(np.arange(network.num_roads), network.successors.degrees)
     inside = zones[origin] == zones[network.successors.indices]
-    graph = csr_array((np.ones(inside.sum()), (origin[inside], network.successors.indices[inside])),
-                      (network.num_roads,) * 2)
+    graph = csr_array(
+        (np.ones(inside.sum()), (origin[inside], network.successors.indices[inside])), (network.num_roads,) * 2
+    )
     assert inside.mean() > 0.75
     assert connected_components(graph, directed=False)[0] <= 12 + 6
     np.testing.assert_array_equal(zones, partition(network, config))
@@ -141,24 +142,30 @@ def test_a_partition_without_a_matrix(tmp_path):
     assert shipped.transitions is None
 
 
-@pytest.mark.parametrize(("zones", "said"), [
-    ("0\n1\n", "2 zones for 3 roads"),
-    ("0\n1\n-1\n", r"row 2: '-1' is no zone id"),
-    ("0\n1.5\n1\n", r"row 1: '1.5' is no zone id"),
-])
+@pytest.mark.parametrize(
+    ("zones", "said"),
+    [
+        ("0\n1\n", "2 zones for 3 roads"),
+        ("0\n1\n-1\n", r"row 2: '-1' is no zone id"),
+        ("0\n1.5\n1\n", r"row 1: '1.5' is no zone id"),
+    ],
+)
 def test_a_partition_that_does_not_fit_is_refused(tmp_path, zones, said):
     with pytest.raises(DataError, match=rf"road_network_partition.*{said}.*use_shipped"):
         _ship(tmp_path, zones)
 
 
-@pytest.mark.parametrize(("matrix", "said"), [
-    (np.zeros((1, 1), np.int64), "1 × 1, and the partition has 2 zones"),
-    (np.zeros((2, 3), np.int64), "2 × 3"),
-    (np.zeros((2, 2)), "whole numbers"),
-    (np.full((2, 2), -1), "negative"),
-    (np.array([[{}]]), "cannot be read"),
-    (b"nothing of the kind", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("matrix", "said"),
+    [
+        (np.zeros((1, 1), np.int64), "1 × 1, and the partition has 2 zones"),
+        (np.zeros((2, 3), np.int64), "2 × 3"),
+        (np.zeros((2, 2)), "whole numbers"),
+        (np.full((2, 2), -1), "negative"),
+        (np.array([[{}]]), "cannot be read"),
+        (b"nothing of the kind", "cannot be read"),
+    ],
+)
 def test_a_matrix_that_does_not_fit_is_refused(tmp_path, matrix, said):
     with pytest.raises(DataError, match=rf"zone_trans_mat\.npy.*{said}.*use_shipped"):
         _ship(tmp_path, matrix=matrix)

@@ -1,4 +1,4 @@
-"""A tiny made city, materialised once through a Dagster instance on disk, and a web server over it."""
+"""A tiny made city, materialized once through a Dagster instance on disk, and a web server over it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,15 @@ class Home:
 
     def run(self, *command: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run a module of this Python with the home's environment."""
-        return subprocess.run([sys.executable, "-W", "ignore", "-m", *command], cwd=ROOT, env=self.environment,
-                              capture_output=True, text=True, check=False, timeout=timeout)
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", *command],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
 
     def demo(self, *jobs: str, seeds: Sequence[str] = ("0",)) -> None:
         """Run jobs of the town."""
@@ -63,8 +70,13 @@ class Home:
 
 def home_at(root: Path) -> Home:
     """Return the home laid out in a folder."""
-    environment = {**os.environ, "DAGSTER_HOME": str(root / "home"), "HOSER_KD_CONFIG": str(root / "config"),
-                   "HOSER_KD_STORE": str(root / "store"), "HOSER_KD_SEEDS": "3"}
+    environment = {
+        **os.environ,
+        "DAGSTER_HOME": str(root / "home"),
+        "HOSER_KD_CONFIG": str(root / "config"),
+        "HOSER_KD_STORE": str(root / "store"),
+        "HOSER_KD_SEEDS": "3",
+    }
     return Home(root, environment)
 
 
@@ -133,8 +145,14 @@ def started(home: Home, *command: str):
     """A process of this Python in a group of its own, which ends with the block; everything it says is in a log."""
     log = home.root / f"{command[0]}.log"
     with log.open("wb") as said:
-        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", *command], cwd=ROOT, env=home.environment,
-                                   stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", *command],
+            cwd=ROOT,
+            env=home.environment,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -152,7 +170,8 @@ def answering(home: Home, port: int, log: str) -> Server:
     for _ in range(400):
         with contextlib.suppress(OSError):
             if server.query("{repositoriesOrError {... on RepositoryConnection {nodes {name}}}}")[
-                    "repositoriesOrError"].get("nodes"):
+                "repositoriesOrError"
+            ].get("nodes"):
                 return server
         time.sleep(0.25)
     raise AssertionError((home.root / log).read_text())
@@ -162,6 +181,7 @@ def answering(home: Home, port: int, log: str) -> Server:
 def serve():
     """Start web servers over homes; they end with the test."""
     with contextlib.ExitStack() as running:
+
         def start(home: Home) -> Server:
             port = free_port()
             running.enter_context(started(home, "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)))
@@ -174,6 +194,7 @@ def serve():
 def beside():
     """Start what runs beside Dagster over homes, each on a port of its own; it ends with the test."""
     with contextlib.ExitStack() as running:
+
         def start(home: Home, module: str) -> tuple[subprocess.Popen[bytes], int]:
             port = free_port()
             return running.enter_context(started(home, module, "--port", str(port))), port
@@ -185,6 +206,7 @@ def beside():
 def dev():
     """Start over homes what `make dev` starts: web server, daemon, files of the store; they end with the test."""
     with contextlib.ExitStack() as running:
+
         def start(home: Home) -> Server:
             port = free_port()
             home.environment["HOSER_KD_FILES"] = f"http://localhost:{free_port()}"

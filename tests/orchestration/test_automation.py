@@ -66,7 +66,8 @@ class Ticks:
 
 def reported(instance, piece):
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["settings", piece]), asset_partitions=["town"]), limit=10).records
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["settings", piece]), asset_partitions=["town"]), limit=10
+    ).records
     return [record.asset_materialization.tags["dagster/data_version"] for record in records]
 
 
@@ -112,7 +113,7 @@ def test_a_city_that_was_prepared_is_known_by_the_content_of_its_files(fresh_hom
     yaml = home.config / "town.yaml"
     make_city(raw, load_config(yaml).source.synthetic)
     head, _, tail = yaml.read_text().partition("source:\n  kind: synthetic\n")
-    yaml.write_text(f"{head}source:\n  kind: hoser\n  path: {raw}\n{tail[tail.index('zones:'):]}")
+    yaml.write_text(f"{head}source:\n  kind: hoser\n  path: {raw}\n{tail[tail.index('zones:') :]}")
     home.demo("prepare_city")
     (raw / "train.csv").touch()
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
@@ -174,7 +175,9 @@ def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
     students = [{"path": [f"{kind}_student"]} for kind in ("vanilla", "distilled")]
     nodes = serve(home).query(STALE, partition="town|0", keys=students)["assetNodes"]
     assert {node["assetKey"]["path"][0]: node["staleStatus"] for node in nodes} == {
-        "vanilla_student": "FRESH", "distilled_student": "STALE"}
+        "vanilla_student": "FRESH",
+        "distilled_student": "STALE",
+    }
 
 
 def test_a_broken_yaml_is_named_and_holds_nobody_up(instance, city):
@@ -230,8 +233,10 @@ def test_weekly_retraining_is_off_by_default_and_takes_trained_cities_with_their
         (request,) = list(weekly_retraining(context))
     assert request.partition_key == "town"
     assert request.run_config["ops"]["begin"]["config"]["seeds"] == [1]
-    with dg.DagsterInstance.local_temp() as fresh, dg.build_schedule_context(
-            instance=fresh, scheduled_execution_time=sunday) as context:
+    with (
+        dg.DagsterInstance.local_temp() as fresh,
+        dg.build_schedule_context(instance=fresh, scheduled_execution_time=sunday) as context,
+    ):
         (skipped,) = list(weekly_retraining(context))
     assert isinstance(skipped, dg.SkipReason)
 
@@ -261,8 +266,16 @@ def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(in
         assert request.tags[CHAIN_TAG] == first.run_id
         _, asked = succeeded(instance, definitions.resolve_job_def(request.job_name), tags)
         waiting += asked
-    assert order == ["full_pipeline", "prepare_city town", "train_teacher town", "distil town|0", "distil town|2",
-                     "evaluate town|0", "evaluate town|2", "report town"]
+    assert order == [
+        "full_pipeline",
+        "prepare_city town",
+        "train_teacher town",
+        "distill town|0",
+        "distill town|2",
+        "evaluate town|0",
+        "evaluate town|2",
+        "report town",
+    ]
 
 
 def test_a_job_launched_by_itself_starts_nothing(instance):

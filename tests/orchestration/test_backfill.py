@@ -30,9 +30,14 @@ def backfill(server, seconds=480, **params):
         time.sleep(1)
         found = server.query(STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
     assert found["status"] == "COMPLETED_SUCCESS", found
-    return [({tag["key"]: tag["value"] for tag in run["tags"]}["dagster/partition"],
-             {key["path"][-1] for key in run["assetSelection"] or ()}, run["status"])
-            for run in server.query(RUNS, id=launched["backfillId"])["runsOrError"]["results"]]
+    return [
+        (
+            {tag["key"]: tag["value"] for tag in run["tags"]}["dagster/partition"],
+            {key["path"][-1] for key in run["assetSelection"] or ()},
+            run["status"],
+        )
+        for run in server.query(RUNS, id=launched["backfillId"])["runsOrError"]["results"]
+    ]
 
 
 def versions(home, stage, seed):
@@ -43,17 +48,19 @@ def versions(home, stage, seed):
 
 @pytest.fixture
 def taught(fresh_home):
-    """A town whose teacher has labelled the trips; no student has been trained."""
+    """A town whose teacher has labeled the trips; no student has been trained."""
     fresh_home.demo("prepare_city", "train_teacher")
     return fresh_home
 
 
 def test_backfills_over_seeds_train_every_seed_and_report_once_over_those_there_are(taught, dev):
     server = dev(taught)
-    runs = backfill(server, assetSelection=[{"path": [name]} for name in (*PER_SEED, "distillation_report")],
-                    partitionNames=KEYS)
-    assert sorted(runs, key=str) == sorted([
-        *((key, set(PER_SEED), "SUCCESS") for key in KEYS), ("town", {"distillation_report"}, "SUCCESS")], key=str)
+    runs = backfill(
+        server, assetSelection=[{"path": [name]} for name in (*PER_SEED, "distillation_report")], partitionNames=KEYS
+    )
+    assert sorted(runs, key=str) == sorted(
+        [*((key, set(PER_SEED), "SUCCESS") for key in KEYS), ("town", {"distillation_report"}, "SUCCESS")], key=str
+    )
     for seed, made in (("0", 1), ("1", 0), ("2", 1)):
         assert {stage: len(versions(taught, stage, seed)) for stage in PER_SEED} == dict.fromkeys(PER_SEED, made)
     (report,) = (taught.store / "town" / "distillation_report").glob("*/report.html")
@@ -67,7 +74,10 @@ def test_backfills_over_seeds_train_every_seed_and_report_once_over_those_there_
 
     # a job's own backfill finds what is there
     repository = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
-    runs = backfill(server, partitionNames=KEYS, selector={
-        "partitionSetName": "distil_partition_set", "repositorySelector": repository})
+    runs = backfill(
+        server,
+        partitionNames=KEYS,
+        selector={"partitionSetName": "distil_partition_set", "repositorySelector": repository},
+    )
     assert sorted((partition, status) for partition, _, status in runs) == [(key, "SUCCESS") for key in KEYS]
     assert {stage: len(versions(taught, stage, "2")) for stage in PER_SEED} == dict.fromkeys(PER_SEED, 1)

@@ -8,8 +8,15 @@ import time
 
 import pytest
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
 RUNS = "{runsOrError(limit: 50) {... on Runs {results {jobName status tags {key value}}}}}"
 
@@ -24,8 +31,12 @@ def browser(tmp_path):
     errors: list[str] = []
     with playwright.sync_playwright() as driver:
         window = driver.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=chromium, headless=True, args=FLAGS,
-            viewport={"width": 1400, "height": 900})
+            tmp_path / "profile",
+            executable_path=chromium,
+            headless=True,
+            args=FLAGS,
+            viewport={"width": 1400, "height": 900},
+        )
         window.set_default_timeout(90_000)
         window.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         window.on("weberror", lambda error: errors.append(str(error.error)))
@@ -36,8 +47,11 @@ def browser(tmp_path):
 def chain(server):
     """Status of the runs that a launch of `full_pipeline` brought about, by job."""
     runs = server.query(RUNS)["runsOrError"]["results"]
-    return {run["jobName"]: run["status"] for run in runs
-            if run["jobName"] == "full_pipeline" or any(tag["key"] == "hoser_kd/full_pipeline" for tag in run["tags"])}
+    return {
+        run["jobName"]: run["status"]
+        for run in runs
+        if run["jobName"] == "full_pipeline" or any(tag["key"] == "hoser_kd/full_pipeline" for tag in run["tags"])
+    }
 
 
 def test_one_launch_makes_the_city_and_its_report_opens_at_a_click(fresh_home, dev, browser):
@@ -68,7 +82,7 @@ def test_one_launch_makes_the_city_and_its_report_opens_at_a_click(fresh_home, d
         assert not {"FAILURE", "CANCELED"} & set(runs.values()), runs
         assert time.monotonic() < deadline, runs
         time.sleep(2)
-    assert set(runs) == {"full_pipeline", "prepare_city", "train_teacher", "distil", "evaluate", "report"}
+    assert set(runs) == {"full_pipeline", "prepare_city", "train_teacher", "distill", "evaluate", "report"}
     assert set(runs.values()) == {"SUCCESS"}
 
     page.goto(f"{ui.url}/assets/distillation_report?partition=town")
@@ -87,7 +101,7 @@ def test_a_knob_is_changed_in_a_launchpad_that_the_city_has_filled_in(copy_of_to
     before = {path.name for path in versions.iterdir()}
     ui = dev(copy_of_town)
     page = window.pages[0]
-    page.goto(f"{ui.url}/locations/hoser_kd/jobs/distil")
+    page.goto(f"{ui.url}/locations/hoser_kd/jobs/distill")
     page.locator("button:right-of(:text('Materialize all'))").first.click()
     page.get_by_text("Open launchpad").click()
     page.get_by_placeholder("Partition").click()

@@ -1,4 +1,4 @@
-"""A run that works in several processes is cancelled as the UI does it, and leaves none of them behind."""
+"""A run that works in several processes is canceled as the UI does it, and leaves none of them behind."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def workers(root: Path) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and WORKERS in (entry / "cmdline").read_bytes() \
-                    and str(root).encode() in (entry / "environ").read_bytes():
+            if (
+                entry.name.isdigit()
+                and WORKERS in (entry / "cmdline").read_bytes()
+                and str(root).encode() in (entry / "environ").read_bytes()
+            ):
                 found.append(entry.name)
         except OSError:
             continue
@@ -45,7 +48,7 @@ def endless(fresh_home):
 
 
 @pytest.fixture
-def unlabelled(fresh_home):
+def unlabeled(fresh_home):
     """A town whose labels take a large teacher's pass a step, in two processes."""
     config = fresh_home.config / "town.yaml"
     text = config.read_text().replace("n_embd: 32, max_epochs: 2", "n_layer: 12, n_embd: 192, max_epochs: 1")
@@ -57,11 +60,19 @@ def unlabelled(fresh_home):
 
 def cancel(home, server, job: str, assets: list[str], tags: dict[str, str], sign: str) -> None:
     """Launch assets of a job, cancel the run once a file of this name is there, and see that all its processes end."""
-    answer = server.query(LAUNCH, params={
-        "selector": {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": job,
-                     "assetSelection": [{"path": [asset]} for asset in assets]},
-        "runConfigData": {}, "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
-    })["launchRun"]
+    answer = server.query(
+        LAUNCH,
+        params={
+            "selector": {
+                "repositoryLocationName": "hoser_kd",
+                "repositoryName": "__repository__",
+                "jobName": job,
+                "assetSelection": [{"path": [asset]} for asset in assets],
+            },
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in tags.items()]},
+        },
+    )["launchRun"]
     assert answer["__typename"] == "LaunchRunSuccess", answer
     run = answer["run"]["runId"]
     assert wait_for(lambda: list(home.store.rglob(sign)), 300), f"{sign} never came"
@@ -72,13 +83,19 @@ def cancel(home, server, job: str, assets: list[str], tags: dict[str, str], sign
     assert wait_for(lambda: server.query(STATUS, run=run)["runOrError"]["status"] == "CANCELED", 60)
 
 
-def test_a_cancelled_training_leaves_no_process_behind(endless, dev):
+def test_a_canceled_training_leaves_no_process_behind(endless, dev):
     tags = {"dagster/partition": "town|0", "dagster/partition/city": "town", "dagster/partition/seed": "0"}
-    cancel(endless, dev(endless), "distil", ["vanilla_student"], tags, "state.pt")
+    cancel(endless, dev(endless), "distill", ["vanilla_student"], tags, "state.pt")
 
 
-def test_cancelled_labelling_leaves_no_process_behind_and_keeps_its_shards(unlabelled, dev):
-    cancel(unlabelled, dev(unlabelled), "train_teacher", ["teacher_corpus", "teacher", "teacher_soft_labels"],
-           {"dagster/partition": "town"}, "shard-*.arrow")
-    assert list(unlabelled.store.rglob("shard-*.arrow"))
-    assert not list((unlabelled.store / "town").glob("teacher_soft_labels/*"))
+def test_canceled_labeling_leaves_no_process_behind_and_keeps_its_shards(unlabeled, dev):
+    cancel(
+        unlabeled,
+        dev(unlabeled),
+        "train_teacher",
+        ["teacher_corpus", "teacher", "teacher_soft_labels"],
+        {"dagster/partition": "town"},
+        "shard-*.arrow",
+    )
+    assert list(unlabeled.store.rglob("shard-*.arrow"))
+    assert not list((unlabeled.store / "town").glob("teacher_soft_labels/*"))

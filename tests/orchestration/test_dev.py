@@ -31,13 +31,29 @@ def answers(port: int) -> bool:
 def test_whatever_make_dev_has_started_ends_with_it(fresh_home, three_ports, sent):
     ports = three_ports
     environment = fresh_home.environment | {
-        "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}", "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
-        "PYTHONWARNINGS": "ignore"}
+        "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}",
+        "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
+        "PYTHONWARNINGS": "ignore",
+    }
     # a background job of a shell has interrupts ignored; the servers must end all the same
     process = subprocess.Popen(
-        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "dagster_project.dev", "--port",
-         str(ports[0])], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True)
+        [
+            "sh",
+            "-c",
+            'trap "" INT; exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "dagster_project.dev",
+            "--port",
+            str(ports[0]),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         deadline = time.monotonic() + 120
         while not all(map(answers, ports)):

@@ -12,12 +12,22 @@ from dagster_project.definitions import build_defs
 
 FAILING = {
     # check: job, its asset, what may not run then, and the edit of the YAML that must make it fail
-    "roads_inside_grid": ("prepare_city", "grid_token_table", None, "bounds: roads",
-                          "bounds: {min_lat: 10, max_lat: 10.01, min_lng: 20, max_lng: 20.01}"),
-    "cells_tell_roads_apart": ("prepare_city", "grid_token_table", None, "cell_size_m: 80", "cell_size_m: 80000"),
-    "beats_blind_guess": ("train_teacher", "teacher", "teacher_soft_labels", "max_epochs: 2}\nstudent",
-                          "max_epochs: 1, learning_rate: 1.0}\nstudent"),
-    "beats_trivial_guess": ("distil", "vanilla_student", None, "learning_rate: 0.01", "learning_rate: 1.0e-12"),
+    "roads_inside_grid": (
+        "prepare_city",
+        "grid_token_table",
+        None,
+        "bounds: roads",
+        "bounds: {min_lat: 10, max_lat: 10.01, min_lng: 20, max_lng: 20.01}",
+    ),
+    "grid_resolution_sufficient": ("prepare_city", "grid_token_table", None, "cell_size_m: 80", "cell_size_m: 80000"),
+    "beats_uniform_baseline": (
+        "train_teacher",
+        "teacher",
+        "teacher_soft_labels",
+        "max_epochs: 2}\nstudent",
+        "max_epochs: 1, learning_rate: 1.0}\nstudent",
+    ),
+    "beats_frequency_baseline": ("distill", "vanilla_student", None, "learning_rate: 0.01", "learning_rate: 1.0e-12"),
 }
 
 
@@ -32,17 +42,19 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
     yaml.write_text(yaml.read_text().replace(right, wrong))
     definitions = build_defs(config_folder=home.config, store_root=str(home.store))
     selected = [dg.AssetKey(name) for name in (asset, stopped) if name]
-    key = dg.MultiPartitionKey({"city": "town", "seed": "0"}) if job == "distil" else "town"
+    key = dg.MultiPartitionKey({"city": "town", "seed": "0"}) if job == "distill" else "town"
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
         done = definitions.resolve_job_def(job).execute_in_process(
-            instance=instance, partition_key=key, asset_selection=selected, raise_on_error=False)
+            instance=instance, partition_key=key, asset_selection=selected, raise_on_error=False
+        )
         assert not done.success
         found = {result.check_name: result for result in done.get_asset_check_evaluations()}
         assert not found[check].passed
         assert [event.asset_key.path[-1] for event in done.get_asset_materialization_events()] == [asset]
         # what the UI shows of it
         (record,) = instance.event_log_storage.get_asset_check_execution_history(
-            dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1)
+            dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1
+        )
         shown = record.event.dagster_event.event_specific_data.metadata
         assert isinstance(shown["where"], dg.TableMetadataValue)
         assert shown["where"].records
@@ -54,19 +66,23 @@ def failures(home, job, asset):
     definitions = build_defs(config_folder=home.config, store_root=str(home.store))
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
         done = definitions.resolve_job_def(job).execute_in_process(
-            instance=instance, partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
-            asset_selection=[dg.AssetKey(asset)], raise_on_error=False)
+            instance=instance,
+            partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
+            asset_selection=[dg.AssetKey(asset)],
+            raise_on_error=False,
+        )
         assert not done.success
         return [event.step_failure_data.user_failure_data.description for event in done.get_step_failure_events()], (
-            done.dagster_run.tags)
+            done.dagster_run.tags
+        )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_artifact_deleted_by_hand_is_named_with_the_mend(copy_of_town):
     shutil.rmtree(copy_of_town.store / "town" / "teacher_soft_labels")
-    [said], _ = failures(copy_of_town, "distil", "distilled_student")
+    [said], _ = failures(copy_of_town, "distill", "distilled_student")
     assert "teacher_soft_labels" in said
-    assert "Materialise teacher_soft_labels again" in said
+    assert "Materialize teacher_soft_labels again" in said
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -74,6 +90,6 @@ def test_a_yaml_that_cannot_be_read_is_told_by_a_tag_of_the_launchpad_and_by_the
     monkeypatch.setattr(partitions, "CONFIG_FOLDER", copy_of_town.config)
     yaml = copy_of_town.config / "town.yaml"
     yaml.write_text(yaml.read_text().replace("max_epochs", "max_epoch"))
-    [said], tags = failures(copy_of_town, "distil", "vanilla_student")
+    [said], tags = failures(copy_of_town, "distill", "vanilla_student")
     assert "max_epoch" in said
     assert tags["hoser_kd/yaml_error"] == said

@@ -42,16 +42,24 @@ def stale(found):
     return {name for name, (_, status) in found.items() if status != "FRESH"}
 
 
-def test_every_stage_is_materialised_and_fresh(town, serve):
+def test_every_stage_is_materialized_and_fresh(town, serve):
     found = states(serve(town))
     assert set(found) == {name for name, stage in STAGES.items() if not stage.per_seed} | {
-        f"{name}/{seed}" for name, stage in STAGES.items() if stage.per_seed for seed in "01"}
+        f"{name}/{seed}" for name, stage in STAGES.items() if stage.per_seed for seed in "01"
+    }
     assert not stale(found)
 
 
 def test_the_closing_screen_tells_what_matters(town):
-    for part in ("town: 253 roads", "validation perplexity", "next_step.accuracy", "vanilla", "distilled",
-                 "report.html", "make dev"):
+    for part in (
+        "town: 253 roads",
+        "validation perplexity",
+        "next_step.accuracy",
+        "vanilla",
+        "distilled",
+        "report.html",
+        "make dev",
+    ):
         assert part in town.screen
 
 
@@ -78,7 +86,7 @@ def test_a_rerun_keeps_versions_and_a_changed_temperature_concerns_distilled_stu
     server = serve(home)
     first = states(server)
 
-    home.demo("prepare_city", "train_teacher", "distil", seeds=["0"])
+    home.demo("prepare_city", "train_teacher", "distill", seeds=["0"])
     assert states(server) == first
 
     config = home.config / "town.yaml"
@@ -87,13 +95,18 @@ def test_a_rerun_keeps_versions_and_a_changed_temperature_concerns_distilled_stu
     changed = states(server)
     assert stale(changed) == {"distilled_student/0", "distilled_student/1"}
     assert {name: version for name, (version, _) in changed.items()} == {
-        name: version for name, (version, _) in first.items()}
+        name: version for name, (version, _) in first.items()
+    }
 
-    home.demo("distil", seeds=["0"])
+    home.demo("distill", seeds=["0"])
     after = states(server)
     assert {name for name in after if after[name][0] != first[name][0]} == {"distilled_student/0"}
-    assert stale(after) == {"distilled_student/1", "generated_trajectories/0", "trajectory_metrics/0",
-                            "distillation_report"}
+    assert stale(after) == {
+        "distilled_student/1",
+        "generated_trajectories/0",
+        "trajectory_metrics/0",
+        "distillation_report",
+    }
 
 
 def test_the_command_line_finds_what_dagster_made(town):
@@ -125,8 +138,19 @@ def test_a_typo_in_the_config_fails_the_run_with_the_mend(copy_of_town):
 def test_a_killed_run_leaves_the_last_version_and_does_not_block_the_next(copy_of_town):
     home = copy_of_town
     work = home.store / ".work" / "town" / "distilled_student" / "seed-2"
-    command = [sys.executable, "-W", "ignore", "-m", "dagster_project.demo", "--city", "town", "--only", "distil",
-               "--seeds", "2"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "dagster_project.demo",
+        "--city",
+        "town",
+        "--only",
+        "distill",
+        "--seeds",
+        "2",
+    ]
     run = subprocess.Popen(command, cwd=ROOT, env=home.environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(work.glob("*/")) and time.monotonic() < deadline:
@@ -135,20 +159,23 @@ def test_a_killed_run_leaves_the_last_version_and_does_not_block_the_next(copy_o
     run.wait()
     assert list(work.glob("*/")), "the run was over before it could be killed"
     assert not (home.store / "town" / "distilled_student" / "seed-2").exists()
-    home.demo("distil", seeds=["2"])
+    home.demo("distill", seeds=["2"])
     assert list((home.store / "town" / "distilled_student" / "seed-2").iterdir())
 
 
 def test_dg_and_the_workspace_file_load_the_same_graph(town, serve):
     """`dagster dev -w workspace.yaml` serves the workspace, `dg dev` what pyproject names."""
     dg_tool = Path(sys.executable).with_name("dg")
-    listed = subprocess.run([dg_tool, "list", "defs", "--json"], cwd=ROOT, env=town.environment, capture_output=True,
-                            text=True, check=False)
+    listed = subprocess.run(
+        [dg_tool, "list", "defs", "--json"], cwd=ROOT, env=town.environment, capture_output=True, text=True, check=False
+    )
     assert listed.returncode == 0, listed.stderr
     by_dg = json.loads(listed.stdout)
-    served = serve(town).query("{assetNodes {assetKey {path}} repositoriesOrError {... on RepositoryConnection "
-                               "{nodes {jobs {name}}}}}")
+    served = serve(town).query(
+        "{assetNodes {assetKey {path}} repositoriesOrError {... on RepositoryConnection {nodes {jobs {name}}}}}"
+    )
     assert {asset["asset_key"] for asset in by_dg["assets"]} == {
-        "/".join(node["assetKey"]["path"]) for node in served["assetNodes"]}
+        "/".join(node["assetKey"]["path"]) for node in served["assetNodes"]
+    }
     jobs = {job["name"] for node in served["repositoriesOrError"]["nodes"] for job in node["jobs"]}
     assert {job["name"] for job in by_dg["jobs"]} == {name for name in jobs if not name.startswith("__")}

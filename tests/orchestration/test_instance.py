@@ -1,4 +1,4 @@
-"""The instance as users run it: the template, Postgres, cancelling a run, two runs of the same thing at once."""
+"""The instance as users run it: the template, Postgres, canceling a run, two runs of the same thing at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def launch(server, job, **partition):
         tags |= {f"dagster/partition/{name}": value for name, value in partition.items()}
     params = {
         "selector": {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": job},
-        "runConfigData": {}, "mode": "default",
+        "runConfigData": {},
+        "mode": "default",
         "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
     }
     launched = server.query(LAUNCH, params=params)["launchRun"]
@@ -84,13 +85,13 @@ def alive(processes):
     return {process for process, state in states.items() if state != "Z"}
 
 
-def test_a_cancelled_training_ends_within_seconds_and_leaves_what_was_there(copy_of_town, dev):
+def test_a_canceled_training_ends_within_seconds_and_leaves_what_was_there(copy_of_town, dev):
     home = copy_of_town
     versions = sorted((home.store / "town" / "vanilla_student" / "seed-0").iterdir())
     config = home.config / "town.yaml"
     config.write_text(config.read_text().replace("max_epochs: 2, batch_size: 32", "max_epochs: 5000, batch_size: 32"))
     server = dev(home)
-    run = launch(server, "distil", city="town", seed="0")
+    run = launch(server, "distill", city="town", seed="0")
 
     def says(what):
         events = server.query(LOGS, id=run)["logsForRun"]["events"]
@@ -102,20 +103,25 @@ def test_a_cancelled_training_ends_within_seconds_and_leaves_what_was_there(copy
     assert len(working) > 1  # the run's own and that of the step
     server.query(TERMINATE, id=run)
     wait_for(lambda: not alive(working), 45, "the end of its processes")
-    wait_for(lambda: server.query(STATUS, id=run)["runOrError"]["status"] == "CANCELED", 30, "the run to be cancelled")
+    wait_for(lambda: server.query(STATUS, id=run)["runOrError"]["status"] == "CANCELED", 30, "the run to be canceled")
 
     assert sorted((home.store / "town" / "vanilla_student" / "seed-0").iterdir()) == versions
     assert read_artifact(versions[0]).version == versions[0].name
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
-        wait_for(lambda: not instance.event_log_storage.get_concurrency_info("gpu").active_slot_count, 120,
-                 "the pool's place to be free")
+        wait_for(
+            lambda: not instance.event_log_storage.get_concurrency_info("gpu").active_slot_count,
+            120,
+            "the pool's place to be free",
+        )
 
 
 def test_two_runs_of_the_same_partition_at_once_make_it_once(copy_of_town):
     home = copy_of_town
     with ThreadPoolExecutor() as threads:
-        both = [threads.submit(home.run, "dagster_project.demo", "--city", "town", "--only", "distil", "--seeds", "2")
-                for _ in range(2)]
+        both = [
+            threads.submit(home.run, "dagster_project.demo", "--city", "town", "--only", "distill", "--seeds", "2")
+            for _ in range(2)
+        ]
     for one in both:
         assert one.result().returncode == 0, one.result().stderr[-3000:]
     for student in ("vanilla_student", "distilled_student"):
@@ -147,8 +153,14 @@ def postgres():
         shutil.chown(folder, user)
 
     def command(*words):
-        subprocess.run([binaries / words[0], "-D", folder / "db", *words[1:]], user=user, check=True, cwd=folder,
-                       stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(
+            [binaries / words[0], "-D", folder / "db", *words[1:]],
+            user=user,
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
 
     try:
         command("initdb", "-U", "dagster", "--auth=trust", "--no-sync")
@@ -166,9 +178,20 @@ def test_one_setting_moves_runs_and_events_to_postgres(postgres, fresh_home, ser
     home = fresh_home
     home.environment["HOSER_KD_POSTGRES"] = postgres
     made = subprocess.run(
-        ["make", "--no-print-directory", "-o", ".venv/.installed", f"DAGSTER_HOME={home.root / 'made'}",
-         str(home.root / "made" / "dagster.yaml")], cwd=ROOT, env=home.environment, capture_output=True, text=True,
-        check=False)
+        [
+            "make",
+            "--no-print-directory",
+            "-o",
+            ".venv/.installed",
+            f"DAGSTER_HOME={home.root / 'made'}",
+            str(home.root / "made" / "dagster.yaml"),
+        ],
+        cwd=ROOT,
+        env=home.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     shutil.copy(home.root / "made" / "dagster.yaml", home.root / "home" / "dagster.yaml")
     home.demo("prepare_city")

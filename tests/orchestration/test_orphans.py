@@ -21,9 +21,16 @@ LOGS = """query($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { 
   ... on MessageEvent { message } } } } }"""
 PID = re.compile(r"Started process for run \(pid: (\d+)\)")
 TAGS = {"dagster/partition": "town|0", "dagster/partition/city": "town", "dagster/partition/seed": "0"}
-PARAMS = {"selector": {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": "distil",
-                       "assetSelection": [{"path": ["vanilla_student"]}]},
-          "runConfigData": {}, "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in TAGS.items()]}}
+PARAMS = {
+    "selector": {
+        "repositoryLocationName": "hoser_kd",
+        "repositoryName": "__repository__",
+        "jobName": "distill",
+        "assetSelection": [{"path": ["vanilla_student"]}],
+    },
+    "runConfigData": {},
+    "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in TAGS.items()]},
+}
 
 
 def wait_for(what, seconds: float):

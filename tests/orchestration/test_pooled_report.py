@@ -18,10 +18,14 @@ def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_to
     second = dg.MultiPartitionKey({"city": "town", "seed": "1"})
 
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+
         def run(job, key, asset, **knobs):
             return definitions.resolve_job_def(job).execute_in_process(
-                instance=instance, partition_key=key, asset_selection=[dg.AssetKey(asset)],
-                run_config={"ops": {asset: {"config": knobs}}} if knobs else None)
+                instance=instance,
+                partition_key=key,
+                asset_selection=[dg.AssetKey(asset)],
+                run_config={"ops": {asset: {"config": knobs}}} if knobs else None,
+            )
 
         def report():
             done = run("report", "town", "distillation_report")
@@ -34,10 +38,15 @@ def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_to
         assert check.passed
         assert metadata["seeds"].value == "0, 1"
         assert {row.data["asset"] for row in metadata["rests_on"].records} >= {
-            "teacher", "grid_token_table", "teacher_soft_labels", "vanilla_student/seed-0", "distilled_student/seed-1"}
+            "teacher",
+            "grid_token_table",
+            "teacher_soft_labels",
+            "vanilla_student/seed-0",
+            "distilled_student/seed-1",
+        }
         assert "left out" not in (folder / "report.html").read_text()
 
-        run("distil", second, "distilled_student", lambda_kl=0.75)
+        run("distill", second, "distilled_student", lambda_kl=0.75)
         check, metadata, _ = report()
         assert not check.passed
         assert metadata["seeds"].value == "0"
@@ -56,7 +65,7 @@ def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_to
         assert "Seed 0 is left out: distillation.lambda_kl is 0.1, not 0.75." in page
         assert "lambda_kl: 0.75" in page  # what it was made with, not what the YAML says
 
-        run("distil", second, "distilled_student")  # as the YAML says: found again
+        run("distill", second, "distilled_student")  # as the YAML says: found again
         run("evaluate", second, "generated_trajectories")
         run("evaluate", second, "trajectory_metrics")
         check, metadata, _ = report()

@@ -1,4 +1,4 @@
-"""A chain of `full_pipeline` that stops at a failed and at a cancelled run goes on, once, when they are re-executed."""
+"""A chain of `full_pipeline` that stops at a failed and at a canceled run goes on, once, when they are re-executed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ class Chain:
 
     def __init__(self, server):
         self.server = server
-        self.first = self._launched(LAUNCH, "launchRun", {
-            "selector": {**REPOSITORY, "jobName": "full_pipeline"}, "runConfigData": {},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]}})
+        self.first = self._launched(
+            LAUNCH,
+            "launchRun",
+            {
+                "selector": {**REPOSITORY, "jobName": "full_pipeline"},
+                "runConfigData": {},
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]},
+            },
+        )
 
     def _launched(self, mutation, field, params):
         answer = self.server.query(mutation, params=params)[field]
@@ -48,13 +54,17 @@ class Chain:
         deadline = time.monotonic() + seconds
         while (job, status) not in (runs := self.runs()).values():
             assert time.monotonic() < deadline, runs
-            assert (job, "FAILURE") not in runs.values() or status != "SUCCESS" or Counter(
-                name for name, _ in runs.values())[job] > 1, runs
+            assert (
+                (job, "FAILURE") not in runs.values()
+                or status != "SUCCESS"
+                or Counter(name for name, _ in runs.values())[job] > 1
+            ), runs
             time.sleep(0.5)
         return next(run for run, state in runs.items() if state == (job, status))
 
     def sensor_looked(self):
         """Wait until the chain's sensor has begun another two ticks."""
+
         def latest():
             ticks = self.server.query(TICKS, sensor={**REPOSITORY, "sensorName": "full_pipeline_steps"})
             return ticks["sensorOrError"]["sensorState"]["ticks"][0]["timestamp"]
@@ -88,21 +98,28 @@ def test_a_re_executed_run_lets_the_chain_go_on_once(fresh_home, dev):
 
     edit(home, ", learning_rate: 1.0}", "}")
     chain.again(failed)
-    training = chain.until("distil", "STARTED")
+    training = chain.until("distill", "STARTED")
     deadline = time.monotonic() + 300
     while not list(home.store.rglob("state.pt")):  # an epoch
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert server.query(TERMINATE, run=training)["terminateRun"]["__typename"] == "TerminateRunSuccess"
-    cancelled = chain.until("distil", "CANCELED")
+    canceled = chain.until("distill", "CANCELED")
     chain.sensor_looked()
     assert not any(job == "evaluate" for job, _ in chain.runs().values())
 
     edit(home, ENDLESS, RIGHT)
-    chain.again(cancelled)
+    chain.again(canceled)
     chain.until("report", "SUCCESS")
-    done = [("prepare_city", "SUCCESS"), ("train_teacher", "FAILURE"), ("train_teacher", "SUCCESS"),
-            ("distil", "CANCELED"), ("distil", "SUCCESS"), ("evaluate", "SUCCESS"), ("report", "SUCCESS")]
+    done = [
+        ("prepare_city", "SUCCESS"),
+        ("train_teacher", "FAILURE"),
+        ("train_teacher", "SUCCESS"),
+        ("distill", "CANCELED"),
+        ("distill", "SUCCESS"),
+        ("evaluate", "SUCCESS"),
+        ("report", "SUCCESS"),
+    ]
     assert Counter(chain.runs().values()) == Counter(done)
 
     # a link that has succeeded already, re-executed, starts nothing

@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from assets import partitions
-from assets.knobs import KNOBS, YAML_ERROR_TAG, YAML_TAG, changes, of_yaml, overtaken, run_config_of
+from assets.run_config import (
+    KNOBS,
+    YAML_ERROR_TAG,
+    YAML_TAG,
+    changes,
+    defaults_from_yaml,
+    run_config_of,
+    stale_overrides,
+)
 from dagster_project.definitions import build_defs
 from hoser_kd import hoser
 from hoser_kd.common.errors import ConfigError
@@ -40,7 +48,7 @@ def city(**sections):
 def test_knobs_are_described_and_change_nothing_unless_given(stage):
     config = run_config_of(stage)
     assert changes(stage, config(), city(), {}) == {}
-    filled_in = {knob.split(".")[1]: value for knob, value in of_yaml(stage, city()).items()}
+    filled_in = {knob.split(".")[1]: value for knob, value in defaults_from_yaml(stage, city()).items()}
     assert changes(stage, config(**filled_in), city(), {}) == {}
     for name, field in config.model_fields.items():
         assert field.description, name
@@ -55,10 +63,11 @@ def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_doe
     assert changes("distilled_student", config(lambda_kl=0.5), edited, tags) == {}
     assert changes("distilled_student", config(lambda_kl=0.2), edited, tags) == {"distill.lambda_kl": 0.2}
     assert changes("distilled_student", config(lambda_kl=1.0), edited, {}) == {"distill.lambda_kl": 1.0}
-    assert list(overtaken("distilled_student", config(lambda_kl=1.0), edited, tags)) == [
-        "distill.lambda_kl: the launchpad was filled in with 1.0; the YAML says 0.5 by now, and that counts."]
+    assert list(stale_overrides("distilled_student", config(lambda_kl=1.0), edited, tags)) == [
+        "distill.lambda_kl: the launchpad was filled in with 1.0; the YAML says 0.5 by now, and that counts."
+    ]
     for value in (0.5, 0.2, None):
-        assert not list(overtaken("distilled_student", config(lambda_kl=value), edited, tags))
+        assert not list(stale_overrides("distilled_student", config(lambda_kl=value), edited, tags))
 
 
 def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_empty(tmp_path, monkeypatch):
@@ -69,7 +78,8 @@ def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_emp
     file.write_text("source: {kind: synthetic}\ngeneration: {max_steps: 7}\n")
     # how many trips there will be is not known from the YAML
     assert job.get_run_config_for_partition_key("town|0") == {
-        "ops": {"generated_trajectories": {"config": {"max_steps": 7}}}}
+        "ops": {"generated_trajectories": {"config": {"max_steps": 7}}}
+    }
     file.write_text("source: {kind: synthetic}\ngeneration: {max_step: 7}\n")
     assert job.get_run_config_for_partition_key("town|0") == {}
     tags = job.get_tags_for_partition_key("town|0", None)
@@ -96,16 +106,18 @@ def test_a_launchpad_is_filled_in_with_what_a_person_may_change_and_nothing_else
 
 @pytest.fixture
 def run_job(copy_of_town):
-    """Run a job of the town's seed 0 with knobs of one asset; returns the materialisation of that asset."""
+    """Run a job of the town's seed 0 with knobs of one asset; returns the materialization of that asset."""
     home = copy_of_town
     definitions = build_defs(config_folder=home.config, store_root=str(home.store))
 
     def run(job, asset, **knobs):
         with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
             done = definitions.resolve_job_def(job).execute_in_process(
-                instance=instance, partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
+                instance=instance,
+                partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
                 asset_selection=[dg.AssetKey(asset)],
-                run_config={"ops": {asset: {"config": knobs}}} if knobs else None)
+                run_config={"ops": {asset: {"config": knobs}}} if knobs else None,
+            )
             (made,) = done.asset_materializations_for_node(asset)
             return made.tags["dagster/data_version"], made.metadata
 
@@ -118,10 +130,10 @@ def test_a_changed_knob_is_a_version_of_its_own(run_job):
     home, run = run_job
     folder = home.store / "town" / "distilled_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
-    version, metadata = run("distil", "distilled_student", lambda_kl=0.5)
+    version, metadata = run("distill", "distilled_student", lambda_kl=0.5)
     assert {path.name for path in folder.iterdir()} - before == {version}
     assert metadata["changed_for_this_run"].value == {"distill.lambda_kl": 0.5}
-    assert {run("distil", "distilled_student")[0]} == before
+    assert {run("distill", "distilled_student")[0]} == before
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -129,7 +141,7 @@ def test_what_the_city_fills_in_makes_the_version_that_the_yaml_makes(run_job, m
     home, run = run_job
     (before,) = {path.name for path in (home.store / "town" / "distilled_student" / "seed-0").iterdir()}
     monkeypatch.setattr(partitions, "CONFIG_FOLDER", home.config)
-    version, metadata = run("distil", "distilled_student")
+    version, metadata = run("distill", "distilled_student")
     assert version == before
     assert "changed_for_this_run" not in metadata
 
@@ -146,10 +158,18 @@ def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(
     assert filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] == town.distill.lambda_kl
 
     def launched(assets):
-        answer = ui.query(LAUNCH, params={
-            "selector": {**REPOSITORY, "jobName": "distil", "assetSelection": [{"path": [name]} for name in assets]},
-            "runConfigData": json.dumps(filled_in), "executionMetadata": {"tags": chosen["tagsOrError"]["results"]},
-        })["launchRun"]
+        answer = ui.query(
+            LAUNCH,
+            params={
+                "selector": {
+                    **REPOSITORY,
+                    "jobName": "distill",
+                    "assetSelection": [{"path": [name]} for name in assets],
+                },
+                "runConfigData": json.dumps(filled_in),
+                "executionMetadata": {"tags": chosen["tagsOrError"]["results"]},
+            },
+        )["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         deadline = time.monotonic() + 300
         status = ""
@@ -169,7 +189,7 @@ def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_metrics_ask_the_teacher_at_the_temperature_that_the_student_was_trained_with(run_job):
     home, run = run_job
-    student, _ = run("distil", "distilled_student", temperature=5.0)
+    student, _ = run("distill", "distilled_student", temperature=5.0)
     run("evaluate", "generated_trajectories")
     version, _ = run("evaluate", "trajectory_metrics")
     found = json.loads((home.store / "town" / "trajectory_metrics" / "seed-0" / version / "metrics.json").read_text())
@@ -182,7 +202,9 @@ def test_metrics_ask_the_teacher_at_the_temperature_that_the_student_was_trained
     plain = only("vanilla_student", "seed-0")
     distilled = home.store / "town" / "distilled_student" / "seed-0" / student
     for kind, folder in (("vanilla", plain), ("distilled", distilled)):
-        at = {temperature: evaluate_student(hoser.load(folder), test, labels=labels, temperature=temperature)
-              for temperature in (2.0, 5.0)}
+        at = {
+            temperature: evaluate_student(hoser.load(folder), test, labels=labels, temperature=temperature)
+            for temperature in (2.0, 5.0)
+        }
         assert found[kind]["next_step"]["teacher_kl"] == pytest.approx(at[5.0]["teacher_kl"], rel=1e-5)
         assert found[kind]["next_step"]["teacher_kl"] != pytest.approx(at[2.0]["teacher_kl"], rel=1e-2)

@@ -32,24 +32,31 @@ def graph():
             }
             for node in sorted(assets.asset_nodes, key=lambda node: node.key)
         },
-        "blocking checks": sorted(key.to_user_string() for key in assets.asset_check_keys
-                                  if assets.get_check_spec(key).blocking),
+        "blocking checks": sorted(
+            key.to_user_string() for key in assets.asset_check_keys if assets.get_check_spec(key).blocking
+        ),
         "jobs": {
             job.name: {
                 "partitions": dimensions(job.partitions_def),
                 "assets": sorted(key.to_user_string() for key in job.asset_layer.selected_asset_keys),
                 "run config": job.run_config or {},
             }
-            for job in repository.get_all_jobs() if not job.name.startswith("__")
+            for job in repository.get_all_jobs()
+            if not job.name.startswith("__")
         },
         "schedules": {
-            schedule.name: {"cron": schedule.cron_schedule, "by default": schedule.default_status.value,
-                            "launches": schedule.job_name}
+            schedule.name: {
+                "cron": schedule.cron_schedule,
+                "by default": schedule.default_status.value,
+                "launches": schedule.job_name,
+            }
             for schedule in repository.schedule_defs
         },
         "sensors": {
-            sensor.name: {"by default": sensor.default_status.value,
-                          "launches": sorted(target.job_name for target in sensor.targets)}
+            sensor.name: {
+                "by default": sensor.default_status.value,
+                "launches": sorted(target.job_name for target in sensor.targets),
+            }
             for sensor in repository.sensor_defs
         },
     }

@@ -36,8 +36,9 @@ def board(town, beside):
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize(("asset", "partition"), [
-    ("distilled_student", "town|1"), ("vanilla_student", "town|0"), ("teacher", "town")])
+@pytest.mark.parametrize(
+    ("asset", "partition"), [("distilled_student", "town|1"), ("vanilla_student", "town|0"), ("teacher", "town")]
+)
 def test_the_link_of_a_training_names_its_run_alone(town, serve, board, asset, partition):
     node = serve(town).query(LINKS, key={"path": [asset]}, partition=partition)["assetNodeOrError"]
     shown = {entry["label"]: entry.get("url") for entry in node["assetMaterializations"][0]["metadataEntries"]}

@@ -1,4 +1,4 @@
-"""Every check passes on what is right and fails, with the mend, on data that it exists to stop.
+"""Every check passes on what is right and fails, with the hint, on data that it exists to stop.
 
 A failure shows where: a table or a picture, in Dagster's metadata too.
 """
@@ -34,7 +34,7 @@ def ask(name, made, **inputs):
 def verdict(name, made, **inputs):
     """Whether a check passes; what it says must be a sentence, its figures what JSON holds; a failure shows where."""
     result = ask(name, made, **inputs)
-    assert result.said.endswith(".")
+    assert result.message.endswith(".")
     json.dumps(dict(result.figures))
     shown = show_check(result)
     assert ("where" in shown) is not result.passed
@@ -42,7 +42,7 @@ def verdict(name, made, **inputs):
     if not result.passed:
         assert isinstance(shown["where"], dg.TableMetadataValue)
         assert shown["where"].records
-    return result.passed, result.said
+    return result.passed, result.message
 
 
 def where(name, made, **inputs):
@@ -54,11 +54,27 @@ def where(name, made, **inputs):
 
 # the grid
 
-COVERAGE = {"roads": 200, "share_inside": 1.0, "clamped": 0, "visits_inside": 1.0, "roads_per_cell_median": 2.0,
-            "roads_per_cell_p99": 7.0, "roads_per_cell_max": 8}
+COVERAGE = {
+    "roads": 200,
+    "share_inside": 1.0,
+    "clamped": 0,
+    "visits_inside": 1.0,
+    "roads_per_cell_median": 2.0,
+    "roads_per_cell_p99": 7.0,
+    "roads_per_cell_max": 8,
+}
 RESOLUTION = {"choices": 900, "apart": 0.8}
-ALIGNED = {"loss": 2.3, "guess": 4.6, "least_half_a_cell_off": 3.1, "misplaced": False, "can_tell": True, "trips": 40,
-           "best_cells_north": 0.0, "best_cells_east": 0.0, "shifts_tried": 25}
+ALIGNED = {
+    "loss": 2.3,
+    "guess": 4.6,
+    "least_half_a_cell_off": 3.1,
+    "misplaced": False,
+    "can_tell": True,
+    "trips": 40,
+    "best_cells_north": 0.0,
+    "best_cells_east": 0.0,
+    "shifts_tried": 25,
+}
 
 
 def stored_grid(folder, spec, network):
@@ -85,9 +101,14 @@ def grid(tmp_path):
     stored_grid(tmp_path, GridSpec(south, (south + north) / 2, west, east, 0.001, 0.001), network)
 
     def made(coverage=None, resolution=None, alignment=None, settings=None):
-        return artifact("grid_token_table", tmp_path, settings=settings, coverage={**COVERAGE, **(coverage or {})},
-                        resolution={**RESOLUTION, **(resolution or {})},
-                        **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}))
+        return artifact(
+            "grid_token_table",
+            tmp_path,
+            settings=settings,
+            coverage={**COVERAGE, **(coverage or {})},
+            resolution={**RESOLUTION, **(resolution or {})},
+            **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}),
+        )
 
     return made
 
@@ -109,33 +130,35 @@ def test_roads_inside_grid(grid):
 
 
 def test_cells_tell_roads_apart(grid):
-    assert verdict("cells_tell_roads_apart", grid())[0]
-    assert verdict("cells_tell_roads_apart", grid(resolution={"choices": 0, "apart": 1.0}))[0]
+    assert verdict("grid_resolution_sufficient", grid())[0]
+    assert verdict("grid_resolution_sufficient", grid(resolution={"choices": 0, "apart": 1.0}))[0]
     crowded = grid({"roads_per_cell_max": 198}, {"apart": 0.01})
-    passed, said = verdict("cells_tell_roads_apart", crowded)
+    passed, said = verdict("grid_resolution_sufficient", crowded)
     assert not passed
     assert "198 at most" in said
     assert "`grid.cell_size_m`" in said
-    rows, picture = where("cells_tell_roads_apart", crowded)
+    rows, picture = where("grid_resolution_sufficient", crowded)
     assert picture
     assert [row["roads"] for row in rows] == sorted((row["roads"] for row in rows), reverse=True)
 
 
 def test_grid_lies_where_trained(grid):
-    assert verdict("grid_lies_where_trained", grid())[0]
-    assert verdict("grid_lies_where_trained", grid(alignment={}))[0]
-    tried = [{"cells_north": 0.0, "cells_east": 0.0, "loss": 2.9, "gain": 0.0},
-             {"cells_north": -0.5, "cells_east": 0.0, "loss": 2.3, "gain": 0.6}]
+    assert verdict("grid_alignment", grid())[0]
+    assert verdict("grid_alignment", grid(alignment={}))[0]
+    tried = [
+        {"cells_north": 0.0, "cells_east": 0.0, "loss": 2.9, "gain": 0.0},
+        {"cells_north": -0.5, "cells_east": 0.0, "loss": 2.3, "gain": 0.6},
+    ]
     off = grid(alignment={"misplaced": True, "best_cells_north": -0.5, "tried": tried})
-    passed, said = verdict("grid_lies_where_trained", off)
+    passed, said = verdict("grid_alignment", off)
     assert not passed
     assert "-0.5 cells further north" in said
-    assert where("grid_lies_where_trained", off) == (tried[::-1], True)
+    assert where("grid_alignment", off) == (tried[::-1], True)
     for loss in (4.7, float("nan")):
-        passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": loss, "can_tell": False}))
+        passed, said = verdict("grid_alignment", grid(alignment={"loss": loss, "can_tell": False}))
         assert not passed
         assert "blind guess" in said
-    passed, said = verdict("grid_lies_where_trained", grid(alignment={"loss": 4.5, "can_tell": False}))
+    passed, said = verdict("grid_alignment", grid(alignment={"loss": 4.5, "can_tell": False}))
     assert passed
     assert "cannot tell" in said
 
@@ -148,15 +171,19 @@ def test_the_grid_checks_see_what_the_stage_measures(tmp_path):
 
     def measured(spec):
         table = stored_grid(tmp_path, spec, network)
-        return artifact("grid_token_table", tmp_path, coverage=grid_roads.coverage(spec, table),
-                        resolution=grid_roads.resolution(table["token"].to_numpy(), network, trips))
+        return artifact(
+            "grid_token_table",
+            tmp_path,
+            coverage=grid_roads.coverage(spec, table),
+            resolution=grid_roads.resolution(table["token"].to_numpy(), network, trips),
+        )
 
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
     fine = measured(GridSpec(south, north, west, east, 0.001, 0.001))
     assert all(result.passed for result in run_checks(fine, {}))
     coarse = measured(GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
-    assert not verdict("cells_tell_roads_apart", coarse)[0]
-    assert where("cells_tell_roads_apart", coarse)[0][0]["roads"] == network.num_roads
+    assert not verdict("grid_resolution_sufficient", coarse)[0]
+    assert where("grid_resolution_sufficient", coarse)[0][0]["roads"] == network.num_roads
     beside = measured(GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))
     assert not verdict("roads_inside_grid", beside)[0]
 
@@ -188,20 +215,21 @@ def test_tokens_in_vocabulary(folder):
 
 def test_beats_blind_guess(folder):
     inputs = {"grid_token_table": artifact("g", num_labels=100)}
-    assert verdict("beats_blind_guess", artifact("teacher", folder, vocab_size=103, val_loss=4.6), **inputs)[0]
+    assert verdict("beats_uniform_baseline", artifact("teacher", folder, vocab_size=103, val_loss=4.6), **inputs)[0]
     for loss in (4.62, float("inf"), float("nan")):
         teacher = artifact("teacher", folder, vocab_size=103, val_loss=loss)
-        passed, said = verdict("beats_blind_guess", teacher, **inputs)
+        passed, said = verdict("beats_uniform_baseline", teacher, **inputs)
         assert not passed
         assert "knows nothing" in said
     (folder / "curves.png").write_bytes(b"curves")
     epochs = [{"epoch": 1, "step": 9, "train_loss": 4.9, "val_loss": 4.8}]
-    rows, picture = where("beats_blind_guess",
-                          artifact("teacher", folder, vocab_size=103, val_loss=4.8, epochs=epochs), **inputs)
+    rows, picture = where(
+        "beats_uniform_baseline", artifact("teacher", folder, vocab_size=103, val_loss=4.8, epochs=epochs), **inputs
+    )
     assert picture
     assert rows == [{"epoch": 1, "train_loss": 4.9, "val_loss": 4.8, "blind_guess": 4.6151}]
     unread = artifact("teacher", folder, vocab_size=103, val_loss=float("nan"), block_size=8, val_sequences_scored=0)
-    passed, said = verdict("beats_blind_guess", unread, **inputs)
+    passed, said = verdict("beats_uniform_baseline", unread, **inputs)
     assert not passed
     assert "No validation trip fits the teacher's context of 8 tokens" in said
 
@@ -210,7 +238,7 @@ def test_beats_blind_guess(folder):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labeled(tmp_path):
     """A network, trips and labels in files, as the stages leave them; `spoil` changes the labels of a split."""
     network = grid_network()
     network.save(tmp_path)
@@ -234,8 +262,8 @@ def labelled(tmp_path):
     return network, trips, labels, written
 
 
-def test_labels_on_road_graph(labelled):
-    network, trips, labels, written = labelled
+def test_labels_on_road_graph(labeled):
+    network, trips, labels, written = labeled
     made, inputs = written()
     assert verdict("labels_on_road_graph", made, **inputs)[0]
 
@@ -248,13 +276,16 @@ def test_labels_on_road_graph(labelled):
         assert not passed
         (row, *_), _ = where("labels_on_road_graph", made, **inputs)
         assert row["split"] == next(iter(changed))
-        assert "materialise teacher_soft_labels again" in said
+        assert "materialize teacher_soft_labels again" in said
 
     # a trip that jumps to a road which does not follow: as many candidates, no such step
     roads = trips["train"].road_ids.copy()
-    roads[1] = next(road for road in range(network.num_roads)
-                    if road not in network.successors.row(int(roads[0]))
-                    and network.successors.degrees[road] == network.successors.degrees[roads[1]])
+    roads[1] = next(
+        road
+        for road in range(network.num_roads)
+        if road not in network.successors.row(int(roads[0]))
+        and network.successors.degrees[road] == network.successors.degrees[roads[1]]
+    )
     jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
     made, inputs = written({**trips, "train": jumping})
     assert not verdict("labels_on_road_graph", made, **inputs)[0]
@@ -266,8 +297,8 @@ def test_labels_on_road_graph(labelled):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_finite(labelled, value, split):
-    _, _, labels, written = labelled
+def test_labels_finite(labeled, value, split):
+    _, _, labels, written = labeled
     made, inputs = written()
     assert verdict("labels_finite", made, **inputs)[0]
     scores = labels[split].scores.copy()
@@ -286,29 +317,32 @@ def test_labels_finite(labelled, value, split):
 
 @pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
 def test_beats_trivial_guess(stage, tmp_path):
-    assert verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=0.5, trivial_nll=0.6))[0]
+    assert verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=0.5, frequency_nll=0.6))[0]
     for nll in (0.6, 0.7, float("nan")):
-        passed, said = verdict("beats_trivial_guess", artifact(stage, tmp_path, val_nll=nll, trivial_nll=0.6))
+        passed, said = verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=nll, frequency_nll=0.6))
         assert not passed
         assert "learnt nothing" in said
     (tmp_path / "curves.png").write_bytes(b"curves")
     epochs = [{"epoch": 1.0, "nll": 0.9, "lr": 1.0}, {"epoch": 2.0, "nll": 0.7, "lr": 1.0}]
-    rows, picture = where("beats_trivial_guess",
-                          artifact(stage, tmp_path, val_nll=0.7, trivial_nll=0.6, epochs=epochs))
+    rows, picture = where(
+        "beats_frequency_baseline", artifact(stage, tmp_path, val_nll=0.7, frequency_nll=0.6, epochs=epochs)
+    )
     assert picture
-    assert rows == [{"epoch": 1.0, "nll": 0.9, "most_usual_next_road_nll": 0.6},
-                    {"epoch": 2.0, "nll": 0.7, "most_usual_next_road_nll": 0.6}]
-    assert verdict("beats_trivial_guess", artifact("distilled_student", enabled=False))[0]
+    assert rows == [
+        {"epoch": 1.0, "nll": 0.9, "most_usual_next_road_nll": 0.6},
+        {"epoch": 2.0, "nll": 0.7, "most_usual_next_road_nll": 0.6},
+    ]
+    assert verdict("beats_frequency_baseline", artifact("distilled_student", enabled=False))[0]
 
 
 def test_seeds_made_alike():
-    assert verdict("seeds_made_alike", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
+    assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
     left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
     made = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
-    passed, said = verdict("seeds_made_alike", made)
+    passed, said = verdict("seeds_comparable", made)
     assert not passed
     assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in said
-    assert where("seeds_made_alike", made) == (left_out, False)
+    assert where("seeds_comparable", made) == (left_out, False)
 
 
 def test_checks_stand_at_stages_and_block_what_follows():

@@ -11,11 +11,11 @@ from label_town import labels_of, teacher_inputs, town
 from small_city import grid_network, random_trips
 from stage_process import left_after, running, stage_process
 
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.lmtad import LMTAD, LMTADConfig
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.soft_labels import SoftLabels, label_with, make_shards
 
 
@@ -38,8 +38,12 @@ def alone(inputs, tmp_path_factory):
 
 def test_two_processes_make_the_labels_of_one(inputs, alone, tmp_path):
     progress = []
-    together = labels_of(inputs, town(label_processes=2, window=16), tmp_path / "together",
-                         progress=lambda *report: progress.append(report[:3]))
+    together = labels_of(
+        inputs,
+        town(label_processes=2, window=16),
+        tmp_path / "together",
+        progress=lambda *report: progress.append(report[:3]),
+    )
     assert_same(together, alone)
     total = sum(len(labels) for labels in alone.values())
     assert progress[-1] == ("labels", total, total)
@@ -53,26 +57,29 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
     trips = random_trips(network, 30, lengths=(1, 15))
     torch.manual_seed(0)
     teacher = LMTAD(LMTADConfig(32, network.num_roads + 3, n_layer=2, n_head=2, n_embd=16)).eval()
-    labeller = Labeller(teacher, np.arange(network.num_roads), network, outside_mass=True)
-    label_with(labeller, trips, shards_folder=tmp_path / "one", shard_steps=20).save(tmp_path / "one.arrow")
+    scorer = SoftLabelScorer(teacher, np.arange(network.num_roads), network, outside_mass=True)
+    label_with(scorer, trips, shards_folder=tmp_path / "one", shard_steps=20).save(tmp_path / "one.arrow")
     steps, written = 0, set()
     for rank in range(size):
         told = [0]
-        steps += make_shards(labeller, trips, tmp_path / "many", Team(rank, size), shard_steps=20, report=told.append)
+        steps += make_shards(
+            scorer, trips, tmp_path / "many", DistributedContext(rank, size), shard_steps=20, report=told.append
+        )
         here = set((tmp_path / "many").glob("*")) if (tmp_path / "many").exists() else set()
         assert len(here - written) == len(range(rank, len(list((tmp_path / "one").glob("*"))), size))
         assert told == sorted(told)
         written = here
     assert steps == trips.num_steps
     untouched = {path: path.stat().st_mtime_ns for path in written}
-    label_with(labeller, trips, shards_folder=tmp_path / "many", shard_steps=20).save(tmp_path / "many.arrow")
+    label_with(scorer, trips, shards_folder=tmp_path / "many", shard_steps=20).save(tmp_path / "many.arrow")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "many").glob("*")} == untouched
     assert (tmp_path / "many.arrow").read_bytes() == (tmp_path / "one.arrow").read_bytes()
 
 
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_a_cancelled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_shards(
-        inputs, alone, tmp_path, sent, raises):
+def test_a_canceled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_shards(
+    inputs, alone, tmp_path, sent, raises
+):
     """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
     folder = tmp_path / "labels"
     folder.mkdir()

@@ -58,8 +58,9 @@ def test_outside_mass_concerns_the_labels_and_only_where_it_is_asked_for():
 
 def test_nothing_is_stored_of_a_teacher_that_is_asked():
     with pytest.raises(ValueError, match="store_outside_mass needs `labels: stored`"):
-        CityConfig.model_validate({"city": "t", "source": {"kind": "synthetic"},
-                                   "distill": {"labels": "online", "store_outside_mass": True}})
+        CityConfig.model_validate(
+            {"city": "t", "source": {"kind": "synthetic"}, "distill": {"labels": "online", "store_outside_mass": True}}
+        )
 
 
 def test_the_sample_is_told_in_figures_a_plot_and_a_map(inputs, tmp_path, monkeypatch):
@@ -95,10 +96,13 @@ def test_maps_of_roads():
     maps = figure.axes[:2]
     roads = [[each for each in axes.collections if isinstance(each, LineCollection)] for axes in maps]
     assert [[len(lines.get_segments()) for lines in of_map] for of_map in roads] == [
-        [network.num_roads, 2], [network.num_roads, 0]]
+        [network.num_roads, 2],
+        [network.num_roads, 0],
+    ]
     # the highest on top
-    np.testing.assert_array_equal(roads[0][1].get_segments()[-1],
-                                  network.coords[network.coord_offsets[5] : network.coord_offsets[6]])
+    np.testing.assert_array_equal(
+        roads[0][1].get_segments()[-1], network.coords[network.coord_offsets[5] : network.coord_offsets[6]]
+    )
     assert [axes.get_title(loc="left") for axes in maps] == ["a", "b"]
 
 

@@ -16,8 +16,15 @@ from hoser_kd.pipeline.store import Store
 
 def town(**sections) -> CityConfig:
     small = {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}}
-    return CityConfig.model_validate({"city": "town", "source": small, "zones": {"count": 6},
-                                      "grid": {"bounds": "roads", "cell_size_m": 80}, **sections})
+    return CityConfig.model_validate(
+        {
+            "city": "town",
+            "source": small,
+            "zones": {"count": 6},
+            "grid": {"bounds": "roads", "cell_size_m": 80},
+            **sections,
+        }
+    )
 
 
 def versions(config, store, name="grid_token_table"):
@@ -47,7 +54,7 @@ def test_what_is_there_is_found_and_not_made_again(tmp_path, monkeypatch):
 
 def test_the_report_rests_on_the_seeds_it_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
-    monkeypatch.setattr("hoser_kd.pipeline.graph.run_checks", lambda artifact, inputs: [])
+    monkeypatch.setattr("hoser_kd.pipeline.run.run_checks", lambda artifact, inputs: [])
     monkeypatch.setattr("hoser_kd.pipeline.graph.CHECKS", {})
     store = Store(tmp_path)
     report = make_with_inputs("distillation_report", town(), store, seed=2, seeds=[2, 0])

@@ -15,16 +15,36 @@ LABELS = Artifact("labels", "town", None, "labels-1", Path())
 
 def made(seed, *, lambda_kl=0.1, labels="labels-1", metrics_of=None, code="1", at="2026-01-01"):
     """A student and its metrics, as the store gives them back."""
-    student = Artifact("student", "town", seed, f"student-{seed}-{lambda_kl}", Path(), code, {"labels": labels},
-                       {"distillation": {"lambda_kl": lambda_kl}}, at)
-    metrics = Artifact("metrics", "town", seed, f"metrics-{seed}", Path(), "1",
-                       {f"student/seed-{seed}": metrics_of or student.version}, {"evaluation": {"bins": 10}}, at)
+    student = Artifact(
+        "student",
+        "town",
+        seed,
+        f"student-{seed}-{lambda_kl}",
+        Path(),
+        code,
+        {"labels": labels},
+        {"distillation": {"lambda_kl": lambda_kl}},
+        at,
+    )
+    metrics = Artifact(
+        "metrics",
+        "town",
+        seed,
+        f"metrics-{seed}",
+        Path(),
+        "1",
+        {f"student/seed-{seed}": metrics_of or student.version},
+        {"evaluation": {"bins": 10}},
+        at,
+    )
     return student, metrics
 
 
 def pool(*pairs):
-    per_seed = {"student": {student.seed: student for student, _ in pairs},
-                "metrics": {metrics.seed: metrics for _, metrics in pairs if metrics}}
+    per_seed = {
+        "student": {student.seed: student for student, _ in pairs},
+        "metrics": {metrics.seed: metrics for _, metrics in pairs if metrics},
+    }
     return pool_seeds(per_seed, {"labels": LABELS})
 
 
@@ -59,7 +79,9 @@ def test_a_seed_that_rests_on_other_labels_or_code_or_is_not_measured_yet_is_lef
     assert chosen.seeds == (0, 1)
     assert [(row["seed"], row["why"].split(" is ")[0].split(":")[0]) for row in chosen.left_out] == [
         (2, "student was made from another version of labels than the one there"),
-        (3, "the code of student"), (4, "not made yet")]
+        (3, "the code of student"),
+        (4, "not made yet"),
+    ]
 
 
 def test_where_no_seed_is_whole_the_error_names_each():

@@ -26,7 +26,7 @@ def test_what_is_committed_is_found_by_its_version(tmp_path):
     assert (found.path / "sub" / "file.txt").read_text() == "hello"
     assert found.name == "roads/seed-4"
     assert store.find("roads", "town", "v2", 4) is None
-    with pytest.raises(StoreError, match=r"version v2 of town/roads/seed-4 is not there\. Materialise roads again"):
+    with pytest.raises(StoreError, match=r"version v2 of town/roads/seed-4 is not there\. Materialize roads again"):
         store.open("roads", "town", "v2", 4)
 
 
@@ -89,7 +89,7 @@ def test_an_artifact_with_a_file_missing_or_cut_short_is_none(tmp_path):
     file = commit(store).path / "sub" / "file.txt"
     file.write_text("hell")
     assert store.find("roads", "town", "v1") is None
-    with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt has 4 bytes instead of 5\. Materialise"):
+    with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt has 4 bytes instead of 5\. Materialize"):
         store.open("roads", "town", "v1")
     file.unlink()
     with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt is missing"):

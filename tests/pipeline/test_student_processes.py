@@ -26,11 +26,22 @@ from hoser_kd.student.training_checkpoint import read_result
 from hoser_kd.teacher.soft_labels import SoftLabels, data_fingerprint
 
 TOWN = {
-    "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
-    "zones": {"count": 6}, "grid": {"bounds": "roads", "cell_size_m": 80},
+    "city": "town",
+    "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
+    "zones": {"count": 6},
+    "grid": {"bounds": "roads", "cell_size_m": 80},
     # 47 training trips in batches of 23 leave one of a single trip, of which one process gets nothing
-    "student": {"hidden_dim": 16, "road_id_dim": 8, "attribute_dim": 2, "max_epochs": 3, "batch_size": 23,
-                "micro_batch_size": 5, "learning_rate": 0.01, "select_by": "arrival", "select_num_ods": 5},
+    "student": {
+        "hidden_dim": 16,
+        "road_id_dim": 8,
+        "attribute_dim": 2,
+        "max_epochs": 3,
+        "batch_size": 23,
+        "micro_batch_size": 5,
+        "learning_rate": 0.01,
+        "select_by": "arrival",
+        "select_num_ods": 5,
+    },
     "distill": {"lambda_kl": 0.5, "sample_steps_per_trace": 3, "shared_cells": "split"},
 }
 
@@ -57,12 +68,24 @@ def inputs(tmp_path_factory) -> dict[str, Artifact]:
         scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
         made_from = data_fingerprint(network, trips, load_tokens(run.path("grid_token_table")))
         SoftLabels(offsets, scores, fingerprint=made_from).save(folder / f"{split}.arrow")
-    record = {"stage": "teacher_soft_labels", "city": "town", "seed": None, "version": "0", "code_version": "1",
-              "inputs": {}, "settings": {}, "made_at": "", "seconds": 0.0, "summary": {}}
+    record = {
+        "stage": "teacher_soft_labels",
+        "city": "town",
+        "seed": None,
+        "version": "0",
+        "code_version": "1",
+        "inputs": {},
+        "settings": {},
+        "created_at": "",
+        "seconds": 0.0,
+        "summary": {},
+    }
     write_json(folder / "artifact.json", record)
     labels = Artifact(path=folder, **record)
     return {name: made[name] for name in STAGES["vanilla_student"].inputs} | {
-        "grid_token_table": made["grid_token_table"], "teacher_soft_labels": labels}
+        "grid_token_table": made["grid_token_table"],
+        "teacher_soft_labels": labels,
+    }
 
 
 def run_of(inputs, config: CityConfig, folder: Path, stage: str = "distilled_student") -> StageRun:
@@ -87,7 +110,8 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs,
         assert ours.keys() == theirs.keys()
     assert together.best_epoch == best_epoch(together.history, "arrival")
     assert [report[:3] for report in progress if report[0] == "training"] == [
-        ("training", step, 9) for step in range(1, 10)]
+        ("training", step, 9) for step in range(1, 10)
+    ]
     assert set(progress[0][3]) >= {"next_step", "time", "kl", "grad_norm"}
     for ours, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
@@ -98,7 +122,7 @@ def next_steps(epoch):
 
 
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_a_cancelled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
+def test_a_canceled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
     """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
     folder = tmp_path / "student"
     folder.mkdir()

@@ -35,9 +35,16 @@ def num_lines(axes) -> int:
 
 
 def history(shift: float, epochs: int = 5) -> list[dict]:
-    return [{"epoch": e + 1, "train_loss": 2 / (e + 1) + shift, "val_loss": 2.1 / (e + 1) + shift, "accuracy": e / 10,
-             "steps": 70.0}
-            for e in range(epochs)]
+    return [
+        {
+            "epoch": e + 1,
+            "train_loss": 2 / (e + 1) + shift,
+            "val_loss": 2.1 / (e + 1) + shift,
+            "accuracy": e / 10,
+            "steps": 70.0,
+        }
+        for e in range(epochs)
+    ]
 
 
 ALL = {
@@ -46,10 +53,12 @@ ALL = {
     "grid": lambda: plots.grid_map(NETWORK, LAT_EDGES, LNG_EDGES, np.arange(24).reshape(6, 4)),
     "cell values": lambda: plots.cell_value_map(NETWORK, LAT_EDGES, LNG_EDGES, np.arange(24.0).reshape(6, 4), "nat"),
     "use": lambda: plots.use_map(NETWORK, {"real": random_trips(NETWORK, 9), "vanilla": random_trips(NETWORK, 9, 1)}),
-    "trips": lambda: plots.trips_map(NETWORK, {"real": random_trips(NETWORK, 3), "distilled": random_trips(NETWORK, 3)},
-                                     [0, 2]),
-    "distributions": lambda: plots.distributions(random_trips(NETWORK, 9), {"vanilla": random_trips(NETWORK, 9, 1)},
-                                                 NETWORK),
+    "trips": lambda: plots.trips_map(
+        NETWORK, {"real": random_trips(NETWORK, 3), "distilled": random_trips(NETWORK, 3)}, [0, 2]
+    ),
+    "distributions": lambda: plots.distributions(
+        random_trips(NETWORK, 9), {"vanilla": random_trips(NETWORK, 9, 1)}, NETWORK
+    ),
     "curves": lambda: plots.training_curves({"vanilla": [history(0), history(1)], "distilled": [history(0.2)]}),
     "histograms": lambda: plots.histograms({"entropy (nat)": np.linspace(0, 1, 50), "candidates": np.arange(9) % 4}),
     "differences": lambda: plots.differences([("EDR", -1.0, -2.0, 0.5, "lower"), ("DTW", 1.0, np.nan, np.nan, None)]),
@@ -76,28 +85,28 @@ def test_network_map_draws_every_road_once_and_counts_classes():
     assert f"residential  ({residential.sum()} roads, {km:,.0f} km)" in drawn(figure)
 
 
-def test_classes_that_are_numbers_get_colours_of_their_own():
+def test_classes_that_are_numbers_get_colors_of_their_own():
     numbered = replace(NETWORK, highway=np.array([str(i % 7) for i in range(NETWORK.num_roads)], object))
     texts = set(drawn(plots.network_map(numbered)))
     assert sum(text.startswith("class ") for text in texts) == 5
     assert any(text.startswith("other ") for text in texts)
 
 
-def test_zones_next_to_each_other_differ_in_colour():
+def test_zones_next_to_each_other_differ_in_color():
     row, column = ((NETWORK.centroids - NETWORK.centroids.min(0)) / 0.0031).astype(np.int64).T
     zones = row * 10 + column
-    colour = plots.maps._colour_zones(NETWORK, zones)
+    color = plots.maps._color_zones(NETWORK, zones)
     origin = np.repeat(np.arange(NETWORK.num_roads), NETWORK.successors.degrees)
     a, b = zones[origin], zones[NETWORK.successors.indices]
-    assert ((colour[a] != colour[b]) | (a == b)).all()
+    assert ((color[a] != color[b]) | (a == b)).all()
 
 
-def test_grid_map_tells_centres_outside_the_grid():
+def test_grid_map_tells_centers_outside_the_grid():
     lat, lon = NETWORK.centroids.T
     outside = (lat < LAT_EDGES[0]) | (lat > LAT_EDGES[-1]) | (lon < LNG_EDGES[0]) | (lon > LNG_EDGES[-1])
     texts = drawn(plots.grid_map(NETWORK, LAT_EDGES, LNG_EDGES, np.arange(24).reshape(6, 4)))
     assert outside.any()
-    assert f"{outside.sum()} road centres outside the grid" in texts
+    assert f"{outside.sum()} road centers outside the grid" in texts
     assert {"1", "2", "3–4", "17–23"} <= set(texts)
 
 
@@ -110,9 +119,9 @@ def test_scale_bar_is_round_and_true():
     bar = next(line for line in axes.lines if line.get_linewidth() == 2.5)
     text = next(text.get_text() for text in axes.texts)
     degrees = float(np.ptp(bar.get_xdata()))
-    metres = degrees * 111_195 * np.cos(np.radians(NETWORK.centroids[:, 0].mean()))
+    meters = degrees * 111_195 * np.cos(np.radians(NETWORK.centroids[:, 0].mean()))
     number, unit = text.split()
-    assert float(number) * {"m": 1, "km": 1000}[unit] == pytest.approx(metres, rel=1e-3)
+    assert float(number) * {"m": 1, "km": 1000}[unit] == pytest.approx(meters, rel=1e-3)
 
 
 def test_use_map_draws_driven_roads_over_the_others():
@@ -142,8 +151,10 @@ def test_curves_pair_training_with_validation_and_choose_panels():
 
 
 def test_training_losses_share_the_panel_of_the_figure_that_means_the_same():
-    epochs = [{"epoch": e, "train_next_step": 1 / e, "train_time": 2 / e, "nll": 3 / e, "time_log_mape": 4 / e}
-              for e in (1, 2)]
+    epochs = [
+        {"epoch": e, "train_next_step": 1 / e, "train_time": 2 / e, "nll": 3 / e, "time_log_mape": 4 / e}
+        for e in (1, 2)
+    ]
     figure = plots.training_curves({"vanilla": [epochs]})
     assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2]
 
@@ -152,7 +163,7 @@ def test_difference_is_filled_only_where_its_interval_is_clear_of_nothing():
     rows = [("a", -1.0, -2.0, -0.5, "lower"), ("b", -1.0, -2.0, 0.5, "lower"), ("c", 2.0, np.nan, np.nan, "lower")]
     axes = plots.differences(rows).axes[0]
     faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"]
-    assert faces == ["white", "white", plots.COLOURS["distilled"]]  # drawn from the bottom
+    assert faces == ["white", "white", plots.COLORS["distilled"]]  # drawn from the bottom
 
 
 def test_a_real_city(porto: Path):

@@ -42,7 +42,11 @@ def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
     whole = evaluate(REAL, generated, NETWORK, paired=True, training=TRAINING)
     hours = {f"{hour:02d}": {"steps": 10.0, "decision_accuracy": accuracy} for hour in range(3)}
     return StudentResult(
-        history, {"accuracy": accuracy, "nll": nll}, whole, generated, reached,
+        history,
+        {"accuracy": accuracy, "nll": nll},
+        whole,
+        generated,
+        reached,
         failures=[Failure(int(row), "no path", 1.5) for row in np.flatnonzero(~reached)],
         scenarios={"weekday": whole},
         next_step_by={"hour": hours, "scenario": {"weekday": {"steps": 9.0, "decision_accuracy": accuracy - 0.5}}},
@@ -52,14 +56,18 @@ def student(seed: int, accuracy: float, nll: float = 0.4) -> StudentResult:
 @pytest.fixture(scope="module")
 def data() -> ReportData:
     return ReportData(
-        city="porto", network=NETWORK, real=REAL,
+        city="porto",
+        network=NETWORK,
+        real=REAL,
         students={
             "vanilla": {seed: student(seed, 0.80 + 0.001 * seed, 0.40) for seed in range(3)},
             "distilled": {seed: student(seed + 10, 0.85 + 0.001 * seed, 0.45) for seed in range(3)},
         },
-        teacher={"history": [{"epoch": 1, "val_loss": 2.0}, {"epoch": 2, "val_loss": 1.0}],
-                 "perplexity": {"test_perplexity": 3.25, "by_hour": {"noon": 2.5}},
-                 "label_values": {"entropy (nat)": np.linspace(0, 1, 40)}},
+        teacher={
+            "history": [{"epoch": 1, "val_loss": 2.0}, {"epoch": 2, "val_loss": 1.0}],
+            "perplexity": {"test_perplexity": 3.25, "by_hour": {"noon": 2.5}},
+            "label_values": {"entropy (nat)": np.linspace(0, 1, 40)},
+        },
         settings_yaml="city: porto\nstudent:\n  hidden_dim: 128\n",
         versions=[{"asset": "teacher", "version": "abc123", "made": "2025-01-01", "inputs": "teacher_corpus 9f"}],
         seconds={"teacher": 65.0, "vanilla_student": 10.0},
@@ -137,8 +145,17 @@ class TestPage:
 
     def test_has_every_part(self, page):
         parsed = Page(page)
-        headings = ["Prediction of the next step", "Generated trips", "Real and generated trips", "Training", "Teacher",
-                    "Data", "Settings", "Versions", "Definitions"]
+        headings = [
+            "Prediction of the next step",
+            "Generated trips",
+            "Real and generated trips",
+            "Training",
+            "Teacher",
+            "Data",
+            "Settings",
+            "Versions",
+            "Definitions",
+        ]
         assert all(heading in parsed.words for heading in headings)
         images = [attributes for tag, attributes in parsed.tags if tag == "img"]
         # by group, differences, 4 of trips, a failure, curves, 2 of the teacher, network, the one handed in
@@ -161,7 +178,7 @@ class TestPage:
         words = Page(page).words
         rows = compare({0: {"next_step.accuracy": 1.0}}, {})
         assert rows[0].definition.text in words
-        for name in ("similarity.dtw", "distance.jsd", "paired.jaccard", "training.copied_share"):
+        for name in ("similarity.dtw", "distance.jsd", "paired.jaccard", "training.memorized_share"):
             assert DEFINITIONS[name].text in words
 
     def test_the_same_data_give_the_same_file(self, page, data, tmp_path):
@@ -170,9 +187,16 @@ class TestPage:
 
     def test_foreign_text_is_escaped(self, data):
         evil = "<script>alert('x')</script>&\"'"
-        hostile = replace(data, city=evil, settings_yaml=evil, teacher={evil: {evil: evil}}, sizes={evil: evil},
-                          versions=[dict.fromkeys(("asset", "version", "made", "inputs"), evil)], seconds={evil: 1.0},
-                          pictures={evil: data.pictures["Roads that share a cell."]})
+        hostile = replace(
+            data,
+            city=evil,
+            settings_yaml=evil,
+            teacher={evil: {evil: evil}},
+            sizes={evil: evil},
+            versions=[dict.fromkeys(("asset", "version", "made", "inputs"), evil)],
+            seconds={evil: 1.0},
+            pictures={evil: data.pictures["Roads that share a cell."]},
+        )
         page = render(hostile)
         assert "<script" not in page
         parsed = Page(page)
@@ -212,8 +236,10 @@ class TestVerdict:
         assert parsed.open == []
 
     def test_before_anything_was_generated(self, data):
-        bare = {kind: {seed: StudentResult(run.history, run.test) for seed, run in runs.items()}
-                for kind, runs in data.students.items()}
+        bare = {
+            kind: {seed: StudentResult(run.history, run.test) for seed, run in runs.items()}
+            for kind, runs in data.students.items()
+        }
         words = text_of(replace(data, students=bare)).words
         assert "No trips have been generated." in words
 
@@ -225,8 +251,13 @@ class TestVerdict:
 
 class TestCompare:
     def test_direction_decides_who_is_better(self):
-        rows = {row.name: row for row in compare({0: {"similarity.dtw": 2.0, "next_step.accuracy": 0.5}},
-                                                 {0: {"similarity.dtw": 1.0, "next_step.accuracy": 0.25}})}
+        rows = {
+            row.name: row
+            for row in compare(
+                {0: {"similarity.dtw": 2.0, "next_step.accuracy": 0.5}},
+                {0: {"similarity.dtw": 1.0, "next_step.accuracy": 0.25}},
+            )
+        }
         assert rows["similarity.dtw"].verdict == "leans better"
         assert rows["next_step.accuracy"].verdict == "leans worse"
         assert rows["similarity.dtw"].relative.mean == -50
@@ -234,7 +265,7 @@ class TestCompare:
     def test_closer_to_real_is_better_whatever_the_sign(self):
         real = {"distance.real_mean": 10.0}
         runs = [{s: {**real, "distance.generated_mean": base + s / 100} for s in range(3)} for base in (8.0, 11.0)]
-        row, = compare(*runs)
+        (row,) = compare(*runs)
         assert row.real == 10.0
         assert row.difference.mean == pytest.approx(3)
         assert row.verdict == "better"
@@ -247,13 +278,15 @@ class TestCompare:
         assert compare(vanilla, vanilla)[0].verdict == "same"
 
     def test_only_seeds_both_have_are_paired(self):
-        row, = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
+        (row,) = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
         assert row.difference.mean == pytest.approx(-0.1)
         assert row.vanilla == (0.5, 9.0)
 
     def test_unknown_figures_take_their_direction_from_their_name(self):
-        row, other = compare({0: {"next_step.odd_loss": 2.0, "next_step.oddity": 1.0}},
-                             {0: {"next_step.odd_loss": 1.0, "next_step.oddity": 2.0}})
+        row, other = compare(
+            {0: {"next_step.odd_loss": 2.0, "next_step.oddity": 1.0}},
+            {0: {"next_step.odd_loss": 1.0, "next_step.oddity": 2.0}},
+        )
         assert row.verdict == "leans better"
         assert other.verdict is None
 

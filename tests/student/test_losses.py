@@ -66,9 +66,15 @@ def test_a_candidate_the_teacher_rules_out_is_not_lifted(golden):
     np.testing.assert_allclose(logits.grad, [-0.25, 0.25], atol=1e-6)
 
 
-rows = st.integers(1, 5).flatmap(lambda c: st.tuples(
-    arrays(np.float64, (3, c), elements=st.floats(-8, 8)), arrays(np.float64, (3, c), elements=st.floats(-8, 8)),
-    arrays(np.bool_, (3, c)), arrays(np.int64, (3, c), elements=st.integers(0, 2)), st.floats(0.5, 5)))
+rows = st.integers(1, 5).flatmap(
+    lambda c: st.tuples(
+        arrays(np.float64, (3, c), elements=st.floats(-8, 8)),
+        arrays(np.float64, (3, c), elements=st.floats(-8, 8)),
+        arrays(np.bool_, (3, c)),
+        arrays(np.int64, (3, c), elements=st.integers(0, 2)),
+        st.floats(0.5, 5),
+    )
+)
 
 
 def as_tensors(drawn):
@@ -101,8 +107,11 @@ def test_equals_the_formula(drawn, shared_cells):
     ours = kl_loss(logits, scores, mask, temperature, tokens, shared_cells, reduction="none")
     for i in range(3):
         keep = mask[i]
-        expected = plain(*(part[i][keep].numpy() for part in (logits, scores, tokens)), temperature, shared_cells) \
-            if keep.any() else 0.0
+        expected = (
+            plain(*(part[i][keep].numpy() for part in (logits, scores, tokens)), temperature, shared_cells)
+            if keep.any()
+            else 0.0
+        )
         assert ours[i].item() == pytest.approx(expected, abs=2e-5)
     mean = kl_loss(logits, scores, mask, temperature, tokens, shared_cells)
     count = max(int(mask.any(1).sum()), 1)
@@ -123,8 +132,9 @@ def test_properties(drawn, shared_cells, shift, random):
     torch.testing.assert_close(loss(logits + shift, scores - shift), base, atol=1e-4, rtol=1e-4)
     order = list(range(mask.shape[1]))
     random.shuffle(order)
-    torch.testing.assert_close(loss(logits[:, order], scores[:, order], mask[:, order], tokens[:, order]), base,
-                               atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        loss(logits[:, order], scores[:, order], mask[:, order], tokens[:, order]), base, atol=1e-5, rtol=1e-5
+    )
     assert (base[mask.sum(1) <= 1].abs() < 1e-6).all()
     # what stands outside the mask is not read
     noise = torch.where(mask, logits, -torch.inf), torch.where(mask, scores, torch.nan)
@@ -206,7 +216,7 @@ def test_sampled_steps_are_even():
 
 
 @pytest.fixture
-def labelled():
+def labeled():
     """Trips whose label of each candidate is step * 10 + place, so that any mix-up shows."""
     network = grid_network(4)
     trips = random_trips(network, 12, 1)
@@ -217,8 +227,8 @@ def labelled():
     return network, trips, SimpleNamespace(offsets=offsets_of(degrees), scores=scores)
 
 
-def test_stored_labels_find_their_steps(labelled):
-    network, trips, labels = labelled
+def test_stored_labels_find_their_steps(labeled):
+    network, trips, labels = labeled
     source = StoredLabels(labels, trips)
     rows = np.array([7, 0, 3])
     batch = collate(trips, rows)
@@ -232,8 +242,8 @@ def test_stored_labels_find_their_steps(labelled):
             assert (scores[b, t, count:] == -torch.inf).all()
 
 
-def test_labels_of_other_trips_or_networks_are_refused(labelled):
-    _, trips, labels = labelled
+def test_labels_of_other_trips_or_networks_are_refused(labeled):
+    _, trips, labels = labeled
     with pytest.raises(StoreError, match="other trips"):
         StoredLabels(labels, trips.take(np.arange(5)))
     source = StoredLabels(labels, trips)
@@ -242,21 +252,33 @@ def test_labels_of_other_trips_or_networks_are_refused(labelled):
         source(batch, torch.zeros(2, batch.num_steps, 3, dtype=torch.int64))
 
 
-def test_distillation_reads_settings(labelled):
-    network, trips, labels = labelled
+def test_distillation_reads_settings(labeled):
+    network, trips, labels = labeled
     batch = collate(trips, np.arange(6))
     steps = RoadTables(road_tables(network, "published"), time_intervals="published").derive(batch)
     candidates = steps.padded(steps.candidate, -1)
     torch.manual_seed(0)
-    output = SimpleNamespace(candidates=candidates, step_mask=steps.step_mask,
-                             logits=torch.randn(candidates.shape).masked_fill(candidates < 0, -torch.inf))
+    output = SimpleNamespace(
+        candidates=candidates,
+        step_mask=steps.step_mask,
+        logits=torch.randn(candidates.shape).masked_fill(candidates < 0, -torch.inf),
+    )
     cells = torch.arange(network.num_roads) // 7
-    for config in (DistillConfig(), DistillConfig(shared_cells="split", temperature=3.0),
-                   DistillConfig(shared_cells="aggregate", scale_by_temperature_squared=True)):
+    for config in (
+        DistillConfig(),
+        DistillConfig(shared_cells="split", temperature=3.0),
+        DistillConfig(shared_cells="aggregate", scale_by_temperature_squared=True),
+    ):
         term = Distillation(config, StoredLabels(labels, trips), cells)
-        expected = kl_loss(output.logits, StoredLabels(labels, trips)(batch, candidates), candidates >= 0,
-                           config.temperature, cells[candidates.clamp(min=0)], config.shared_cells,
-                           scale_by_temperature_squared=config.scale_by_temperature_squared)
+        expected = kl_loss(
+            output.logits,
+            StoredLabels(labels, trips)(batch, candidates),
+            candidates >= 0,
+            config.temperature,
+            cells[candidates.clamp(min=0)],
+            config.shared_cells,
+            scale_by_temperature_squared=config.scale_by_temperature_squared,
+        )
         assert term.loss(batch, output, 0).item() == pytest.approx(expected.item(), rel=1e-5)
         assert torch.equal(term.steps_of(batch.lengths), batch.lengths - 1)
     few = Distillation(DistillConfig(sample_steps_per_trace=2), StoredLabels(labels, trips), cells, seed=4)
@@ -286,13 +308,14 @@ def test_a_lonely_candidate_adds_nothing_and_the_teacher_learns_nothing(shared_c
 
 def small_student(network):
     torch.manual_seed(1)
-    return HOSER.build(SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
-                       log1p_mean=3.0, log1p_std=0.5)
+    return HOSER.build(
+        SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
+    )
 
 
-def test_training_draws_its_steps_anew_in_each_epoch(labelled, tmp_path, monkeypatch):
+def test_training_draws_its_steps_anew_in_each_epoch(labeled, tmp_path, monkeypatch):
     """The epoch reaches the draw, and what is drawn is what the teacher's scores are taken of."""
-    network, trips, labels = labelled
+    network, trips, labels = labeled
     drawn = {}
 
     def note(step_mask, rows, count, *, seed, epoch):
@@ -317,8 +340,8 @@ def test_training_draws_its_steps_anew_in_each_epoch(labelled, tmp_path, monkeyp
     assert drawn != first
 
 
-def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labelled):
-    network, trips, labels = labelled
+def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labeled):
+    network, trips, labels = labeled
     found = []
     for weight in (None, 0.0, 0.5):
         model = small_student(network)
@@ -332,8 +355,8 @@ def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labelled):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_the_term_is_float32_in_a_training_of_half_precision(labelled, precision, monkeypatch):
-    network, trips, labels = labelled
+def test_the_term_is_float32_in_a_training_of_half_precision(labeled, precision, monkeypatch):
+    network, trips, labels = labeled
     terms = []
 
     def note(logits, *arguments, **options):

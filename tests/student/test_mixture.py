@@ -10,7 +10,7 @@ from small_city import grid_network, random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER
-from hoser_kd.student.mixture import Opinions, opinions
+from hoser_kd.student.mixture import StepProbabilities, predict_probabilities
 from hoser_kd.student.next_step_metrics import evaluate_student
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -21,14 +21,20 @@ def case():
     trips = random_trips(network, 20)
     torch.manual_seed(0)
     config = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
-    model = HOSER.build(config, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
-                        log1p_mean=3.0, log1p_std=0.5).eval()
+    model = HOSER.build(
+        config,
+        network,
+        np.zeros(network.num_roads, np.int64),
+        np.zeros((1, 1), np.int64),
+        log1p_mean=3.0,
+        log1p_std=0.5,
+    ).eval()
     at, _ = trips.step_positions()
     offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
     # a teacher that knows the way: the road taken scores 4 more
     scores = np.zeros(offsets[-1], np.float32)
     scores[offsets[:-1] + network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1])] = 4
-    return model, trips, opinions(model, trips, SoftLabels(offsets, scores))
+    return model, trips, predict_probabilities(model, trips, SoftLabels(offsets, scores))
 
 
 def test_the_student_alone_is_what_its_evaluation_says(case):
@@ -46,5 +52,5 @@ def test_a_teacher_that_knows_is_taken_whole(case):
 
 def test_a_tie_counts_as_a_guess():
     half = np.array([0.5, 0.5])
-    tie = Opinions(half, half, np.array([0, 0]), np.array([True, False]), np.array([2]))
+    tie = StepProbabilities(half, half, np.array([0, 0]), np.array([True, False]), np.array([2]))
     assert tie.figures(0.3) == pytest.approx({"accuracy": 0.5, "decision_accuracy": 0.5, "nll": np.log(2)})

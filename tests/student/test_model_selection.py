@@ -14,7 +14,7 @@ from hoser_cities import TINY
 from test_training import train, weights
 
 from hoser_kd import hoser
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.config.schema import CityConfig, StudentConfig
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
@@ -31,13 +31,20 @@ def without_trips(history):
 
 
 def epochs_of(*values):
-    return [{"accuracy": accuracy, "nll": nll, "generation_reached": reached, "generation_score": whole}
-            for accuracy, nll, reached, whole in values]
+    return [
+        {"accuracy": accuracy, "nll": nll, "generation_reached": reached, "generation_score": whole}
+        for accuracy, nll, reached, whole in values
+    ]
 
 
 def test_each_rule_has_its_best_epoch_and_the_first_of_equals_wins():
-    history = epochs_of((0.9, 0.50, 0.25, 0.40), (0.8, 0.40, 0.25, 0.41), (0.8, 0.45, 0.50, 0.39),
-                        (0.9, 0.40, 0.50, 0.38), (0.9, 0.41, 0.25, 0.41))
+    history = epochs_of(
+        (0.9, 0.50, 0.25, 0.40),
+        (0.8, 0.40, 0.25, 0.41),
+        (0.8, 0.45, 0.50, 0.39),
+        (0.9, 0.40, 0.50, 0.38),
+        (0.9, 0.41, 0.25, 0.41),
+    )
     assert [best_epoch(history, by) for by in RULES] == [1, 2, 3, 2]
 
 
@@ -52,16 +59,25 @@ def test_a_rule_without_its_figures_says_what_to_set():
 
 
 def test_students_are_compared_by_their_summaries():
-    summary = {"val_accuracy": 0.9, "val_nll": 0.3, "val_generation_reached": 0.5, "val_generation_score": 0.6,
-               "best_epoch": 2, "epochs": [{"accuracy": 1.0}]}
+    summary = {
+        "val_accuracy": 0.9,
+        "val_nll": 0.3,
+        "val_generation_reached": 0.5,
+        "val_generation_score": 0.6,
+        "best_epoch": 2,
+        "epochs": [{"accuracy": 1.0}],
+    }
     assert selection_score(summary) == 0.9
     assert selection_score(summary, "nll") == -0.3
     assert selection_score(summary, "generation") == 0.6
 
 
 def test_the_score_is_1_for_the_real_trips_and_falls_with_each_part():
-    same = {"requests": {"reached_share": 1.0}, "paired": {"dtw_per_road": 0.0},
-            **{name: {"jsd": 0.0} for name in ("distance", "radius", "duration")}}
+    same = {
+        "requests": {"reached_share": 1.0},
+        "paired": {"dtw_per_road": 0.0},
+        **{name: {"jsd": 0.0} for name in ("distance", "radius", "duration")},
+    }
     assert trip_score(same) == 1
     assert trip_score({**same, "requests": {"reached_share": 0.0}}) == 0.5
     assert trip_score({**same, "paired": {"dtw_per_road": 0.1}}) == 0.875
@@ -145,9 +161,11 @@ def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, 
 
 def test_settings_at_their_defaults_make_no_other_student():
     """Versions of students that exist already stay."""
+
     def settings(**student):
-        return SETTINGS["student"](CityConfig.model_validate(
-            {"city": "town", "source": {"kind": "synthetic"}, "student": student}))
+        return SETTINGS["student"](
+            CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}, "student": student})
+        )
 
     chosen = {"select_by", "select_num_ods", "select_max_steps"}
     assert not chosen & set(settings())
@@ -176,7 +194,7 @@ def test_shares_of_several_processes_come_together(small_city, small_model, monk
         here.rank = rank
         return sample.figures(small_model)
 
-    monkeypatch.setattr(Team, "sum", add)
-    monkeypatch.setattr(Team, "current", classmethod(lambda cls: cls(here.rank, 3)))
+    monkeypatch.setattr(DistributedContext, "sum", add)
+    monkeypatch.setattr(DistributedContext, "current", classmethod(lambda cls: cls(here.rank, 3)))
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(process, range(3))) == [alone] * 3

@@ -15,7 +15,7 @@ from small_city import grid_network
 from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.hoser import collate
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.student.next_step_metrics import calibration_error, evaluate_student, trivial_baseline
+from hoser_kd.student.next_step_metrics import calibration_error, evaluate_student, frequency_baseline
 
 
 def test_figures_equal_their_definitions(small_city, small_model):
@@ -24,8 +24,9 @@ def test_figures_equal_their_definitions(small_city, small_model):
     degree = small_city.network.successors.degrees[trips.road_ids[at]]
     offsets = offsets_of(degree)
     scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
-    figures = evaluate_student(small_model, trips, labels=SimpleNamespace(offsets=offsets, scores=scores),
-                               temperature=2.0, batch_size=7)
+    figures = evaluate_student(
+        small_model, trips, labels=SimpleNamespace(offsets=offsets, scores=scores), temperature=2.0, batch_size=7
+    )
     small_model.eval()
     hits, top_3, nll, error_s, relative, logs, decisions, agree, kl = ([] for _ in range(9))
     step = 0
@@ -53,10 +54,17 @@ def test_figures_equal_their_definitions(small_city, small_model):
                 kl.append(float((q * np.log(q / soft)).sum()))
     decisions = np.array(decisions)
     expected = {
-        "accuracy": np.mean(hits), "top_3": np.mean(top_3), "nll": np.mean(nll), "time_mae_s": np.mean(error_s),
-        "time_mape": np.mean(relative), "time_log_mape": np.mean(logs), "steps": len(hits),
-        "decision_share": decisions.mean(), "decision_accuracy": np.array(hits)[decisions].mean(),
-        "teacher_agreement": np.array(agree)[decisions].mean(), "teacher_kl": np.array(kl)[decisions].mean(),
+        "accuracy": np.mean(hits),
+        "top_3": np.mean(top_3),
+        "nll": np.mean(nll),
+        "time_mae_s": np.mean(error_s),
+        "time_mape": np.mean(relative),
+        "time_log_mape": np.mean(logs),
+        "steps": len(hits),
+        "decision_share": decisions.mean(),
+        "decision_accuracy": np.array(hits)[decisions].mean(),
+        "teacher_agreement": np.array(agree)[decisions].mean(),
+        "teacher_kl": np.array(kl)[decisions].mean(),
     }
     assert figures.pop("calibration_error") >= 0
     assert figures == pytest.approx(expected, rel=1e-5)
@@ -91,7 +99,7 @@ def test_trivial_baseline_equals_counting(small_city):
             best = [c for c, n in counts.items() if n == max(counts.values())]
             chance.append((there in best) / len(best))
             nll.append(-math.log((counts[there] + 1) / (sum(counts.values()) + len(counts))))
-    assert trivial_baseline(train, val, network) == pytest.approx({"accuracy": np.mean(chance), "nll": np.mean(nll)})
+    assert frequency_baseline(train, val, network) == pytest.approx({"accuracy": np.mean(chance), "nll": np.mean(nll)})
 
 
 def test_trivial_baseline_with_dead_ends():
@@ -99,10 +107,15 @@ def test_trivial_baseline_with_dead_ends():
     degrees = network.successors.degrees.copy()
     kept = np.repeat(np.arange(network.num_roads) != 4, degrees)
     degrees[4] = 0
-    cut = type(network)(network.coord_offsets, network.coords, network.length_m, network.highway,
-                        Csr(offsets_of(degrees), network.successors.indices[kept]))
+    cut = type(network)(
+        network.coord_offsets,
+        network.coords,
+        network.length_m,
+        network.highway,
+        Csr(offsets_of(degrees), network.successors.indices[kept]),
+    )
     start = int(np.flatnonzero(degrees > 0)[0])
     trip = Trajectories(np.array([0, 2]), np.array([start, cut.successors.row(start)[0]]), np.array([0, 9]))
-    figures = trivial_baseline(trip, trip, cut)
+    figures = frequency_baseline(trip, trip, cut)
     assert figures["accuracy"] == 1.0
     assert math.isfinite(figures["nll"])

@@ -21,7 +21,7 @@ from small_city import random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError, TrainingError
-from hoser_kd.common.optimizer import Optimiser, autocast, resolve_precision, warmup_cosine
+from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
 from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import Distillation, StoredLabels
@@ -36,8 +36,16 @@ def teacher_labels(network, trips, seed=0):
 
 
 def train(city, folder, config=TINY, **more):
-    return train_student(city.network, city.zones, city.transitions, city.trips["train"], city.trips["val"], config,
-                         folder=folder, **more)
+    return train_student(
+        city.network,
+        city.zones,
+        city.transitions,
+        city.trips["train"],
+        city.trips["val"],
+        config,
+        folder=folder,
+        **more,
+    )
 
 
 def weights(model):
@@ -48,10 +56,19 @@ def test_75_published_steps(golden, golden_city, golden_io):
     """Losses, gradient norm and learning rate of every step, and the weights after the last one."""
     published = yaml.safe_load((golden / "hoser_config.yaml").read_text())["optimizer_config"]
     config = StudentConfig(
-        hidden_dim=32, road_id_dim=16, attribute_dim=4, max_epochs=published["max_epoch"],
-        **{key: published[key] for key in ("batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_norm")})
-    model = load_checkpoint(golden / "hoser_ckpt.pth", golden_city.network, golden_city.zones,
-                            log1p_mean=float(golden_io["log1p_mean"]), log1p_std=float(golden_io["log1p_std"]))
+        hidden_dim=32,
+        road_id_dim=16,
+        attribute_dim=4,
+        max_epochs=published["max_epoch"],
+        **{key: published[key] for key in ("batch_size", "learning_rate", "weight_decay", "warmup_ratio", "max_norm")},
+    )
+    model = load_checkpoint(
+        golden / "hoser_ckpt.pth",
+        golden_city.network,
+        golden_city.zones,
+        log1p_mean=float(golden_io["log1p_mean"]),
+        log1p_std=float(golden_io["log1p_std"]),
+    )
     expected = golden_io["train_hist"]
     trainer = StudentTrainer(model, config, len(expected))
     trips = golden_city.trips["train"]
@@ -74,8 +91,12 @@ def test_result_is_the_best_epoch(small_city, tmp_path):
     assert result.best_epoch == 1 + int(np.argmax(accuracies))
     assert result.best["accuracy"] == max(accuracies)
     assert torch.equal(weights(load(tmp_path)), weights(result.model))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.json", "model.json", "model.safetensors",
-                                                          "tensorboard"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "history.json",
+        "model.json",
+        "model.safetensors",
+        "tensorboard",
+    ]
     assert json.loads((tmp_path / "history.json").read_text())["best_epoch"] == result.best_epoch
     assert result.history[-1]["train_next_step"] < result.history[0]["train_next_step"]
     mean, std = result.model.config.log1p_mean, result.model.config.log1p_std
@@ -87,8 +108,9 @@ def test_result_is_the_best_epoch(small_city, tmp_path):
 
 def test_seeds_repeat_and_differ(small_city, tmp_path):
     config = TINY.model_copy(update={"dropout": 0.1})
-    first, again, other = (train(small_city, tmp_path / name, config, seed=seed)
-                           for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    first, again, other = (
+        train(small_city, tmp_path / name, config, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert torch.equal(weights(first.model), weights(again.model))
     assert first.history == again.history
     assert not torch.equal(weights(first.model), weights(other.model))
@@ -109,8 +131,14 @@ class _Killed(Exception):
 @pytest.mark.parametrize("distilled", [False, True])
 def test_a_killed_run_goes_on_to_the_same_weights(small_city, tmp_path, distilled):
     config = TINY.model_copy(update={"max_epochs": 3, "dropout": 0.1})
-    more = {"distill": DistillConfig(lambda_kl=0.5, sample_steps_per_trace=2),
-            "labels": teacher_labels(small_city.network, small_city.trips["train"])} if distilled else {}
+    more = (
+        {
+            "distill": DistillConfig(lambda_kl=0.5, sample_steps_per_trace=2),
+            "labels": teacher_labels(small_city.network, small_city.trips["train"]),
+        }
+        if distilled
+        else {}
+    )
     whole = train(small_city, tmp_path / "whole", config, **more)
 
     def killer(stage, done, total, figures=None):
@@ -143,8 +171,9 @@ def test_a_process_killed_outright_is_followed_by_one_with_the_same_weights(tmp_
     """SIGKILL wherever it hits; nothing is asked of the dying process."""
     tests = Path(__file__).parents[1]
     paths = [str(tests.parent), str(tests), str(tests / "student")]
-    with subprocess.Popen([sys.executable, "-c", TRAINING_PROCESS, str(tmp_path / "killed"), *paths],
-                          stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINING_PROCESS, str(tmp_path / "killed"), *paths], stdout=subprocess.PIPE
+    ) as process:
         assert [float(process.stdout.readline()) for _ in range(2)] == [1, 2]
         process.kill()
     assert not (tmp_path / "killed" / "history.json").exists()
@@ -212,16 +241,22 @@ def test_weight_zero_is_plain_hoser_bit_for_bit(small_city, tmp_path):
 
 def test_distillation_pulls_towards_the_teacher(small_city, tmp_path):
     config = TINY.model_copy(update={"max_epochs": 6, "learning_rate": 2e-2})
-    centre = torch.from_numpy(small_city.network.centroids.copy())
+    center = torch.from_numpy(small_city.network.centroids.copy())
 
     def contrary(batch, candidates):
         """A teacher that goes away from the destination, which no trip shows."""
-        away = (centre[candidates] - centre[batch.destinations][:, None, None]).norm(dim=-1)
+        away = (center[candidates] - center[batch.destinations][:, None, None]).norm(dim=-1)
         return (away * 1000).float().masked_fill(candidates < 0, -torch.inf)
 
     plain = train(small_city, tmp_path / "a", config, val_labels=contrary)
-    near = train(small_city, tmp_path / "b", config, val_labels=contrary, labels=contrary,
-                 distill=DistillConfig(lambda_kl=5.0, temperature=1.0))
+    near = train(
+        small_city,
+        tmp_path / "b",
+        config,
+        val_labels=contrary,
+        labels=contrary,
+        distill=DistillConfig(lambda_kl=5.0, temperature=1.0),
+    )
     assert near.history[-1]["teacher_kl"] < 0.5 * plain.history[-1]["teacher_kl"]
     assert near.history[-1]["teacher_agreement"] > plain.history[-1]["teacher_agreement"] + 0.1
 
@@ -235,8 +270,10 @@ def test_micro_batches_add_up(small_city, small_model, sample):
     for micro in (None, 3):
         small_model.load_state_dict(state)
         config = TINY.model_copy(update={"micro_batch_size": micro})
-        distillation = Distillation(DistillConfig(lambda_kl=0.7, sample_steps_per_trace=sample),
-                                    StoredLabels(teacher_labels(small_city.network, trips), trips))
+        distillation = Distillation(
+            DistillConfig(lambda_kl=0.7, sample_steps_per_trace=sample),
+            StoredLabels(teacher_labels(small_city.network, trips), trips),
+        )
         trainer = StudentTrainer(small_model, config, 10, distillation)
         found.append(trainer.step(trips, np.arange(8), 0))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -250,8 +287,13 @@ def test_non_finite_loss_names_the_batch(small_city, tmp_path):
     scores[labels.offsets[bad_step]] = np.nan
     city = replace(small_city, trips={**small_city.trips, "train": trips})
     with pytest.raises(TrainingError, match=r"epoch 1, step \d+: .*trip-11\b"):
-        train(city, tmp_path, TINY.model_copy(update={"batch_size": 4}), distill=DistillConfig(),
-              labels=SimpleNamespace(offsets=labels.offsets, scores=scores))
+        train(
+            city,
+            tmp_path,
+            TINY.model_copy(update={"batch_size": 4}),
+            distill=DistillConfig(),
+            labels=SimpleNamespace(offsets=labels.offsets, scores=scores),
+        )
 
 
 def test_non_finite_gradient_stops_without_touching_weights(small_city, small_model):
@@ -308,16 +350,24 @@ def test_half_precision_learns(small_city, small_model, precision):
 
 def test_fp16_overflow_skips_the_step_and_shrinks_the_scale():
     weight = torch.nn.Parameter(torch.ones(3))
-    optimiser = Optimiser([weight], learning_rate=0.1, weight_decay=0.0, total_steps=10, warmup_ratio=0.0,
-                          max_norm=1.0, precision="fp16", device=torch.device("cpu"))
-    scale = optimiser.state_dict()["scaler"]["scale"]
-    optimiser.backward((weight * torch.inf).sum())
-    assert not np.isfinite(optimiser.step().grad_norm)
+    optimizer = Optimizer(
+        [weight],
+        learning_rate=0.1,
+        weight_decay=0.0,
+        total_steps=10,
+        warmup_ratio=0.0,
+        max_norm=1.0,
+        precision="fp16",
+        device=torch.device("cpu"),
+    )
+    scale = optimizer.state_dict()["scaler"]["scale"]
+    optimizer.backward((weight * torch.inf).sum())
+    assert not np.isfinite(optimizer.step().grad_norm)
     assert torch.equal(weight.detach(), torch.ones(3))
-    assert optimiser.state_dict()["scaler"]["scale"] == scale / 2
-    optimiser.backward((weight * 100).sum())
+    assert optimizer.state_dict()["scaler"]["scale"] == scale / 2
+    optimizer.backward((weight * 100).sum())
     # clipping sees the true gradient, not the scaled one
-    assert optimiser.step().grad_norm == pytest.approx(100 * np.sqrt(3), rel=1e-5)
+    assert optimizer.step().grad_norm == pytest.approx(100 * np.sqrt(3), rel=1e-5)
     assert (weight < 1).all()
 
 

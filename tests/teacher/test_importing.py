@@ -39,12 +39,18 @@ def model():
 
 
 GOLDEN = {
-    "lmtad_ckpt": ("positions: learned", "vocabulary: 103 tokens: cells 0 to 99, PAD 100, EOT 101, SOT 102",
-                   "grid: 10 × 10 = 100 cells, as written in the file\n"),
+    "lmtad_ckpt": (
+        "positions: learned",
+        "vocabulary: 103 tokens: cells 0 to 99, PAD 100, EOT 101, SOT 102",
+        "grid: 10 × 10 = 100 cells, as written in the file\n",
+    ),
     "lmtad_ckpt_orig_mod": ("positions: learned", "vocabulary: 103 tokens", "grid: 10 × 10 = 100 cells"),
     "lmtad_ckpt_integer_poe": ("positions: sinusoidal", "vocabulary: 103 tokens", "note: LM-TAD with integer_poe"),
-    "lmtad_ckpt_official_vocab": ("positions: learned", "vocabulary: 114 tokens: cells 0 to 110, PAD 111",
-                                  "grid: 51 × 158 = 8058 cells, as written in the file, do not fit its 111 labels"),
+    "lmtad_ckpt_official_vocab": (
+        "positions: learned",
+        "vocabulary: 114 tokens: cells 0 to 110, PAD 111",
+        "grid: 51 × 158 = 8058 cells, as written in the file, do not fit its 111 labels",
+    ),
 }
 
 
@@ -54,8 +60,13 @@ def test_published_files_are_described_and_converted(golden, call, tmp_path, nam
         warnings.simplefilter("error")  # a warning is a line of the answer, not one of Python's
         status, said, error = call(golden / f"{name}.pt", "--out", tmp_path / "teacher")
     assert (status, error) == (0, "")
-    for part in (*GOLDEN[name], "model: 2 layers, 2 heads, width 32", "context: 96 tokens", "bounds: not in the file",
-                 "needs: `bounds` (min_lat, max_lat, min_lng, max_lng) and `cell_size_m`, or `cell_lat`"):
+    for part in (
+        *GOLDEN[name],
+        "model: 2 layers, 2 heads, width 32",
+        "context: 96 tokens",
+        "bounds: not in the file",
+        "needs: `bounds` (min_lat, max_lat, min_lng, max_lng) and `cell_size_m`, or `cell_lat`",
+    ):
         assert part in said
     assert {file.name for file in (tmp_path / "teacher").iterdir()} == {"model.safetensors", "config.json"}
     with warnings.catch_warnings():
@@ -84,25 +95,47 @@ def weights_only(path, model, **dataset_config):
     return path
 
 
-@pytest.mark.parametrize(("about", "said"), [
-    ({}, ["grid: rows and columns not in the file; 25 labels", "bounds: not in the file", "needs: `bounds`",
-          "H · W or H · W + W + 1 = 25 labels"]),
-    ({**BOUNDS, "grip_size": (5, 5)}, ["bounds: known", "needs: `cell_size_m`, or `cell_lat` and `cell_lng`, those"]),
-    ({**BOUNDS, "grip_size": (4, 4), "grid_size": 0.001},
-     ["bounds: known", "9 labels unused", "needs: nothing"]),  # the labels say that grip_size is the one to doubt
-    ({**BOUNDS, "grip_size": (4, 5), "grid_size": 0.001}, ["20 cells, as written in the file, 5 labels unused"]),
-    ({**BOUNDS, "grip_size": (5, 5), "grid_size": 0.001}, ["extent: 41 to 41.0045 north", "needs: nothing"]),
-    ({**BOUNDS, "grip_size": (5, 5), "grid_size": 0.0007},
-     ["needs: a grid that fits. The grid has 7 × 7 cells, but the teacher's checkpoint says grip_size 5 × 5"]),
-    ({**BOUNDS, "grid_size": 0.0007}, ["needs: a grid that fits; these are 7 × 7 = 49 cells, more than its 25 labels"]),
-    ({**BOUNDS, "grid_size": 0.00044, "downsample_factor": 2}, ["2 × 2 of them merged", "needs: nothing"]),
-    ({"min_lat": "north"}, ["needs: a file whose settings can be read. The grid's min_lat is 'north'"]),
-    ({"grip_size": 7}, ["The grid's grip_size is 7: it must be rows and columns"]),
-    ({"grip_size": ("a", "b")}, ["grip_size is 'a': it must be a number"]),
-    ({"kind": "roads", "grip_size": (1, 25)}, ["tokens: one a road", "needs: `kind: roads`"]),
-    ({**BOUNDS, "cell_lat": 0.001, "cell_lng": 0.001, "occupied_cells": list(range(25))},
-     ["cells: 25 of the grid's have a token", "needs: nothing"]),
-])
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (
+            {},
+            [
+                "grid: rows and columns not in the file; 25 labels",
+                "bounds: not in the file",
+                "needs: `bounds`",
+                "H · W or H · W + W + 1 = 25 labels",
+            ],
+        ),
+        (
+            {**BOUNDS, "grip_size": (5, 5)},
+            ["bounds: known", "needs: `cell_size_m`, or `cell_lat` and `cell_lng`, those"],
+        ),
+        (
+            {**BOUNDS, "grip_size": (4, 4), "grid_size": 0.001},
+            ["bounds: known", "9 labels unused", "needs: nothing"],
+        ),  # the labels say that grip_size is the one to doubt
+        ({**BOUNDS, "grip_size": (4, 5), "grid_size": 0.001}, ["20 cells, as written in the file, 5 labels unused"]),
+        ({**BOUNDS, "grip_size": (5, 5), "grid_size": 0.001}, ["extent: 41 to 41.0045 north", "needs: nothing"]),
+        (
+            {**BOUNDS, "grip_size": (5, 5), "grid_size": 0.0007},
+            ["needs: a grid that fits. The grid has 7 × 7 cells, but the teacher's checkpoint says grip_size 5 × 5"],
+        ),
+        (
+            {**BOUNDS, "grid_size": 0.0007},
+            ["needs: a grid that fits; these are 7 × 7 = 49 cells, more than its 25 labels"],
+        ),
+        ({**BOUNDS, "grid_size": 0.00044, "downsample_factor": 2}, ["2 × 2 of them merged", "needs: nothing"]),
+        ({"min_lat": "north"}, ["needs: a file whose settings can be read. The grid's min_lat is 'north'"]),
+        ({"grip_size": 7}, ["The grid's grip_size is 7: it must be rows and columns"]),
+        ({"grip_size": ("a", "b")}, ["grip_size is 'a': it must be a number"]),
+        ({"kind": "roads", "grip_size": (1, 25)}, ["tokens: one a road", "needs: `kind: roads`"]),
+        (
+            {**BOUNDS, "cell_lat": 0.001, "cell_lng": 0.001, "occupied_cells": list(range(25))},
+            ["cells: 25 of the grid's have a token", "needs: nothing"],
+        ),
+    ],
+)
 def test_what_a_file_needs_is_told_also_where_its_grid_does_not_fit(call, tmp_path, model, about, said):
     status, out, error = call(weights_only(tmp_path / "a.pt", model, **about))
     assert (status, error) == (0, "")
@@ -122,8 +155,9 @@ class Call:
 
 
 def hostile(path, model):
-    torch.save({"state_dict": model.state_dict(), "model_config": Call(os.system, f"touch {path.parent / 'harmed'}")},
-               path)
+    torch.save(
+        {"state_dict": model.state_dict(), "model_config": Call(os.system, f"touch {path.parent / 'harmed'}")}, path
+    )
 
 
 def truncated(path, model):
@@ -151,11 +185,18 @@ def students(path, model):
     torch.save({"road2zone": torch.zeros(3)}, path)
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (hostile, "refused, because it names `posix.system`"), (truncated, "truncated"), (empty, "not a readable"),
-    (missing, "no such file"), (folder_of_something_else, "A teacher's folder holds"), (text, "not a readable"),
-    (students, "not an LM-TAD checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (hostile, "refused, because it names `posix.system`"),
+        (truncated, "truncated"),
+        (empty, "not a readable"),
+        (missing, "no such file"),
+        (folder_of_something_else, "A teacher's folder holds"),
+        (text, "not a readable"),
+        (students, "not an LM-TAD checkpoint"),
+    ],
+)
 def test_other_files_are_one_clear_error_and_leave_nothing(call, tmp_path, model, spoil, said):
     path = tmp_path / "a.pt"
     spoil(path, model)
@@ -173,8 +214,11 @@ def test_other_peoples_files_are_not_replaced(call, tmp_path, model):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     (tmp_path / "name").write_text("")
-    for out, said in (("mine", "holds other files"), ("name", "there is a file of this name"),
-                      ("name/below", "cannot be written")):
+    for out, said in (
+        ("mine", "holds other files"),
+        ("name", "there is a file of this name"),
+        ("name/below", "cannot be written"),
+    ):
         status, _, error = call(file, "--out", out)
         assert status == 2
         assert said in error

@@ -26,8 +26,9 @@ SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, max_epochs=
 def city():
     network = grid_network(5)
     torch.manual_seed(0)
-    teacher = LMTAD(LMTADConfig(block_size=32, vocab_size=network.num_roads // 2 + 3, n_layer=2, n_head=2,
-                                n_embd=16, dropout=0.0)).eval()
+    teacher = LMTAD(
+        LMTADConfig(block_size=32, vocab_size=network.num_roads // 2 + 3, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
+    ).eval()
     return network, teacher, np.arange(network.num_roads) // 2, random_trips(network, 24)
 
 
@@ -36,8 +37,9 @@ def city():
 def test_the_loss_is_that_of_stored_labels(city, window, steps):
     network, teacher, tokens, trips = city
     torch.manual_seed(1)
-    model = HOSER.build(SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
-                        log1p_mean=3.0, log1p_std=0.5)
+    model = HOSER.build(
+        SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
+    )
     stored = StoredLabels(label(teacher, tokens, trips, network, window), trips)
     asked = OnlineTeacher(teacher, tokens, network, window)
     config = DistillConfig(window=window, sample_steps_per_trace=steps)
@@ -52,10 +54,21 @@ def test_a_student_trains_with_the_teacher_in_the_loop(city, tmp_path):
     network, teacher, tokens, trips = city
     zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
     histories = [
-        train_student(network, zones, transitions, trips, trips, SMALL, distill=DistillConfig(lambda_kl=0.5),
-                      labels=source, folder=tmp_path / name).history
-        for name, source in (("stored", label(teacher, tokens, trips, network)),
-                             ("online", OnlineTeacher(teacher, tokens, network)))
+        train_student(
+            network,
+            zones,
+            transitions,
+            trips,
+            trips,
+            SMALL,
+            distill=DistillConfig(lambda_kl=0.5),
+            labels=source,
+            folder=tmp_path / name,
+        ).history
+        for name, source in (
+            ("stored", label(teacher, tokens, trips, network)),
+            ("online", OnlineTeacher(teacher, tokens, network)),
+        )
     ]
     for stored, online in zip(*histories, strict=True):
         assert online["train_kl"] == pytest.approx(stored["train_kl"], abs=1e-4)
@@ -65,8 +78,9 @@ def test_a_student_trains_with_the_teacher_in_the_loop(city, tmp_path):
 def test_the_students_autocast_does_not_reach_the_teacher(city):
     network, teacher, tokens, trips = city
     torch.manual_seed(1)
-    model = HOSER.build(SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
-                        log1p_mean=3.0, log1p_std=0.5)
+    model = HOSER.build(
+        SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
+    )
     batch = collate(trips, np.arange(8))
     candidates = model(batch).candidates
     asked = OnlineTeacher(teacher, tokens, network)
@@ -86,8 +100,9 @@ def test_a_teacher_says_what_its_scores_depend_on(city):
 def test_a_batch_does_not_digest_the_teacher_anew(city, monkeypatch):
     network, teacher, tokens, trips = city
     torch.manual_seed(1)
-    model = HOSER.build(SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64),
-                        log1p_mean=3.0, log1p_std=0.5)
+    model = HOSER.build(
+        SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
+    )
     batch = collate(trips, np.arange(8))
     asked = OnlineTeacher(teacher, tokens, network)
 
@@ -99,14 +114,25 @@ def test_a_batch_does_not_digest_the_teacher_anew(city, monkeypatch):
 
 
 def town(**distill) -> CityConfig:
-    return CityConfig.model_validate({
-        "city": "town", "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
-        "zones": {"count": 6}, "grid": {"bounds": "roads", "cell_size_m": 80},
-        "teacher": {"preset": "tiny", "n_embd": 16, "max_epochs": 1},
-        "student": {"hidden_dim": 16, "road_id_dim": 8, "attribute_dim": 2, "max_epochs": 1, "batch_size": 16,
-                    "learning_rate": 0.01},
-        "distill": {"lambda_kl": 0.5, "window": 4, "shared_cells": "split", "sample_steps_per_trace": 3} | distill,
-        "generation": {"num_trips": 3, "max_steps": 100}})
+    return CityConfig.model_validate(
+        {
+            "city": "town",
+            "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
+            "zones": {"count": 6},
+            "grid": {"bounds": "roads", "cell_size_m": 80},
+            "teacher": {"preset": "tiny", "n_embd": 16, "max_epochs": 1},
+            "student": {
+                "hidden_dim": 16,
+                "road_id_dim": 8,
+                "attribute_dim": 2,
+                "max_epochs": 1,
+                "batch_size": 16,
+                "learning_rate": 0.01,
+            },
+            "distill": {"lambda_kl": 0.5, "window": 4, "shared_cells": "split", "sample_steps_per_trace": 3} | distill,
+            "generation": {"num_trips": 3, "max_steps": 100},
+        }
+    )
 
 
 def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_are_stored(tmp_path):
@@ -114,8 +140,9 @@ def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_
     store, made = Store(tmp_path), {}
     for labels in ("stored", "online"):
         made[labels] = {}
-        make_with_inputs("trajectory_metrics", town(labels=labels), store, made=made[labels], device="cpu",
-                         stop_at_checks=False)
+        make_with_inputs(
+            "trajectory_metrics", town(labels=labels), store, made=made[labels], device="cpu", stop_at_checks=False
+        )
     stored, online = made["stored"], made["online"]
     assert not list(online["teacher_soft_labels"].path.glob("*.arrow"))
     assert (online["teacher_soft_labels"].path / "diagnostics.png").is_file()
@@ -126,12 +153,18 @@ def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_
     [ours], [theirs] = (each["distilled_student"].summary["epochs"] for each in (online, stored))
     assert {"train_kl", "teacher_kl", "teacher_agreement"} <= set(ours)
     assert ours == pytest.approx(theirs, abs=1e-4, rel=0)
-    shown = [{row["figure"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
-             for each in (online, stored)]
+    shown = [
+        {row["figure"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
+        for each in (online, stored)
+    ]
     assert shown[0]["next_step.teacher_agreement"] == pytest.approx(shown[1]["next_step.teacher_agreement"], abs=1e-3)
     # the teacher and all in front of it serve both
     assert {name for name in stored if stored[name].version != online[name].version} == {
-        "teacher_soft_labels", "distilled_student", "generated_trajectories", "trajectory_metrics"}
+        "teacher_soft_labels",
+        "distilled_student",
+        "generated_trajectories",
+        "trajectory_metrics",
+    }
 
 
 def test_stored_labels_keep_the_version_they_had_before_there_was_a_choice():

@@ -44,16 +44,18 @@ def model():
 
 
 def corpora(longest=10):
-    return st.lists(st.lists(st.integers(0, HEIGHT * WIDTH - 1), min_size=1, max_size=longest), min_size=1,
-                    max_size=8).map(lambda trips: Corpus(offsets_of(np.array([len(t) for t in trips])),
-                                                         np.concatenate(trips).astype(np.int64)))
+    return st.lists(
+        st.lists(st.integers(0, HEIGHT * WIDTH - 1), min_size=1, max_size=longest), min_size=1, max_size=8
+    ).map(lambda trips: Corpus(offsets_of(np.array([len(t) for t in trips])), np.concatenate(trips).astype(np.int64)))
 
 
 @given(corpora(), st.integers(1, 5))
 def test_scores_equal_the_models_own(model, corpus, batch_size):
     scores = score(model, corpus, batch_size=batch_size)
-    alone = [model.log_perplexity(torch.from_numpy(corpus.batch(np.array([i]), model.config)))[0]
-             for i in range(corpus.num_sequences)]
+    alone = [
+        model.log_perplexity(torch.from_numpy(corpus.batch(np.array([i]), model.config)))[0]
+        for i in range(corpus.num_sequences)
+    ]
     np.testing.assert_allclose(scores.log_perplexity, alone, atol=1e-5)
     whole = torch.from_numpy(corpus.batch(np.arange(corpus.num_sequences), model.config))
     with torch.no_grad():
@@ -68,8 +70,7 @@ def test_published_log_perplexities(golden):
     teacher = load_checkpoint(golden / "lmtad_ckpt.pt").model
     trips = [row[(row < 100)] for row in published["ids"]]
     corpus = Corpus(offsets_of(np.array([len(trip) for trip in trips])), np.concatenate(trips))
-    np.testing.assert_allclose(score(teacher, corpus).log_perplexity, published["lmtad_ckpt_log_perplexity"],
-                               atol=1e-5)
+    np.testing.assert_allclose(score(teacher, corpus).log_perplexity, published["lmtad_ckpt_log_perplexity"], atol=1e-5)
 
 
 def test_surprise_by_cell(model):
@@ -192,8 +193,9 @@ def test_a_teacher_of_occupied_cells_tells_outliers_as_one_of_all_cells_does(tmp
 
     config = TeacherConfig(preset="tiny", n_embd=32, max_epochs=6, batch_size=16, learning_rate=1e-2, dropout=0.0)
     teacher = train(as_tokens(train_trips), as_tokens(val_trips), len(occupied) + 3, config, tmp_path, "cpu").checkpoint
-    for result in outlier_test(teacher.model, as_tokens(test_trips), (height, width), settings=[(0.3, 3, 0.3)],
-                               cells=occupied):
+    for result in outlier_test(
+        teacher.model, as_tokens(test_trips), (height, width), settings=[(0.3, 3, 0.3)], cells=occupied
+    ):
         figures = result.figures()
         assert figures["share_changed"] > 0.8
         assert figures["roc_auc"] > 0.9
@@ -218,8 +220,12 @@ def test_a_trained_teacher_tells_outliers(tmp_path):
         assert figures["chance"] == pytest.approx(12 / 72)
         truth = [False] * 60 + [True] * 12
         told = np.concatenate([result.normal, result.outliers]) > figures["threshold"]
-        for name, metric in (("accuracy", accuracy_score), ("precision", precision_score), ("recall", recall_score),
-                             ("f1", f1_score)):
+        for name, metric in (
+            ("accuracy", accuracy_score),
+            ("precision", precision_score),
+            ("recall", recall_score),
+            ("f1", f1_score),
+        ):
             assert figures[name] == pytest.approx(metric(truth, told))
     again = outlier_test(teacher.model, trips, (HEIGHT, WIDTH), **options)
     np.testing.assert_array_equal(again[1].outliers, detoured.outliers)
@@ -230,8 +236,13 @@ def test_a_trained_teacher_tells_outliers(tmp_path):
 def test_published_settings_and_grids_that_do_not_fit(model):
     results = outlier_test(model, rows_of_the_grid(40, 0), (HEIGHT, WIDTH))
     assert [(r.kind, *r.setting) for r in results] == [
-        ("route_switch", 0.05, 3, 0.1), ("detour", 0.05, 3, 0.1), ("route_switch", 0.05, 3, 0.3),
-        ("detour", 0.05, 3, 0.3), ("route_switch", 0.05, 5, 0.1), ("detour", 0.05, 5, 0.1)]
+        ("route_switch", 0.05, 3, 0.1),
+        ("detour", 0.05, 3, 0.1),
+        ("route_switch", 0.05, 3, 0.3),
+        ("detour", 0.05, 3, 0.3),
+        ("route_switch", 0.05, 5, 0.1),
+        ("detour", 0.05, 5, 0.1),
+    ]
     assert all(len(r.outliers) == 2 for r in results)
     assert isinstance(results[0].setting, OutlierSetting)
     with pytest.raises(CheckpointError, match="7 × 7 = 49 cells does not fit"):

@@ -53,8 +53,9 @@ def assert_labels_equal_the_plain_way(labels, teacher, trips, window, tokens=CEL
     for step, road in enumerate(roads):
         scores = labels.scores[labels.offsets[step] : labels.offsets[step + 1]].astype(float)
         cells = tokens[NETWORK.successors.row(road)]
-        np.testing.assert_allclose(log_softmax(scores), log_softmax(np.log(probabilities[step][cells])), atol=1e-5,
-                                   rtol=0)
+        np.testing.assert_allclose(
+            log_softmax(scores), log_softmax(np.log(probabilities[step][cells])), atol=1e-5, rtol=0
+        )
         if labels.outside_mass is not None:
             inside = probabilities[step][np.unique(cells)].sum()
             assert labels.outside_mass[step] + inside == pytest.approx(1, abs=1e-5)
@@ -75,8 +76,13 @@ ROADS = np.arange(NETWORK.num_roads)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["cells", "roads"]), st.integers(0, 10_000), st.integers(1, 30) | st.just("full"),
-       st.integers(1, 200), st.integers(1, 5))
+@given(
+    st.sampled_from(["cells", "roads"]),
+    st.integers(0, 10_000),
+    st.integers(1, 30) | st.just("full"),
+    st.integers(1, 200),
+    st.integers(1, 5),
+)
 def test_any_window_equals_one_call_a_step_on_any_trips(kind, seed, window, batch_tokens, num_trips):
     """Trips shorter and longer than the window and than the context, tokens that are cells and tokens that are roads:
     scores of the candidates, and with the mass outside them their share of the whole distribution too."""
@@ -107,6 +113,7 @@ def test_each_step_is_computed_once_and_whole_trips_cost_their_length():
         nonlocal tokens
         tokens += tokens_BT.numel()
         return hidden(tokens_BT, **options)
+
     TEACHER.hidden = counting
     try:
         for steps, _ in step_vectors(TEACHER, TRIPS.offsets, CELLS[TRIPS.road_ids], batch_tokens=1):
@@ -122,8 +129,9 @@ def test_outside_mass_and_diagnosis_equal_one_call_a_step(monkeypatch):
         monkeypatch.setattr(f"hoser_kd.teacher.{module}.LOGITS_AT_ONCE", 7 * (NUM_CELLS + 3))
     labels = label(TEACHER, CELLS, TRIPS, NETWORK, 5, outside_mass=True)
     probabilities, roads = distributions(TEACHER, TRIPS, 5)
-    inside = np.array([p[np.unique(CELLS[NETWORK.successors.row(r)])].sum()
-                       for p, r in zip(probabilities, roads, strict=True)])
+    inside = np.array(
+        [p[np.unique(CELLS[NETWORK.successors.row(r)])].sum() for p, r in zip(probabilities, roads, strict=True)]
+    )
     np.testing.assert_allclose(labels.outside_mass, 1 - inside, atol=1e-5)
     found = diagnose(TEACHER, CELLS, TRIPS, NETWORK, 5, sample=None)
     at, _ = TRIPS.step_positions()
@@ -167,16 +175,27 @@ def test_file_keeps_everything_and_is_mapped(tmp_path):
     assert loaded.fingerprint == labels.fingerprint == made_from
 
 
-@pytest.mark.parametrize(("part", "said"), [
-    ("teacher", "the teacher's weights"), ("grid", "the roads' tokens"), ("roads", "the road graph"),
-    ("trajectories", "the trips"), ("window", "the window"),
-])
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("teacher", "the teacher's weights"),
+        ("grid", "the roads' tokens"),
+        ("roads", "the road graph"),
+        ("trajectories", "the trips"),
+        ("window", "the window"),
+    ],
+)
 def test_labels_of_something_else_are_refused_by_name(tmp_path, part, said):
     labels = label(TEACHER, CELLS, TRIPS, NETWORK)
     labels.save(tmp_path / "labels.arrow")
     args = {"teacher": TEACHER, "grid": CELLS, "roads": NETWORK, "trajectories": TRIPS, "window": "full"}
-    args[part] = {"teacher": teacher_with(seed=9), "grid": np.roll(CELLS, 1), "roads": grid_network(4),
-                  "trajectories": TRIPS.take(np.arange(5)), "window": 64}[part]
+    args[part] = {
+        "teacher": teacher_with(seed=9),
+        "grid": np.roll(CELLS, 1),
+        "roads": grid_network(4),
+        "trajectories": TRIPS.take(np.arange(5)),
+        "window": 64,
+    }[part]
     expect = fingerprint(args["teacher"], args["grid"], args["trajectories"], args["roads"], args["window"])
     with pytest.raises(StoreError, match=f"made from something else: {said} differ"):
         SoftLabels.load(tmp_path / "labels.arrow", expect=expect)
@@ -205,6 +224,7 @@ def test_a_killed_run_goes_on_behind_the_last_whole_shard(tmp_path):
         reported.append(done)
         if len(list(tmp_path.glob("shard-*.arrow"))) == 2:
             raise Killed
+
     options = {"shards_folder": tmp_path, "shard_steps": 20, "outside_mass": True}
     with pytest.raises(Killed):
         label(TEACHER, CELLS, TRIPS, NETWORK, 6, progress=kill, **options)
@@ -236,13 +256,15 @@ def test_progress_ends_with_all_steps():
 
 
 def test_no_trips_and_trips_of_one_road():
-    for trips in (TRIPS.take(np.zeros(0, np.int64)),
-                  Trajectories(offsets_of(np.ones(3, np.int64)), np.zeros(3, np.int64), np.zeros(3, np.int64))):
+    for trips in (
+        TRIPS.take(np.zeros(0, np.int64)),
+        Trajectories(offsets_of(np.ones(3, np.int64)), np.zeros(3, np.int64), np.zeros(3, np.int64)),
+    ):
         labels = label(TEACHER, CELLS, trips, NETWORK, 3, outside_mass=True)
         assert (len(labels), len(labels.scores), len(labels.outside_mass)) == (0, 0, 0)
 
 
-def test_a_teacher_in_training_is_labelled_without_dropout_and_left_as_it_was():
+def test_a_teacher_in_training_is_labeled_without_dropout_and_left_as_it_was():
     busy = teacher_with(dropout=0.5).train()
     first, second = (label(busy, CELLS, TRIPS, NETWORK).scores for _ in range(2))
     np.testing.assert_array_equal(first, second)

@@ -42,16 +42,26 @@ TRAIN, VAL = ring(60, 0), ring(12, 1)
 
 
 def settings(**changes):
-    return TeacherConfig(**{"preset": "tiny", "n_embd": 16, "max_epochs": 3, "batch_size": 8, "learning_rate": 3e-3,
-                            "dropout": 0.2, **changes})
+    return TeacherConfig(
+        **{
+            "preset": "tiny",
+            "n_embd": 16,
+            "max_epochs": 3,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+            "dropout": 0.2,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     epochs = []
     folder = tmp_path_factory.mktemp("teacher")
-    result = train(TRAIN, VAL, VOCABULARY, settings(), folder, "cpu", on_epoch=epochs.append,
-                   dataset_config={"grip_size": (3, 4)})
+    result = train(
+        TRAIN, VAL, VOCABULARY, settings(), folder, "cpu", on_epoch=epochs.append, dataset_config={"grip_size": (3, 4)}
+    )
     return result, epochs
 
 
@@ -64,11 +74,21 @@ def test_it_learns_and_reports(trained):
     assert epochs == result.history
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     assert [row["step"] for row in result.history] == [8, 16, 24]
-    assert set(result.history[0]) == {"epoch", "step", "train_loss", "val_loss", "val_perplexity", "learning_rate",
-                                      "tokens_per_s"}
+    assert set(result.history[0]) == {
+        "epoch",
+        "step",
+        "train_loss",
+        "val_loss",
+        "val_perplexity",
+        "learning_rate",
+        "tokens_per_s",
+    }
     assert result.history[0]["val_loss"] < math.log(VOCABULARY)
-    assert result.best_val_loss == result.history[result.best_epoch - 1]["val_loss"] == min(
-        row["val_loss"] for row in result.history)
+    assert (
+        result.best_val_loss
+        == result.history[result.best_epoch - 1]["val_loss"]
+        == min(row["val_loss"] for row in result.history)
+    )
     assert result.history[0]["val_perplexity"] == pytest.approx(math.exp(result.history[0]["val_loss"]))
     assert not result.checkpoint.model.training
     assert not result.stopped_early
@@ -81,6 +101,7 @@ def test_the_folder_holds_teacher_history_and_curves(trained):
     assert loaded.config == LMTADConfig(14, VOCABULARY, 2, 2, 16, 0.2)
     assert json.loads((result.folder / "history.json").read_text()) == result.history
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     curves = EventAccumulator(str(result.folder / "tensorboard")).Reload()
     assert [event.step for event in curves.Scalars("epoch/val_loss")] == [8, 16, 24]
 
@@ -100,8 +121,9 @@ def test_steps_are_those_of_the_recipe(tmp_path):
     model = LMTAD(result.checkpoint.config)
     decayed = [p for name, p in model.named_parameters() if "ln_" not in name]
     others = [p for name, p in model.named_parameters() if "ln_" in name]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}],
-                                  betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}], betas=(0.9, 0.99)
+    )
     tokens = torch.from_numpy(TRAIN.batch(np.arange(60), model.config))
     for rate in ((3e-3 + 3e-5) / 2, 3e-5):
         for group in optimizer.param_groups:
@@ -132,13 +154,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(trained, tmp_path):
     def kill(stage, done, total, figures=None):
         if done == 13:
             raise Killed
+
     options = {"dataset_config": {"grip_size": (3, 4)}}
     with pytest.raises(Killed):
         train(TRAIN, VAL, VOCABULARY, settings(), tmp_path, "cpu", kill, **options)
     epochs, steps = [], []
     torch.rand(7)  # what the caller draws in between is not the run's
-    resumed = train(TRAIN, VAL, VOCABULARY, settings(), tmp_path, "cpu", lambda *call: steps.append(call[1]),
-                    on_epoch=epochs.append, **options)
+    resumed = train(
+        TRAIN,
+        VAL,
+        VOCABULARY,
+        settings(),
+        tmp_path,
+        "cpu",
+        lambda *call: steps.append(call[1]),
+        on_epoch=epochs.append,
+        **options,
+    )
     assert steps[0] == 9
     assert [row["epoch"] for row in epochs] == [2, 3]
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
@@ -164,8 +196,13 @@ def test_a_process_killed_outright_is_gone_on_with_to_the_same_weights(trained, 
     whole, _ = trained
     code = CHILD.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     for line in process.stdout:
         if line.strip() == "13":
             break
@@ -174,8 +211,16 @@ def test_a_process_killed_outright_is_gone_on_with_to_the_same_weights(trained, 
     assert process.returncode == -signal.SIGKILL
     assert len(json.loads((tmp_path / "history.json").read_text())) == 1
     epochs = []
-    resumed = train(TRAIN, VAL, VOCABULARY, settings(), tmp_path, "cpu", on_epoch=epochs.append,
-                    dataset_config={"grip_size": (3, 4)})
+    resumed = train(
+        TRAIN,
+        VAL,
+        VOCABULARY,
+        settings(),
+        tmp_path,
+        "cpu",
+        on_epoch=epochs.append,
+        dataset_config={"grip_size": (3, 4)},
+    )
     assert [row["epoch"] for row in epochs] == [2, 3]
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
@@ -189,8 +234,16 @@ def test_a_finished_run_is_not_repeated_and_another_one_starts_afresh(tmp_path):
     assert again.history == first.history
     assert all(torch.equal(value, weights(first)[name]) for name, value in weights(again).items())
     for changes, options in (({"seed": 1}, {}), ({}, {"resume": False})):
-        train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1, **changes), tmp_path, "cpu", on_epoch=epochs.append,
-              **options)
+        train(
+            TRAIN,
+            VAL,
+            VOCABULARY,
+            settings(max_epochs=1, **changes),
+            tmp_path,
+            "cpu",
+            on_epoch=epochs.append,
+            **options,
+        )
     assert len(epochs) == 2
 
 

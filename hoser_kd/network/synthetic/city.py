@@ -60,23 +60,27 @@ def _write_roads(folder: Path, streets: Streets) -> None:
     points = np.char.mod("%.7f", network.coords)
     pairs = pc.binary_join_element_wise("[", pa.array(points[:, 0]), ", ", pa.array(points[:, 1]), "]", "")
     lines = pc.binary_join(pa.ListArray.from_arrays(pa.array(network.coord_offsets, pa.int32()), pairs), ", ")
-    roads = pa.table({
-        "geo_id": np.arange(network.num_roads),
-        "type": pa.array(["LineString"] * network.num_roads),
-        "coordinates": pc.binary_join_element_wise("[", lines, "]", ""),
-        "highway": pa.array(network.highway, pa.string()),
-        "oneway": streets.is_one_way,
-        "bridge": streets.is_bridge,
-        "length": network.length_m,
-        "u": streets.tail,
-        "v": streets.head,
-    })
-    connections = pa.table({
-        "rel_id": np.arange(len(network.successors.indices)),
-        "type": pa.array(["geo"] * len(network.successors.indices)),
-        "origin_id": np.repeat(np.arange(network.num_roads), network.successors.degrees),
-        "destination_id": network.successors.indices,
-    })
+    roads = pa.table(
+        {
+            "geo_id": np.arange(network.num_roads),
+            "type": pa.array(["LineString"] * network.num_roads),
+            "coordinates": pc.binary_join_element_wise("[", lines, "]", ""),
+            "highway": pa.array(network.highway, pa.string()),
+            "oneway": streets.is_one_way,
+            "bridge": streets.is_bridge,
+            "length": network.length_m,
+            "u": streets.tail,
+            "v": streets.head,
+        }
+    )
+    connections = pa.table(
+        {
+            "rel_id": np.arange(len(network.successors.indices)),
+            "type": pa.array(["geo"] * len(network.successors.indices)),
+            "origin_id": np.repeat(np.arange(network.num_roads), network.successors.degrees),
+            "destination_id": network.successors.indices,
+        }
+    )
     for table, name in ((roads, "roadmap.geo"), (connections, "roadmap.rel")):
         part = folder / f".{name}"
         pa.csv.write_csv(table, str(part))

@@ -1,8 +1,8 @@
 """The streets of the made city: a plan of crossings and edges, drawn as directed roads in HOSER's sense.
 
-Everything is planned in metres on a flat square (x east, y north), bent and turned as a whole at the end, and only
+Everything is planned in meters on a flat square (x east, y north), bent and turned as a whole at the end, and only
 then put on the globe, in mid-Atlantic so that nobody takes it for a real place.
-Letters: K crossings, E edges (stretches of street between two crossings), N directed roads.
+Shapes: K crossings, E edges (stretches of street between two crossings), N directed roads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hoser_kd.network.road_network import RoadNetwork
 CLASSES = np.array(["motorway", "motorway_link", "primary", "secondary", "tertiary", "residential"], object)
 """OpenStreetMap classes by the index used in this module."""
 MOTORWAY, LINK, PRIMARY, SECONDARY, TERTIARY, RESIDENTIAL = range(6)
-CENTRE_LAT_DEG, CENTRE_LNG_DEG = 44.5, -33.5
+CENTER_LAT_DEG, CENTER_LNG_DEG = 44.5, -33.5
 
 _LINES_PER_PRIMARY = 7
 _RIVER_WIDTH_M = 130.0
@@ -73,12 +73,12 @@ class _Plan(NamedTuple):
     """The city on the flat square, while it is being planned."""
 
     crossings: Float64Array
-    """(K, 2) float64: x, y in metres."""
+    """(K, 2) float64: x, y in meters."""
     edges: _Edges
     inner_offsets: Int64Array
     """(E + 1,) int64: edge i has the inner points `inner[inner_offsets[i]:inner_offsets[i + 1]]`."""
     inner: Float64Array
-    """(…, 2) float64: x, y in metres."""
+    """(…, 2) float64: x, y in meters."""
 
 
 class _Directed(NamedTuple):
@@ -126,15 +126,13 @@ def _lines(rng: np.random.Generator, count: int, river: int | None) -> _Lines:
     gaps = rng.uniform(130, 235, count - 1)
     if river is not None:
         gaps[river - 1] += _RIVER_WIDTH_M
-    # neighbouring one-way streets run against each other, as city planners have it
+    # neighboring one-way streets run against each other, as city planners have it
     one_way = rng.random(count) < np.select([road_class == RESIDENTIAL, road_class == TERTIARY], [0.45, 0.2], 0.0)
     direction = np.where(one_way, np.where(np.cumsum(one_way) % 2, 1, -1), 0)
     return _Lines(np.concatenate([[0.0], np.cumsum(gaps)]), road_class, direction)
 
 
-def _street_grid(
-    rng: np.random.Generator, rows: _Lines, columns: _Lines, river: int
-) -> tuple[Float64Array, _Edges]:
+def _street_grid(rng: np.random.Generator, rows: _Lines, columns: _Lines, river: int) -> tuple[Float64Array, _Edges]:
     """Cross the lines, then take away the river's and the park's stretches and a few streets elsewhere."""
     height, width = len(rows.at_m), len(columns.at_m)
     x, y = np.meshgrid(columns.at_m, rows.at_m)
@@ -184,9 +182,14 @@ def _dead_ends(
     angle = np.pi / 4 + np.pi / 2 * rng.integers(4, size=len(roots)) + rng.normal(0, 0.2, len(roots))
     reach = rng.uniform(45, 85, len(roots))[:, None]
     ends = crossings[roots] + reach * np.column_stack([np.cos(angle), np.sin(angle)])
-    spurs = _Edges(roots, len(crossings) + np.arange(len(roots)), np.full(len(roots), RESIDENTIAL),
-                   np.zeros(len(roots), np.int64), edges.street.max() + 1 + np.arange(len(roots)),
-                   np.zeros(len(roots), bool))
+    spurs = _Edges(
+        roots,
+        len(crossings) + np.arange(len(roots)),
+        np.full(len(roots), RESIDENTIAL),
+        np.zeros(len(roots), np.int64),
+        edges.street.max() + 1 + np.arange(len(roots)),
+        np.zeros(len(roots), bool),
+    )
     return np.concatenate([crossings, ends]), _join(edges, spurs)
 
 
@@ -259,8 +262,9 @@ def _add_carriageway(rng: np.random.Generator, plan: _Plan, gates: Int64Array, r
     off, on = np.flatnonzero(kind == _OFF), np.flatnonzero(kind == _ON)
     street = int(plan.edges.street.max()) + 1
     motorway = _one_way(node, np.roll(node, -1), MOTORWAY, street)
-    slips = _join(_one_way(node[off], gates[gate[off]], LINK, street + 1),
-                  _one_way(gates[gate[on]], node[on], LINK, street + 1))
+    slips = _join(
+        _one_way(node[off], gates[gate[off]], LINK, street + 1), _one_way(gates[gate[on]], node[on], LINK, street + 1)
+    )
     slip_offsets, slip_inner = _bows(rng, crossings, slips)
     return _Plan(
         crossings,
@@ -295,8 +299,9 @@ def _stops(gate_m: Float64Array, around_m: float, sense: int) -> tuple[Float64Ar
 
 
 def _one_way(a: Int64Array, b: Int64Array, road_class: int, street: int) -> _Edges:
-    return _Edges(a, b, np.full(len(a), road_class), np.ones(len(a), np.int64), np.full(len(a), street),
-                  np.zeros(len(a), bool))
+    return _Edges(
+        a, b, np.full(len(a), road_class), np.ones(len(a), np.int64), np.full(len(a), street), np.zeros(len(a), bool)
+    )
 
 
 def _join(first: _Edges, second: _Edges) -> _Edges:
@@ -322,8 +327,9 @@ def _draw(rng: np.random.Generator, plan: _Plan, half: Float64Array) -> Streets:
     road_class = edges.road_class[roads.edge]
     _, node = np.unique(np.concatenate([roads.tail, roads.head]), return_inverse=True)
     return Streets(
-        network=RoadNetwork(coord_offsets, coords, _length_m(coord_offsets, coords), CLASSES[road_class],
-                            _restrict(successors, kept)),
+        network=RoadNetwork(
+            coord_offsets, coords, _length_m(coord_offsets, coords), CLASSES[road_class], _restrict(successors, kept)
+        ),
         tail=node[: len(kept)],
         head=node[len(kept) :],
         road_class=road_class,
@@ -389,8 +395,8 @@ class _Bend(NamedTuple):
 
 def _to_globe(xy_m: Float64Array) -> Float64Array:
     """Return lon, lat in degrees, to the 7 decimals that OpenStreetMap keeps."""
-    degrees = np.degrees(xy_m / EARTH_RADIUS_M) / np.array([np.cos(np.radians(CENTRE_LAT_DEG)), 1.0])
-    lnglat: Float64Array = np.round(degrees + np.array([CENTRE_LNG_DEG, CENTRE_LAT_DEG]), 7)
+    degrees = np.degrees(xy_m / EARTH_RADIUS_M) / np.array([np.cos(np.radians(CENTER_LAT_DEG)), 1.0])
+    lnglat: Float64Array = np.round(degrees + np.array([CENTER_LNG_DEG, CENTER_LAT_DEG]), 7)
     return lnglat
 
 
@@ -409,7 +415,7 @@ def _assemble(plan: _Plan, roads: _Directed) -> tuple[Int64Array, Float64Array]:
 
 
 def _length_m(coord_offsets: Int64Array, coords: Float64Array) -> Float64Array:
-    """Return each road's length along its coordinates, to the millimetre."""
+    """Return each road's length along its coordinates, to the millimeter."""
     pieces = great_circle_m(coords[:-1, 1], coords[:-1, 0], coords[1:, 1], coords[1:, 0])
     along = np.concatenate([[0.0], np.cumsum(pieces)])
     length_m: Float64Array = np.round(along[coord_offsets[1:] - 1] - along[coord_offsets[:-1]], 3)

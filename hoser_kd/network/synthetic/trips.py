@@ -3,7 +3,7 @@
 What there is to learn: demand is uneven and turns with the hour; routes are quick for the hour's traffic, but some
 streets are liked and some turns shunned by everybody, and each driver has a habit (arterials, short cuts, no
 motorway) that the road behind tells of.
-Letters: N roads, L connections, n trips, D drivers, H kinds of hour, P points of all trips together.
+Shapes: N roads, L connections, n trips, D drivers, H kinds of hour, P points of all trips together.
 """
 
 from __future__ import annotations
@@ -46,22 +46,26 @@ _WEEKEND_HOURS = np.array(
 
 # share of each purpose by kind of hour: home to work, work to home, any to leisure, leisure to home, to or from the
 # station, from anywhere to anywhere
-_PURPOSES = np.array([
-    [0.03, 0.08, 0.12, 0.40, 0.10, 0.27],
-    [0.55, 0.03, 0.03, 0.02, 0.12, 0.25],
-    [0.15, 0.13, 0.20, 0.08, 0.12, 0.32],
-    [0.04, 0.46, 0.15, 0.03, 0.09, 0.23],
-    [0.05, 0.05, 0.33, 0.22, 0.09, 0.26],
-])
+_PURPOSES = np.array(
+    [
+        [0.03, 0.08, 0.12, 0.40, 0.10, 0.27],
+        [0.55, 0.03, 0.03, 0.02, 0.12, 0.25],
+        [0.15, 0.13, 0.20, 0.08, 0.12, 0.32],
+        [0.04, 0.46, 0.15, 0.03, 0.09, 0.23],
+        [0.05, 0.05, 0.33, 0.22, 0.09, 0.26],
+    ]
+)
 
 # habits: factor on the time of each class of road, and on the time of turns
 _HABIT_SHARE = np.array([0.30, 0.30, 0.25, 0.15])
-_HABIT_ON_CLASS = np.array([
-    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
-    [0.85, 0.9, 0.75, 0.95, 1.5, 2.0],
-    [1.3, 1.2, 1.35, 1.1, 0.9, 0.75],
-    [3.5, 3.0, 0.95, 0.9, 1.0, 1.2],
-])
+_HABIT_ON_CLASS = np.array(
+    [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+        [0.85, 0.9, 0.75, 0.95, 1.5, 2.0],
+        [1.3, 1.2, 1.35, 1.1, 0.9, 0.75],
+        [3.5, 3.0, 0.95, 0.9, 1.0, 1.2],
+    ]
+)
 _HABIT_ON_TURNS = np.array([1.0, 1.8, 0.4, 1.2])
 
 
@@ -111,7 +115,7 @@ def _report(progress: Progress, found: int, num_trips: int, done: int) -> None:
 
 
 class _Demand:
-    """Where trips begin and end: homes in quarters, work in the centre, leisure at the river, two stations."""
+    """Where trips begin and end: homes in quarters, work in the center, leisure at the river, two stations."""
 
     def __init__(self, rng: np.random.Generator, streets: Streets) -> None:
         xy, road_class = streets.midpoint, streets.road_class
@@ -158,8 +162,8 @@ class _Demand:
         return roads
 
 
-def _hills(xy: Float64Array, centres: Float64Array, width: float, heights: list[float]) -> Float64Array:
-    square = ((xy[:, None] - centres) ** 2).sum(2)
+def _hills(xy: Float64Array, centers: Float64Array, width: float, heights: list[float]) -> Float64Array:
+    square = ((xy[:, None] - centers) ** 2).sum(2)
     total: Float64Array = (np.exp(-square / (2 * width**2)) * np.array(heights)).sum(1)
     return total + 1e-9
 
@@ -175,7 +179,8 @@ def _hour_kind(seconds: Int64Array) -> Int64Array:
     day, hour = seconds // DAY_S, seconds % DAY_S / 3600
     return np.select(
         [(hour < 6) | (hour >= 21.5), day % 7 >= 5, (hour >= 6.5) & (hour < 9.5), (hour >= 16) & (hour < 19)],
-        [NIGHT, WEEKEND, MORNING, EVENING], MIDDAY,
+        [NIGHT, WEEKEND, MORNING, EVENING],
+        MIDDAY,
     ).astype(np.int64)
 
 
@@ -205,19 +210,21 @@ class _Costs:
         turn = self.turn_seconds * _HABIT_ON_TURNS[habit] + self._shunned
         following = self.network.successors.indices
         count = self.network.num_roads
-        return csr_array(((road * self._on_class[habit])[following] + turn, following, self.network.successors.indptr),
-                         (count, count))
+        return csr_array(
+            ((road * self._on_class[habit])[following] + turn, following, self.network.successors.indptr),
+            (count, count),
+        )
 
 
 def _road_seconds(streets: Streets) -> Float64Array:
-    """Free-flow time, longer where and when traffic is dense: into the centre in the morning, out in the evening."""
+    """Free-flow time, longer where and when traffic is dense: into the center in the morning, out in the evening."""
     network = streets.network
     free = network.length_m / (_FREE_SPEED_KMH[streets.road_class] / 3.6)
     centrality = np.exp(-(streets.midpoint**2).sum(1) / 0.5)
     heading = (network.end - network.start)[:, ::-1] * np.array([np.cos(np.radians(network.end[0, 0])), 1.0])
-    to_centre = network.centroids.mean(0)[::-1] - network.centroids[:, ::-1]
-    norms = np.linalg.norm(heading, axis=1) * np.linalg.norm(to_centre, axis=1)
-    inbound = (heading * to_centre).sum(1) / np.maximum(norms, 1e-12)
+    to_center = network.centroids.mean(0)[::-1] - network.centroids[:, ::-1]
+    norms = np.linalg.norm(heading, axis=1) * np.linalg.norm(to_center, axis=1)
+    inbound = (heading * to_center).sum(1) / np.maximum(norms, 1e-12)
     sensitivity = _PEAK_SENSITIVITY[streets.road_class] * (0.25 + centrality + 0.4 * streets.is_bridge)
     seconds: Float64Array = free * (1 + _CONGESTION[:, None] * sensitivity * (1 + _INBOUND[:, None] * inbound))
     return seconds
@@ -240,9 +247,7 @@ def _turn_seconds(streets: Streets) -> tuple[Float64Array, BoolArray]:
     return seconds + 1.5 * onto_larger, is_turn & (streets.road_class[origin] != LINK)
 
 
-def _routes(
-    costs: _Costs, calls: _Calls, report: Callable[[int], None]
-) -> tuple[Int64Array, Int64Array]:
+def _routes(costs: _Costs, calls: _Calls, report: Callable[[int], None]) -> tuple[Int64Array, Int64Array]:
     """Return offsets and road ids of the cheapest route of every call, first and last road included.
 
     One search serves all calls of a driver at one kind of hour.

@@ -51,8 +51,7 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
     asked = od.choose(settings, load_trips(run, "train"), test, network.num_roads)
     pq.write_table(asked.to_table(), run.folder / "requests.parquet", compression="zstd")
     decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
-    summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source,
-                               "decoder": decoding.in_words()}
+    summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source, "decoder": decoding.describe()}
     made: dict[str, Trajectories] = {}
     shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(np.int64)
     for kind, folder in _students(run).items():
@@ -60,8 +59,16 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
         speed = _Speed(run.progress)
         if not file.is_file():  # a run of the same version that was killed may have finished this student
             model = hoser.load(folder).to(pick_device(run.device))
-            generate_to(file, run.folder / "parts", model, asked.origins, asked.start_times, asked.destinations,
-                        decoding, progress=speed)
+            generate_to(
+                file,
+                run.folder / "parts",
+                model,
+                asked.origins,
+                asked.start_times,
+                asked.destinations,
+                decoding,
+                progress=speed,
+            )
         write_published_csv(read_chunks(file), run.folder / f"{kind}.csv")
         write_lines(read_chunks(file), network, run.folder / f"{kind}_lines.parquet")
         told, made[kind] = _seen(file, shown)
@@ -98,25 +105,43 @@ def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]
         lengths.append(chunk.lengths)
         reached, expansions = reached + int(chunk.reached.sum()), expansions + int(chunk.expansions.sum())
         first += len(chunk)
-    figures = {"reached": round(reached / first, 4), "median_roads": float(np.median(np.concatenate(lengths))),
-               "expansions_a_trip": round(expansions / first, 1)}
-    return figures, Trajectories(offsets_of(np.array([len(trip.road_ids) for trip in some])),
-                                 np.concatenate([trip.road_ids for trip in some]),
-                                 np.concatenate([trip.times for trip in some]))
+    figures = {
+        "reached": round(reached / first, 4),
+        "median_roads": float(np.median(np.concatenate(lengths))),
+        "expansions_a_trip": round(expansions / first, 1),
+    }
+    return figures, Trajectories(
+        offsets_of(np.array([len(trip.road_ids) for trip in some])),
+        np.concatenate([trip.road_ids for trip in some]),
+        np.concatenate([trip.times for trip in some]),
+    )
 
 
 def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dict[str, Any]]:
     table = pq.read_table(folder / "requests.parquet")
     requests = {name: table[name].to_numpy() for name in table.column_names}
-    trips = {kind: GeneratedTrajectories.read_parquet(folder / f"{kind}.parquet")
-             for kind in STUDENTS if (folder / f"{kind}.parquet").is_file()}
+    trips = {
+        kind: GeneratedTrajectories.read_parquet(folder / f"{kind}.parquet")
+        for kind in STUDENTS
+        if (folder / f"{kind}.parquet").is_file()
+    }
     return trips, requests
 
 
 COMPARED = (
-    "next_step.accuracy", "next_step.decision_accuracy", "next_step.nll", "next_step.calibration_error",
-    "next_step.time_mae_s", "next_step.teacher_agreement", "distance.jsd", "duration.jsd", "radius.jsd",
-    "similarity.hausdorff", "similarity.dtw", "similarity.edr", "requests.reached_share",
+    "next_step.accuracy",
+    "next_step.decision_accuracy",
+    "next_step.nll",
+    "next_step.calibration_error",
+    "next_step.time_mae_s",
+    "next_step.teacher_agreement",
+    "distance.jsd",
+    "duration.jsd",
+    "radius.jsd",
+    "similarity.hausdorff",
+    "similarity.dtw",
+    "similarity.edr",
+    "requests.reached_share",
 )
 """Figures of the short comparison; the report has all of them."""
 
@@ -135,14 +160,27 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
         model = hoser.load(folder).to(pick_device(run.device))
         next_step = evaluate_student(model, test, labels=labels, temperature=temperature, progress=run.progress)
         trips = metrics.evaluate(
-            real, generated[kind], network, run.config.evaluation, destinations=requests["destination"],
-            training=training, paired="test_row" in requests,
+            real,
+            generated[kind],
+            network,
+            run.config.evaluation,
+            destinations=requests["destination"],
+            training=training,
+            paired="test_row" in requests,
         )
         asked = requests["origin"], requests["start_time"], requests["destination"]
         results[kind] = {
-            "next_step": next_step, "trips": trips,
-            "scenarios": evaluate_scenarios(real, generated[kind], network, run.config.evaluation, asked=asked,
-                                            training=training, paired="test_row" in requests),
+            "next_step": next_step,
+            "trips": trips,
+            "scenarios": evaluate_scenarios(
+                real,
+                generated[kind],
+                network,
+                run.config.evaluation,
+                asked=asked,
+                training=training,
+                paired="test_row" in requests,
+            ),
             "next_step_by": next_step_by(model, test, network, run.config.evaluation, progress=run.progress),
         }
     write_json(run.folder / "metrics.json", results)
@@ -151,8 +189,13 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
 
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the figures a person asks for first, a row each, a column a student."""
-    figures = {kind: {**{f"next_step.{name}": value for name, value in result["next_step"].items()},
-                      **metrics.flatten(result["trips"])} for kind, result in results.items()}
+    figures = {
+        kind: {
+            **{f"next_step.{name}": value for name, value in result["next_step"].items()},
+            **metrics.flatten(result["trips"]),
+        }
+        for kind, result in results.items()
+    }
     shared = [name for name in COMPARED if all(name in of for of in figures.values())]
     return [{"figure": name, **{kind: of[name] for kind, of in figures.items()}} for name in shared]
 
@@ -160,22 +203,39 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def distillation_report(run: StageRun) -> dict[str, Any]:
     """Write the report over all seeds that were made alike; one HTML file."""
     pool = _pool(run)
-    run = replace(run, inputs={
-        name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
-        for name, inputs in run.inputs.items()})
+    run = replace(
+        run,
+        inputs={
+            name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
+            for name, inputs in run.inputs.items()
+        },
+    )
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
     students = {kind: results for kind, results in students.items() if results}
     data = ReportData(
-        city=run.config.city, network=network, real=real, students=students, teacher=_teacher(run),
-        left_out=pool.left_out, settings_yaml=_settings_used(run), versions=_versions(run), seconds=_seconds(run),
+        city=run.config.city,
+        network=network,
+        real=real,
+        students=students,
+        teacher=_teacher(run),
+        left_out=pool.left_out,
+        settings_yaml=_settings_used(run),
+        versions=_versions(run),
+        seconds=_seconds(run),
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
-        pictures=_pictures(run), decoder=_decoder(run),
+        pictures=_pictures(run),
+        decoder=_decoder(run),
     )
     write_report(run.folder / "report.html", data)
     write_json(run.folder / "seeds.json", list(pool.seeds))
-    return {"seeds": ", ".join(map(str, pool.seeds)), "num_seeds": len(pool.seeds), "left_out": list(pool.left_out),
-            "comparison": _over_seeds(students), "rests_on": _versions(run)}
+    return {
+        "seeds": ", ".join(map(str, pool.seeds)),
+        "num_seeds": len(pool.seeds),
+        "left_out": list(pool.left_out),
+        "comparison": _over_seeds(students),
+        "rests_on": _versions(run),
+    }
 
 
 def _pool(run: StageRun) -> Pool:
@@ -197,8 +257,9 @@ def _decoder(run: StageRun) -> str:
     return "; ".join(dict.fromkeys(str(artifact.summary["decoder"]) for artifact in made.values()))
 
 
-def _results(run: StageRun, kind: str, stage: str, network: RoadNetwork,
-             test: Trajectories) -> dict[int, StudentResult]:
+def _results(
+    run: StageRun, kind: str, stage: str, network: RoadNetwork, test: Trajectories
+) -> dict[int, StudentResult]:
     """Return what each seed's student of a kind came to; nothing of a kind that is switched off."""
     results: dict[int, StudentResult] = {}
     for seed, metrics_of in run.seeds("trajectory_metrics").items():
@@ -208,18 +269,30 @@ def _results(run: StageRun, kind: str, stage: str, network: RoadNetwork,
         student, made = run.seeds(stage)[seed], run.seeds("generated_trajectories")[seed]
         trips, requests = _load_generated(made.path)
         results[seed] = StudentResult(
-            history=student.summary["epochs"], test=measured["next_step"], metrics=measured["trips"],
-            generated=trips[kind], reached=trips[kind].reached, scenarios=measured["scenarios"],
-            next_step_by=measured["next_step_by"], real_rows=requests.get("test_row"),
-            failures=failures(trips[kind], requests["destination"], made.settings["generation"]["max_steps"], network,
-                              test.take(requests["test_row"]) if "test_row" in requests else None),
+            history=student.summary["epochs"],
+            test=measured["next_step"],
+            metrics=measured["trips"],
+            generated=trips[kind],
+            reached=trips[kind].reached,
+            scenarios=measured["scenarios"],
+            next_step_by=measured["next_step_by"],
+            real_rows=requests.get("test_row"),
+            failures=failures(
+                trips[kind],
+                requests["destination"],
+                made.settings["generation"]["max_steps"],
+                network,
+                test.take(requests["test_row"]) if "test_row" in requests else None,
+            ),
         )
     return results
 
 
 def _teacher(run: StageRun) -> dict[str, Any]:
-    made = {name: _artifact(run, name) for name in ("teacher", "teacher_evaluation", "teacher_soft_labels",
-                                                   "grid_token_table")}
+    made = {
+        name: _artifact(run, name)
+        for name in ("teacher", "teacher_evaluation", "teacher_soft_labels", "grid_token_table")
+    }
     looked_at = np.load(made["teacher_soft_labels"].path / "diagnostics.npz", allow_pickle=False)
     return {
         "history": made["teacher"].summary.get("epochs", []),
@@ -248,9 +321,15 @@ def _all_artifacts(run: StageRun) -> list[Artifact]:
 
 
 def _versions(run: StageRun) -> list[dict[str, str]]:
-    return [{"asset": artifact.name, "version": artifact.version, "made": artifact.made_at,
-             "inputs": ", ".join(f"{name} {version}" for name, version in artifact.inputs.items())}
-            for artifact in _all_artifacts(run)]
+    return [
+        {
+            "asset": artifact.name,
+            "version": artifact.version,
+            "made": artifact.created_at,
+            "inputs": ", ".join(f"{name} {version}" for name, version in artifact.inputs.items()),
+        }
+        for artifact in _all_artifacts(run)
+    ]
 
 
 def _seconds(run: StageRun) -> dict[str, float]:
@@ -260,7 +339,7 @@ def _seconds(run: StageRun) -> dict[str, float]:
 def _pictures(run: StageRun) -> dict[str, bytes]:
     files = {
         "The teacher's grid: how many roads share a cell.": run.path("grid_token_table") / "cells.png",
-        "Where the teacher is surprised.": run.path("teacher_evaluation") / "surprise.png",
+        "Where the teacher is surprised.": run.path("teacher_evaluation") / "nll_map.png",
     }
     return {caption: file.read_bytes() for caption, file in files.items() if file.is_file()}
 
@@ -269,8 +348,11 @@ def _over_seeds(students: Mapping[str, Mapping[int, StudentResult]]) -> list[dic
     """Return the short comparison with means over the seeds."""
     per_seed: dict[str, list[dict[str, Any]]] = {}
     for seed in students["vanilla"]:
-        measured = {kind: {"next_step": results[seed].test, "trips": results[seed].metrics or {}}
-                    for kind, results in students.items() if seed in results}
+        measured = {
+            kind: {"next_step": results[seed].test, "trips": results[seed].metrics or {}}
+            for kind, results in students.items()
+            if seed in results
+        }
         for row in comparison_rows(measured):
             per_seed.setdefault(row.pop("figure"), []).append(row)
     return [

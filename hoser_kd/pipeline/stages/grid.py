@@ -35,12 +35,16 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     network = load_network(run)
     centroids = gpd.read_parquet(run.path("road_centroids") / "road_centroids.parquet")
     if not np.array_equal(centroids["road_id"], np.arange(network.num_roads)):
-        raise DataError(run.path("road_centroids"), "the centres are not those of the road network.",
-                        mend="Materialise road_centroids again.")
+        raise DataError(
+            run.path("road_centroids"),
+            "the centers are not those of the road network.",
+            hint="Materialize road_centroids again.",
+        )
     teacher = _imported_teacher(run)
     dataset_config = None if teacher is None else teacher.dataset_config
-    grid = grids.choose_grid(run.config.grid, network, dataset_config,
-                             None if teacher is None else teacher.config.vocab_size)
+    grid = grids.choose_grid(
+        run.config.grid, network, dataset_config, None if teacher is None else teacher.config.vocab_size
+    )
     table = token_table(grid, network)
     tokens = table["token"].to_numpy()
     table.to_parquet(run.folder / "grid_token_table.parquet", compression="zstd")
@@ -52,7 +56,8 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     if spec is not None and height * width <= _MOST_DRAWN_CELLS:
         crowd = np.bincount(table["row"] * width + table["column"], minlength=height * width).reshape(grid.shape)
         (run.folder / "cells.png").write_bytes(
-            plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)))
+            plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd))
+        )
     return {
         "kind": run.config.grid.kind,
         "bounds_from": grids.bounds_source(run.config.grid, dataset_config),
@@ -86,8 +91,14 @@ def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, netwo
     from hoser_kd.teacher.grid_alignment import alignment
 
     check_grid(teacher.config.vocab_size, grid.shape)
-    found = alignment(teacher.model, grid, network.centroids, load_trips(run, "val"), device=pick_device(run.device),
-                      progress=run.progress)
+    found = alignment(
+        teacher.model,
+        grid,
+        network.centroids,
+        load_trips(run, "val"),
+        device=pick_device(run.device),
+        progress=run.progress,
+    )
     return {} if found is None else {"alignment": found.figures()}
 
 

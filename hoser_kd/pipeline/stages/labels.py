@@ -22,7 +22,7 @@ from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.workers.launcher import LABELS, job_of, run_together
-from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.online_teacher import OnlineTeacher
 from hoser_kd.teacher.soft_labels import (
     SoftLabels,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.common.distributed import Team
+    from hoser_kd.common.distributed import DistributedContext
     from hoser_kd.lmtad import LMTADCheckpoint
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.pipeline.graph import StageRun
@@ -58,21 +58,26 @@ def keep_teacher(run: StageRun, teacher: LMTADCheckpoint, tokens: Int64Array) ->
     write_json(run.folder / ONLINE_FILE, {"window": settings.window, "half": settings.teacher_fp16})
 
 
-def labeller_of(run: StageRun) -> Labeller:
+def soft_label_scorer(run: StageRun) -> SoftLabelScorer:
     """Return the teacher of a run that labels, ready to be asked."""
     settings = run.config.distill
-    return Labeller(load_checkpoint(run.path("teacher")).model, load_tokens(run.path("grid_token_table")),
-                    load_network(run), settings.window, device=pick_device(run.device), half=settings.teacher_fp16,
-                    outside_mass=settings.store_outside_mass)
+    return SoftLabelScorer(
+        load_checkpoint(run.path("teacher")).model,
+        load_tokens(run.path("grid_token_table")),
+        load_network(run),
+        settings.window,
+        device=pick_device(run.device),
+        half=settings.teacher_fp16,
+        outside_mass=settings.store_outside_mass,
+    )
 
 
-def stored_labels(run: StageRun, labeller: Labeller) -> dict[str, SoftLabels]:
+def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabels]:
     """Label all trips into an Arrow file a split, in as many processes as the settings say.
 
     What a killed run of the same version has left, whole files and whole shards, is kept.
     """
-    made = {split: found_labels(_file(run, split), fingerprint_of(labeller, load_trips(run, split)))
-            for split in SPLITS}
+    made = {split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split))) for split in SPLITS}
     missing = [split for split, labels in made.items() if labels is None]
     progress = run.progress
     if missing and run.config.distill.label_processes > 1:
@@ -80,8 +85,9 @@ def stored_labels(run: StageRun, labeller: Labeller) -> dict[str, SoftLabels]:
         progress = silent
     for split in missing:
         trips = load_trips(run, split)
-        labels = label_with(labeller, trips, progress=progress, shards_folder=_shards(run, split),
-                            shard_steps=_shard_steps(run, trips))
+        labels = label_with(
+            scorer, trips, progress=progress, shards_folder=_shards(run, split), shard_steps=_shard_steps(run, trips)
+        )
         labels.save(_file(run, split))
         made[split] = labels
     for split in SPLITS:
@@ -89,14 +95,22 @@ def stored_labels(run: StageRun, labeller: Labeller) -> dict[str, SoftLabels]:
     return {split: labels for split, labels in made.items() if labels is not None}
 
 
-def write_shards(run: StageRun, splits: Sequence[str], team: Team, report: Callable[[int], object]) -> None:
+def write_shards(
+    run: StageRun, splits: Sequence[str], team: DistributedContext, report: Callable[[int], object]
+) -> None:
     """Write the shards of this process; `report` is told how many steps of all splits it has done."""
-    labeller = labeller_of(run)
+    scorer = soft_label_scorer(run)
     before = 0
     for split in splits:
         trips = load_trips(run, split)
-        before += make_shards(labeller, trips, _shards(run, split), team, shard_steps=_shard_steps(run, trips),
-                              report=beyond(before, report))
+        before += make_shards(
+            scorer,
+            trips,
+            _shards(run, split),
+            team,
+            shard_steps=_shard_steps(run, trips),
+            report=beyond(before, report),
+        )
 
 
 def _write_shards_together(run: StageRun, splits: Sequence[str]) -> None:
@@ -134,10 +148,16 @@ def load_labels(run: StageRun, *splits: str) -> list[SoftLabels | OnlineTeacher]
     if (folder / ONLINE_FILE).is_file():
         asked = json.loads((folder / ONLINE_FILE).read_text(encoding="utf-8"))
         teacher = OnlineTeacher(
-            load_checkpoint(folder / TEACHER_FOLDER).model, np.load(folder / TOKENS_FILE, allow_pickle=False), network,
-            asked["window"], device=pick_device(run.device), half=asked["half"],
+            load_checkpoint(folder / TEACHER_FOLDER).model,
+            np.load(folder / TOKENS_FILE, allow_pickle=False),
+            network,
+            asked["window"],
+            device=pick_device(run.device),
+            half=asked["half"],
         )
         return [teacher for _ in splits]
     tokens = load_tokens(run.path("grid_token_table")) if "grid_token_table" in run.inputs else None
-    return [SoftLabels.load(folder / f"{split}.arrow", data_fingerprint(network, load_trips(run, split), tokens))
-            for split in splits]
+    return [
+        SoftLabels.load(folder / f"{split}.arrow", data_fingerprint(network, load_trips(run, split), tokens))
+        for split in splits
+    ]

@@ -1,4 +1,4 @@
-"""Stages of the network group: source files, roads, trips, centres, zones."""
+"""Stages of the network group: source files, roads, trips, centers, zones."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ def source_files(run: StageRun) -> dict[str, Any]:
     content = sources.content_digest(folder)
     write_json(run.folder / SOURCE_NOTE, where)
     rows = [{"file": name, "mib": round(size / 2**20, 3)} for name, (size, _) in files.items()]
-    return {"kind": run.config.source.kind, "folder": str(folder.name if own else folder), "content": content,
-            "files": rows}
+    return {
+        "kind": run.config.source.kind,
+        "folder": str(folder.name if own else folder),
+        "content": content,
+        "files": rows,
+    }
 
 
 def source_folder(artifact: Path) -> Path:
@@ -54,12 +58,15 @@ def source_folder(artifact: Path) -> Path:
     for name, known in where["files"].items():
         file = folder / name
         if not file.is_file():
-            raise DataError(file, "the file is gone.", mend="Bring it back, or materialise source_files again.")
+            raise DataError(file, "the file is gone.", hint="Bring it back, or materialize source_files again.")
         if [file.stat().st_size, file.stat().st_mtime_ns] != known:
             newer = file
     if newer is not None and sources.content_digest(folder) != read_artifact(artifact).summary["content"]:
-        raise DataError(newer, "the file has changed since source_files looked at it.",
-                        mend="Materialise source_files again, so that what rests on it follows.")
+        raise DataError(
+            newer,
+            "the file has changed since source_files looked at it.",
+            hint="Materialize source_files again, so that what rests on it follows.",
+        )
     return folder
 
 
@@ -111,8 +118,13 @@ def trajectories(run: StageRun) -> dict[str, Any]:
         rows.append(_split_row(split, trips, network))
         for reason, count in trips.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
-    return {"num_trips": sum(row["trips"] for row in rows), "num_steps": sum(row["steps"] for row in rows),
-            "dropped": sum(dropped.values()), "dropped_by_reason": dropped, "splits": rows}
+    return {
+        "num_trips": sum(row["trips"] for row in rows),
+        "num_steps": sum(row["steps"] for row in rows),
+        "dropped": sum(dropped.values()),
+        "dropped_by_reason": dropped,
+        "splits": rows,
+    }
 
 
 def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[str, Any]:
@@ -133,12 +145,18 @@ def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[st
 
 
 def road_centroids(run: StageRun) -> dict[str, Any]:
-    """Compute the centre of every road with geopandas; GeoParquet."""
+    """Compute the center of every road with geopandas; GeoParquet."""
     centroids = load_network(run).centroids_frame()
     centroids.to_parquet(run.folder / "road_centroids.parquet", compression="zstd")
     west, south, east, north = (round(float(edge), 6) for edge in centroids.total_bounds)
-    return {"num_roads": len(centroids), "crs": str(centroids.crs), "min_lat": south, "max_lat": north,
-            "min_lng": west, "max_lng": east}
+    return {
+        "num_roads": len(centroids),
+        "crs": str(centroids.crs),
+        "min_lat": south,
+        "max_lat": north,
+        "min_lng": west,
+        "max_lng": east,
+    }
 
 
 def road_zones(run: StageRun) -> dict[str, Any]:
@@ -154,8 +172,12 @@ def road_zones(run: StageRun) -> dict[str, Any]:
     pq.write_table(table, run.folder / "road_zones.parquet", compression="zstd")
     (run.folder / "map.png").write_bytes(plots.png(plots.zones_map(network, zones)))
     sizes = np.bincount(zones)
-    return {"num_zones": len(sizes), "shipped": shipped is not None, "smallest": int(sizes.min()),
-            "largest": int(sizes.max())}
+    return {
+        "num_zones": len(sizes),
+        "shipped": shipped is not None,
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+    }
 
 
 def load_zones(run: StageRun) -> npt.NDArray[np.int64]:
@@ -174,8 +196,12 @@ def zone_transitions(run: StageRun) -> dict[str, Any]:
     else:
         counts = zones_of.transitions(zones, load_trips(run, "train"), int(zones.max()) + 1)
     np.save(run.folder / "zone_transitions.npy", counts, allow_pickle=False)
-    return {"num_zones": len(counts), "shipped": shipped.is_file(), "linked_pairs": int((counts > 0).sum()),
-            "transitions": int(counts.sum())}
+    return {
+        "num_zones": len(counts),
+        "shipped": shipped.is_file(),
+        "linked_pairs": int((counts > 0).sum()),
+        "transitions": int(counts.sum()),
+    }
 
 
 def load_transitions(run: StageRun) -> npt.NDArray[np.int64]:

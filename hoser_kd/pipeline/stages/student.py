@@ -11,7 +11,7 @@ from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones
 from hoser_kd.pipeline.workers.launcher import job_of, run_together
 from hoser_kd.student.model_selection import PREFIX, SUMMARY_PREFIX
-from hoser_kd.student.training import TrainingResult, train_student, trivial_baseline
+from hoser_kd.student.training import TrainingResult, frequency_baseline, train_student
 from hoser_kd.student.training_checkpoint import read_result
 
 _SHOWN = ("accuracy", "decision_accuracy", "nll", "top_3", "calibration_error", "time_mae_s", "time_log_mape")
@@ -34,12 +34,25 @@ def train_here(run: StageRun) -> TrainingResult:
     distillation: dict[str, Any] = {}
     if run.stage.name == "distilled_student":
         labels, val_labels = load_labels(run, "train", "val")
-        distillation = {"distill": run.config.distill, "grid_tokens": load_tokens(run.path("grid_token_table")),
-                        "labels": labels, "val_labels": val_labels}
+        distillation = {
+            "distill": run.config.distill,
+            "grid_tokens": load_tokens(run.path("grid_token_table")),
+            "labels": labels,
+            "val_labels": val_labels,
+        }
     return train_student(
-        load_network(run), load_zones(run), load_transitions(run), load_trips(run, "train"), load_trips(run, "val"),
-        run.config.student, **distillation, seed=run.seed or 0, device=pick_device(run.device), folder=run.folder,
-        progress=run.progress, on_epoch=run.on_epoch,
+        load_network(run),
+        load_zones(run),
+        load_transitions(run),
+        load_trips(run, "train"),
+        load_trips(run, "val"),
+        run.config.student,
+        **distillation,
+        seed=run.seed or 0,
+        device=pick_device(run.device),
+        folder=run.folder,
+        progress=run.progress,
+        on_epoch=run.on_epoch,
     )
 
 
@@ -65,16 +78,18 @@ def _train(run: StageRun) -> dict[str, Any]:
     network, train, val = load_network(run), load_trips(run, "train"), load_trips(run, "val")
     result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
-    trivial = trivial_baseline(train, val, network)
+    trivial = frequency_baseline(train, val, network)
     student = run.config.student
     chosen = {} if student.select_by == "accuracy" else {"selected_by": student.select_by}
     # in full, as students are compared by them
     whole = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
         "parameters": sum(weight.numel() for weight in result.model.parameters()),
-        "best_epoch": result.best_epoch, **chosen,
-        **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN}, **whole,
-        "trivial_accuracy": round(trivial["accuracy"], 5),
-        "trivial_nll": round(trivial["nll"], 5),
+        "best_epoch": result.best_epoch,
+        **chosen,
+        **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN},
+        **whole,
+        "frequency_accuracy": round(trivial["accuracy"], 5),
+        "frequency_nll": round(trivial["nll"], 5),
         "epochs": result.history,
     }

@@ -17,13 +17,13 @@ from hoser_kd.lmtad.checkpoint import check_grid, save
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import cell_grid, describe_grid, load_grid, load_tokens
-from hoser_kd.pipeline.stages.labels import keep_teacher, labeller_of, stored_labels
+from hoser_kd.pipeline.stages.labels import keep_teacher, soft_label_scorer, stored_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.plots.label_maps import mean_by_road, road_value_maps
 from hoser_kd.teacher.corpus import FRAME, Corpus
 from hoser_kd.teacher.importing import describe
 from hoser_kd.teacher.label_diagnostics import diagnose
-from hoser_kd.teacher.label_scoring import Labeller
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.outliers import outlier_test
 from hoser_kd.teacher.scoring import score
 from hoser_kd.teacher.soft_labels import SoftLabels
@@ -39,11 +39,21 @@ def teacher_corpus(run: StageRun) -> dict[str, Any]:
         corpus.save(run.folder / f"{split}.arrow")
         repeats = np.diff(corpus.tokens) == 0
         repeats[corpus.offsets[1:-1] - 1] = False
-        rows.append({"split": split, "sequences": corpus.num_sequences, "tokens": len(corpus.tokens),
-                     "distinct": len(np.unique(corpus.tokens)), "longest": int(corpus.lengths.max()),
-                     "repeats_the_cell": round(float(repeats.mean()), 4)})
-    return {"sequences": sum(row["sequences"] for row in rows), "tokens": sum(row["tokens"] for row in rows),
-            "splits": rows}
+        rows.append(
+            {
+                "split": split,
+                "sequences": corpus.num_sequences,
+                "tokens": len(corpus.tokens),
+                "distinct": len(np.unique(corpus.tokens)),
+                "longest": int(corpus.lengths.max()),
+                "repeats_the_cell": round(float(repeats.mean()), 4),
+            }
+        )
+    return {
+        "sequences": sum(row["sequences"] for row in rows),
+        "tokens": sum(row["tokens"] for row in rows),
+        "splits": rows,
+    }
 
 
 def _corpus(run: StageRun, split: str) -> Corpus:
@@ -63,9 +73,15 @@ def teacher(run: StageRun) -> dict[str, Any]:
         figures = {"imported": False, **_train(run, grid.num_labels)}
         checkpoint = load_checkpoint(run.folder)
     about = describe(checkpoint)
-    return {"layers": about["layers"], "heads": about["heads"], "width": about["width"],
-            "parameters": about["parameters"], "vocab_size": about["vocabulary"], "block_size": about["block_size"],
-            **figures}
+    return {
+        "layers": about["layers"],
+        "heads": about["heads"],
+        "width": about["width"],
+        "parameters": about["parameters"],
+        "vocab_size": about["vocabulary"],
+        "block_size": about["block_size"],
+        **figures,
+    }
 
 
 def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
@@ -76,13 +92,27 @@ def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
         settings = settings.model_copy(update={"block_size": longest + FRAME})
     grid = load_grid(run)
     about_data = {"grip_size": list(grid.shape), **describe_grid(grid)}
-    result = train(_corpus(run, "train"), _corpus(run, "val"), num_labels + 3, settings, run.folder,
-                   pick_device(run.device), run.progress, on_epoch=run.on_epoch, dataset_config=about_data)
+    result = train(
+        _corpus(run, "train"),
+        _corpus(run, "val"),
+        num_labels + 3,
+        settings,
+        run.folder,
+        pick_device(run.device),
+        run.progress,
+        on_epoch=run.on_epoch,
+        dataset_config=about_data,
+    )
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"teacher": [result.history]})))
     best = result.history[result.best_epoch - 1]
-    return {"best_epoch": result.best_epoch, "stopped_early": result.stopped_early,
-            "val_loss": round(best["val_loss"], 5), "val_perplexity": round(best["val_perplexity"], 4),
-            "tokens_per_s": round(best["tokens_per_s"]), "epochs": result.history}
+    return {
+        "best_epoch": result.best_epoch,
+        "stopped_early": result.stopped_early,
+        "val_loss": round(best["val_loss"], 5),
+        "val_perplexity": round(best["val_perplexity"], 4),
+        "tokens_per_s": round(best["tokens_per_s"]),
+        "epochs": result.history,
+    }
 
 
 def _load_teacher(run: StageRun) -> LMTADCheckpoint:
@@ -91,51 +121,77 @@ def _load_teacher(run: StageRun) -> LMTADCheckpoint:
 
 def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
     found = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
-    return {"val_loss": round(found.loss, 5), "val_perplexity": round(found.perplexity, 4),
-            "val_sequences_scored": len(found.rows)}
+    return {
+        "val_loss": round(found.loss, 5),
+        "val_perplexity": round(found.perplexity, 4),
+        "val_sequences_scored": len(found.rows),
+    }
 
 
 def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     """Judge the teacher: perplexity, the published outlier test, and where it is surprised."""
     model, grid, device = _load_teacher(run).model, load_grid(run), pick_device(run.device)
-    found = {split: score(model, _corpus(run, split), device=device, progress=run.progress)
-             for split in ("val", "test")}
+    found = {
+        split: score(model, _corpus(run, split), device=device, progress=run.progress) for split in ("val", "test")
+    }
     perplexities = {f"{split}_perplexity": round(surprise.perplexity, 4) for split, surprise in found.items()}
     outliers: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     spec = cell_grid(grid)
-    # tokens that are roads have no neighbouring cells to be moved to
+    # tokens that are roads have no neighboring cells to be moved to
     if spec is not None and len(found["test"].rows):
         cell_of_token = grid.cells if isinstance(grid, OccupiedCells) else np.arange(grid.num_labels)
-        results = outlier_test(model, _corpus(run, "test"), grid.shape, device=device,
-                               cells=cell_of_token if isinstance(grid, OccupiedCells) else None)
+        results = outlier_test(
+            model,
+            _corpus(run, "test"),
+            grid.shape,
+            device=device,
+            cells=cell_of_token if isinstance(grid, OccupiedCells) else None,
+        )
         outliers = [result.figures() for result in results]
         means, counts = np.full(spec.num_labels, np.nan), np.zeros(spec.num_labels, np.int64)
         means[cell_of_token], counts[cell_of_token] = found["test"].by_cell(grid.num_labels)
-        cells = _most_surprising(means, counts, spec)
-        figure = plots.cell_value_map(load_network(run), spec.lat_edges, spec.lng_edges, means.reshape(spec.shape),
-                                      "mean surprise of the teacher (nats a token)")
-        (run.folder / "surprise.png").write_bytes(plots.png(figure))
-    write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "most_surprising": cells})
-    mean_of = {name: round(float(np.mean([row[name] for row in outliers])), 4)
-               for name in ("f1", "pr_auc", "roc_auc") if outliers}
-    return {**perplexities, **{f"outlier_mean_{name}": value for name, value in mean_of.items()},
-            "test_sequences_scored": len(found["test"].rows), "outlier_test": outliers, "most_surprising_cells": cells}
+        cells = _highest_nll(means, counts, spec)
+        figure = plots.cell_value_map(
+            load_network(run),
+            spec.lat_edges,
+            spec.lng_edges,
+            means.reshape(spec.shape),
+            "mean surprise of the teacher (nats a token)",
+        )
+        (run.folder / "nll_map.png").write_bytes(plots.png(figure))
+    write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "highest_nll": cells})
+    mean_of = {
+        name: round(float(np.mean([row[name] for row in outliers])), 4)
+        for name in ("f1", "pr_auc", "roc_auc")
+        if outliers
+    }
+    return {
+        **perplexities,
+        **{f"outlier_mean_{name}": value for name, value in mean_of.items()},
+        "test_sequences_scored": len(found["test"].rows),
+        "outlier_test": outliers,
+        "highest_nll_cells": cells,
+    }
 
 
 _FEWEST_VISITS = 5
 """Cells seen less often are left out of the list of surprising ones."""
 
 
-def _most_surprising(means: Float64Array, counts: Int64Array, grid: GridSpec, most: int = 10) -> list[dict[str, Any]]:
+def _highest_nll(means: Float64Array, counts: Int64Array, grid: GridSpec, most: int = 10) -> list[dict[str, Any]]:
     """Return the cells of the highest mean surprise, a row each."""
     order = np.argsort(np.where(counts >= _FEWEST_VISITS, means, -np.inf))[::-1][:most]
     order = order[counts[order] >= _FEWEST_VISITS]
     row, column = np.divmod(order, grid.shape[1])
     return [
-        {"cell": int(cell), "visits": int(counts[cell]), "surprise_nats": round(float(means[cell]), 3),
-         "lat_deg": round(float(grid.lat_edges[i : i + 2].mean()), 5),
-         "lng_deg": round(float(grid.lng_edges[j : j + 2].mean()), 5)}
+        {
+            "cell": int(cell),
+            "visits": int(counts[cell]),
+            "nll_nats": round(float(means[cell]), 3),
+            "lat_deg": round(float(grid.lat_edges[i : i + 2].mean()), 5),
+            "lng_deg": round(float(grid.lng_edges[j : j + 2].mean()), 5),
+        }
         for cell, i, j in zip(order, row, column, strict=True)
     ]
 
@@ -145,14 +201,14 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
 
     Where labels are asked for in training, the teacher itself is left here and only the sample is scored.
     """
-    labeller = labeller_of(run)
+    scorer = soft_label_scorer(run)
     if run.config.distill.labels == "online":
-        keep_teacher(run, _load_teacher(run), labeller.tokens)
-        made: dict[str, Any] = {"labels": "online", "window": str(labeller.window)}
+        keep_teacher(run, _load_teacher(run), scorer.tokens)
+        made: dict[str, Any] = {"labels": "online", "window": str(scorer.window)}
     else:
-        rows = [_stored(run, split, labels) for split, labels in stored_labels(run, labeller).items()]
-        made = {"steps": sum(row["steps"] for row in rows), "window": str(labeller.window), "splits": rows}
-    means = _diagnose(run, labeller)
+        rows = [_stored(run, split, labels) for split, labels in stored_labels(run, scorer).items()]
+        made = {"steps": sum(row["steps"] for row in rows), "window": str(scorer.window), "splits": rows}
+    means = _diagnose(run, scorer)
     return {**made, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
 
 
@@ -164,10 +220,10 @@ _SHOWN = {
 """Figures of the sampled steps that are drawn, and what they are called."""
 
 
-def _diagnose(run: StageRun, labeller: Labeller) -> dict[str, float]:
+def _diagnose(run: StageRun, scorer: SoftLabelScorer) -> dict[str, float]:
     """Score a sample of validation trips over the whole vocabulary; files, pictures and a map. Returns the means."""
-    network, trips = labeller.network, load_trips(run, "val")
-    looked_at = diagnose(labeller.model, labeller.tokens, trips, network, labeller.window, half=labeller.half)
+    network, trips = scorer.network, load_trips(run, "val")
+    looked_at = diagnose(scorer.model, scorer.tokens, trips, network, scorer.window, half=scorer.half)
     means: dict[str, float] = looked_at.pop("means")
     np.savez(run.folder / "diagnostics.npz", **looked_at)
     write_json(run.folder / "diagnostics.json", means)
@@ -182,8 +238,12 @@ def _diagnose(run: StageRun, labeller: Labeller) -> dict[str, float]:
 
 def _stored(run: StageRun, split: str, labels: SoftLabels) -> dict[str, Any]:
     size = (run.folder / f"{split}.arrow").stat().st_size
-    row = {"split": split, "steps": len(labels), "scores": len(labels.scores),
-           "bytes_a_step": round(size / max(len(labels), 1), 1)}
+    row = {
+        "split": split,
+        "steps": len(labels),
+        "scores": len(labels.scores),
+        "bytes_a_step": round(size / max(len(labels), 1), 1),
+    }
     if labels.outside_mass is not None:
         row["mean_outside_mass"] = round(float(labels.outside_mass.mean(dtype=np.float64)), 6)
     return row

@@ -45,12 +45,19 @@ _SHOWN_LINES = 30
 def job_of(run: StageRun) -> dict[str, Any]:
     """Write down a run of a stage for the processes that share its work; they read its inputs from their files."""
     inputs = {name: str(artifact.path) for name, artifact in run.inputs.items() if isinstance(artifact, Artifact)}
-    return {"stage": run.stage.name, "config": run.config.model_dump(mode="json"), "seed": run.seed, "inputs": inputs,
-            "folder": str(run.folder), "device": run.device}
+    return {
+        "stage": run.stage.name,
+        "config": run.config.model_dump(mode="json"),
+        "seed": run.seed,
+        "inputs": inputs,
+        "folder": str(run.folder),
+        "device": run.device,
+    }
 
 
-def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None],
-                 task: str = STUDENT) -> None:
+def run_together(
+    job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None], task: str = STUDENT
+) -> None:
     """Run `job` in this many processes of this machine, and hand over their messages until all have ended.
 
     `task` is what they do. Raises what a worker raised, if it is an error of `hoser_kd.common.errors`, and
@@ -62,8 +69,12 @@ def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callabl
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         with (folder / "output.txt").open("wb") as said:
             process = subprocess.Popen(  # noqa: S603
-                _command(task, num_processes, folder), env=_environment(num_processes), stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+                _command(task, num_processes, folder),
+                env=_environment(num_processes),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                start_new_session=True,
             )
         workers: set[int] = set()
         try:
@@ -82,8 +93,19 @@ def run_together(job: Mapping[str, Any], num_processes: int, on_message: Callabl
 
 
 def _command(task: str, num_processes: int, folder: Path) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes),
-            "-m", WORKER, task, "--end-with-input", str(folder)]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(num_processes),
+        "-m",
+        WORKER,
+        task,
+        "--end-with-input",
+        str(folder),
+    ]
 
 
 def _environment(num_processes: int) -> dict[str, str]:

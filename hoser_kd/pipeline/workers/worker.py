@@ -1,4 +1,4 @@
-"""One of several processes that share the work of a stage: training a student, or labelling trips.
+"""One of several processes that share the work of a stage: training a student, or labeling trips.
 
     torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker student FOLDER
     torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker labels FOLDER
@@ -26,7 +26,7 @@ import torch
 from torch import distributed
 
 from hoser_kd.common.device import pick_device
-from hoser_kd.common.distributed import Team
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.config.schema import CityConfig
@@ -67,7 +67,7 @@ def train_student(job: Mapping[str, Any], send: Send) -> None:
     device = device_of(job)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     run = stage_run(job, device)
-    if Team.current().is_first:
+    if DistributedContext.current().is_main_process:
         run.progress = _progress(send)
         run.on_epoch = lambda figures: send({"epoch": figures})
     train_here(run)
@@ -76,9 +76,10 @@ def train_student(job: Mapping[str, Any], send: Send) -> None:
 
 def write_labels(job: Mapping[str, Any], send: Send) -> None:
     """Label this process's share of the trips."""
-    team = Team.of_torchrun()
-    write_shards(stage_run(job, device_of(job)), job["splits"], team,
-                 lambda steps: send({"rank": team.rank, "steps": steps}))
+    team = DistributedContext.from_torchrun_env()
+    write_shards(
+        stage_run(job, device_of(job)), job["splits"], team, lambda steps: send({"rank": team.rank, "steps": steps})
+    )
 
 
 TASKS: dict[str, Callable[[Mapping[str, Any], Send], None]] = {STUDENT: train_student, LABELS: write_labels}
@@ -95,8 +96,11 @@ def _progress(send: Send) -> Progress:
 def stage_run(job: Mapping[str, Any], device: torch.device) -> StageRun:
     """Return the run of a stage that `hoser_kd.pipeline.workers.launcher.job_of` wrote down."""
     return StageRun(
-        STAGES[job["stage"]], CityConfig.model_validate(job["config"]), job["seed"],
-        {name: read_artifact(folder) for name, folder in job["inputs"].items()}, Path(job["folder"]),
+        STAGES[job["stage"]],
+        CityConfig.model_validate(job["config"]),
+        job["seed"],
+        {name: read_artifact(folder) for name, folder in job["inputs"].items()},
+        Path(job["folder"]),
         device=str(device),
     )
 

@@ -18,7 +18,8 @@ class RunStage(dg.Config):
 
     force: bool = Field(default=False, description="Make it again even if this version is there.")
     device: str = Field(
-        default="auto", description="auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which.")
+        default="auto", description="auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which."
+    )
 
 
 KNOBS = {
@@ -49,7 +50,7 @@ YAML_ERROR_TAG = "hoser_kd/yaml_error"
 """Why a launchpad could not be filled in."""
 
 
-def of_yaml(stage: str, settings: CityConfig) -> dict[str, Any]:
+def defaults_from_yaml(stage: str, settings: CityConfig) -> dict[str, Any]:
     """Return what a city's YAML says of the knobs of a stage, by their place in it; without those it leaves open."""
     said = {knob: getattr(getattr(settings, knob.split(".")[0]), knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
     return {knob: value for knob, value in said.items() if value is not None}
@@ -62,18 +63,20 @@ def changes(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[st
     tell: whoever edits the YAML and executes a failed run again means the YAML.
     """
     given = {knob: getattr(config, knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
-    now, then = of_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
+    now, then = defaults_from_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
     return {knob: value for knob, value in given.items() if value not in (None, now.get(knob), then.get(knob))}
 
 
-def overtaken(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> Iterator[str]:
+def stale_overrides(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for each knob left as the launchpad was filled in, while the YAML was edited since."""
-    now, then = of_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
+    now, then = defaults_from_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
     for knob in KNOBS.get(stage, ()):
         given = getattr(config, knob.split(".")[1])
         if given is not None and given == then.get(knob) != now.get(knob):
-            yield (f"{knob}: the launchpad was filled in with {given}; the YAML says {now.get(knob, 'nothing')} by "
-                   "now, and that counts.")
+            yield (
+                f"{knob}: the launchpad was filled in with {given}; the YAML says {now.get(knob, 'nothing')} by "
+                "now, and that counts."
+            )
 
 
 def _optional(annotation: Any) -> Any:
