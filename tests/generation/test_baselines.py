@@ -175,7 +175,7 @@ def test_a_choice_needs_a_score_and_validation_trips(lacking):
 def test_unknown_names_are_refused():
     network = grid_network(4)
     trips = random_trips(network, 5)
-    with pytest.raises(ConfigError, match="unknown baseline 'markow'.*Did you mean 'markov'"):
+    with pytest.raises(ConfigError, match=r"unknown baseline 'markow'.*Did you mean 'markov'"):
         fit_baselines(trips, trips, network, ONE, ["markow"])
 
 
