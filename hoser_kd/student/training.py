@@ -6,6 +6,7 @@ loss = cross-entropy over the candidates + relative error of log1p(seconds) + la
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,14 +18,13 @@ from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.evaluation.validation_trips import ValidationTrips
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.student.losses import Distillation, LabelSource, RaggedLabels
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     from torch import Tensor
@@ -42,6 +42,10 @@ __all__ = [
     "frequency_baseline",
     "train_student",
 ]
+
+Validator = Callable[[HOSER, Progress], dict[str, float]]
+"""Computes metrics of the model after an epoch. It must leave weights, mode and torch's generator as they are, and
+return the same metrics in every process that trains together."""
 
 _POOL_BATCHES = 50
 
@@ -146,12 +150,14 @@ def train_student(
     folder: str | PathLike[str],
     progress: Progress = silent,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    validators: Sequence[Validator] = (),
     resume: bool = True,
 ) -> TrainingResult:
     """Train HOSER and keep the best epoch, as published by validation accuracy (Cao et al., AAAI 2025).
 
-    `config.select_by` names another rule of `student.model_selection`. Where the settings ask for validation trips,
-    these are generated after each epoch and measured; it changes neither weights nor the figures beside them.
+    `config.select_by` names another rule of `student.model_selection`. Each of `validators` is called after each epoch
+    and adds metrics to the history; rules that need generated trips need
+    `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)` here.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
     stored or asked for; with `distill` None or `lambda_kl` 0 they are not read. `val_labels` only add figures.
     `grid_tokens` (N,) int64 are needed where cells are shared otherwise than by replicating. `resume`: go on from
@@ -165,6 +171,11 @@ def train_student(
     Raises TrainingError at a non-finite loss, StoreError where the folder belongs to another training or the labels
     to other trips.
     """
+    if config.num_validation_ods and not validators:
+        raise ValueError(
+            "student.select_by or student.select_num_ods require trips generated after each epoch: pass "
+            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
+        )
     rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
     settings = {
@@ -202,7 +213,6 @@ def train_student(
         steps_per_epoch = -(-len(rows) // config.batch_size)
         trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
         run.restore(model, trainer.optimizer)
-        sample = ValidationTrips.draw(val, network, config)
         for epoch in range(len(run.history), config.max_epochs):
             # the generator's state follows from the epoch, so none of it must be kept
             torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
@@ -215,8 +225,9 @@ def train_student(
                 temperature=1.0 if distill is None else distill.temperature,
                 precision=config.precision,
             )
-            whole = {} if sample is None else sample.figures(model, progress)
-            figures = {"epoch": float(epoch + 1), **means, **judged, **whole}
+            figures = {"epoch": float(epoch + 1), **means, **judged}
+            for validator in validators:
+                figures |= validator(model, progress)
             run.finish_epoch(model, trainer.optimizer, figures)
             if on_epoch is not None and team.is_main_process:
                 on_epoch(figures)

@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_published_search(small_city, small_model):
     sample = ValidationTrips.draw(val, small_city.network, WATCHED)
     assert len(sample.real) == 12
     small_model.train()
-    figures = sample.figures(small_model)
+    figures = sample.metrics(small_model)
     assert small_model.training
     trips = generate(small_model.eval(), sample.real.origins, sample.real.start_times, sample.real.destinations, 15)
     told = evaluate(sample.real, trips, small_city.network, paired=True)
@@ -180,7 +180,7 @@ def test_shares_of_several_processes_come_together(small_city, small_model, monk
     """Three processes, here threads, that answer a third each: all have the figures of all trips."""
     sample = ValidationTrips.draw(small_city.trips["val"], small_city.network, WATCHED)
     small_model.eval()
-    alone = sample.figures(small_model)
+    alone = sample.metrics(small_model)
     here, all_here, added = threading.local(), threading.Barrier(3), {}
 
     def add(_, values, device):
@@ -192,7 +192,7 @@ def test_shares_of_several_processes_come_together(small_city, small_model, monk
 
     def process(rank):
         here.rank = rank
-        return sample.figures(small_model)
+        return sample.metrics(small_model)
 
     monkeypatch.setattr(DistributedContext, "sum", add)
     monkeypatch.setattr(DistributedContext, "current", classmethod(lambda cls: cls(here.rank, 3)))

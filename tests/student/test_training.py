@@ -23,6 +23,7 @@ from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
 from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import Distillation, StoredLabels
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
@@ -44,7 +45,7 @@ def train(city, folder, config=TINY, **more):
         city.trips["val"],
         config,
         folder=folder,
-        **more,
+        **{"validators": validators_for(city.trips["val"], city.network, config), **more},
     )
 
 
@@ -104,6 +105,30 @@ def test_result_is_the_best_epoch(small_city, tmp_path):
     at, _ = trips.step_positions()
     seconds = np.log1p(trips.times[at + 1] - trips.times[at])
     assert (mean, std) == pytest.approx((seconds.mean(), seconds.std()))
+
+
+def test_metrics_of_validators_are_part_of_the_history(small_city, tmp_path):
+    """Each validator gets the model and the progress callback once per epoch; its metrics can be logged and selected."""
+    calls = []
+
+    def validator(model, progress):
+        calls.append((model, progress))
+        return {"mine": float(len(calls))}
+
+    def progress(*_):
+        pass
+
+    result = train(small_city, tmp_path, validators=[validator], progress=progress)
+    assert [epoch["mine"] for epoch in result.history] == [float(i + 1) for i in range(TINY.max_epochs)]
+    assert all(call[1] is progress for call in calls)
+    assert (tmp_path / "tensorboard").is_dir()
+
+
+def test_a_rule_that_needs_generated_trips_needs_a_validator(small_city, tmp_path):
+    config = TINY.model_copy(update={"select_by": "generation"})
+    with pytest.raises(ValueError, match="validators=.*validators_for"):
+        train(small_city, tmp_path, config, validators=())
+    assert not any(tmp_path.iterdir())
 
 
 def test_seeds_repeat_and_differ(small_city, tmp_path):

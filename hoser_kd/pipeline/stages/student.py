@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hoser_kd.common.device import check_room_for, pick_device
+from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
@@ -40,12 +41,13 @@ def train_here(run: StageRun) -> TrainingResult:
             "labels": labels,
             "val_labels": val_labels,
         }
+    network, val = load_network(run), load_trips(run, "val")
     return train_student(
-        load_network(run),
+        network,
         load_zones(run),
         load_transitions(run),
         load_trips(run, "train"),
-        load_trips(run, "val"),
+        val,
         run.config.student,
         **distillation,
         seed=run.seed or 0,
@@ -53,6 +55,7 @@ def train_here(run: StageRun) -> TrainingResult:
         folder=run.folder,
         progress=run.progress,
         on_epoch=run.on_epoch,
+        validators=validators_for(val, network, run.config.student),
     )
 
 
