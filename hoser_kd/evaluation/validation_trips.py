@@ -89,8 +89,8 @@ class ValidationTrips:
         rows = context.share(np.arange(len(self.real), dtype=np.int64))
         requests = (self.real.origins[rows], self.real.start_times[rows], self.real.destinations[rows])
 
-        def report(_: str, *arguments: Any) -> None:
-            progress(STAGE, *arguments)
+        def report(*arguments: Any, **named: Any) -> None:
+            progress(STAGE, *arguments[1:], **named)
 
         was_training = model.training
         model.eval()

@@ -1,12 +1,16 @@
-"""Training of a student: plain HOSER, or with the teacher's labels beside the truth.
+"""Training of a student: plain HOSER, or HOSER distilled from the teacher's labels.
 
 loss = cross-entropy over the candidates + relative error of log1p(seconds) + lambda * KL(teacher || student)
+
+The terms are those of `hoser_kd.config.variants.LOSS_TERMS` (see `hoser_kd.student.losses`).
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +23,7 @@ from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
-from hoser_kd.student.losses import Distillation, LabelSource, RaggedLabels
+from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 
@@ -27,9 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from os import PathLike
 
-    from torch import Tensor
-
-    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.config.schema import DistillConfig, StudentConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
@@ -51,16 +53,16 @@ _POOL_BATCHES = 50
 
 
 class StudentTrainer:
-    """One optimizer step after another; the loop around it is `train_student`."""
+    """Runs optimizer steps; `train_student` holds the loop."""
 
     def __init__(
-        self, model: HOSER, config: StudentConfig, total_steps: int, distillation: Distillation | None = None
+        self, model: HOSER, config: StudentConfig, total_steps: int, terms: Sequence[LossTerm] | None = None
     ) -> None:
-        """`distillation` None, or of weight 0: plain HOSER, bit for bit."""
+        """`terms`: the loss terms in the order of their sum; None: those of plain HOSER, without a teacher."""
         self.model, self.config = model, config
-        self.team = DistributedContext.current()
-        self._replica = self.team.replica(model)
-        self.distillation = distillation if distillation is not None and distillation.config.lambda_kl > 0 else None
+        self.context = DistributedContext.current()
+        self._replica = self.context.replica(model)
+        self.terms = loss_terms(LossContext(model.time_scale, config)) if terms is None else list(terms)
         self.optimizer = Optimizer(
             model.parameters(),
             learning_rate=config.learning_rate,
@@ -73,63 +75,56 @@ class StudentTrainer:
         )
 
     def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
-        """Learn from the trips of these rows; returns the losses, gradient norm and learning rate of the step.
+        """Train on these rows; returns the unweighted loss terms, gradient norm and learning rate of the step.
 
-        Losses are means over steps; those of micro-batches and of processes are weighted by their steps, so that
-        their gradients add up to the whole batch's. Raises TrainingError where a loss or, outside fp16, a gradient is
-        not finite.
+        Each term is a mean over steps. Terms of micro-batches and of processes are weighted by their steps, so that
+        their gradients add up to the gradient of the whole batch. Raises TrainingError if a loss or, except in fp16, a
+        gradient is not finite.
         """
         self.model.train()
         totals = self._counts(trips, rows)
-        mine = self.team.share(rows)
+        own = self.context.share(rows)
         micro = self.config.micro_batch_size or len(rows)
-        # a process without a trip of its own takes part in the averaging of gradients all the same
-        parts = [mine[start : start + micro] for start in range(0, len(mine), micro)] or [rows[:1]]
-        figures = dict.fromkeys(totals, 0.0)
+        # a process without trips still takes part in averaging the gradients
+        parts = [own[start : start + micro] for start in range(0, len(own), micro)] or [rows[:1]]
+        sums = np.zeros(len(self.terms))
         for place, part in enumerate(parts, start=1):
-            counts = self._counts(trips, part if len(mine) else mine)
+            counts = self._counts(trips, part if len(own) else own)
+            shares = [count / total for count, total in zip(counts, totals, strict=True)]
             with no_sync(self._replica, until_later=place < len(parts)):
-                losses = self._losses(trips, part, epoch)
-                losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
-                total = losses["next_step"] + losses["time"]
-                if self.distillation is not None:
-                    total = total + self.distillation.config.lambda_kl * losses["kl"]
-                found = {name: loss.item() for name, loss in losses.items()}
-                if not math.isfinite(total.item()):
-                    self._stop(f"the loss is not finite ({found})", trips, part, epoch)
-                # gradients are averaged over the processes, and their sum is meant
-                self.optimizer.backward(total * self.team.size)
-            figures = {name: figures[name] + value for name, value in found.items()}
+                sums += self._backward(trips, part, shares, epoch)
         size = self.optimizer.step()
         if not math.isfinite(size.grad_norm) and self.optimizer.precision != "fp16":
-            self._stop(f"the gradient's norm is {size.grad_norm}", trips, rows, epoch)
-        summed = self.team.sum(np.array(list(figures.values())), self.model.device)
-        figures = dict(zip(figures, summed.tolist(), strict=True))
-        return {**figures, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
+            self._stop(f"the gradient norm is {size.grad_norm}", trips, rows, epoch)
+        summed = self.context.sum(sums, self.model.device)
+        metrics = dict(zip([term.name for term in self.terms], summed.tolist(), strict=True))
+        return {**metrics, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
 
-    def _losses(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, Tensor]:
+    def _backward(self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int) -> Float64Array:
+        """Add the gradients of some trips; returns each term times its share, (terms,) float64."""
         batch = collate(trips, rows).to(self.model.device)
         with self.optimizer.autocast():
             output = self._replica(batch)
-        losses = {"next_step": output.next_step_loss(), "time": output.time_loss(self.model.time_scale)}
-        if self.distillation is not None:
-            losses["kl"] = self.distillation.loss(batch, output, epoch)
-        return losses
+        losses = [term.compute(batch, output, epoch) * share for term, share in zip(self.terms, shares, strict=True)]
+        total = reduce(operator.add, (term.weight * loss for term, loss in zip(self.terms, losses, strict=True)))
+        values = [loss.item() for loss in losses]
+        if not math.isfinite(total.item()):
+            named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
+            self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
+        # DistributedDataParallel averages gradients over the processes; here their sum is needed
+        self.optimizer.backward(total * self.context.size)
+        return np.array(values)
 
-    def _counts(self, trips: Trajectories, rows: Int64Array) -> dict[str, int]:
-        """Return over how many steps of these trips each loss is a mean."""
+    def _counts(self, trips: Trajectories, rows: Int64Array) -> list[int]:
+        """Return the number of steps in the mean of each term over these trips."""
         lengths = torch.from_numpy(trips.offsets[rows + 1] - trips.offsets[rows])
-        steps = int((lengths - 1).sum())
-        counts = {"next_step": steps, "time": steps}
-        if self.distillation is not None:
-            counts["kl"] = int(self.distillation.steps_of(lengths).sum())
-        return counts
+        return [term.count(lengths) for term in self.terms]
 
     def _stop(self, what: str, trips: Trajectories, rows: Int64Array, epoch: int) -> NoReturn:
         names = [str(row) for row in rows] if trips.ids is None else [str(trips.ids[row]) for row in rows]
         raise TrainingError(
             f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
-            f"{', '.join(names)}. Look at them, lower student.learning_rate, or set student.precision: fp32."
+            f"{', '.join(names)}. Inspect them, lower student.learning_rate, or set student.precision: fp32."
         )
 
 
@@ -187,6 +182,8 @@ def train_student(
             "labels": _made_from(labels),
         },
     }
+    if extra := extra_loss_terms():
+        settings["loss_terms"] = extra
     data = (
         zones,
         *network.successors,
@@ -209,9 +206,11 @@ def train_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
-        distillation = _distillation(distill, as_label_source(labels, train), grid_tokens, seed, model.device)
+        cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
+        source = None if distill is None else as_label_source(labels, train)
+        terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
         steps_per_epoch = -(-len(rows) // config.batch_size)
-        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
+        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, terms)
         run.restore(model, trainer.optimizer)
         for epoch in range(len(run.history), config.max_epochs):
             # the generator's state follows from the epoch, so none of it must be kept
@@ -268,7 +267,7 @@ def _epoch(
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
         figures = trainer.step(train, rows[chosen], epoch)
         run.log(figures, optimizer.steps_done)
-        if trainer.team.is_main_process:
+        if trainer.context.is_main_process:
             progress("training", optimizer.steps_done, optimizer.total_steps, figures)
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
         count += 1
@@ -279,21 +278,6 @@ def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
     """Return the rows of the training trips the student sees, ascending."""
     chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen).astype(np.int64)
-
-
-def _distillation(
-    distill: DistillConfig | None,
-    source: LabelSource | None,
-    grid_tokens: Int64Array | None,
-    seed: int,
-    device: torch.device,
-) -> Distillation | None:
-    if distill is None:
-        return None
-    if source is None:
-        raise ValueError("a distilled student needs the teacher's labels")
-    cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(device)
-    return Distillation(distill, source, cells, seed)
 
 
 def _made_from(labels: RaggedLabels | LabelSource | None) -> dict[str, str]:

@@ -16,9 +16,19 @@ from small_city import grid_network, random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError
 from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.variants import LOSS_TERMS
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.hoser.batches import RoadTables, road_tables
-from hoser_kd.student.losses import Distillation, StoredLabels, kl_loss, sample_steps
+from hoser_kd.student.losses import (
+    Distillation,
+    LossContext,
+    LossTerm,
+    StoredLabels,
+    kl_loss,
+    loss_terms,
+    num_steps,
+    sample_steps,
+)
 from hoser_kd.student.training import StudentTrainer, train_student
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, max_epochs=3, batch_size=5)
@@ -345,8 +355,9 @@ def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labeled):
     found = []
     for weight in (None, 0.0, 0.5):
         model = small_student(network)
-        term = None if weight is None else Distillation(DistillConfig(lambda_kl=weight), StoredLabels(labels, trips))
-        trainer = StudentTrainer(model, SMALL, 4, term)
+        distill = None if weight is None else DistillConfig(lambda_kl=weight)
+        terms = loss_terms(LossContext(model.time_scale, SMALL, distill, StoredLabels(labels, trips)))
+        trainer = StudentTrainer(model, SMALL, 4, terms)
         figures = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
         found.append((figures, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
     assert found[0][0] == found[1][0]
@@ -367,10 +378,84 @@ def test_the_term_is_float32_in_a_training_of_half_precision(labeled, precision,
 
     monkeypatch.setattr("hoser_kd.student.losses.kl_loss", note)
     config = SMALL.model_copy(update={"precision": precision})
-    term = Distillation(DistillConfig(lambda_kl=0.5), StoredLabels(labels, trips))
-    StudentTrainer(small_student(network), config, 4, term).step(trips, np.arange(6), 0)
+    model = small_student(network)
+    context = LossContext(model.time_scale, config, DistillConfig(lambda_kl=0.5), StoredLabels(labels, trips))
+    StudentTrainer(model, config, 4, loss_terms(context)).step(trips, np.arange(6), 0)
     assert terms
     for term, exact, under_autocast in terms:
         assert term.dtype == torch.float32
         assert not under_autocast
         assert term.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+@pytest.fixture
+def entropy_term():
+    """A loss term that is registered for a while: the entropy of the student's choice, with weight 0.1."""
+
+    def entropy(batch, output, epoch):
+        p = output.logits[output.step_mask].softmax(1)
+        return -(p * (p + 1e-9).log()).sum(1).mean()
+
+    LOSS_TERMS.register("entropy", lambda context: LossTerm("entropy", 0.1, entropy, num_steps))
+    yield
+    LOSS_TERMS.unregister("entropy")
+
+
+def test_a_registered_term_reaches_history_tensorboard_and_report(labeled, tmp_path, entropy_term):
+    """Registration is the only edit that a new loss term needs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from hoser_kd.report.data import ReportData, StudentResult
+    from hoser_kd.report.figures import training_pictures
+
+    network, trips, _ = labeled
+    zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
+    result = train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+    assert all(epoch["train_entropy"] > 0 for epoch in result.history)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"step/entropy", "epoch/train_entropy"} <= set(events.Tags()["scalars"])
+    student = StudentResult(history=result.history, test={})
+    data = ReportData(
+        city="town",
+        network=network,
+        real=trips,
+        students={"vanilla": {0: student}},
+        teacher={},
+    )
+    [(figure, _)] = training_pictures(data)
+    assert "entropy" in [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_a_registered_term_changes_the_gradient(labeled, entropy_term):
+    network, trips, _ = labeled
+    steps = []
+    for weight in (0.0, 0.1):
+        model = small_student(network)
+        terms = [
+            term if term.name != "entropy" else LossTerm("entropy", weight, term.compute, term.count)
+            for term in loss_terms(LossContext(model.time_scale, SMALL))
+        ]
+        steps.append(StudentTrainer(model, SMALL, 4, terms).step(trips, np.arange(6), 0))
+    assert [list(step) for step in steps] == [["next_step", "time", "entropy", "grad_norm", "learning_rate"]] * 2
+    assert steps[0]["entropy"] == steps[1]["entropy"]
+    assert steps[0]["grad_norm"] != steps[1]["grad_norm"]
+
+
+def test_a_training_with_another_term_does_not_resume_this_one(labeled, tmp_path, request):
+    network, trips, _ = labeled
+    zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
+    train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+    request.getfixturevalue("entropy_term")
+    with pytest.raises(StoreError, match="other settings"):
+        train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+
+
+def test_terms_with_the_same_name_are_refused(labeled):
+    model = small_student(labeled[0])
+    LOSS_TERMS.register("again", LOSS_TERMS["time"])
+    try:
+        with pytest.raises(ValueError, match="different names"):
+            loss_terms(LossContext(model.time_scale, SMALL))
+    finally:
+        LOSS_TERMS.unregister("again")

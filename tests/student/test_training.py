@@ -25,7 +25,7 @@ from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, wa
 from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
-from hoser_kd.student.losses import Distillation, StoredLabels
+from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
 
 
@@ -108,7 +108,7 @@ def test_result_is_the_best_epoch(small_city, tmp_path):
 
 
 def test_metrics_of_validators_are_part_of_the_history(small_city, tmp_path):
-    """Each validator gets the model and the progress callback once per epoch; its metrics can be logged and selected."""
+    """Each validator gets the model and the progress callback once per epoch."""
     calls = []
 
     def validator(model, progress):
@@ -126,7 +126,7 @@ def test_metrics_of_validators_are_part_of_the_history(small_city, tmp_path):
 
 def test_a_rule_that_needs_generated_trips_needs_a_validator(small_city, tmp_path):
     config = TINY.model_copy(update={"select_by": "generation"})
-    with pytest.raises(ValueError, match="validators=.*validators_for"):
+    with pytest.raises(ValueError, match=r"validators=.*validators_for"):
         train(small_city, tmp_path, config, validators=())
     assert not any(tmp_path.iterdir())
 
@@ -295,11 +295,13 @@ def test_micro_batches_add_up(small_city, small_model, sample):
     for micro in (None, 3):
         small_model.load_state_dict(state)
         config = TINY.model_copy(update={"micro_batch_size": micro})
-        distillation = Distillation(
+        context = LossContext(
+            small_model.time_scale,
+            config,
             DistillConfig(lambda_kl=0.7, sample_steps_per_trace=sample),
             StoredLabels(teacher_labels(small_city.network, trips), trips),
         )
-        trainer = StudentTrainer(small_model, config, 10, distillation)
+        trainer = StudentTrainer(small_model, config, 10, loss_terms(context))
         found.append(trainer.step(trips, np.arange(8), 0))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
