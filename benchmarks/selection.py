@@ -82,7 +82,7 @@ def train(run: StageRun, kept: Path) -> TrainingResult:
 def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
     """Figures of the test trips, whole and step by step."""
     network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
-    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    decoding = Decoding.from_config(settings)
     trips = generate(model, test.origins, test.start_times, test.destinations, decoding=decoding, progress=run.progress)
     told = evaluate(test, trips, network, run.config.evaluation, paired=True)
     steps = evaluate_student(model, test)

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hoser_kd.config.variants import DECODERS
+
 
 class Section(BaseModel):
     """A section; the line under each field is its documentation."""
@@ -326,8 +328,11 @@ class GenerationConfig(Section):
     def _complete_generation(self) -> Self:
         if (self.od_source == "file") != (self.od_file is not None):
             raise ValueError("od_source file and od_file go together")
-        if self.samples_per_od > 1 and self.decoder != "sampling":
-            raise ValueError("samples_per_od above 1 needs decoder sampling: the others give one trip for an OD")
+        if self.samples_per_od > 1 and not DECODERS[self.decoder].allows_samples:
+            sampling = ", ".join(name for name in DECODERS if DECODERS[name].allows_samples)
+            raise ValueError(
+                f"samples_per_od above 1 needs decoder {sampling}: {self.decoder} gives one trip for an OD"
+            )
         return self
 
 

@@ -59,7 +59,9 @@ class OdPairs:
         return pa.table(columns if self.real_rows is None else {**columns, "test_row": self.real_rows})
 
 
-def choose(config: GenerationConfig, train: Trajectories, test: Trajectories, num_roads: int | None = None) -> OdPairs:
+def select_od_pairs(
+    config: GenerationConfig, train: Trajectories, test: Trajectories, num_roads: int | None = None
+) -> OdPairs:
     """Choose the trips to generate.
 
     `test` takes test ODs with their own start times: all, or `num_trips` of them drawn without repetition. `train` is

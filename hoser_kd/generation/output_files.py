@@ -18,7 +18,7 @@ import shapely
 
 from hoser_kd.common.arrays import ranges, row_of_value
 from hoser_kd.common.files import atomic_path
-from hoser_kd.generation.generator import GeneratedTrajectories
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -18,7 +18,7 @@ from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS, evaluate_scenarios, in_center, next_step_by, scenarios
-from hoser_kd.generation.generator import GeneratedTrajectories
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.next_step_metrics import evaluate_student

@@ -16,12 +16,14 @@ from geopandas.testing import assert_geodataframe_equal
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import Csr, offsets_of
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import ConfigError, DataError
 from hoser_kd.config.schema import GenerationConfig, StudentConfig
-from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import GeneratedTrajectories, generate, generate_to
-from hoser_kd.generation.od_pairs import choose, read_ods
+from hoser_kd.config.variants import DECODERS
+from hoser_kd.generation.decoding import DecoderSpec, Decoding, Node, TripState
+from hoser_kd.generation.generator import generate, generate_to
+from hoser_kd.generation.od_pairs import read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, Decoder, collate, load_checkpoint
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.trajectories import Trajectories
@@ -227,7 +229,7 @@ def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, deco
     seen = []
 
     def watch(stage, done, total, figures=None):
-        seen.append((done, total, figures["trips a second"]))
+        seen.append((done, total, figures["trips/s"]))
         if kill and done == 17:
             raise Killed
 
@@ -328,10 +330,10 @@ def test_generated_trips_survive_parquet_and_the_published_csv(tmp_path):
 def test_requests_are_real_ones_or_drawn_from_training():
     network = grid_network(5)
     train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
-    asked = choose(GenerationConfig(num_trips=7), train, test)
+    asked = select_od_pairs(GenerationConfig(num_trips=7), train, test)
     assert len(asked.origins) == 7
     np.testing.assert_array_equal(asked.destinations, test.destinations[asked.real_rows])
-    drawn = choose(GenerationConfig(od_source="train", num_trips=400), train, test)
+    drawn = select_od_pairs(GenerationConfig(od_source="train", num_trips=400), train, test)
     pairs = set(zip(train.origins.tolist(), train.destinations.tolist(), strict=True))
     assert set(zip(drawn.origins.tolist(), drawn.destinations.tolist(), strict=True)) <= pairs
     assert drawn.real_rows is None
@@ -340,7 +342,7 @@ def test_requests_are_real_ones_or_drawn_from_training():
 def test_samples_of_an_od_stand_one_behind_the_other():
     network = grid_network(5)
     train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
-    asked = choose(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
+    asked = select_od_pairs(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
     assert asked.real_rows[0] == asked.real_rows[2] != asked.real_rows[3]
     assert len(asked) == 6
 
@@ -361,7 +363,7 @@ def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
     ).to_parquet(parquet)
     settings = GenerationConfig(od_source="file", od_file=str(csv))
     none = random_trips(grid_network(4), 2)
-    for asked in (read_ods(csv, 8), read_ods(parquet, 8), choose(settings, none, none, 8)):
+    for asked in (read_ods(csv, 8), read_ods(parquet, 8), select_od_pairs(settings, none, none, 8)):
         assert asked.origins.tolist() == [3, 0]
         assert asked.destinations.tolist() == [5, 7]
         assert asked.start_times.tolist() == [1_372_667_400] * 2
@@ -495,3 +497,108 @@ def test_memory_follows_the_living_branches(requests, monkeypatch):
     trips = generate(model, np.arange(3), np.zeros(3, np.int64), far)
     assert trees[0].num_nodes == 0
     assert max(kept) < 0.8 * trips.expansions.sum()
+
+
+class FirstSuccessor(TripState):
+    """A decoder that always takes the first unvisited successor."""
+
+    def __init__(self, trip, destination, start, decoding):
+        super().__init__(trip, destination, decoding.max_steps)
+        self.next, self.visited = start, {start.road}
+
+    def next_nodes(self):
+        if self.next is not None and self.next.road == self.destination:
+            self.arrived = self.next
+            return []
+        return [] if self.next is None or self.expansions >= self.max_steps else [self.next]
+
+    def update(self, expanded):
+        node = expanded.node
+        self.keep(expanded.slot, node.parent, expanded.away_m)
+        self.next = None
+        for road, cost, wait in zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True):
+            if road >= 0 and road not in self.visited:
+                self.visited.add(road)
+                self.next = Node(node.cost + cost, node.order + 1, road, node.time + wait, expanded.slot)
+                return
+
+
+@pytest.fixture
+def mine():
+    DECODERS.register("mine", DecoderSpec(FirstSuccessor, "the first successor", lambda _: "first successor"))
+    yield Decoding("mine", max_steps=30)
+    DECODERS.unregister("mine")
+
+
+def test_a_registered_decoder_generates_trips(requests, tmp_path, mine):
+    """Registration is the only edit that a new decoder needs."""
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=mine)
+    for i, origin in enumerate(origins):
+        roads = [int(origin)]
+        while roads[-1] != destinations[i] and len(roads) <= 30:
+            unvisited = [road for road in network.successors.row(roads[-1]).tolist() if road not in roads]
+            if not unvisited:
+                break
+            roads.append(unvisited[0])
+        made = trips.roads(i).tolist()
+        assert made == roads[: len(made)]
+        assert trips.reached[i] == (made[-1] == destinations[i])
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, origins, starts, destinations, "mine")
+    assert len(GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")) == len(origins)
+    assert mine.describe() == "first successor, at most 30 expansions per trip"
+
+
+def test_settings_become_a_decoder():
+    config = GenerationConfig(decoder="beam", beam_width=3, max_steps=70, temperature=0.5, seed=9)
+    assert Decoding.from_config(config) == Decoding("beam", 70, 3, 0.5, 9)
+    assert Decoding.from_config(config).nodes_per_round == 3
+    assert Decoding("sampling", temperature=0.5).logit_scale == 2.0
+
+
+def test_only_decoders_that_sample_allow_several_trips_per_od():
+    with pytest.raises(ValueError, match="needs decoder sampling: beam gives one trip"):
+        GenerationConfig(decoder="beam", samples_per_od=2)
+
+
+def test_a_decoder_can_be_given_by_name(requests):
+    _, model, origins, starts, destinations = requests
+    named = generate(model, origins, starts, destinations, 40, decoding="beam")
+    given = generate(model, origins, starts, destinations, decoding=Decoding("beam", max_steps=40))
+    np.testing.assert_array_equal(named.road_ids, given.road_ids)
+    assert named.expansions.max() <= 40
+
+
+def test_an_unknown_decoder_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown decoder 'beem'.*Did you mean 'beam'"):
+        Decoding("beem")
+    for wrong in ({"max_steps": 0}, {"beam_width": 1.5}, {"temperature": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Decoding(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"max_steps": "greedy"}, TypeError, r"max_steps is a number .*'greedy'.*decoding='beam'"),
+        ({"max_steps": Decoding("beam")}, TypeError, r"max_steps is a number"),
+        ({"max_steps": 0}, ValueError, r"max_steps is 0, not an integer of 1 or more. Call generate\(model"),
+        ({"max_steps": 2.5}, ValueError, r"max_steps is 2.5"),
+        ({"decoding": "greedy"}, ConfigError, r"unknown decoder 'greedy'. Known: search, beam, sampling"),
+        ({"decoding": 5}, TypeError, r"decoding is a int.*Decoding\('beam'"),
+        ({"decoding": Decoding(max_steps=9), "max_steps": 7}, ValueError, r"max_steps 7 contradicts the 9 of decoding"),
+        ({"model": "model.pth"}, TypeError, r"model is a str, not a HOSER. Call generate\(model"),
+        ({"origins": [0.5, 1.0]}, TypeError, r"origins has dtype float64, not an integer"),
+        ({"origins": [[0, 1]]}, ValueError, r"origins has shape \(1, 2\), not \(n,\)"),
+        (
+            {"start_times": np.zeros(2, "datetime64[ns]")},
+            TypeError,
+            r"start_times has dtype.*astype\('datetime64\[s\]'\)",
+        ),
+        ({"destinations": [1]}, ValueError, r"differ in length \(origins 2, start_times 2, destinations 1\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_right_call(requests, change, error, message):
+    arguments = {"model": requests[1], "origins": [0, 1], "start_times": [0, 0], "destinations": [1, 0], **change}
+    with pytest.raises(error, match=message):
+        generate(**arguments)
