@@ -15,12 +15,14 @@ from test_training import train, weights
 
 from hoser_kd import hoser
 from hoser_kd.common.distributed import DistributedContext
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import CityConfig, StudentConfig
+from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
 from hoser_kd.generation.generator import generate
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.student.model_selection import RULES, best_epoch, score, selection_score
+from hoser_kd.student.model_selection import SelectionRule, best_epoch, score, selection_score
 
 LONGER = TINY.model_copy(update={"max_epochs": 5, "dropout": 0.1, "learning_rate": 0.02})
 WATCHED = LONGER.model_copy(update={"select_num_ods": 12, "select_max_steps": 15})
@@ -45,17 +47,32 @@ def test_each_rule_has_its_best_epoch_and_the_first_of_equals_wins():
         (0.9, 0.40, 0.50, 0.38),
         (0.9, 0.41, 0.25, 0.41),
     )
-    assert [best_epoch(history, by) for by in RULES] == [1, 2, 3, 2]
+    assert [best_epoch(history, by) for by in SELECTION_RULES] == [1, 2, 3, 2]
 
 
 def test_a_tie_never_outweighs_an_arrival():
     history = epochs_of((0, 0, 0.999, 1.0), (0, 0, 1.0, 0.0))
-    assert best_epoch(history, "arrival") == 2
+    assert best_epoch(history, "arrival_rate") == 2
 
 
 def test_a_rule_without_its_figures_says_what_to_set():
     with pytest.raises(ValueError, match=r"generation_score.*select_num_ods"):
         score({"accuracy": 1.0, "nll": 0.1}, "generation")
+
+
+def test_an_unknown_rule_is_refused():
+    for by in ("arrival", "loss"):
+        with pytest.raises(ConfigError, match=f"unknown selection rule '{by}'"):
+            score({"accuracy": 1.0}, by)
+
+
+def test_a_registered_rule_selects(small_city, tmp_path):
+    SELECTION_RULES.register("worst", SelectionRule(lambda metrics: -metrics["accuracy"], "the lowest accuracy"))
+    try:
+        result = train(small_city, tmp_path, LONGER.model_copy(update={"select_by": "worst"}))
+    finally:
+        SELECTION_RULES.unregister("worst")
+    assert result.best["accuracy"] == min(epoch["accuracy"] for epoch in result.history)
 
 
 def test_students_are_compared_by_their_summaries():
@@ -118,7 +135,7 @@ def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
     assert all(0 <= epoch["generation_reached"] <= 1 for epoch in watched.history)
 
 
-@pytest.mark.parametrize("by", ["nll", "arrival", "generation"])
+@pytest.mark.parametrize("by", ["nll", "arrival_rate", "generation"])
 def test_the_epoch_that_is_kept_is_the_best_by_the_rule(small_city, tmp_path, by):
     kept = {}
 
@@ -172,8 +189,8 @@ def test_settings_at_their_defaults_make_no_other_student():
     assert settings(select_max_steps=7) == settings()
     assert chosen & set(settings(select_by="nll")) == {"select_by"}
     assert chosen <= set(settings(select_num_ods=5))
-    assert chosen <= set(settings(select_by="arrival"))
-    assert StudentConfig(select_by="arrival").num_validation_ods == 200
+    assert chosen <= set(settings(select_by="arrival_rate"))
+    assert StudentConfig(select_by="arrival_rate").num_validation_ods == 200
 
 
 def test_shares_of_several_processes_come_together(small_city, small_model, monkeypatch):
