@@ -21,7 +21,7 @@ from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS, evaluate_scena
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.student.next_step_metrics import evaluate_student
+from hoser_kd.student.next_step_metrics import evaluate_student, step_table, summarize_steps
 
 NETWORK = grid_network()
 SETTINGS = EvaluationConfig(center=(41.145, -8.655), center_radius_m=400.0)
@@ -56,7 +56,7 @@ def test_places_share_the_trips_out():
 def test_figures_of_a_scenario_are_those_of_its_trips_alone():
     real, generated = random_trips(NETWORK, 60, 0), random_trips(NETWORK, 60, 1)
     asked = real.origins, real.start_times, real.destinations
-    found = evaluate_scenarios(real, generated, NETWORK, SETTINGS, asked=asked, paired=True)
+    found = evaluate_scenarios(real, generated, NETWORK, SETTINGS, requests=asked, paired=True)
     belongs = scenarios(*asked, NETWORK, SETTINGS)
     assert set(found) == {name for name in SCENARIOS if belongs[name].sum() >= LEAST_TRIPS}
     rows = np.flatnonzero(belongs["off_peak"])
@@ -76,7 +76,7 @@ def test_copies_of_training_trips_are_counted_by_scenario():
         np.concatenate([half.road_ids, training.road_ids]),
         np.concatenate([half.times, training.times]),
     )
-    found = evaluate_scenarios(real, both.take(rows), NETWORK, SETTINGS, asked=asked, training=training, paired=True)
+    found = evaluate_scenarios(real, both.take(rows), NETWORK, SETTINGS, requests=asked, training=training, paired=True)
     assert found["off_peak"]["training"] == {"memorized_share": 1.0, "real_memorized_share": 0.0}
     assert found["peak"]["training"]["memorized_share"] == 0.0
     assert 0 < found["weekday"]["training"]["memorized_share"] < 1
@@ -138,6 +138,34 @@ def test_next_steps_by_part_add_up_to_the_whole():
     assert set(by_scenario) == {"scenario", *parts}
     hour = f"{trips.times[0] % 86_400 // HOUR:02d}"
     assert parts["hour"][hour]["steps"] >= 1
+
+
+def test_a_table_gives_the_same_metrics_as_the_model_bit_for_bit(small_city, small_model):
+    """One pass over the model is enough for the means and for all groups."""
+    trips, network = small_city.trips["val"], small_city.network
+    table = step_table(small_model, trips, batch_size=7)
+    assert len(table) == trips.num_steps
+    assert summarize_steps(table) == evaluate_student(small_model, trips, batch_size=7)
+    assert next_step_by(table, trips, network, SETTINGS) == next_step_by(
+        small_model, trips, network, SETTINGS, batch_size=7
+    )
+    at, trip = trips.step_positions()
+    order = np.lexsort([table["time"], table["trip"]])
+    np.testing.assert_array_equal(table["trip"][order], trip)
+    np.testing.assert_array_equal(table["road"][order], trips.road_ids[at])
+    np.testing.assert_array_equal(table["time"][order], trips.times[at])
+    np.testing.assert_array_equal(table["destination"][order], trips.destinations[trip])
+
+
+def test_a_table_compares_with_the_teacher(small_city, small_model):
+    trips = small_city.trips["val"]
+
+    def teacher(batch, candidates):
+        return candidates.float().masked_fill(candidates < 0, -torch.inf)
+
+    table = step_table(small_model, trips, labels=teacher, temperature=2.0)
+    assert summarize_steps(table) == evaluate_student(small_model, trips, labels=teacher, temperature=2.0)
+    assert table.has_teacher
 
 
 def test_failures_have_their_causes_and_the_worst_come_first():

@@ -35,7 +35,7 @@ from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report import ReportData, StudentResult, write_report
-from hoser_kd.student.next_step_metrics import evaluate_student
+from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
@@ -159,7 +159,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
-        next_step = evaluate_student(model, test, labels=labels, temperature=temperature, progress=run.progress)
+        steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
         trips = metrics.evaluate(
             real,
             generated[kind],
@@ -171,18 +171,18 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
         )
         asked = requests["origin"], requests["start_time"], requests["destination"]
         results[kind] = {
-            "next_step": next_step,
+            "next_step": summarize_steps(steps),
             "trips": trips,
             "scenarios": evaluate_scenarios(
                 real,
                 generated[kind],
                 network,
                 run.config.evaluation,
-                asked=asked,
+                requests=asked,
                 training=training,
                 paired="test_row" in requests,
             ),
-            "next_step_by": next_step_by(model, test, network, run.config.evaluation, progress=run.progress),
+            "next_step_by": next_step_by(steps, test, network, run.config.evaluation),
         }
     write_json(run.folder / "metrics.json", results)
     return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}
