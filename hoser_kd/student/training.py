@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +22,10 @@ from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
@@ -32,9 +35,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from hoser_kd.common.arrays import Float64Array, Int64Array
-    from hoser_kd.config.schema import DistillConfig, StudentConfig
-    from hoser_kd.network.road_network import RoadNetwork
-    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.config.schema import DistillConfig
 
 __all__ = [
     "StudentTrainer",
@@ -148,60 +149,38 @@ def train_student(
     validators: Sequence[Validator] = (),
     resume: bool = True,
 ) -> TrainingResult:
-    """Train HOSER and keep the best epoch, as published by validation accuracy (Cao et al., AAAI 2025).
+    """Train HOSER and keep the best epoch: by validation accuracy as published (Cao et al., AAAI 2025).
 
-    `config.select_by` names another rule of `student.model_selection`. Each of `validators` is called after each epoch
-    and adds metrics to the history; rules that need generated trips need
-    `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)` here.
+    `config.select_by` selects another rule of `hoser_kd.student.model_selection`. Each of `validators` is called after
+    each epoch and adds metrics to the history; rules that read metrics of generated trips require
+    `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
-    stored or asked for; with `distill` None or `lambda_kl` 0 they are not read. `val_labels` only add figures.
-    `grid_tokens` (N,) int64 are needed where cells are shared otherwise than by replicating. `resume`: go on from
-    what an interrupted training of the same settings, data and seed left in `folder`. On a CPU a seed repeats
-    exactly, interrupted or not.
+    stored or computed online; not read if `distill` is None or its `lambda_kl` is 0. `val_labels` only add metrics.
+    `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an
+    interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for
+    bit, interrupted or not.
 
-    Under `torchrun`, with a process group made, every process calls this with the same arguments and takes its share
-    of each batch; the first one writes and calls `progress` and `on_epoch`. The result is that of one process to the
-    rounding of sums, and an interrupted training may go on with another number of processes.
+    Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
+    share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
+    process up to the rounding of sums, and a resumed training may use another number of processes.
 
-    Raises TrainingError at a non-finite loss, StoreError where the folder belongs to another training or the labels
-    to other trips.
+    Raises TypeError or ValueError for wrong arguments, TrainingError for a non-finite loss, StoreError if the folder
+    belongs to another training or the labels to other trips.
     """
-    if config.num_validation_ods and not validators:
-        raise ValueError(
-            "student.select_by or student.select_num_ods require trips generated after each epoch: pass "
-            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
-        )
-    rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
-    settings = {
-        "student": config.of_the_result(),
-        "seed": seed,
-        "distill": distill
-        and {
-            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": _made_from(labels),
-        },
-    }
-    if extra := extra_loss_terms():
-        settings["loss_terms"] = extra
-    data = (
-        zones,
-        *network.successors,
-        *(part for split in (train, val) for part in (split.offsets, split.road_ids, split.times)),
-    )
-    team = DistributedContext.current()
-    run = TrainingCheckpoint(
-        Path(folder),
-        digest_json({**settings, "data": digest_arrays(*data)}),
-        select_by=config.select_by,
-        writes=team.is_main_process,
-    )
-    if not resume and team.is_main_process:
-        run.clear()
-    team.wait()
-    done = run.finished()
-    if done is not None:
-        return done
+    _check_data(network, zones, zone_transitions, train, val, config)
+    _check_distillation(distill, labels, grid_tokens, network.num_roads)
+    _check_validators(config, validators)
+    rows = _training_rows(len(train), config.train_fraction, seed)
+    context = DistributedContext.current()
+    key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
+    checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
+    if not resume and context.is_main_process:
+        checkpoint.clear()
+    context.wait()
+    finished = checkpoint.finished()
+    if finished is not None:
+        return finished
     mean, std = time_label_statistics(train.take(rows))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -211,35 +190,124 @@ def train_student(
         terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
         steps_per_epoch = -(-len(rows) // config.batch_size)
         trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, terms)
-        run.restore(model, trainer.optimizer)
-        for epoch in range(len(run.history), config.max_epochs):
-            # the generator's state follows from the epoch, so none of it must be kept
-            torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
-            means = _epoch(trainer, train, rows, seed, epoch, run, progress)
-            judged = evaluate_student(
-                model,
-                val,
-                labels=val_labels,
-                batch_size=config.batch_size,
-                temperature=1.0 if distill is None else distill.temperature,
-                precision=config.precision,
+        checkpoint.restore(model, trainer.optimizer)
+        next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
+        for epoch in range(len(checkpoint.history), config.max_epochs):
+            # the state of the generator follows from the epoch, so it need not be saved
+            torch.manual_seed(seed * 1_000_003 + epoch + context.rank * 7_919)
+            metrics = {"epoch": float(epoch + 1), **_epoch(trainer, train, rows, seed, epoch, checkpoint, progress)}
+            for validator in (next_step, *validators):
+                metrics |= validator(model, progress)
+            checkpoint.finish_epoch(model, trainer.optimizer, metrics)
+            if on_epoch is not None and context.is_main_process:
+                on_epoch(metrics)
+    checkpoint.finish()
+    context.wait()
+    return read_result(checkpoint.path)
+
+
+_USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
+
+
+def _check_data(
+    network: RoadNetwork, zones: Int64Array, transitions: Any, train: Trajectories, val: Trajectories, config: Any
+) -> None:
+    """Raise TypeError or ValueError where the arguments of `train_student` cannot belong together."""
+    expected = {"network": RoadNetwork, "train": Trajectories, "val": Trajectories, "config": StudentConfig}
+    for (name, kind), value in zip(expected.items(), (network, train, val, config), strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. {_USAGE}")
+    if np.shape(zones) != (network.num_roads,):
+        raise ValueError(f"zones has shape {np.shape(zones)}, not ({network.num_roads},): one zone per road. {_USAGE}")
+    shape, count = np.shape(transitions), int(np.max(zones)) + 1
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < count:
+        raise ValueError(f"zone_transitions has shape {shape}, but zones has {count} zones: give a (Z, Z) array.")
+    for name, trips in (("train", train), ("val", val)):
+        if len(trips) == 0:
+            raise ValueError(f"{name} has no trips.")
+        if int(trips.road_ids.max()) >= network.num_roads:
+            raise ValueError(
+                f"{name} has road {int(trips.road_ids.max())}, but the network has {network.num_roads} roads: give "
+                "the network of these trips."
             )
-            figures = {"epoch": float(epoch + 1), **means, **judged}
-            for validator in validators:
-                figures |= validator(model, progress)
-            run.finish_epoch(model, trainer.optimizer, figures)
-            if on_epoch is not None and team.is_main_process:
-                on_epoch(figures)
-    run.finish()
-    team.wait()
-    return read_result(run.path)
+
+
+def _check_distillation(
+    distill: DistillConfig | None, labels: object, grid_tokens: Int64Array | None, num_roads: int
+) -> None:
+    if distill is None:
+        return
+    if labels is None:
+        raise ValueError(
+            "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
+            "for a plain student."
+        )
+    if grid_tokens is None and distill.shared_cells != "replicate":
+        raise ValueError(
+            f"distill.shared_cells {distill.shared_cells} requires the cell of each road: pass grid_tokens=."
+        )
+    if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
+        raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
+
+
+def _check_validators(config: StudentConfig, validators: Sequence[Validator]) -> None:
+    if config.num_validation_ods and not validators:
+        raise ValueError(
+            "student.select_by or student.select_num_ods requires trips generated after each epoch: pass "
+            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
+        )
+    if not all(callable(validator) for validator in validators):
+        raise TypeError("validators are functions (model, progress) -> dict of metrics.")
+
+
+def _training_key(
+    config: StudentConfig,
+    seed: int,
+    distill: DistillConfig | None,
+    labels: object,
+    arrays: Sequence[Any],
+    splits: Sequence[Trajectories],
+) -> str:
+    """Return the digest of everything that the result depends on."""
+    settings = {
+        "student": config.of_the_result(),
+        "seed": seed,
+        "distill": distill
+        and {
+            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
+            "labels": dict(getattr(labels, "fingerprint", {})),
+        },
+    }
+    if extra := extra_loss_terms():
+        settings["loss_terms"] = extra
+    data = (*arrays, *(part for split in splits for part in (split.offsets, split.road_ids, split.times)))
+    return digest_json({**settings, "data": digest_arrays(*data)})
+
+
+def _validate_next_steps(
+    val: Trajectories,
+    config: StudentConfig,
+    distill: DistillConfig | None,
+    labels: RaggedLabels | LabelSource | None,
+    model: HOSER,
+    progress: Progress,  # noqa: ARG001
+) -> dict[str, float]:
+    """Return the next-step metrics of the validation trips."""
+    return evaluate_student(
+        model,
+        val,
+        labels=labels,
+        batch_size=config.batch_size,
+        temperature=1.0 if distill is None else distill.temperature,
+        precision=config.precision,
+    )
 
 
 def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int64Array]:
     """Yield indices into `lengths`, each once, in batches of trips of similar length and in random order.
 
-    Trips are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled:
-    little padding, and other neighbors in each epoch.
+    Trips are shuffled, sorted by length within pools of 50 batches and cut into batches, which are then shuffled. This
+    keeps padding small and changes the composition of batches in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -256,30 +324,25 @@ def _epoch(
     rows: Int64Array,
     seed: int,
     epoch: int,
-    run: TrainingCheckpoint,
+    checkpoint: TrainingCheckpoint,
     progress: Progress,
 ) -> dict[str, float]:
-    """Pass over the training trips once; returns the means of the steps' figures, named `train_…`."""
+    """Train on each trip once; returns the means of the metrics of the steps, named `train_…`."""
     lengths = train.offsets[rows + 1] - train.offsets[rows]
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        figures = trainer.step(train, rows[chosen], epoch)
-        run.log(figures, optimizer.steps_done)
+        metrics = trainer.step(train, rows[chosen], epoch)
+        checkpoint.log(metrics, optimizer.steps_done)
         if trainer.context.is_main_process:
-            progress("training", optimizer.steps_done, optimizer.total_steps, figures)
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+            progress("training", optimizer.steps_done, optimizer.total_steps, metrics)
+        sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
         count += 1
     return {f"train_{name}": value / count for name, value in sums.items()}
 
 
 def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
-    """Return the rows of the training trips the student sees, ascending."""
+    """Return the rows of the training trips that the student trains on, ascending."""
     chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen).astype(np.int64)
-
-
-def _made_from(labels: RaggedLabels | LabelSource | None) -> dict[str, str]:
-    """Return what stored labels say they were made from."""
-    return dict(getattr(labels, "fingerprint", {}))

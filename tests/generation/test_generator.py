@@ -347,6 +347,19 @@ def test_samples_of_an_od_stand_one_behind_the_other():
     assert len(asked) == 6
 
 
+def test_wrong_arguments_of_the_selection_are_refused():
+    trips = random_trips(grid_network(4), 5)
+    file = GenerationConfig(od_source="file", od_file="ods.csv")
+    for arguments, error, message in [
+        (("test", trips, trips), TypeError, r"config is a str, not a GenerationConfig. Call select_od_pairs\("),
+        ((GenerationConfig(), trips, "test.csv"), TypeError, "test is a str, not a Trajectories"),
+        ((GenerationConfig(od_source="train"), trips.take(np.arange(0)), trips), ValueError, "train has no trips"),
+        ((file, trips, trips), ValueError, r"num_roads=network.num_roads"),
+    ]:
+        with pytest.raises(error, match=message):
+            select_od_pairs(*arguments)
+
+
 OD_TEXTS = {
     "instants": "2013-07-01T08:30:00Z",
     "spaces": "2013-07-01 08:30:00",

@@ -332,9 +332,36 @@ def test_non_finite_gradient_stops_without_touching_weights(small_city, small_mo
     assert torch.equal(weights(small_model), before)
 
 
-def test_labels_are_asked_for(small_city, tmp_path):
-    with pytest.raises(ValueError, match="labels"):
-        train(small_city, tmp_path, distill=DistillConfig())
+def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
+    city, labels = small_city, teacher_labels(small_city.network, small_city.trips["train"])
+    cases = [
+        ({"network": "porto"}, TypeError, r"network is a str, not a RoadNetwork. Call train_student\(network, zones"),
+        ({"config": {"max_epochs": 1}}, TypeError, "config is a dict, not a StudentConfig"),
+        ({"val": None}, TypeError, "val is a NoneType, not a Trajectories"),
+        ({"zones": city.zones[:5]}, ValueError, r"zones has shape \(5,\)"),
+        ({"zone_transitions": np.ones((2, 3))}, ValueError, r"zone_transitions has shape \(2, 3\)"),
+        ({"train": city.trips["train"].take(np.zeros(0, np.int64))}, ValueError, "train has no trips"),
+        ({"distill": DistillConfig()}, ValueError, "labels="),
+        ({"distill": DistillConfig(shared_cells="split"), "labels": labels}, ValueError, "pass grid_tokens="),
+        (
+            {"distill": DistillConfig(), "labels": labels, "grid_tokens": np.zeros(3, np.int64)},
+            ValueError,
+            r"grid_tokens has shape \(3,\)",
+        ),
+        ({"validators": [3]}, TypeError, "validators are functions"),
+    ]
+    right = {
+        "network": city.network,
+        "zones": city.zones,
+        "zone_transitions": city.transitions,
+        "train": city.trips["train"],
+        "val": city.trips["val"],
+        "config": TINY,
+    }
+    for wrong, error, message in cases:
+        with pytest.raises(error, match=message):
+            train_student(**{**right, **wrong}, folder=tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_label_source_may_be_a_teacher(small_city, tmp_path):
