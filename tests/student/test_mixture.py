@@ -40,17 +40,17 @@ def case():
 def test_the_student_alone_is_what_its_evaluation_says(case):
     model, trips, found = case
     expected = evaluate_student(model, trips)
-    for name, value in found.figures(0.0).items():
+    for name, value in found.metrics(0.0).items():
         assert value == pytest.approx(expected[name], abs=1e-5)
 
 
 def test_a_teacher_that_knows_is_taken_whole(case):
     _, _, found = case
-    assert found.figures(1.0)["accuracy"] == 1.0
+    assert found.metrics(1.0)["accuracy"] == 1.0
     assert found.best_share() == 1.0
 
 
 def test_a_tie_counts_as_a_guess():
     half = np.array([0.5, 0.5])
     tie = StepProbabilities(half, half, np.array([0, 0]), np.array([True, False]), np.array([2]))
-    assert tie.figures(0.3) == pytest.approx({"accuracy": 0.5, "decision_accuracy": 0.5, "nll": np.log(2)})
+    assert tie.metrics(0.3) == pytest.approx({"accuracy": 0.5, "decision_accuracy": 0.5, "nll": np.log(2)})
