@@ -156,10 +156,10 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 _ABOUT = (
-    "`python benchmarks/selection.py --config config/<city>.yaml`: a student a seed, every epoch's weights kept. Each",
-    "rule chooses an epoch by its figures on the validation trips, and the table has what that epoch does on test: the",
-    "mean over seeds, and less that of the published choice, paired by seed, with the 95 % t interval (one seed has",
-    "none).",
+    "`python benchmarks/selection.py --config config/<city>.yaml` trains one student per seed and keeps the weights of",
+    "every epoch. Each rule selects an epoch by its metrics on the validation trips. The table shows the metrics of that",
+    "epoch on test: the mean over seeds, and the difference from the published choice, paired by seed, with the 95 % t",
+    "interval (no interval for one seed).",
 )
 
 
@@ -179,8 +179,8 @@ def _city(told: dict[str, Any]) -> list[str]:
     runs, values, differences = told["seeds"], told["compared"]["values"], told["compared"]["differences"]
     trained, asked = (f"{told['trips'][split]:,}" for split in ("train", "test"))
     size = [
-        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation ODs, at most",
-        f"{told['sample_steps']:,} expansions each; {asked} test ODs, at most {told['test_steps']:,}; {len(runs)}",
+        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation OD pairs, at most",
+        f"{told['sample_steps']:,} expansions each; {asked} test OD pairs, at most {told['test_steps']:,}; {len(runs)}",
         f"seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} epochs.",
     ]
     chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in SELECTION_RULES)
@@ -190,9 +190,9 @@ def _city(told: dict[str, Any]) -> list[str]:
         "",
         *size,
         "",
-        "| test figure | " + " | ".join(f"by {by}" for by in SELECTION_RULES) + " |",
+        "| metric on test | " + " | ".join(f"by {by}" for by in SELECTION_RULES) + " |",
         "|---" * (len(SELECTION_RULES.names()) + 1) + "|",
-        "| epochs chosen | " + " | ".join(chosen) + " |",
+        "| selected epochs | " + " | ".join(chosen) + " |",
     ]
     for name, (better, unit, label) in FIGURES.items():
         cells = [f"{np.mean(values['accuracy'][name]):.4f}"]
@@ -202,8 +202,8 @@ def _city(told: dict[str, Any]) -> list[str]:
     if told["foresight"]:
         lines += [
             "",
-            "Rank correlation (Spearman) over all epochs: what a rule sees on validation against what comes",
-            "out on test, mean over the seeds whose epochs were all tested:",
+            "Rank correlation (Spearman) over all epochs between the score of a rule on validation and the metric",
+            "on test, mean over the seeds whose epochs were all tested:",
             "",
             "| rule | trips that arrive on test | score on test |",
             "|---|---|---|",

@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     made = command("generate", "Generate trips with both students of a seed.", _generate)
     made.add_argument("--ods", type=Path, help="CSV or Parquet of your own ODs: origin, destination, start_time")
-    made.add_argument("--decoder", choices=DECODERS.names(), help="default: that of the YAML")
+    decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
+    made.add_argument("--decoder", choices=DECODERS.names(), help=f"{decoders} (default: that of the YAML)")
     command(
         "evaluate", "Measure both students of a seed and their generated trips.", _stage_command("trajectory_metrics")
     )

@@ -1,4 +1,4 @@
-"""The distillation term: the seed's own numbers, its properties, and the labels that feed it."""
+"""Loss terms: golden values and properties of the distillation term, its labels, and registered terms."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_golden_values_and_gradients(golden):
             np.testing.assert_allclose(logits.grad, case["grad_logits"], atol=1e-6, err_msg=case["name"])
 
 
-def test_a_candidate_the_teacher_rules_out_is_not_lifted(golden):
-    """The seed's scripts raise a mass of 0 to 3e-5 at temperature 2 and get 0.69279; the formula says log 2."""
+def test_a_candidate_with_teacher_probability_zero_stays_at_zero(golden):
+    """The original scripts raise a probability of 0 to 3e-5 at temperature 2 (0.69279); the formula gives log 2."""
     case = next(case for case in golden_cases(golden) if case["name"].startswith("clamp"))
     logits, scores, mask, _ = tensors(case)
     loss = kl_loss(logits, scores, mask, case["tau"])
@@ -93,7 +93,7 @@ def as_tensors(drawn):
 
 
 def plain(logits, scores, tokens, temperature, shared_cells):
-    """One row without masks, as a sum in Python."""
+    """One row without masks, as a plain sum in Python."""
     cells = {}
     p = np.exp(logits / temperature - np.logaddexp.reduce(logits / temperature))
     for k, token in enumerate(tokens):
@@ -146,7 +146,7 @@ def test_properties(drawn, shared_cells, shift, random):
         loss(logits[:, order], scores[:, order], mask[:, order], tokens[:, order]), base, atol=1e-5, rtol=1e-5
     )
     assert (base[mask.sum(1) <= 1].abs() < 1e-6).all()
-    # what stands outside the mask is not read
+    # values outside the mask are ignored
     noise = torch.where(mask, logits, -torch.inf), torch.where(mask, scores, torch.nan)
     torch.testing.assert_close(loss(*noise), base)
     if shared_cells == "replicate":
@@ -172,7 +172,7 @@ def test_gradient_is_finite_and_right_with_masks_and_impossible_candidates(share
     torch.testing.assert_close(logits.grad.sum(1), torch.zeros(6), atol=1e-6, rtol=0)
 
 
-def test_aggregate_is_silent_where_all_share_a_cell():
+def test_aggregate_gives_no_signal_if_all_candidates_share_a_cell():
     logits = torch.tensor([[0.2, -0.4, 1.0]], requires_grad=True)
     one_cell = torch.ones(1, 3, dtype=torch.int64)
     loss = kl_loss(logits, torch.zeros(1, 3), one_cell.bool(), 2.0, one_cell, "aggregate")
@@ -192,12 +192,12 @@ def test_float32_whatever_autocast_and_input():
     torch.testing.assert_close(half, exact, atol=0.01, rtol=0.05)
 
 
-def test_nan_of_the_teacher_is_not_hidden():
+def test_nan_of_the_teacher_propagates():
     scores = torch.tensor([[torch.nan, 0.0]])
     assert torch.isnan(kl_loss(torch.zeros(1, 2), scores, torch.ones(1, 2, dtype=torch.bool), 2.0))
 
 
-def test_tokens_are_asked_for():
+def test_tokens_are_required_to_split_or_aggregate():
     with pytest.raises(ValueError, match="tokens"):
         kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 2.0, None, "split")
 
@@ -227,7 +227,7 @@ def test_sampled_steps_are_even():
 
 @pytest.fixture
 def labeled():
-    """Trips whose label of each candidate is step * 10 + place, so that any mix-up shows."""
+    """Trips whose score of each candidate is step * 10 + place, so that misaligned labels are detected."""
     network = grid_network(4)
     trips = random_trips(network, 12, 1)
     at, _ = trips.step_positions()
@@ -237,7 +237,7 @@ def labeled():
     return network, trips, SimpleNamespace(offsets=offsets_of(degrees), scores=scores)
 
 
-def test_stored_labels_find_their_steps(labeled):
+def test_stored_labels_are_aligned_with_steps(labeled):
     network, trips, labels = labeled
     source = StoredLabels(labels, trips)
     rows = np.array([7, 0, 3])
@@ -298,8 +298,8 @@ def test_distillation_reads_settings(labeled):
 
 
 @pytest.mark.parametrize("shared_cells", SHARING)
-def test_a_lonely_candidate_adds_nothing_and_the_teacher_learns_nothing(shared_cells):
-    """Neither to the sum nor to any gradient, whatever its logit and score; it counts as a step of the mean."""
+def test_a_single_candidate_has_no_loss_and_the_teacher_gets_no_gradient(shared_cells):
+    """No loss and no gradient, whatever its logit and score; the step still counts in the mean."""
     torch.manual_seed(0)
     logits, scores = torch.randn(5, 3) * 20, torch.randn(5, 3) * 20
     mask = torch.tensor([[1, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
@@ -323,8 +323,8 @@ def small_student(network):
     )
 
 
-def test_training_draws_its_steps_anew_in_each_epoch(labeled, tmp_path, monkeypatch):
-    """The epoch reaches the draw, and what is drawn is what the teacher's scores are taken of."""
+def test_steps_are_resampled_in_each_epoch(labeled, tmp_path, monkeypatch):
+    """The sample depends on the epoch and on the seed, and covers every trip."""
     network, trips, labels = labeled
     drawn = {}
 
@@ -350,19 +350,19 @@ def test_training_draws_its_steps_anew_in_each_epoch(labeled, tmp_path, monkeypa
     assert drawn != first
 
 
-def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labeled):
+def test_weight_zero_equals_plain_training_bit_for_bit(labeled):
     network, trips, labels = labeled
-    found = []
+    runs = []
     for weight in (None, 0.0, 0.5):
         model = small_student(network)
         distill = None if weight is None else DistillConfig(lambda_kl=weight)
         terms = loss_terms(LossContext(model.time_scale, SMALL, distill, StoredLabels(labels, trips)))
         trainer = StudentTrainer(model, SMALL, 4, terms)
-        figures = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
-        found.append((figures, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
-    assert found[0][0] == found[1][0]
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.equal(found[0][1], found[2][1])
+        metrics = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
+        runs.append((metrics, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert not torch.equal(runs[0][1], runs[2][1])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

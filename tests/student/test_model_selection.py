@@ -1,4 +1,4 @@
-"""Choice of an epoch: by next steps as published, or by whole trips, which change nothing else in a training."""
+"""Selection of an epoch: by next steps as published, or by generated trips, which do not affect the training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_tie_never_outweighs_an_arrival():
     assert best_epoch(history, "arrival_rate") == 2
 
 
-def test_a_rule_without_its_figures_says_what_to_set():
+def test_a_rule_without_its_metrics_names_the_setting():
     with pytest.raises(ValueError, match=r"generation_score.*select_num_ods"):
         score({"accuracy": 1.0, "nll": 0.1}, "generation")
 
@@ -102,22 +102,22 @@ def test_the_score_is_1_for_the_real_trips_and_falls_with_each_part():
     assert trip_score({**same, "radius": {}}) == pytest.approx(1 - 1 / 12)
 
 
-def test_figures_are_those_of_the_published_search(small_city, small_model):
+def test_metrics_are_those_of_the_published_search(small_city, small_model):
     val = small_city.trips["val"]
     sample = ValidationTrips.draw(val, small_city.network, WATCHED)
     assert len(sample.real) == 12
     small_model.train()
-    figures = sample.metrics(small_model)
+    metrics = sample.metrics(small_model)
     assert small_model.training
     trips = generate(small_model.eval(), sample.real.origins, sample.real.start_times, sample.real.destinations, 15)
-    told = evaluate(sample.real, trips, small_city.network, paired=True)
-    assert figures["generation_reached"] == trips.reached.mean() < 1
-    assert figures["generation_distance_jsd"] == told["distance"]["jsd"]
-    assert figures["generation_score"] == trip_score(told)
-    assert 0 < figures["generation_score"] < 1
+    results = evaluate(sample.real, trips, small_city.network, paired=True)
+    assert metrics["generation_reached"] == trips.reached.mean() < 1
+    assert metrics["generation_distance_jsd"] == results["distance"]["jsd"]
+    assert metrics["generation_score"] == trip_score(results)
+    assert 0 < metrics["generation_score"] < 1
 
 
-def test_all_trainings_answer_the_same_requests(small_city):
+def test_all_trainings_use_the_same_requests(small_city):
     val, network = small_city.trips["val"], small_city.network
     first, again = (ValidationTrips.draw(val, network, WATCHED) for _ in range(2))
     assert np.array_equal(first.real.road_ids, again.real.road_ids)
@@ -126,7 +126,7 @@ def test_all_trainings_answer_the_same_requests(small_city):
     assert ValidationTrips.draw(val, network, TINY.model_copy(update={"select_by": "nll"})) is None
 
 
-def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
+def test_validation_trips_do_not_affect_the_training(small_city, tmp_path):
     plain = train(small_city, tmp_path / "plain", LONGER)
     watched = train(small_city, tmp_path / "watched", WATCHED)
     assert without_trips(watched.history) == plain.history
@@ -136,12 +136,12 @@ def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
 
 
 @pytest.mark.parametrize("by", ["nll", "arrival_rate", "generation"])
-def test_the_epoch_that_is_kept_is_the_best_by_the_rule(small_city, tmp_path, by):
+def test_the_best_epoch_by_the_rule_is_kept(small_city, tmp_path, by):
     kept = {}
 
-    def keep(figures):
+    def keep(metrics):
         state = hoser.checkpoint.read_tensors(tmp_path / "state.pt")
-        kept[figures["epoch"]] = state["model"]
+        kept[metrics["epoch"]] = state["model"]
 
     result = train(small_city, tmp_path, WATCHED.model_copy(update={"select_by": by}), on_epoch=keep)
     scores = [score(epoch, by) for epoch in result.history]
@@ -155,15 +155,15 @@ class _Killed(Exception):
     pass
 
 
-def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, tmp_path):
+def test_a_run_killed_while_generating_resumes_to_the_same_epoch(small_city, tmp_path):
     config = WATCHED.model_copy(update={"select_by": "generation"})
     whole = train(small_city, tmp_path / "whole", config)
-    seen = []
+    totals = []
 
-    def killer(stage, done, total, figures=None):
+    def killer(stage, done, total, metrics=None):
         if stage == "generating validation trips" and done == 7:
-            seen.append(total)
-            if len(seen) in (2, 5):
+            totals.append(total)
+            if len(totals) in (2, 5):
                 raise _Killed
 
     for _ in range(2):
@@ -176,8 +176,8 @@ def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, 
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
-def test_settings_at_their_defaults_make_no_other_student():
-    """Versions of students that exist already stay."""
+def test_settings_at_their_defaults_do_not_change_the_version():
+    """Versions of existing students do not change."""
 
     def settings(**student):
         return SETTINGS["student"](
@@ -193,8 +193,8 @@ def test_settings_at_their_defaults_make_no_other_student():
     assert StudentConfig(select_by="arrival_rate").num_validation_ods == 200
 
 
-def test_shares_of_several_processes_come_together(small_city, small_model, monkeypatch):
-    """Three processes, here threads, that answer a third each: all have the figures of all trips."""
+def test_shares_of_several_processes_are_combined(small_city, small_model, monkeypatch):
+    """Three processes, here threads, generate a third each: all return the metrics of all trips."""
     sample = ValidationTrips.draw(small_city.trips["val"], small_city.network, WATCHED)
     small_model.eval()
     alone = sample.metrics(small_model)
