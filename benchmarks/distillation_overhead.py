@@ -25,7 +25,7 @@ from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.network.trajectories import read_hoser as read_trips
 from hoser_kd.network.zones import partition, transitions
-from hoser_kd.student.losses import Distillation, StoredLabels
+from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -58,12 +58,12 @@ def main() -> None:
         mean, std = time_label_statistics(trips)
         labels = stored_labels(network, trips, Path(scratch))
         cells = torch.arange(network.num_roads) // 2
-        term = Distillation(DistillConfig(shared_cells=options.shared_cells), labels, cells)
         trainers = {}
-        for name, distillation in (("plain", None), ("distilled", term)):
+        for name, distill in (("plain", None), ("distilled", DistillConfig(shared_cells=options.shared_cells))):
             torch.manual_seed(0)
             model = HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std)
-            trainers[name] = StudentTrainer(model, config, 10_000, distillation)
+            terms = loss_terms(LossContext(model.time_scale, config, distill, labels, cells))
+            trainers[name] = StudentTrainer(model, config, 10_000, terms)
         batches = list(bucketed_batches(trips.lengths, options.batch_size, seed=0, epoch=0))
         chosen = [batches[i] for i in np.random.default_rng(0).permutation(len(batches))[: options.batches]]
         ratios, plain = [], []

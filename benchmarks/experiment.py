@@ -122,9 +122,9 @@ def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "share": share,
-        "student": found["test"].figures(0.0),
-        "teacher": found["test"].figures(1.0),
-        "mixture": found["test"].figures(share),
+        "student": found["test"].metrics(0.0),
+        "teacher": found["test"].metrics(1.0),
+        "mixture": found["test"].metrics(share),
     }
 
 

@@ -29,6 +29,7 @@ from hoser_kd.common.files import atomic_path, write_json
 from hoser_kd.common.progress import TimedLines
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.evaluation.validation_trips import trip_score
@@ -40,7 +41,7 @@ from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import train_here
 from hoser_kd.pipeline.store import Store
-from hoser_kd.student.model_selection import PREFIX, RULES, best_epoch, score
+from hoser_kd.student.model_selection import PREFIX, best_epoch, score
 from hoser_kd.student.next_step_metrics import evaluate_student
 from hoser_kd.student.training_checkpoint import STATE_FILE, TrainingResult
 
@@ -82,7 +83,7 @@ def train(run: StageRun, kept: Path) -> TrainingResult:
 def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
     """Figures of the test trips, whole and step by step."""
     network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
-    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    decoding = Decoding.from_config(settings)
     trips = generate(model, test.origins, test.start_times, test.destinations, decoding=decoding, progress=run.progress)
     told = evaluate(test, trips, network, run.config.evaluation, paired=True)
     steps = evaluate_student(model, test)
@@ -111,7 +112,7 @@ def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: T
     result = train(run, folder)
     file = folder / "test.json"
     tested = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    chosen = {by: best_epoch(result.history, by) for by in RULES}
+    chosen = {by: best_epoch(result.history, by) for by in SELECTION_RULES}
     epochs = sorted(set(chosen.values())) if options.chosen_only else range(1, len(result.history) + 1)
     for epoch in epochs:
         if str(epoch) not in tested:
@@ -125,11 +126,12 @@ def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: T
 def compared(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Test figures of what each rule chose, and the rule less the published one over the seeds."""
     values = {
-        by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES} for by in RULES
+        by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES}
+        for by in SELECTION_RULES
     }
     differences = {
         by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict() for name in FIGURES}
-        for by in RULES
+        for by in SELECTION_RULES
         if by != "accuracy"
     }
     return {"values": values, "differences": differences}
@@ -139,7 +141,7 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Rank correlation over epochs of what a rule sees on validation with what comes out on test, mean over seeds."""
     found: dict[str, dict[str, float]] = {}
     whole = [run for run in seeds if len(run["test"]) == len(run["history"])]
-    for by, name in itertools.product(RULES, ("reached", "score")):
+    for by, name in itertools.product(SELECTION_RULES, ("reached", "score")):
         seen = [[score(epoch, by) for epoch in run["history"]] for run in whole]
         came = [[run["test"][str(i + 1)][name] for i in range(len(run["history"]))] for run in whole]
         # where all epochs are alike there is nothing to rank
@@ -154,10 +156,10 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 _ABOUT = (
-    "`python benchmarks/selection.py --config config/<city>.yaml`: a student a seed, every epoch's weights kept. Each",
-    "rule chooses an epoch by its figures on the validation trips, and the table has what that epoch does on test: the",
-    "mean over seeds, and less that of the published choice, paired by seed, with the 95 % t interval (one seed has",
-    "none).",
+    "`python benchmarks/selection.py --config config/<city>.yaml` trains one student per seed and keeps the weights of",
+    "every epoch. Each rule selects an epoch by its metrics on the validation trips. The table shows the metrics of",
+    "that epoch on test: the mean over seeds, and the difference from the published choice, paired by seed, with the 95 % t",
+    "interval (no interval for one seed).",
 )
 
 
@@ -177,20 +179,20 @@ def _city(told: dict[str, Any]) -> list[str]:
     runs, values, differences = told["seeds"], told["compared"]["values"], told["compared"]["differences"]
     trained, asked = (f"{told['trips'][split]:,}" for split in ("train", "test"))
     size = [
-        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation ODs, at most",
-        f"{told['sample_steps']:,} expansions each; {asked} test ODs, at most {told['test_steps']:,}; {len(runs)}",
+        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation OD pairs, at most",
+        f"{told['sample_steps']:,} expansions each; {asked} test OD pairs, at most {told['test_steps']:,}; {len(runs)}",
         f"seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} epochs.",
     ]
-    chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in RULES)
+    chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in SELECTION_RULES)
     lines = [
         "",
         f"### {told['city']}, {told['student'].replace('_', ' ')}",
         "",
         *size,
         "",
-        "| test figure | " + " | ".join(f"by {by}" for by in RULES) + " |",
-        "|---" * (len(RULES) + 1) + "|",
-        "| epochs chosen | " + " | ".join(chosen) + " |",
+        "| metric on test | " + " | ".join(f"by {by}" for by in SELECTION_RULES) + " |",
+        "|---" * (len(SELECTION_RULES.names()) + 1) + "|",
+        "| selected epochs | " + " | ".join(chosen) + " |",
     ]
     for name, (better, unit, label) in FIGURES.items():
         cells = [f"{np.mean(values['accuracy'][name]):.4f}"]
@@ -200,8 +202,8 @@ def _city(told: dict[str, Any]) -> list[str]:
     if told["foresight"]:
         lines += [
             "",
-            "Rank correlation (Spearman) over all epochs: what a rule sees on validation against what comes",
-            "out on test, mean over the seeds whose epochs were all tested:",
+            "Rank correlation (Spearman) over all epochs between the score of a rule on validation and the metric",
+            "on test, mean over the seeds whose epochs were all tested:",
             "",
             "| rule | trips that arrive on test | score on test |",
             "|---|---|---|",

@@ -31,6 +31,7 @@ from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.network.trajectories import read_hoser as read_trips
 from hoser_kd.network.zones import partition, transitions
+from hoser_kd.student.losses import next_step_loss, time_loss
 from hoser_kd.student.training import StudentTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -127,7 +128,7 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
 
     def answer():
         output = model._answer(steps, history, needed, all_times=False)
-        return output.next_step_loss() + output.time_loss(model.time_scale)
+        return next_step_loss(output) + time_loss(output, model.time_scale)
 
     gradients = [None if p.grad is None else p.grad.clone() for p in with_gradients(model, trips, rows)]
 
@@ -150,7 +151,7 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
 def with_gradients(model, trips, rows):
     """The parameters with the gradients of a batch."""
     output = model(collate(trips, rows))
-    (output.next_step_loss() + output.time_loss(model.time_scale)).backward()
+    (next_step_loss(output) + time_loss(output, model.time_scale)).backward()
     return model.parameters()
 
 

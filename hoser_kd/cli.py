@@ -18,6 +18,7 @@ from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import TimedLines, duration
 from hoser_kd.config.loading import dump_config, load_config
 from hoser_kd.config.schema import CityConfig, GenerationConfig
+from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
@@ -96,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     made = command("generate", "Generate trips with both students of a seed.", _generate)
     made.add_argument("--ods", type=Path, help="CSV or Parquet of your own ODs: origin, destination, start_time")
-    made.add_argument("--decoder", choices=("search", "beam", "sampling"), help="default: that of the YAML")
+    decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
+    made.add_argument("--decoder", choices=DECODERS.names(), help=f"{decoders} (default: that of the YAML)")
     command(
         "evaluate", "Measure both students of a seed and their generated trips.", _stage_command("trajectory_metrics")
     )

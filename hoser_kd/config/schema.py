@@ -10,6 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hoser_kd.config.variants import DECODERS, SELECTION_RULES
+
 
 class Section(BaseModel):
     """A section; the line under each field is its documentation."""
@@ -257,13 +259,13 @@ class StudentConfig(Section):
     """Gradient norm at which it is clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Literal["accuracy", "nll", "arrival", "generation"] = "accuracy"
+    select_by: Literal["accuracy", "nll", "arrival_rate", "generation"] = "accuracy"
     """What the epoch that is kept is best by on the validation trips: accuracy of the next step, as published; its nll;
-    arrival, the share of generated trips that reach their destination; generation, arrival, distributions and shape of
-    generated trips together (docs/selection.md)."""
+    arrival_rate, the share of generated trips that reach their destination; generation, arrival rate, distributions and
+    shape of generated trips together (docs/selection.md)."""
     select_num_ods: int | None = Field(None, ge=1)
     """Validation ODs, the same ones in every epoch and training, that trips are generated for after each epoch; the
-    figures are logged whatever selects. None: 200 where select_by is arrival or generation, none otherwise."""
+    figures are logged whatever selects. None: 200 where select_by is arrival_rate or generation, none otherwise."""
     select_max_steps: int = Field(1000, ge=1)
     """Expansions after which the search for one of these trips ends."""
     train_fraction: float = Field(1.0, gt=0, le=1)
@@ -283,7 +285,7 @@ class StudentConfig(Section):
         """Validation ODs that trips are generated for after each epoch; 0: none."""
         if self.select_num_ods is not None:
             return self.select_num_ods
-        return _VALIDATION_ODS if self.select_by in ("arrival", "generation") else 0
+        return _VALIDATION_ODS if SELECTION_RULES[self.select_by].needs_generated_trips else 0
 
     def of_the_result(self) -> dict[str, Any]:
         """Return the settings that the student and its figures follow from.
@@ -326,8 +328,11 @@ class GenerationConfig(Section):
     def _complete_generation(self) -> Self:
         if (self.od_source == "file") != (self.od_file is not None):
             raise ValueError("od_source file and od_file go together")
-        if self.samples_per_od > 1 and self.decoder != "sampling":
-            raise ValueError("samples_per_od above 1 needs decoder sampling: the others give one trip for an OD")
+        if self.samples_per_od > 1 and not DECODERS[self.decoder].allows_samples:
+            sampling = ", ".join(name for name in DECODERS if DECODERS[name].allows_samples)
+            raise ValueError(
+                f"samples_per_od above 1 needs decoder {sampling}: {self.decoder} gives one trip for an OD"
+            )
         return self
 
 

@@ -14,7 +14,7 @@ from hoser_kd.common.geodesy import great_circle_m
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Float64Array, Int64Array
-    from hoser_kd.generation.generator import GeneratedTrajectories
+    from hoser_kd.generation.trajectories import GeneratedTrajectories
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 

@@ -1,24 +1,22 @@
-"""Figures for parts of the whole: trips by day, hour and place; next steps by hour, way to go and class of road.
+"""Metrics of subsets: trips by day, hour and place; next steps by hour, remaining distance and road class.
 
-A model that is good on the whole may be poor at night or towards the center; what a mean hides is told here.
+A model with good means may still be poor at night or towards the center.
 
 Shapes: n trips, S steps of all trips together, N roads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from hoser_kd.common.geodesy import great_circle_m
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.metrics import evaluate
-from hoser_kd.hoser import collate
+from hoser_kd.student.next_step_metrics import StepTable, step_table
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Int64Array
@@ -38,23 +36,23 @@ SCENARIOS = {
     "center": "trips that start or end in the center (`evaluation.center`, `evaluation.center_radius_m`)",
     "suburb": "trips that start and end in the suburbs",
 }
-"""Scenarios and what belongs to them, by the origin, start time and destination asked for.
+"""Scenarios and their trips, by the requested origin, start time and destination.
 
-Weekday and weekend, peak and off-peak, center and suburb each share all trips out; within, to and from the center are
-the parts of center."""
+Weekday and weekend, peak and off-peak, center and suburb each divide all trips; within, to and from the center divide
+those of center."""
 LEAST_TRIPS = 5
-"""Scenarios with fewer real or fewer generated trips get no figures."""
+"""Scenarios with fewer real or fewer generated trips get no metrics."""
 _DAY_S = 86_400
 _CENTER_SHARE = 0.25
 _TO_GO_EDGES_KM = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def in_center(network: RoadNetwork, config: EvaluationConfig) -> BoolArray:
-    """Return (N,) bool: whether a road's center lies in the center of the city, as the settings draw it."""
-    middle = np.median(network.centroids, axis=0) if config.center is None else np.array(config.center)
-    away_m = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], middle[:1], middle[1:])
-    radius_m = config.center_radius_m or np.quantile(away_m, _CENTER_SHARE)
-    inside: BoolArray = away_m < radius_m
+    """Return (N,) bool: whether the centroid of a road lies in the city center of the settings."""
+    center = np.median(network.centroids, axis=0) if config.center is None else np.array(config.center)
+    distance_m = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], center[:1], center[1:])
+    radius_m = config.center_radius_m or np.quantile(distance_m, _CENTER_SHARE)
+    inside: BoolArray = distance_m < radius_m
     return inside
 
 
@@ -92,38 +90,42 @@ def evaluate_scenarios(
     network: RoadNetwork,
     config: EvaluationConfig,
     *,
-    asked: tuple[Int64Array, Int64Array, Int64Array],
+    requests: tuple[Int64Array, Int64Array, Int64Array],
     training: Trajectories | None = None,
     paired: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what `hoser_kd.evaluation.metrics.evaluate` says of each scenario that has trips enough.
+    """Return the metrics of `hoser_kd.evaluation.metrics.evaluate` for each scenario with `LEAST_TRIPS` trips or more.
 
-    `asked`: (n,) int64 origins, start times and destinations that generated trips answer; `training` and `paired` as
-    in `evaluate`.
+    `requests`: (n,) int64 origins, start times and destinations of the generated trips; `training` and `paired` as in
+    `evaluate`.
     """
     copies = None if training is None else (copied(generated, training), copied(real, training))
     by_real = scenarios(real.origins, real.start_times, real.destinations, network, config)
-    by_request = scenarios(*asked, network, config)
-    found = {}
+    by_request = scenarios(*requests, network, config)
+    results = {}
     for name in SCENARIOS:
         rows = np.flatnonzero(by_request[name])
-        # a pair belongs where its request belongs
+        # a pair belongs to the scenario of its request
         real_rows = rows if paired else np.flatnonzero(by_real[name])
         if min(len(rows), len(real_rows)) >= LEAST_TRIPS:
-            found[name] = evaluate(
-                real.take(real_rows), generated.take(rows), network, config, destinations=asked[2][rows], paired=paired
+            results[name] = evaluate(
+                real.take(real_rows),
+                generated.take(rows),
+                network,
+                config,
+                destinations=requests[2][rows],
+                paired=paired,
             )
             if copies is not None:
-                found[name]["training"] = {
+                results[name]["training"] = {
                     "memorized_share": float(copies[0][rows].mean()),
                     "real_memorized_share": float(copies[1][real_rows].mean()),
                 }
-    return found
+    return results
 
 
-@torch.no_grad()
 def next_step_by(
-    model: HOSER,
+    steps: StepTable | HOSER,
     trips: Trajectories,
     network: RoadNetwork,
     config: EvaluationConfig | None = None,
@@ -131,65 +133,42 @@ def next_step_by(
     batch_size: int = 256,
     progress: Progress = silent,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return figures of the prediction of the next step by `hour`, `to_go` (km left, great circle) and `road_class`.
+    """Return next-step metrics by `hour`, `to_go` (great-circle distance to the destination) and `road_class`.
 
-    With `config` also by `scenario`, that of the trip.
+    With `config` also by `scenario` of the trip. `steps`: the table of these trips
+    (`hoser_kd.student.next_step_metrics.step_table`), or a model to compute it with.
 
-    For each part that has steps: `accuracy`, `decision_accuracy` (steps with two candidates or more; left out where
-    there is none), `nll`, `time_mae_s`, `steps`. The road of a step is the one it leaves; the hour that of entering it.
+    For each group that has steps: `accuracy`, `decision_accuracy` (steps with two candidates or more; omitted if there
+    are none), `nll` (nats), `time_mae_s`, `steps`. The road of a step is the road it leaves; its hour is the hour at
+    which that road was entered.
     """
-    was_training = model.training
-    model.eval()
-    lengths = trips.lengths
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 1]
-    found: list[Mapping[str, torch.Tensor]] = []
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate(trips, rows).to(model.device)
-        output = model(batch)
-        mask = output.step_mask
-        log_p = output.logits[mask].log_softmax(1)
-        label = output.label[mask]
-        found.append(
-            {
-                "trip": batch.rows[:, None].expand_as(mask)[mask],
-                "road": batch.road_ids[:, :-1][mask],
-                "time": batch.times[:, :-1][mask],
-                "goal": batch.destinations[:, None].expand_as(mask)[mask],
-                "correct": log_p.argmax(1) == label,
-                "decision": output.candidate_mask[mask].sum(1) > 1,
-                "nll": -log_p.gather(1, label[:, None])[:, 0],
-                "error_s": (model.time_scale.seconds(output.time_pred[mask]) - output.seconds[mask]).abs(),
-            }
-        )
-        progress("next steps by hour, way and class", start + len(rows), len(order))
-    model.train(was_training)
-    if not found:
+    table = (
+        steps if isinstance(steps, StepTable) else step_table(steps, trips, batch_size=batch_size, progress=progress)
+    )
+    if not len(table):
         return {}
-    steps = {name: torch.cat([part[name] for part in found]).cpu().numpy() for name in found[0]}
-    road, goal = network.centroids[steps["road"]], network.centroids[steps["goal"]]
-    to_go_km = great_circle_m(road[:, 0], road[:, 1], goal[:, 0], goal[:, 1]) / 1000
+    road, destination = network.centroids[table["road"]], network.centroids[table["destination"]]
+    to_go_km = great_circle_m(road[:, 0], road[:, 1], destination[:, 0], destination[:, 1]) / 1000
     band = np.searchsorted(_TO_GO_EDGES_KM, to_go_km, side="right") - 1
-    classes, of_class = np.unique(network.highway.astype(str)[steps["road"]], return_inverse=True)
-    by_scenario = {} if config is None else _by_scenario(trips, network, config, steps)
+    classes, class_index = np.unique(network.highway.astype(str)[table["road"]], return_inverse=True)
+    by_scenario = {} if config is None else _by_scenario(trips, network, config, table)
     return {
         **({"scenario": by_scenario} if by_scenario else {}),
-        "hour": _by(steps["time"] % _DAY_S // 3600, [f"{hour:02d}" for hour in range(24)], steps),
-        "to_go": _by(band, _bands(), steps),
-        "road_class": _by(of_class, classes.tolist(), steps),
+        "hour": _by(table["time"] % _DAY_S // 3600, [f"{hour:02d}" for hour in range(24)], table),
+        "to_go": _by(band, _bands(), table),
+        "road_class": _by(class_index, classes.tolist(), table),
     }
 
 
 def _by_scenario(
-    trips: Trajectories, network: RoadNetwork, config: EvaluationConfig, steps: Mapping[str, Any]
+    trips: Trajectories, network: RoadNetwork, config: EvaluationConfig, table: StepTable
 ) -> dict[str, dict[str, float]]:
-    """Return the figures of each scenario that has steps; a step belongs to several of them."""
-    found: dict[str, dict[str, float]] = {}
+    """Return the metrics of each scenario that has steps; a step belongs to several scenarios."""
+    metrics: dict[str, dict[str, float]] = {}
     for name, belongs in scenarios(trips.origins, trips.start_times, trips.destinations, network, config).items():
-        told = _by(np.where(belongs[steps["trip"]], 0, 1), [name, "rest"], steps)
-        found |= {name: told[name]} if name in told else {}
-    return found
+        groups = _by(np.where(belongs[table["trip"]], 0, 1), [name, "rest"], table)
+        metrics |= {name: groups[name]} if name in groups else {}
+    return metrics
 
 
 def _bands() -> list[str]:
@@ -197,24 +176,24 @@ def _bands() -> list[str]:
     return [f"{low}–{high} km" for low, high in pairwise(edges)] + [f"over {edges[-1]} km"]
 
 
-def _by(group: Int64Array, names: list[str], steps: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the figures of each group that has steps, by its name."""
+def _by(group: Int64Array, names: list[str], table: StepTable) -> dict[str, dict[str, float]]:
+    """Return the metrics of each group that has steps, by its name; `group` (S,) indexes `names`."""
     count = np.bincount(group, minlength=len(names))
-    decisions = np.bincount(group, steps["decision"], len(names))
+    decisions = np.bincount(group, table["decision"], len(names))
 
     def mean(values: Any, over: Any) -> Any:
         return np.bincount(group, values, len(names)) / np.maximum(over, 1)
 
     columns = {
-        "accuracy": mean(steps["correct"], count),
-        "nll": mean(steps["nll"], count),
-        "time_mae_s": mean(steps["error_s"], count),
+        "accuracy": mean(table["correct"], count),
+        "nll": mean(table["nll"], count),
+        "time_mae_s": mean(table["error_s"], count),
         "steps": count.astype(float),
     }
-    right = mean(steps["correct"] & steps["decision"], decisions)
+    decision_accuracy = mean(table["decision_correct"], decisions)
     return {
-        name: {figure: float(values[i]) for figure, values in columns.items()}
-        | ({"decision_accuracy": float(right[i])} if decisions[i] else {})
+        name: {metric: float(values[i]) for metric, values in columns.items()}
+        | ({"decision_accuracy": float(decision_accuracy[i])} if decisions[i] else {})
         for i, name in enumerate(names)
         if count[i]
     }

@@ -1,1 +1,1 @@
-"""Generation of trips: OD pairs, decoding methods, the batched generator, output files."""
+"""Generation of trips: OD pairs, decoders, the batched generator, generated trajectories, output files."""

@@ -1,129 +1,162 @@
-"""How a trip is decided, road by road: one object a trip under way, asked in rounds by `hoser_kd.generation.generator`.
+"""Decoders: how a trip is found, road by road. One object per active trip, advanced in rounds by the generator.
 
-In every round a trip names the nodes it wants expanded, and is told the successors of each with their costs (-log p)
-and times. What the ways have in common: a trip ends at its destination; where it never gets there, the answer is the
-expanded path whose end came closest to it (great circle), as in the published search.
+In every round a trip names the nodes to expand and then receives, for each of them, its successors with their costs
+(-log p) and times. All decoders have this in common: a trip ends at its destination; if it does not get there, the
+result is the expanded path whose end is closest to the destination (great circle), as in the published search.
 
-`search`    the published one (HOSER: Cao et al., AAAI 2025): uniform cost, the cheapest node first, a road once.
-`beam`      the `beam_width` cheapest paths of each length, all others forgotten; a road once.
-`sampling`  each next road drawn by its probability at `temperature`, roads of the trip's past left out.
+`search`    published (HOSER: Cao et al., AAAI 2025): uniform cost, cheapest node first, each road once.
+`beam`      the `beam_width` cheapest paths of each length; each road once.
+`sampling`  each next road drawn by its probability at `temperature`, without the roads already visited.
+
+To add a decoder, write a class with the methods of `Trip` and register a `DecoderSpec` in
+`hoser_kd.config.variants.DECODERS`. Settings, command line and `generate(..., decoding=name)` then accept its name.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-DecoderName = Literal["search", "beam", "sampling"]
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.variants import DECODERS
+
+if TYPE_CHECKING:
+    from hoser_kd.config.schema import GenerationConfig
 
 
 class Node(NamedTuple):
-    """A road about to be entered, at the end of a path; compares by cost, then by the order in which it came up."""
+    """The end of a path: a road that is about to be entered. Nodes compare by cost, then by order."""
 
     cost: float
     """-log p of the whole path."""
     order: int
-    """Settles ties: of equal costs, the one that came up first."""
+    """Breaks ties: of equal costs, the node that was created first."""
     road: int
-    """The road."""
+    """Road id."""
     time: int
-    """When it is entered, seconds since the epoch."""
+    """Time at which the road is entered, seconds since the epoch."""
     parent: int
-    """Slot of the path it continues; -1: none."""
+    """Slot of the path that it continues; -1: none."""
 
 
 class Expanded(NamedTuple):
-    """What became of a node."""
+    """Result of expanding a node."""
 
     node: Node
     """The node."""
     slot: int
-    """Where its path is kept now."""
+    """Slot that stores its path."""
     away_m: float
-    """Great-circle distance from it to the destination, meters."""
+    """Great-circle distance from the node to the destination, meters."""
     candidates: list[int]
-    """Successors; -1 behind the last."""
+    """Successors; -1 after the last."""
     costs: list[float]
     """-log p of each."""
     seconds: list[int]
     """Seconds until each is entered."""
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """Which decoder, and its settings."""
-
-    name: DecoderName = "search"
-    """Its name."""
-    max_steps: int = 5000
-    """Expansions a trip after which it ends."""
-    beam_width: int = 8
-    """Paths that go on from each length (beam)."""
-    temperature: float = 1.0
-    """Above 1 spreads, below 1 sharpens the draws (sampling)."""
-    seed: int = 0
-    """Of the draws (sampling)."""
-
-    def describe(self) -> str:
-        """Return the decoder and the settings that matter to it, for people."""
-        if self.name == "beam":
-            return f"beam search, {self.beam_width} paths wide, at most {self.max_steps:,} expansions a trip"
-        if self.name == "sampling":
-            return (
-                f"sampling at temperature {self.temperature:g}, seed {self.seed}, at most {self.max_steps:,} "
-                "expansions a trip"
-            )
-        return f"published uniform-cost search, at most {self.max_steps:,} expansions a trip"
-
-    @property
-    def nodes_a_round(self) -> int:
-        """Nodes a trip may name in a round."""
-        return self.beam_width if self.name == "beam" else 1
-
-    @property
-    def logit_scale(self) -> float:
-        """What logits are multiplied by before they become probabilities."""
-        return 1 / self.temperature if self.name == "sampling" else 1.0
-
-    def begin(self, trip: int, origin: int, start_time: int, destination: int) -> Trip:
-        """Return a trip at its origin; `trip` is its row among those asked for."""
-        start = Node(0.0, 0, origin, start_time, -1)
-        if self.name == "beam":
-            return _Beam(trip, destination, start, self.max_steps, self.beam_width)
-        if self.name == "sampling":
-            return _Sampling(trip, destination, start, self.max_steps, self.seed)
-        return _Search(trip, destination, start, self.max_steps)
-
-
 class Trip(Protocol):
-    """A trip under way."""
+    """A trip that is being generated."""
 
     trip: int
-    """Its row among those asked for."""
+    """Its row among the requests."""
     slots: dict[int, int]
-    """Nodes it keeps, each with its parent."""
+    """Slots of the nodes it keeps, each with the slot of its parent."""
     freed: list[int]
-    """Nodes it needs no more and that have not been given back yet."""
+    """Slots it no longer needs and that are not yet released by the generator."""
     expansions: int
     """Nodes expanded for it."""
     nearest_slot: int
-    """The node that is closest to the destination; -1: none."""
+    """Slot of the node closest to the destination; -1: none."""
     arrived: Node | None
-    """The destination, when it was found."""
+    """The node of the destination once it is reached."""
 
     def next_nodes(self) -> list[Node]:
-        """Return the nodes to expand next; none when the trip is over."""
+        """Return the nodes to expand next; empty when the trip is finished."""
 
     def update(self, expanded: Expanded) -> None:
-        """Take note of one expanded node."""
+        """Receive the result of one expanded node."""
 
 
-class _Trip:
-    """What trips of all kinds keep."""
+@dataclass(frozen=True)
+class Decoding:
+    """Name and settings of a decoder. Raises ConfigError for an unknown name or an impossible value."""
+
+    name: str = "search"
+    """A name in `hoser_kd.config.variants.DECODERS`."""
+    max_steps: int = 5000
+    """Expansions per trip after which it ends."""
+    beam_width: int = 8
+    """Paths kept of each length (beam)."""
+    temperature: float = 1.0
+    """Above 1 flattens, below 1 sharpens the probabilities (sampling)."""
+    seed: int = 0
+    """Seed of the draws (sampling)."""
+
+    def __post_init__(self) -> None:
+        DECODERS[self.name]
+        for name in ("max_steps", "beam_width"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{name} of a decoder is {getattr(self, name)!r}. Use an integer of 1 or more.")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature of a decoder is {self.temperature!r}. Use a number above 0.")
+
+    @classmethod
+    def from_config(cls, config: GenerationConfig) -> Decoding:
+        """Return the decoder of the section `generation` of a city's settings."""
+        return cls(config.decoder, config.max_steps, config.beam_width, config.temperature, config.seed)
+
+    @property
+    def spec(self) -> DecoderSpec:
+        """The registered decoder."""
+        spec: DecoderSpec = DECODERS[self.name]
+        return spec
+
+    def describe(self) -> str:
+        """Return the decoder and its settings as text."""
+        return f"{self.spec.describe(self)}, at most {self.max_steps:,} expansions per trip"
+
+    @property
+    def nodes_per_round(self) -> int:
+        """Maximum number of nodes that a trip names in a round."""
+        return self.spec.nodes_per_round(self)
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the logits before they become probabilities."""
+        return self.spec.logit_scale(self)
+
+    def begin(self, trip: int, origin: int, start_time: int, destination: int) -> Trip:
+        """Return a trip at its origin; `trip` is its row among the requests."""
+        return self.spec.trip_class(trip, destination, Node(0.0, 0, origin, start_time, -1), self)
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder that can be chosen by name."""
+
+    trip_class: Callable[[int, int, Node, Decoding], Trip]
+    """Creates a trip from (row, destination, start node, settings)."""
+    summary: str
+    """One line for settings and docs: what a trip is."""
+    describe: Callable[[Decoding], str]
+    """Returns the decoder with the settings that matter to it, for reports."""
+    nodes_per_round: Callable[[Decoding], int] = lambda _: 1
+    """Returns the maximum number of nodes that a trip names in a round."""
+    logit_scale: Callable[[Decoding], float] = lambda _: 1.0
+    """Returns the factor of the logits."""
+    allows_samples: bool = False
+    """Whether repeated requests give different trips, so that `samples_per_od` above 1 makes sense."""
+
+
+class TripState:
+    """State that the trips of all decoders share; a base class for decoders."""
 
     __slots__ = (
         "arrived",
@@ -138,6 +171,7 @@ class _Trip:
     )
 
     def __init__(self, trip: int, destination: int, max_steps: int) -> None:
+        """`trip`: row of the request."""
         self.trip, self.destination, self.max_steps = trip, destination, max_steps
         self.slots: dict[int, int] = {}
         self.freed: list[int] = []
@@ -146,31 +180,32 @@ class _Trip:
         self.arrived: Node | None = None
 
     def keep(self, slot: int, parent: int, away_m: float) -> None:
+        """Store an expanded node and remember the one closest to the destination."""
         self.expansions += 1
         self.slots[slot] = parent
         if away_m < self.nearest_m:
             self.nearest_m, self.nearest_slot = away_m, slot
 
 
-class _Search(_Trip):
-    """Uniform-cost search: the published decoder, ties included.
+class _Search(TripState):
+    """Uniform-cost search: the published decoder, including its tie-breaking.
 
-    Most nodes lead nowhere any more after a while. A node is given back once nothing in the frontier rests on it, so a
-    trip's memory is that of the living branches.
+    A node is released once no node of the frontier descends from it, so the memory of a trip is that of its active
+    branches.
     """
 
     __slots__ = ("best", "entered", "expanded", "frontier", "frontier_parent", "ref_count")
 
-    def __init__(self, trip: int, destination: int, start: Node, max_steps: int) -> None:
-        super().__init__(trip, destination, max_steps)
+    def __init__(self, trip: int, destination: int, start: Node, decoding: Decoding) -> None:
+        super().__init__(trip, destination, decoding.max_steps)
         self.frontier = [start]
         self.best = {start.road: 0.0}
         self.expanded: set[int] = set()
         self.entered = 1
         self.ref_count: dict[int, int] = {}
-        """What rests on a node: its children, nodes in the frontier that continue it, and 1 for the nearest one."""
+        """References to a slot: its children, frontier nodes that continue it, and 1 if it is the nearest one."""
         self.frontier_parent = {start.road: -1}
-        """The node that a road's entry in the frontier continues; a dearer entry for the road counts no more."""
+        """Slot that the cheapest frontier entry of a road continues; costlier entries of the road hold no reference."""
 
     def next_nodes(self) -> list[Node]:
         while self.frontier and self.expansions < self.max_steps:
@@ -181,7 +216,7 @@ class _Search(_Trip):
                 return []
             if road not in self.expanded:
                 self.expanded.add(road)
-                # from an entry that continues its parent it turns into a child of it: what rests there is the same
+                # the frontier entry becomes a child of the same parent, so the parent's ref_count does not change
                 del self.frontier_parent[road]
                 return [node]
         return []
@@ -190,7 +225,7 @@ class _Search(_Trip):
         node, slot, away_m, candidates, costs, seconds = expanded
         nearest = self.nearest_slot
         self.keep(slot, node[4], away_m)
-        # 1 while this goes on, so that it is not given back
+        # held during this call, so that it is not released
         self.ref_count[slot] = 1
         if self.nearest_slot != nearest:
             self.ref_count[slot] += 1
@@ -202,14 +237,14 @@ class _Search(_Trip):
                 best[road] = total
                 heapq.heappush(self.frontier, Node(total, self.entered, road, time + wait, slot))
                 self.entered += 1
-                if road not in self.expanded:  # an expanded road's entry is passed over when its turn comes
+                if road not in self.expanded:  # next_nodes skips the entries of expanded roads
                     self.ref_count[slot] += 1
                     self._release(frontier_parent.get(road, -1))
                     frontier_parent[road] = slot
         self._release(slot)
 
     def _release(self, slot: int) -> None:
-        """One thing less rests on a node; where nothing does, it goes, and rests on its parent no more."""
+        """Drop one reference to a slot; without references it is freed, and so is its reference to its parent."""
         while slot >= 0:
             self.ref_count[slot] -= 1
             if self.ref_count[slot]:
@@ -219,14 +254,14 @@ class _Search(_Trip):
             slot = self.slots.pop(slot)
 
 
-class _Beam(_Trip):
-    """Beam search, a road longer each round; one path wide it is the greedy choice."""
+class _Beam(TripState):
+    """Beam search: paths grow by one road per round. With width 1 it is greedy decoding."""
 
     __slots__ = ("entered", "expanded", "following", "width")
 
-    def __init__(self, trip: int, destination: int, start: Node, max_steps: int, width: int) -> None:
-        super().__init__(trip, destination, max_steps)
-        self.width = width
+    def __init__(self, trip: int, destination: int, start: Node, decoding: Decoding) -> None:
+        super().__init__(trip, destination, decoding.max_steps)
+        self.width = decoding.beam_width
         self.following = [start]
         self.expanded: set[int] = set()
         self.entered = 1
@@ -235,7 +270,7 @@ class _Beam(_Trip):
         room = min(self.width, self.max_steps - self.expansions)
         chosen: list[Node] = []
         for node in sorted(self.following):
-            # costs only grow: whatever is dearer than a path that has arrived can be forgotten
+            # costs only grow, so paths costlier than one that has arrived are dropped
             if len(chosen) >= room or (self.arrived is not None and node.cost >= self.arrived.cost):
                 break
             if node.road == self.destination:
@@ -255,17 +290,17 @@ class _Beam(_Trip):
                 self.entered += 1
 
 
-class _Sampling(_Trip):
-    """Ancestral sampling without driving a road twice; a trip with nowhere new to go is over."""
+class _Sampling(TripState):
+    """Ancestral sampling that visits each road once; a trip without an unvisited successor ends."""
 
     __slots__ = ("draw", "next", "visited")
 
-    def __init__(self, trip: int, destination: int, start: Node, max_steps: int, seed: int) -> None:
-        super().__init__(trip, destination, max_steps)
+    def __init__(self, trip: int, destination: int, start: Node, decoding: Decoding) -> None:
+        super().__init__(trip, destination, decoding.max_steps)
         self.next: Node | None = start
         self.visited = {start.road}
-        # a generator of its own: what is drawn does not depend on which trips are under way beside it
-        self.draw = np.random.default_rng([seed, trip])
+        # one generator per trip, so that draws do not depend on the other active trips
+        self.draw = np.random.default_rng([decoding.seed, trip])
 
     def next_nodes(self) -> list[Node]:
         if self.next is not None and self.next.road == self.destination:
@@ -282,7 +317,7 @@ class _Sampling(_Trip):
             if road >= 0 and road not in self.visited
         ]
         self.next = None
-        # against the likeliest of those left: beside a road that is left out, all of them may be next to nothing
+        # relative to the most probable choice: if a visited road had nearly all the probability, the rest underflows
         least = min(choices, default=(0.0,))[0]
         shares = [math.exp(least - cost) for cost, _, _ in choices]
         at = self.draw.random() * sum(shares)
@@ -293,3 +328,28 @@ class _Sampling(_Trip):
                 break
         if self.next is not None:
             self.visited.add(self.next.road)
+
+
+DECODERS.register(
+    "search",
+    DecoderSpec(_Search, "the published uniform-cost search", lambda _: "published uniform-cost search"),
+)
+DECODERS.register(
+    "beam",
+    DecoderSpec(
+        _Beam,
+        "the beam_width most probable paths of each length",
+        lambda decoding: f"beam search, {decoding.beam_width} paths wide",
+        nodes_per_round=lambda decoding: decoding.beam_width,
+    ),
+)
+DECODERS.register(
+    "sampling",
+    DecoderSpec(
+        _Sampling,
+        "each next road drawn by its probability",
+        lambda decoding: f"sampling at temperature {decoding.temperature:g}, seed {decoding.seed}",
+        logit_scale=lambda decoding: 1 / decoding.temperature,
+        allows_samples=True,
+    ),
+)

@@ -1,157 +1,115 @@
-"""Generation of trips, many at once, with one call of the model a round.
+"""Generation of many trips at once, with one call of the model per round.
 
-Trips know nothing of each other, so each round expands the nodes that all trips under way ask for (one of each in the
-published search, `generation.decoding` has the others) with one call of the model. A node keeps the keys and values of
-its road only and finds those of its path through its parents: it costs one token. A finished trip gives its place, and
-its nodes' memory, to the next one, so memory grows with the number of trips under way and not with the number of
-trips; finished trips can be written away part by part (`generate_to`), where a killed run finds them again. Time moves
-on by whole seconds, max(expm1(predicted), 0) rounded.
+Trips are independent, so each round expands the nodes that all active trips name (one per trip in the published
+search; see `hoser_kd.generation.decoding`) with one call of the model. A node stores the keys and values of its own
+road only and finds those of its path through its parents, so it costs one token. A finished trip frees its place and
+its nodes for the next one: memory grows with the number of active trips, not with the number of requests. `generate_to`
+writes finished trips in parts, and an interrupted run resumes after them. Times advance by whole seconds,
+max(expm1(predicted), 0) rounded.
 
-Shapes: n trips asked for, B nodes expanded in a round.
+Shapes: n requested trips, B nodes expanded in a round.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hoser_kd.common.arrays import BoolArray, Int64Array, offsets_of
+from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import Decoding, Expanded, Node, Trip
+from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
 from hoser_kd.hoser import HOSER, Decoder
-from hoser_kd.network.trajectories import Trajectories
 
+DEFAULT_MAX_STEPS = 5000
+"""Expansions per trip, as published."""
 DEFAULT_CONCURRENT = 128
-"""Nodes expanded in a round: more fill the machine no better, and every trip under way costs memory."""
+"""Nodes expanded in a round. More are not faster, and every active trip costs memory."""
 PART_TRIPS = 2048
-"""Trips a part of `generate_to`."""
+"""Trips per part of `generate_to`."""
 STAGE = "generating trips"
+RATE = "trips/s"
+"""Name of the metric that is reported with the progress."""
+_USAGE = "Call generate(model, origins, start_times, destinations, max_steps=5000, decoding='search')."
 
-
-@dataclass(frozen=True)
-class GeneratedTrajectories(Trajectories):
-    """Generated trips, with what the search says of each."""
-
-    reached: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
-    """(n,) bool: the trip ends at its destination."""
-    expansions: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(n,) int64: nodes the search expanded, each a call of the model in the published code."""
-
-    def to_table(self) -> pa.Table:
-        """Return the trips as `Trajectories.to_table` does, with reached and expansions."""
-        return (
-            super()
-            .to_table()
-            .append_column("reached", pa.array(self.reached))
-            .append_column("expansions", pa.array(self.expansions))
-        )
-
-    @classmethod
-    def read_parquet(cls, path: str | PathLike[str]) -> GeneratedTrajectories:
-        """Read back a Parquet file of `to_table`."""
-        return cls.of_table(pq.read_table(path))
-
-    @classmethod
-    def of_table(cls, table: pa.Table) -> GeneratedTrajectories:
-        """Return the trips of a table of `to_table`."""
-        table = table.combine_chunks()
-        roads, times = table["road_ids"].combine_chunks(), table["times"].combine_chunks()
-        return cls(
-            np.asarray(roads.offsets, np.int64),
-            roads.flatten().to_numpy(),
-            times.flatten().cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()).to_numpy(),
-            table["trajectory_id"].to_numpy(),
-            reached=table["reached"].to_numpy(),
-            expansions=table["expansions"].to_numpy(),
-        )
-
-
-class GeneratedTrip(NamedTuple):
-    """A finished trip."""
-
-    road_ids: Int64Array
-    """(P,) int64."""
-    times: Int64Array
-    """(P,) int64: seconds since the epoch."""
-    reached: bool
-    """Whether it ends at its destination."""
-    expansions: int
-    """Nodes expanded for it."""
+IntArray = Int64Array | Sequence[int]
 
 
 def generate(
     model: HOSER,
-    origins: Int64Array,
-    start_times: Int64Array,
-    destinations: Int64Array,
-    max_steps: int = 5000,
+    origins: IntArray,
+    start_times: IntArray,
+    destinations: IntArray,
+    max_steps: int = DEFAULT_MAX_STEPS,
     *,
-    decoding: Decoding | None = None,
+    decoding: Decoding | str | None = None,
     concurrent: int | None = None,
     progress: Progress = silent,
 ) -> GeneratedTrajectories:
     """Generate a trip for each origin, start time and destination.
 
-    `origins`, `destinations` (n,) int64 road ids; `start_times` (n,) int64 seconds since the epoch, UTC. `decoding`
-    chooses another decoder than the published search and brings its own step limit. `concurrent` trips are under way
-    at once; it changes speed and memory, never an answer. The model must know its time scale.
+    `origins`, `destinations` (n,) road ids; `start_times` (n,) seconds since the epoch, UTC; integers. `decoding`: the
+    name of a decoder, or a `Decoding` with its own settings and step limit; None: the published search. `concurrent`
+    trips are active at once; it affects speed and memory, never the result. The model needs a time scale.
 
-    Raises DataError naming the row where a road id does not exist, ValueError where the arrays differ in length.
+    Raises DataError with the row if a road id does not exist, ConfigError for an unknown decoder, TypeError or
+    ValueError for other wrong arguments.
     """
-    asked = _Requests.of(model, origins, start_times, destinations)
-    engine = _Engine(model, asked, decoding or Decoding(max_steps=max_steps))
-    answers = dict(_told(engine.run(range(len(asked.origins)), concurrent), len(asked.origins), progress))
-    return _collect([answers[trip] for trip in range(len(asked.origins))])
+    settings = _decoding(decoding, max_steps)
+    requests = _Requests.of(model, origins, start_times, destinations)
+    count = len(requests.origins)
+    trips = dict(_report_progress(_Engine(model, requests, settings).run(range(count), concurrent), count, progress))
+    return GeneratedTrajectories.of_trips([trips[row] for row in range(count)])
 
 
 def generate_to(
     path: str | PathLike[str],
     parts_folder: str | PathLike[str],
     model: HOSER,
-    origins: Int64Array,
-    start_times: Int64Array,
-    destinations: Int64Array,
-    decoding: Decoding | None = None,
+    origins: IntArray,
+    start_times: IntArray,
+    destinations: IntArray,
+    decoding: Decoding | str | None = None,
     *,
     concurrent: int | None = None,
     part_trips: int = PART_TRIPS,
     progress: Progress = silent,
 ) -> None:
-    """Generate as `generate` does and write the trips to a Parquet file, however many there are.
+    """Generate as `generate` does and write the trips to a Parquet file in bounded memory.
 
-    Finished parts of `part_trips` lie in `parts_folder` until the file is whole, and a later call with the same
-    arguments goes on behind them; parts of other arguments are not read. Arguments and errors are those of `generate`.
+    Finished parts of `part_trips` stay in `parts_folder` until the file is complete. A later call with the same
+    arguments resumes after them; parts of other arguments are ignored. Arguments and errors are those of `generate`.
     """
-    asked = _Requests.of(model, origins, start_times, destinations)
-    settings = decoding or Decoding()
+    settings = _decoding(decoding)
+    requests = _Requests.of(model, origins, start_times, destinations)
     weights = digest_arrays(*(value.cpu().numpy() for value in model.state_dict().values()))
-    folder = Path(parts_folder) / digest_json([weights, digest_arrays(*asked), part_trips, asdict(settings)])[:16]
+    folder = Path(parts_folder) / digest_json([weights, digest_arrays(*requests), part_trips, asdict(settings)])[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    count = len(asked.origins)
+    count = len(requests.origins)
     files = [folder / f"part-{part:06d}.parquet" for part in range(-(-count // part_trips))]
-    there = [file.is_file() for file in files]
-    todo = [trip for trip in range(count) if not there[trip // part_trips]]
-    waiting: dict[int, dict[int, GeneratedTrip]] = {}
-    engine = _Engine(model, asked, settings)
-    for trip, answer in _told(engine.run(todo, concurrent), count, progress, count - len(todo)):
-        part = trip // part_trips
-        rows = waiting.setdefault(part, {})
-        rows[trip] = answer
+    is_written = [file.is_file() for file in files]
+    remaining = [row for row in range(count) if not is_written[row // part_trips]]
+    pending: dict[int, dict[int, GeneratedTrip]] = {}
+    trips = _Engine(model, requests, settings).run(remaining, concurrent)
+    for row, trip in _report_progress(trips, count, progress, count - len(remaining)):
+        part = row // part_trips
+        rows = pending.setdefault(part, {})
+        rows[row] = trip
         if len(rows) == min(part_trips, count - part * part_trips):
-            _write_part(files[part], waiting.pop(part))
+            _write_part(files[part], pending.pop(part))
     _join(files, Path(path))
     for file in files:
         file.unlink()
@@ -159,44 +117,77 @@ def generate_to(
 
 
 def _write_part(file: Path, rows: dict[int, GeneratedTrip]) -> None:
-    trips = _collect([rows[trip] for trip in sorted(rows)], np.array(sorted(rows)).astype(str).astype(object))
+    ids = np.array(sorted(rows)).astype(str).astype(object)
+    trips = GeneratedTrajectories.of_trips([rows[row] for row in sorted(rows)], ids)
     with atomic_path(file) as beside:
         pq.write_table(trips.to_table(), beside, compression="zstd")
 
 
 def _join(files: list[Path], path: Path) -> None:
-    """Put the parts one behind the other, a row group each."""
-    schema = _collect([]).to_table().schema
+    """Concatenate the parts, one row group per part."""
+    schema = GeneratedTrajectories.of_trips([]).to_table().schema
     with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         for file in files:
             writer.write_table(pq.read_table(file).cast(schema))
 
 
-def _told(
-    answers: Iterator[tuple[int, GeneratedTrip]], total: int, progress: Progress, before: int = 0
+def _report_progress(
+    trips: Iterator[tuple[int, GeneratedTrip]], total: int, progress: Progress, before: int = 0
 ) -> Iterator[tuple[int, GeneratedTrip]]:
-    """Pass answers on, telling how far they have come and how many come a second."""
+    """Yield finished trips and report their number and rate; `before` of `total` were finished earlier."""
     started = time.monotonic()
-    for done, answer in enumerate(answers, 1):
-        yield answer
-        passed = max(time.monotonic() - started, 1e-9)
-        progress(STAGE, before + done, total, {"trips a second": done / passed})
+    for done, trip in enumerate(trips, 1):
+        yield trip
+        elapsed = max(time.monotonic() - started, 1e-9)
+        progress(STAGE, before + done, total, {RATE: done / elapsed})
+
+
+def _decoding(decoding: Decoding | str | None, max_steps: int = DEFAULT_MAX_STEPS) -> Decoding:
+    """Return the settings of the decoder. Raises TypeError or ValueError with the right call."""
+    if isinstance(max_steps, str | Decoding):
+        raise TypeError(
+            f"max_steps is a number of expansions, not {max_steps!r}. Choose a decoder with the keyword argument "
+            f"decoding, one of {', '.join(map(repr, DECODERS))}: "
+            "generate(model, origins, start_times, destinations, decoding='beam')."
+        )
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps!r}, not an integer of 1 or more. {_USAGE}")
+    if decoding is None or isinstance(decoding, str):
+        return Decoding(decoding or "search", int(max_steps))
+    if not isinstance(decoding, Decoding):
+        raise TypeError(
+            f"decoding is a {type(decoding).__name__}, not a decoder. Give a name ({', '.join(map(repr, DECODERS))}) "
+            "or Decoding('beam', beam_width=8)."
+        )
+    if max_steps not in (DEFAULT_MAX_STEPS, decoding.max_steps):
+        raise ValueError(
+            f"max_steps {max_steps} contradicts the {decoding.max_steps} of decoding. Give it once: "
+            f"decoding=Decoding({decoding.name!r}, max_steps={max_steps})."
+        )
+    return decoding
 
 
 class _Requests(NamedTuple):
-    """The trips asked for, (n,) int64 each."""
+    """The requested trips, (n,) int64 each."""
 
     origins: Int64Array
     start_times: Int64Array
     destinations: Int64Array
 
     @classmethod
-    def of(cls, model: HOSER, origins: Int64Array, start_times: Int64Array, destinations: Int64Array) -> _Requests:
-        """Check that the arrays fit each other and the roads."""
-        asked = cls(*(np.asarray(values, np.int64) for values in (origins, start_times, destinations)))
-        if len({len(values) for values in asked}) != 1:
-            raise ValueError("origins, start_times and destinations differ in length")
-        for name, roads in (("origins", asked.origins), ("destinations", asked.destinations)):
+    def of(cls, model: HOSER, origins: IntArray, start_times: IntArray, destinations: IntArray) -> _Requests:
+        """Validate model and arrays. Raises TypeError, ValueError or DataError."""
+        if not isinstance(model, HOSER):
+            raise TypeError(
+                f"model is a {type(model).__name__}, not a HOSER. {_USAGE} Load one with load_student(path)."
+            )
+        model.time_scale  # noqa: B018  raises ValueError without a time scale
+        named = {"origins": origins, "start_times": start_times, "destinations": destinations}
+        requests = cls(*(_integers(name, values) for name, values in named.items()))
+        if len({len(values) for values in requests}) != 1:
+            lengths = ", ".join(f"{name} {len(values)}" for name, values in zip(named, requests, strict=True))
+            raise ValueError(f"origins, start_times and destinations differ in length ({lengths}). {_USAGE}")
+        for name, roads in (("origins", requests.origins), ("destinations", requests.destinations)):
             outside = (roads < 0) | (roads >= model.config.num_roads)
             if outside.any():
                 row = int(np.argmax(outside))
@@ -206,44 +197,55 @@ class _Requests(NamedTuple):
                     row=row,
                     hint=f"Ids run from 0 to {model.config.num_roads - 1}.",
                 )
-        return asked
+        return requests
+
+
+def _integers(name: str, values: IntArray) -> Int64Array:
+    """Return (n,) int64. Raises TypeError for other dtypes and ValueError for other shapes."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}, not (n,): one value per trip. {_USAGE}")
+    if array.size and array.dtype.kind not in "iu":
+        hint = " Convert times with times.astype('datetime64[s]').astype('int64')." if name == "start_times" else ""
+        raise TypeError(f"{name} has dtype {array.dtype}, not an integer type.{hint}")
+    return array.astype(np.int64)
 
 
 class _Engine:
-    """Advances trips round by round."""
+    """Advances active trips round by round."""
 
-    def __init__(self, model: HOSER, asked: _Requests, decoding: Decoding) -> None:
+    def __init__(self, model: HOSER, requests: _Requests, decoding: Decoding) -> None:
         self._decoder = Decoder(model)
         self._tree = self._decoder.tree()
-        self._asked = asked
+        self._requests = requests
         self._decoding = decoding
 
     def run(
-        self, trips: Iterator[int] | range | list[int], concurrent: int | None
+        self, rows: Iterator[int] | range | list[int], concurrent: int | None
     ) -> Iterator[tuple[int, GeneratedTrip]]:
-        """Yield the answers to these rows as they are finished."""
-        at_once = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_a_round, 1)
-        waiting = iter(trips)
+        """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
+        limit = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_per_round, 1)
+        waiting = iter(rows)
         active: list[Trip] = []
         while True:
-            active += [self._begin(row) for row in islice(waiting, at_once - len(active))]
+            active += [self._begin(row) for row in islice(waiting, limit - len(active))]
             if not active:
                 return
-            wanted = [(trip, trip.next_nodes()) for trip in active]
-            for trip, nodes in wanted:
+            requested = [(trip, trip.next_nodes()) for trip in active]
+            for trip, nodes in requested:
                 if not nodes:
                     yield trip.trip, self._end(trip)
-            going = [(trip, node) for trip, nodes in wanted for node in nodes]
-            active = [trip for trip, nodes in wanted if nodes]
-            if going:
-                self._expand(going)
+            batch = [(trip, node) for trip, nodes in requested for node in nodes]
+            active = [trip for trip, nodes in requested if nodes]
+            if batch:
+                self._expand(batch)
 
-    def _begin(self, trip: int) -> Trip:
-        origin, start, destination = (int(values[trip]) for values in self._asked)
-        return self._decoding.begin(trip, origin, start, destination)
+    def _begin(self, row: int) -> Trip:
+        origin, start, destination = (int(values[row]) for values in self._requests)
+        return self._decoding.begin(row, origin, start, destination)
 
     def _end(self, trip: Trip) -> GeneratedTrip:
-        """Return the path to the destination, or the one that came closest to it."""
+        """Return the path to the destination, or the path that ends closest to it."""
         last = trip.arrived
         roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
         if last is not None:
@@ -251,12 +253,12 @@ class _Engine:
         self._tree.give_back(list(trip.slots))
         return GeneratedTrip(roads, times, last is not None, trip.expansions)
 
-    def _expand(self, going: list[tuple[Trip, Node]]) -> None:
-        """Ask the model about these nodes, with one call, and tell each trip what became of its own."""
-        rows = np.array([trip.trip for trip, _ in going])
-        roads, times, parents = (np.array([node[at] for _, node in going], np.int64) for at in (2, 3, 4))
-        destinations = self._asked.destinations[rows]
-        decoded = self._decoder.step(self._tree, parents, roads, times, self._asked.start_times[rows], destinations)
+    def _expand(self, batch: list[tuple[Trip, Node]]) -> None:
+        """Expand these nodes with one call of the model and update their trips."""
+        rows = np.array([trip.trip for trip, _ in batch])
+        roads, times, parents = (np.array([node[at] for _, node in batch], np.int64) for at in (2, 3, 4))
+        destinations = self._requests.destinations[rows]
+        decoded = self._decoder.step(self._tree, parents, roads, times, self._requests.start_times[rows], destinations)
         device = decoded.logits.device
         away_m = self._decoder.tables.distances_m(
             torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device)
@@ -264,8 +266,8 @@ class _Engine:
         scale = self._decoding.logit_scale
         logits = decoded.logits if scale == 1.0 else decoded.logits * scale
         seconds = self._decoder.model.time_scale.seconds(decoded.times).round().long()
-        for (trip, node), *told in zip(
-            going,
+        for (trip, node), *result in zip(
+            batch,
             decoded.slots.tolist(),
             away_m.tolist(),
             decoded.candidates.tolist(),
@@ -273,21 +275,7 @@ class _Engine:
             seconds.tolist(),
             strict=True,
         ):
-            trip.update(Expanded(node, *told))
+            trip.update(Expanded(node, *result))
             if trip.freed:
                 self._tree.give_back(trip.freed)
                 trip.freed.clear()
-
-
-def _collect(answers: list[GeneratedTrip], ids: np.ndarray | None = None) -> GeneratedTrajectories:
-    """Return these answers, in this order."""
-    roads, times, reached, expansions = zip(*answers, strict=True) if answers else ((), (), (), ())
-    none = np.zeros(0, np.int64)
-    return GeneratedTrajectories(
-        offsets_of(np.array([len(part) for part in roads], np.int64)),
-        np.concatenate([none, *roads]),
-        np.concatenate([none, *times]),
-        ids,
-        reached=np.array(reached, bool),
-        expansions=np.array(expansions, np.int64),
-    )

@@ -20,16 +20,16 @@ from hoser_kd.network.csv_files import csv_header
 from hoser_kd.network.trajectories import Trajectories
 
 DEFAULT_TRAIN_TRIPS = 5000
-"""Trips drawn with od_source train where the settings give no number; the published evaluation uses 5,000."""
+"""Trips drawn with od_source train by default; the published evaluation uses 5,000."""
 COLUMNS = ("origin", "destination", "start_time")
-"""Columns of a file of ODs."""
+"""Required columns of an OD file."""
 _LAST_SECOND = 253_402_300_799
 """The end of the year 9999."""
 
 
 @dataclass(frozen=True)
 class OdPairs:
-    """n trips asked for."""
+    """n requested trips."""
 
     origins: Int64Array
     """(n,) int64 road ids."""
@@ -38,10 +38,10 @@ class OdPairs:
     destinations: Int64Array
     """(n,) int64 road ids."""
     real_rows: Int64Array | None
-    """(n,) int64: the test trip each one is the counterpart of; None where they are no test ODs."""
+    """(n,) int64: row of the corresponding test trip; None if the requests are not test OD pairs."""
 
     def __len__(self) -> int:
-        """Number of trips asked for."""
+        """Number of requested trips."""
         return len(self.origins)
 
     def take(self, rows: Int64Array) -> OdPairs:
@@ -54,42 +54,69 @@ class OdPairs:
         )
 
     def to_table(self) -> pa.Table:
-        """Return origin, destination, start_time (seconds) and, where there are real trips, test_row."""
+        """Return a table with origin, destination, start_time (seconds) and, for test OD pairs, test_row."""
         columns = {"origin": self.origins, "destination": self.destinations, "start_time": self.start_times}
         return pa.table(columns if self.real_rows is None else {**columns, "test_row": self.real_rows})
 
 
-def choose(config: GenerationConfig, train: Trajectories, test: Trajectories, num_roads: int | None = None) -> OdPairs:
-    """Choose the trips to generate.
+def select_od_pairs(
+    config: GenerationConfig, train: Trajectories, test: Trajectories, num_roads: int | None = None
+) -> OdPairs:
+    """Select the trips to generate.
 
-    `test` takes test ODs with their own start times: all, or `num_trips` of them drawn without repetition. `train` is
-    the published way: OD pairs drawn with the frequency they have in training, start times drawn independently from
-    training trips. `file` takes those of `od_file`, like `test`; `num_roads` is needed to check them. Each is repeated
-    `samples_per_od` times, one behind the other.
+    `test`: test OD pairs with their own start times, all or a sample of `num_trips` without replacement. `train`:
+    published; OD pairs drawn with their frequency in training, start times drawn independently from training trips.
+    `file`: those of `od_file`, sampled like `test`; requires `num_roads` to check them. Each is repeated
+    `samples_per_od` times in a row.
+
+    Raises TypeError or ValueError for wrong arguments and DataError as `read_ods`.
     """
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(
+            f"config is a {type(config).__name__}, not a GenerationConfig. Call "
+            "select_od_pairs(config.generation, train, test, num_roads=network.num_roads)."
+        )
     generator = np.random.default_rng(config.seed)
     if config.od_source == "train":
+        _check_trips("train", train)
         count = config.num_trips or DEFAULT_TRAIN_TRIPS
         pairs = generator.integers(len(train), size=count)
         starts = generator.integers(len(train), size=count)
-        asked = OdPairs(train.origins[pairs], train.start_times[starts], train.destinations[pairs], None)
+        requests = OdPairs(train.origins[pairs], train.start_times[starts], train.destinations[pairs], None)
     else:
-        if config.od_source == "file":
-            if config.od_file is None or num_roads is None:
-                raise ValueError("a file of ODs needs od_file and num_roads")
-            asked = read_ods(config.od_file, num_roads)
-        else:
-            asked = OdPairs(test.origins, test.start_times, test.destinations, np.arange(len(test)))
-        if config.num_trips is not None and config.num_trips < len(asked):
-            asked = asked.take(np.sort(generator.choice(len(asked), config.num_trips, replace=False)))
-    return asked.take(np.repeat(np.arange(len(asked)), config.samples_per_od))
+        requests = _candidates(config, test, num_roads)
+        if config.num_trips is not None and config.num_trips < len(requests):
+            requests = requests.take(np.sort(generator.choice(len(requests), config.num_trips, replace=False)))
+    return requests.take(np.repeat(np.arange(len(requests)), config.samples_per_od))
+
+
+def _candidates(config: GenerationConfig, test: Trajectories, num_roads: int | None) -> OdPairs:
+    """Return all requests of the OD file or of the test trips."""
+    if config.od_source == "file":
+        if config.od_file is None or num_roads is None:
+            raise ValueError(
+                "od_source file requires od_file in the settings and the number of roads: "
+                "select_od_pairs(config, train, test, num_roads=network.num_roads)."
+            )
+        return read_ods(config.od_file, num_roads)
+    _check_trips("test", test)
+    return OdPairs(test.origins, test.start_times, test.destinations, np.arange(len(test)))
+
+
+def _check_trips(name: str, trips: Trajectories) -> None:
+    if not isinstance(trips, Trajectories):
+        raise TypeError(
+            f"{name} is a {type(trips).__name__}, not a Trajectories. Call select_od_pairs(config, train, test)."
+        )
+    if len(trips) == 0:
+        raise ValueError(f"{name} has no trips: there are no OD pairs to select from with od_source {name}.")
 
 
 def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
-    """Read a CSV or Parquet file of ODs: the columns of `COLUMNS`, others are passed over.
+    """Read a CSV or Parquet file of OD pairs: the columns of `COLUMNS`; other columns are ignored.
 
-    Raises DataError naming the file and, where one is at fault, the row: a missing column, a road id that is none of
-    0 … num_roads - 1, a time that does not read, no row at all.
+    Raises DataError with the file and, if applicable, the row: a missing or repeated column, a road id outside
+    0 … num_roads - 1, an invalid time, an empty file.
     """
     file = Path(path)
     if not file.is_file():
@@ -103,7 +130,7 @@ def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
         raise DataError(
             file,
             f"no column {', '.join(missing)}.",
-            hint=f"Needed are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.",
+            hint=f"Required are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.",
         )
     if twice := [name for name in COLUMNS if names.count(name) > 1]:
         raise DataError(file, f"column {', '.join(twice)} is there twice.")
@@ -115,7 +142,7 @@ def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
 
 
 def _table(file: Path) -> pd.DataFrame:
-    """Read all columns, those of a CSV as texts; every row must have as many values as the header."""
+    """Read all columns, those of a CSV as text; every row must have as many values as the header."""
     frame: pd.DataFrame
     if file.suffix.lower() in {".parquet", ".pq"}:
         frame = pq.read_table(file).to_pandas().reset_index(drop=True)
@@ -127,7 +154,7 @@ def _table(file: Path) -> pd.DataFrame:
     except pa.ArrowInvalid as error:
         if "Empty CSV" not in str(error):
             raise
-        frame = pd.DataFrame(columns=header)  # a header and nothing behind it
+        frame = pd.DataFrame(columns=header)  # a header without rows
     return frame
 
 
@@ -150,7 +177,7 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
     whole = pd.Series(np.nan, column.index) if is_time else pd.to_numeric(column, errors="coerce")
     written = None if is_time else "ISO8601"
     stamps = pd.to_datetime(column.where(whole.isna()), utc=True, errors="coerce", format=written)
-    # milliseconds would lie here in the year 40,000 and more
+    # refuses times in milliseconds, which would be later than the year 40,000
     bad = (whole.isna() & stamps.isna() | (whole.abs() > _LAST_SECOND)).to_numpy()
     if bad.any():
         row = int(np.argmax(bad))
@@ -165,6 +192,6 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
 
 
 def _shown(value: object) -> str:
-    """Return a value as a message has it, where it may be nothing at all or very long."""
+    """Return a value for an error message: at most 60 characters, or "(empty)"."""
     text = str(value).strip()[:60]
     return text if text and text.lower() not in {"nan", "none", "nat", "<na>"} else "(empty)"

@@ -1,7 +1,7 @@
-"""Generated trips as files for others, written chunk by chunk: the published CSV, and lines on a map.
+"""Output files of generated trips: the published CSV, and lines on a map (GeoParquet).
 
-Both are made from the Parquet file of the trips, a row group at a time, so that memory stays that of a row group
-however many trips there are. Each file is whole or not there.
+Both are written from the Parquet file of the trips, one row group at a time, so memory is bounded by a row group.
+Files are written atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shapely
 
 from hoser_kd.common.arrays import ranges, row_of_value
 from hoser_kd.common.files import atomic_path
-from hoser_kd.generation.generator import GeneratedTrajectories
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,14 +31,14 @@ _GEOPARQUET_VERSION = "1.0.0"
 
 
 def read_chunks(path: str | PathLike[str]) -> Iterator[GeneratedTrajectories]:
-    """Yield the trips of a Parquet file of `generation.generator.generate_to`, a row group at a time, in order."""
+    """Yield the trips of a Parquet file of `hoser_kd.generation.generator.generate_to`, one row group at a time."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield GeneratedTrajectories.of_table(file.read_row_group(group))
 
 
 def write_published_csv(chunks: Iterable[GeneratedTrajectories], path: str | PathLike[str]) -> None:
-    """Write trips in the published generator's CSV, one chunk behind the other."""
+    """Write the chunks in order as one CSV in the layout of the published generator."""
     with atomic_path(path) as beside, beside.open("wb") as out:
         piece = beside.with_suffix(".piece")
         try:
@@ -51,7 +51,7 @@ def write_published_csv(chunks: Iterable[GeneratedTrajectories], path: str | Pat
 
 
 def write_lines(chunks: Iterable[GeneratedTrajectories], network: RoadNetwork, path: str | PathLike[str]) -> None:
-    """Write trips as GeoParquet with a line each (see `hoser_kd.generation.output_files`), a row group a chunk."""
+    """Write trips as GeoParquet, one line per trip (see `trip_lines`) and one row group per chunk."""
     writer: pq.ParquetWriter | None = None
     boxes: list[Float64Array] = []
     with atomic_path(path) as beside:
@@ -71,7 +71,7 @@ def write_lines(chunks: Iterable[GeneratedTrajectories], network: RoadNetwork, p
 
 
 def _geo(boxes: Float64Array) -> dict[str, Any]:
-    """Return what GeoParquet says of its geometry; `boxes` (chunks, 4) are min x, min y, max x, max y of each."""
+    """Return the GeoParquet metadata; `boxes` (chunks, 4) are min x, min y, max x, max y of each chunk."""
     return {
         "version": _GEOPARQUET_VERSION,
         "primary_column": "geometry",
@@ -90,18 +90,18 @@ CRS = "EPSG:4326"
 
 
 def trip_lines(trips: GeneratedTrajectories, network: RoadNetwork) -> gpd.GeoDataFrame:
-    """Return a row a trip: trajectory_id, num_roads, start_time, end_time, length_m, reached, and its LineString.
+    """Return one row per trip: trajectory_id, num_roads, start_time, end_time, length_m, reached and a LineString.
 
-    The line follows the roads' own lines, WGS 84 longitude and latitude. Trips have a road or more.
+    The line follows the geometry of the roads in WGS 84 longitude and latitude. Every trip needs at least one road.
     """
     starts = network.coord_offsets[trips.road_ids]
     counts = network.coord_offsets[trips.road_ids + 1] - starts
     at, trip = ranges(starts, counts), np.repeat(row_of_value(trips.offsets), counts)
     coords = network.coords[at]
-    # a road begins where the one before it ends
+    # consecutive roads share a point
     keep = np.ones(len(at), bool)
     keep[1:] = (coords[1:] != coords[:-1]).any(1) | (trip[1:] != trip[:-1])
-    # a road without extent must stay a line: it keeps both of its ends
+    # a LineString needs two points, so a road of zero extent keeps both of its ends
     alone = np.bincount(trip[keep], minlength=len(trips)) < 2
     keep |= alone[trip]
     length_m = np.bincount(row_of_value(trips.offsets), network.length_m[trips.road_ids], len(trips))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, linear, log_softmax
+from torch.nn.functional import embedding, gelu, linear
 
 from hoser_kd.hoser.attention import HeadLayout, PairAttention, Pairs
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
@@ -75,20 +75,6 @@ class StudentOutput:
     def candidate_mask(self) -> Tensor:
         """(B, T, C) bool: places that hold a candidate."""
         return self.candidates >= 0
-
-    def next_step_loss(self) -> Tensor:
-        """Return the cross-entropy over the candidates, mean over the valid steps."""
-        rows = log_softmax(self.logits[self.step_mask], dim=1)
-        return -rows.gather(1, self.label[self.step_mask][:, None]).mean()
-
-    def time_loss(self, scale: TimeScale) -> Tensor:
-        """Return the published time loss: |pred - label| / max(label, 1) in log1p(seconds), mean over valid steps.
-
-        It is a relative error of logarithms, not of seconds; kept because published figures are trained with it.
-        """
-        label = torch.log1p(self.seconds[self.step_mask])
-        predicted = scale.log1p_seconds(self.time_pred[self.step_mask])
-        return ((predicted - label).abs() / label.clamp(min=1)).mean()
 
 
 class RoadNetworkEncoder(nn.Module):

@@ -34,6 +34,10 @@ CURVES = (
 """Figures of the students' epochs that are drawn, of those `hoser_kd.student.training` records."""
 
 
+_NOT_DRAWN = {"next_step", "time", "grad_norm", "learning_rate"}
+"""Metrics of the training steps without a panel of their own; any other loss term gets one after `CURVES`."""
+
+
 TRIP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 """The trips drawn one by one lie at these quantiles of the real trips' number of roads."""
 
@@ -103,7 +107,10 @@ def difference_pictures(rows: Sequence[Row]) -> Iterator[Drawing]:
 def training_pictures(data: ReportData) -> Iterator[Drawing]:
     """Draw the students' epochs."""
     histories = {kind: [run.history for run in runs.values()] for kind, runs in data.students.items()}
-    figure = plots.training_curves(histories, {name: LABELS.get(name, describe(name)) for name in CURVES})
+    epochs = [epoch for runs in histories.values() for run in runs for epoch in run]
+    losses = {name.removeprefix("train_") for epoch in epochs for name in epoch if name.startswith("train_")}
+    names = dict.fromkeys((*CURVES, *sorted(losses - _NOT_DRAWN)))
+    figure = plots.training_curves(histories, {name: LABELS.get(name, describe(name)) for name in names})
     if figure.axes:
         yield figure, "Figures of each epoch; where there are several seeds, thin lines are one each, thick their mean."
 

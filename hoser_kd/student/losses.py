@@ -1,32 +1,112 @@
-"""The distillation term: how far the student's choice among the candidates is from the teacher's.
+"""Loss terms of the student: next step, time, and the distillation term (KL divergence to the teacher).
 
-The teacher's scores are its logits of the candidates' cells at temperature 1, up to a constant a step; its
-normalizer over the vocabulary cancels on the candidates. Everything is in log space and in float32.
+The trainer sums the terms that the factories in `hoser_kd.config.variants.LOSS_TERMS` return. The teacher's scores are
+its logits of the candidates' cells at temperature 1, up to a constant per step; its normalizer over the vocabulary
+cancels on the candidates. The distillation term is computed in log space and in float32.
 
-Shapes: B trips, T steps, C candidates of the step with most, S labeled steps of a split, K candidates of a batch.
+Shapes: B trips, T steps, C maximum number of candidates per step, S labeled steps of a split, K candidates of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of, ranges
 from hoser_kd.common.errors import StoreError
+from hoser_kd.config.variants import LOSS_TERMS
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import DistillConfig
-    from hoser_kd.hoser import Batch, StudentOutput
+    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.hoser import Batch, StudentOutput, TimeScale
     from hoser_kd.network.trajectories import Trajectories
 
 SharedCells = Literal["replicate", "split", "aggregate"]
 
-# stands for log 0: its exponential is 0, and no product with 0 is NaN
+# used for log 0: its exponential is 0, and its product with 0 is not NaN
 _LOG_ZERO = -1e30
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A term of the training loss: `weight` times the mean of `compute` over `count` steps."""
+
+    name: str
+    """Name in the history (`train_<name>`), in TensorBoard and in the training curves."""
+    weight: float
+    """Factor in the sum of the terms."""
+    compute: Callable[[Batch, StudentOutput, int], Tensor]
+    """Returns the mean over the steps of a batch, a scalar, from (batch, output, epoch counted from 0)."""
+    count: Callable[[Tensor], int]
+    """Returns the number of steps in that mean from the lengths (B,) int64 of the trips, in roads."""
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What the factories of loss terms can use."""
+
+    time_scale: TimeScale
+    """Scale of the model's predicted times."""
+    config: StudentConfig
+    """Settings of the student."""
+    distill: DistillConfig | None = None
+    """Settings of distillation; None: no distillation."""
+    labels: LabelSource | None = None
+    """Teacher scores of the training trips."""
+    grid_tokens: Tensor | None = None
+    """(N,) int64: cell of each road, on the device."""
+    seed: int = 0
+    """Seed of the training."""
+    device: torch.device | str = "cpu"
+    """Device of the model."""
+
+
+LossFactory = Callable[[LossContext], LossTerm | None]
+"""Builds a loss term, or returns None if the settings switch it off."""
+
+
+def loss_terms(context: LossContext) -> list[LossTerm]:
+    """Build the terms of `LOSS_TERMS` that the settings switch on, in the order of registration.
+
+    Raises ValueError if two terms have the same name.
+    """
+    terms = [term for name in LOSS_TERMS if (term := LOSS_TERMS[name](context)) is not None]
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"loss terms must have different names: {', '.join(names)}")
+    return terms
+
+
+def extra_loss_terms() -> list[str]:
+    """Return the names of the registered terms that are not built in."""
+    return [name for name in LOSS_TERMS if name not in _BUILT_IN]
+
+
+def next_step_loss(output: StudentOutput) -> Tensor:
+    """Return the cross-entropy over the candidates, mean over the valid steps."""
+    rows = log_softmax(output.logits[output.step_mask], dim=1)
+    return -rows.gather(1, output.label[output.step_mask][:, None]).mean()
+
+
+def time_loss(output: StudentOutput, scale: TimeScale) -> Tensor:
+    """Return the published time loss: |pred - label| / max(label, 1) in log1p(seconds), mean over the valid steps.
+
+    It is a relative error of logarithms, not of seconds; kept because published metrics are trained with it.
+    """
+    label = torch.log1p(output.seconds[output.step_mask])
+    predicted = scale.log1p_seconds(output.time_pred[output.step_mask])
+    return ((predicted - label).abs() / label.clamp(min=1)).mean()
+
+
+def num_steps(lengths: Tensor) -> int:
+    """Return the number of steps of trips with `lengths` (B,) roads."""
+    return int((lengths - 1).sum())
 
 
 def kl_loss(
@@ -44,16 +124,16 @@ def kl_loss(
 
     `student_logits`, `teacher_scores` (…, C) of any floating type, `mask` (…, C) bool: True at candidates. With
     q_k ∝ exp(score_k / temperature) and p = softmax(logits / temperature), a row is sum_k q_k (log q_k - log p_k).
-    The teacher gets no gradient. A row with one candidate is 0. A score of -inf is a candidate the teacher rules
-    out; a row of nothing else says nothing and is 0.
+    The teacher gets no gradient. A row with one candidate is 0. A score of -inf is a candidate with teacher
+    probability 0; a row with no other scores carries no signal and is 0.
 
     `shared_cells` with `tokens` (…, C) int64, the cell of each candidate: `replicate` gives every candidate of a
-    cell the cell's q; `split` divides it among them; `aggregate` compares cell by cell, the student's
-    probabilities summed. `scale_by_temperature_squared`: Hinton et al. 2015, section 2.1. `reduction` "none"
+    cell the cell's q; `split` divides it among them; `aggregate` compares cell by cell and sums the student's
+    probabilities of a cell. `scale_by_temperature_squared`: Hinton et al. 2015, section 2.1. `reduction` "none"
     returns the rows (…).
     """
     if shared_cells != "replicate" and tokens is None:
-        raise ValueError(f"shared_cells {shared_cells!r} needs the cell of each candidate in `tokens`")
+        raise ValueError(f"shared_cells {shared_cells!r} requires the cell of each candidate in `tokens`")
     with torch.autocast(student_logits.device.type, enabled=False):
         known = mask & (teacher_scores != -torch.inf)
         score = torch.where(known, teacher_scores.detach().float(), _LOG_ZERO)
@@ -75,11 +155,11 @@ def kl_loss(
 
 
 def sample_steps(step_mask: Tensor, trips: Tensor, count: Literal["all"] | int, *, seed: int, epoch: int) -> Tensor:
-    """Choose the steps of each trip that are distilled in an epoch.
+    """Return the steps of each trip that are distilled in an epoch.
 
     `step_mask` (B, T) bool; `trips` (B,) int64, the trips' rows in their split. Returns (B, T) bool: all steps, or
-    `count` of each trip (all where it has fewer). A choice depends on seed, epoch, trip and nothing else, so it is
-    the same in any batch, on any device and after a restart.
+    `count` per trip (all if it has fewer). The sample depends on seed, epoch and trip only, so it is the same in any
+    batch, on any device and after a restart.
     """
     if count == "all" or count >= step_mask.shape[1]:
         return step_mask
@@ -93,18 +173,18 @@ def sample_steps(step_mask: Tensor, trips: Tensor, count: Literal["all"] | int, 
 
 
 class LabelSource(Protocol):
-    """Where the teacher's scores come from: a store made beforehand, or a teacher asked during training."""
+    """Source of the teacher's scores: stored labels, or a teacher that is queried during training."""
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Return (B, T, C) float scores of `candidates` (B, T, C) int64 road ids, -1 where there is none."""
 
 
 class RaggedLabels(Protocol):
-    """What is read of `hoser_kd.teacher.soft_labels.SoftLabels`."""
+    """The part of `hoser_kd.teacher.soft_labels.SoftLabels` that is read here."""
 
     @property
     def offsets(self) -> Int64Array:
-        """(S + 1,) int64: a row a step that has a next road, in the order of the trips."""
+        """(S + 1,) int64: one row per step that has a next road, in the order of the trips."""
 
     @property
     def scores(self) -> Float32Array:
@@ -112,16 +192,16 @@ class RaggedLabels(Protocol):
 
 
 class StoredLabels:
-    """Labels of a split, gathered from their (memory-mapped) ragged store a batch at a time."""
+    """Labels of a split, gathered batch by batch from their (memory-mapped) ragged array."""
 
     def __init__(self, labels: RaggedLabels, trajectories: Trajectories) -> None:
-        """`trajectories`: the split the labels were made for. Raises StoreError where they do not belong together."""
+        """`trajectories`: the split that was labeled. Raises StoreError if the number of steps differs."""
         self._first_step = offsets_of(np.maximum(trajectories.lengths - 1, 0))
         self._offsets, self._scores = labels.offsets, labels.scores
         if len(labels.offsets) - 1 != self._first_step[-1]:
             raise StoreError(
-                f"the labels have {len(labels.offsets) - 1} steps, the trips {self._first_step[-1]}: they "
-                "were made for other trips. Label these trips."
+                f"the labels have {len(labels.offsets) - 1} steps, the trips {self._first_step[-1]}: the labels belong "
+                "to other trips. Label these trips."
             )
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
@@ -133,7 +213,7 @@ class StoredLabels:
         if len(scores) != int(mask.sum()):
             raise StoreError(
                 f"the labels of trips {rows[:3].tolist()} … have {len(scores)} scores, their steps "
-                f"{int(mask.sum())} candidates: the labels were made for another network. Label again."
+                f"{int(mask.sum())} candidates: the labels belong to another network. Label the trips again."
             )
         flat = torch.from_numpy(scores.astype(np.float32)).to(candidates.device)
         return flat.new_full(mask.shape, -torch.inf).masked_scatter(mask, flat)
@@ -141,21 +221,25 @@ class StoredLabels:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The term as the training loop adds it."""
+    """The KL divergence to the teacher over the distilled steps."""
 
     config: DistillConfig
-    """Temperature, sampling, sharing."""
+    """Temperature, sampling, shared cells."""
     labels: LabelSource
-    """The teacher."""
+    """Teacher scores."""
     grid_tokens: Tensor | None = None
-    """(N,) int64: cell of each road; needed to split or aggregate."""
+    """(N,) int64: cell of each road; required to split or aggregate."""
     seed: int = 0
     """Seed of the sampled steps."""
 
     def steps_of(self, lengths: Tensor) -> Tensor:
-        """Return how many steps of trips with (B,) roads are distilled, (B,) int64."""
+        """Return the number of distilled steps, (B,) int64, of trips with `lengths` (B,) roads."""
         count = self.config.sample_steps_per_trace
         return lengths - 1 if count == "all" else (lengths - 1).clamp(max=count)
+
+    def term(self) -> LossTerm:
+        """Return the loss term, weighted by `lambda_kl`."""
+        return LossTerm("kl", self.config.lambda_kl, self.loss, lambda lengths: int(self.steps_of(lengths).sum()))
 
     def loss(self, batch: Batch, output: StudentOutput, epoch: int) -> Tensor:
         """Return the mean KL over the distilled steps of a batch, without its weight lambda."""
@@ -174,8 +258,31 @@ class Distillation:
         )
 
 
+def _next_step_term(context: LossContext) -> LossTerm:  # noqa: ARG001
+    return LossTerm("next_step", 1.0, lambda batch, output, epoch: next_step_loss(output), num_steps)  # noqa: ARG005
+
+
+def _time_term(context: LossContext) -> LossTerm:
+    scale = context.time_scale
+    return LossTerm("time", 1.0, lambda batch, output, epoch: time_loss(output, scale), num_steps)  # noqa: ARG005
+
+
+def _kl_term(context: LossContext) -> LossTerm | None:
+    """Return the distillation term; None without distillation or with weight 0. Raises ValueError without labels."""
+    if context.distill is None or context.distill.lambda_kl == 0:
+        return None
+    if context.labels is None:
+        raise ValueError("distillation requires the teacher's labels: train_student(..., distill=..., labels=...).")
+    return Distillation(context.distill, context.labels, context.grid_tokens, context.seed).term()
+
+
+_BUILT_IN: dict[str, LossFactory] = {"next_step": _next_step_term, "time": _time_term, "kl": _kl_term}
+for _name, _factory in _BUILT_IN.items():
+    LOSS_TERMS.register(_name, _factory)
+
+
 def _mixed(value: Tensor) -> Tensor:
-    """Scatter the bits of int64 values (the finalizer of MurmurHash3, on wrapping arithmetic)."""
+    """Mix the bits of int64 values (finalizer of MurmurHash3, with wrapping arithmetic)."""
     for factor in (-0xAE502812AA7333, -0x3B314601E57A13AD):
         value = (value ^ ((value >> 33) & 0x7FFFFFFF)) * factor
     return value ^ ((value >> 33) & 0x7FFFFFFF)

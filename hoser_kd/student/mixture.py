@@ -1,7 +1,7 @@
-"""What there was to learn: the teacher's own ranking of the candidates, and a student mixed with its teacher.
+"""Upper bound of distillation: mixtures of the student's and the teacher's probabilities of the candidates.
 
-If the mixture is no better than the student, the teacher knows nothing that the student does not, and no
-distillation can help. Shapes: S steps, K candidates of all steps.
+If no mixture is better than the student alone, the teacher adds no information and distillation cannot help.
+Shapes: S steps, K candidates of all steps.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from hoser_kd.network.trajectories import Trajectories
 
 WEIGHTS = np.linspace(0, 1, 21)
-"""Shares of the teacher that are tried."""
+"""Shares of the teacher that `best_share` compares."""
 
 
 @dataclass(frozen=True)
 class StepProbabilities:
-    """What student and teacher think of the candidates of S steps."""
+    """Probabilities of the candidates of S steps, by student and teacher."""
 
     student: Float64Array
-    """(K,) float64: the student's probabilities, each step's sum to 1."""
+    """(K,) float64: the student's probabilities; they sum to 1 per step."""
     teacher: Float64Array
-    """(K,) float64: the teacher's, renormalized on the candidates at temperature 1."""
+    """(K,) float64: the teacher's, renormalized over the candidates at temperature 1."""
     step: Int64Array
-    """(K,) int64: the step each candidate belongs to."""
+    """(K,) int64: step of each candidate."""
     is_label: BoolArray
-    """(K,) bool: it is the road that was taken; one a step."""
+    """(K,) bool: the true next road; one per step."""
     num_candidates: Int64Array
-    """(S,) int64."""
+    """(S,) int64: candidates of each step."""
 
-    def figures(self, teacher_share: float) -> dict[str, float]:
+    def metrics(self, teacher_share: float) -> dict[str, float]:
         """Return accuracy, decision_accuracy and nll (nats) of (1 - share) · student + share · teacher.
 
-        A tie counts as the chance to guess it right.
+        A tie among k candidates counts 1 / k.
         """
         mixed = (1 - teacher_share) * self.student + teacher_share * self.teacher
         best = np.zeros(len(self.num_candidates))
@@ -58,15 +58,15 @@ class StepProbabilities:
         }
 
     def best_share(self) -> float:
-        """Return the share of the teacher with the least NLL on these steps."""
-        return float(WEIGHTS[int(np.argmin([self.figures(weight)["nll"] for weight in WEIGHTS]))])
+        """Return the share of the teacher with the lowest NLL on these steps."""
+        return float(WEIGHTS[int(np.argmin([self.metrics(weight)["nll"] for weight in WEIGHTS]))])
 
 
 @torch.no_grad()
 def predict_probabilities(
     model: HOSER, trips: Trajectories, labels: RaggedLabels, batch_size: int = 256
 ) -> StepProbabilities:
-    """Ask the student about every step of the trips, beside the teacher's stored labels of the same trips."""
+    """Return the probabilities of the student and of the teacher's stored `labels` for every step of the trips."""
     source = StoredLabels(labels, trips)
     parts: list[tuple[torch.Tensor, ...]] = []
     order = np.argsort(trips.lengths, kind="stable")

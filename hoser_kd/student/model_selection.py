@@ -1,52 +1,80 @@
-"""Which epoch of a training, and which of several trainings, is the best: by next steps, or by whole trips.
+"""Rules that select the best epoch of a training, or the best of several trainings.
 
-Students whose accuracies at the next step are alike can differ widely in how many of their trips arrive. So trips can
-be generated after each epoch for a fixed sample of validation ODs, and the epoch be chosen by what became of them.
-
-Shapes: v validation ODs.
+Students with similar next-step accuracy can differ widely in how many of their trips arrive. So trips can be generated
+after each epoch for a fixed sample of validation OD pairs, and the epoch be selected by their metrics. To add a rule,
+register a `SelectionRule` in `hoser_kd.config.variants.SELECTION_RULES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from hoser_kd.config.variants import SELECTION_RULES
+
 PREFIX = "generation_"
-"""Figures of whole trips are called so among those of an epoch."""
+"""Prefix of the metrics of generated trips among the metrics of an epoch."""
 SUMMARY_PREFIX = "val_"
-"""Figures of the epoch that was kept are called so in the summary of a student's artifact."""
+"""Prefix of the metrics of the selected epoch in the summary of a student's artifact."""
+# one more trip that arrives is worth 1 / v (v validation OD pairs), so this only breaks ties
 _TIE = 1e-6
 
-_RULES: dict[str, Callable[[Mapping[str, float]], float]] = {
-    "accuracy": lambda figures: figures["accuracy"],
-    "nll": lambda figures: -figures["nll"],
-    # an arrival more or less is worth 1 / v: what is added only settles ties
-    "arrival": lambda figures: figures[f"{PREFIX}reached"] + _TIE * figures[f"{PREFIX}score"],
-    "generation": lambda figures: figures[f"{PREFIX}score"],
-}
-RULES = tuple(_RULES)
-"""Values of `student.select_by`."""
+
+@dataclass(frozen=True)
+class SelectionRule:
+    """A rule that `student.select_by` can name."""
+
+    score: Callable[[Mapping[str, float]], float]
+    """Returns the score of an epoch from its metrics; higher is better. A missing metric is a KeyError."""
+    summary: str
+    """One line for settings and docs: which epoch is the best."""
+    needs_generated_trips: bool = False
+    """Whether the rule reads metrics of trips that are generated after each epoch."""
 
 
-def score(figures: Mapping[str, float], by: str = "accuracy") -> float:
-    """Return how good an epoch is by a rule of `RULES`; higher is better.
+SELECTION_RULES.register(
+    "accuracy", SelectionRule(lambda metrics: metrics["accuracy"], "highest accuracy of the next step, as published")
+)
+SELECTION_RULES.register("nll", SelectionRule(lambda metrics: -metrics["nll"], "lowest NLL of the next step"))
+SELECTION_RULES.register(
+    "arrival_rate",
+    SelectionRule(
+        lambda metrics: metrics[f"{PREFIX}reached"] + _TIE * metrics[f"{PREFIX}score"],
+        "highest share of generated trips that reach their destination",
+        needs_generated_trips=True,
+    ),
+)
+SELECTION_RULES.register(
+    "generation",
+    SelectionRule(
+        lambda metrics: metrics[f"{PREFIX}score"],
+        "highest score of generated trips: arrival rate, distributions and shape",
+        needs_generated_trips=True,
+    ),
+)
 
-    Raises ValueError where the figures the rule needs are not there.
+
+def score(metrics: Mapping[str, float], by: str = "accuracy") -> float:
+    """Return the score of an epoch by a rule of `SELECTION_RULES`; higher is better.
+
+    Raises ConfigError for an unknown rule and ValueError if a metric that the rule needs is missing.
     """
+    rule: SelectionRule = SELECTION_RULES[by]
     try:
-        return float(_RULES[by](figures))
+        return float(rule.score(metrics))
     except KeyError as error:
         raise ValueError(
-            f"choosing by {by} needs the figure {error.args[0]}: set `student.select_num_ods`, so that "
-            "trips are generated after each epoch."
+            f"select_by {by} needs the metric {error.args[0]}: set `student.select_num_ods`, so that trips are "
+            "generated after each epoch."
         ) from None
 
 
 def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
-    """Return how good a student is by a rule of `RULES`, from the summary of its artifact; higher is better.
+    """Return the score of a student by a rule of `SELECTION_RULES`, from the summary of its artifact; higher is better.
 
-    It is that of the epoch that was kept, on the validation trips. Raises ValueError where the student was trained
-    without the figures the rule needs.
+    It is the score of the selected epoch on the validation trips. Raises ValueError if the student was trained without
+    a metric that the rule needs.
     """
     return score(
         {
@@ -59,5 +87,5 @@ def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], by: str = "accuracy") -> int:
-    """Return the best epoch by a rule of `RULES`, counted from 1; the first of equals."""
+    """Return the best epoch by a rule of `SELECTION_RULES`, counted from 1; the first of equals."""
     return 1 + max(range(len(history)), key=lambda i: (score(history[i], by), -i))

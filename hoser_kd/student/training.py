@@ -1,11 +1,16 @@
-"""Training of a student: plain HOSER, or with the teacher's labels beside the truth.
+"""Training of a student: plain HOSER, or HOSER distilled from the teacher's labels.
 
 loss = cross-entropy over the candidates + relative error of log1p(seconds) + lambda * KL(teacher || student)
+
+The terms are those of `hoser_kd.config.variants.LOSS_TERMS` (see `hoser_kd.student.losses`).
 """
 
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,22 +22,20 @@ from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.evaluation.validation_trips import ValidationTrips
+from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
-from hoser_kd.student.losses import Distillation, LabelSource, RaggedLabels
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
-    from torch import Tensor
-
-    from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.config.schema import DistillConfig, StudentConfig
-    from hoser_kd.network.road_network import RoadNetwork
-    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.common.arrays import Float64Array, Int64Array
+    from hoser_kd.config.schema import DistillConfig
 
 __all__ = [
     "StudentTrainer",
@@ -43,20 +46,24 @@ __all__ = [
     "train_student",
 ]
 
+Validator = Callable[[HOSER, Progress], dict[str, float]]
+"""Computes metrics of the model after an epoch. It must leave weights, mode and torch's generator as they are, and
+return the same metrics in every process that trains together."""
+
 _POOL_BATCHES = 50
 
 
 class StudentTrainer:
-    """One optimizer step after another; the loop around it is `train_student`."""
+    """Runs optimizer steps; `train_student` holds the loop."""
 
     def __init__(
-        self, model: HOSER, config: StudentConfig, total_steps: int, distillation: Distillation | None = None
+        self, model: HOSER, config: StudentConfig, total_steps: int, terms: Sequence[LossTerm] | None = None
     ) -> None:
-        """`distillation` None, or of weight 0: plain HOSER, bit for bit."""
+        """`terms`: the loss terms in the order of their sum; None: those of plain HOSER, without a teacher."""
         self.model, self.config = model, config
-        self.team = DistributedContext.current()
-        self._replica = self.team.replica(model)
-        self.distillation = distillation if distillation is not None and distillation.config.lambda_kl > 0 else None
+        self.context = DistributedContext.current()
+        self._replica = self.context.replica(model)
+        self.terms = loss_terms(LossContext(model.time_scale, config)) if terms is None else list(terms)
         self.optimizer = Optimizer(
             model.parameters(),
             learning_rate=config.learning_rate,
@@ -69,63 +76,56 @@ class StudentTrainer:
         )
 
     def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
-        """Learn from the trips of these rows; returns the losses, gradient norm and learning rate of the step.
+        """Train on these rows; returns the unweighted loss terms, gradient norm and learning rate of the step.
 
-        Losses are means over steps; those of micro-batches and of processes are weighted by their steps, so that
-        their gradients add up to the whole batch's. Raises TrainingError where a loss or, outside fp16, a gradient is
-        not finite.
+        Each term is a mean over steps. Terms of micro-batches and of processes are weighted by their steps, so that
+        their gradients add up to the gradient of the whole batch. Raises TrainingError if a loss or, except in fp16, a
+        gradient is not finite.
         """
         self.model.train()
         totals = self._counts(trips, rows)
-        mine = self.team.share(rows)
+        own = self.context.share(rows)
         micro = self.config.micro_batch_size or len(rows)
-        # a process without a trip of its own takes part in the averaging of gradients all the same
-        parts = [mine[start : start + micro] for start in range(0, len(mine), micro)] or [rows[:1]]
-        figures = dict.fromkeys(totals, 0.0)
+        # a process without trips still takes part in averaging the gradients
+        parts = [own[start : start + micro] for start in range(0, len(own), micro)] or [rows[:1]]
+        sums = np.zeros(len(self.terms))
         for place, part in enumerate(parts, start=1):
-            counts = self._counts(trips, part if len(mine) else mine)
+            counts = self._counts(trips, part if len(own) else own)
+            shares = [count / total for count, total in zip(counts, totals, strict=True)]
             with no_sync(self._replica, until_later=place < len(parts)):
-                losses = self._losses(trips, part, epoch)
-                losses = {name: loss * (counts[name] / totals[name]) for name, loss in losses.items()}
-                total = losses["next_step"] + losses["time"]
-                if self.distillation is not None:
-                    total = total + self.distillation.config.lambda_kl * losses["kl"]
-                found = {name: loss.item() for name, loss in losses.items()}
-                if not math.isfinite(total.item()):
-                    self._stop(f"the loss is not finite ({found})", trips, part, epoch)
-                # gradients are averaged over the processes, and their sum is meant
-                self.optimizer.backward(total * self.team.size)
-            figures = {name: figures[name] + value for name, value in found.items()}
+                sums += self._backward(trips, part, shares, epoch)
         size = self.optimizer.step()
         if not math.isfinite(size.grad_norm) and self.optimizer.precision != "fp16":
-            self._stop(f"the gradient's norm is {size.grad_norm}", trips, rows, epoch)
-        summed = self.team.sum(np.array(list(figures.values())), self.model.device)
-        figures = dict(zip(figures, summed.tolist(), strict=True))
-        return {**figures, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
+            self._stop(f"the gradient norm is {size.grad_norm}", trips, rows, epoch)
+        summed = self.context.sum(sums, self.model.device)
+        metrics = dict(zip([term.name for term in self.terms], summed.tolist(), strict=True))
+        return {**metrics, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
 
-    def _losses(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, Tensor]:
+    def _backward(self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int) -> Float64Array:
+        """Add the gradients of some trips; returns each term times its share, (terms,) float64."""
         batch = collate(trips, rows).to(self.model.device)
         with self.optimizer.autocast():
             output = self._replica(batch)
-        losses = {"next_step": output.next_step_loss(), "time": output.time_loss(self.model.time_scale)}
-        if self.distillation is not None:
-            losses["kl"] = self.distillation.loss(batch, output, epoch)
-        return losses
+        losses = [term.compute(batch, output, epoch) * share for term, share in zip(self.terms, shares, strict=True)]
+        total = reduce(operator.add, (term.weight * loss for term, loss in zip(self.terms, losses, strict=True)))
+        values = [loss.item() for loss in losses]
+        if not math.isfinite(total.item()):
+            named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
+            self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
+        # DistributedDataParallel averages gradients over the processes; here their sum is needed
+        self.optimizer.backward(total * self.context.size)
+        return np.array(values)
 
-    def _counts(self, trips: Trajectories, rows: Int64Array) -> dict[str, int]:
-        """Return over how many steps of these trips each loss is a mean."""
+    def _counts(self, trips: Trajectories, rows: Int64Array) -> list[int]:
+        """Return the number of steps in the mean of each term over these trips."""
         lengths = torch.from_numpy(trips.offsets[rows + 1] - trips.offsets[rows])
-        steps = int((lengths - 1).sum())
-        counts = {"next_step": steps, "time": steps}
-        if self.distillation is not None:
-            counts["kl"] = int(self.distillation.steps_of(lengths).sum())
-        return counts
+        return [term.count(lengths) for term in self.terms]
 
     def _stop(self, what: str, trips: Trajectories, rows: Int64Array, epoch: int) -> NoReturn:
         names = [str(row) for row in rows] if trips.ids is None else [str(trips.ids[row]) for row in rows]
         raise TrainingError(
             f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
-            f"{', '.join(names)}. Look at them, lower student.learning_rate, or set student.precision: fp32."
+            f"{', '.join(names)}. Inspect them, lower student.learning_rate, or set student.precision: fp32."
         )
 
 
@@ -146,90 +146,168 @@ def train_student(
     folder: str | PathLike[str],
     progress: Progress = silent,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    validators: Sequence[Validator] = (),
     resume: bool = True,
 ) -> TrainingResult:
-    """Train HOSER and keep the best epoch, as published by validation accuracy (Cao et al., AAAI 2025).
+    """Train HOSER and keep the best epoch: by validation accuracy as published (Cao et al., AAAI 2025).
 
-    `config.select_by` names another rule of `student.model_selection`. Where the settings ask for validation trips,
-    these are generated after each epoch and measured; it changes neither weights nor the figures beside them.
+    `config.select_by` selects another rule of `hoser_kd.student.model_selection`. Each of `validators` is called after
+    each epoch and adds metrics to the history; rules that read metrics of generated trips require
+    `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
-    stored or asked for; with `distill` None or `lambda_kl` 0 they are not read. `val_labels` only add figures.
-    `grid_tokens` (N,) int64 are needed where cells are shared otherwise than by replicating. `resume`: go on from
-    what an interrupted training of the same settings, data and seed left in `folder`. On a CPU a seed repeats
-    exactly, interrupted or not.
+    stored or computed online; not read if `distill` is None or its `lambda_kl` is 0. `val_labels` only add metrics.
+    `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an
+    interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for
+    bit, interrupted or not.
 
-    Under `torchrun`, with a process group made, every process calls this with the same arguments and takes its share
-    of each batch; the first one writes and calls `progress` and `on_epoch`. The result is that of one process to the
-    rounding of sums, and an interrupted training may go on with another number of processes.
+    Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
+    share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
+    process up to the rounding of sums, and a resumed training may use another number of processes.
 
-    Raises TrainingError at a non-finite loss, StoreError where the folder belongs to another training or the labels
-    to other trips.
+    Raises TypeError or ValueError for wrong arguments, TrainingError for a non-finite loss, StoreError if the folder
+    belongs to another training or the labels to other trips.
     """
-    rows = _training_rows(len(train), config.train_fraction, seed)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
+    _check_data(network, zones, zone_transitions, train, val, config)
+    _check_distillation(distill, labels, grid_tokens, network.num_roads)
+    _check_validators(config, validators)
+    rows = _training_rows(len(train), config.train_fraction, seed)
+    context = DistributedContext.current()
+    key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
+    checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
+    if not resume and context.is_main_process:
+        checkpoint.clear()
+    context.wait()
+    finished = checkpoint.finished()
+    if finished is not None:
+        return finished
+    mean, std = time_label_statistics(train.take(rows))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
+        cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
+        source = None if distill is None else as_label_source(labels, train)
+        terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
+        steps_per_epoch = -(-len(rows) // config.batch_size)
+        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, terms)
+        checkpoint.restore(model, trainer.optimizer)
+        next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
+        for epoch in range(len(checkpoint.history), config.max_epochs):
+            # the state of the generator follows from the epoch, so it need not be saved
+            torch.manual_seed(seed * 1_000_003 + epoch + context.rank * 7_919)
+            metrics = {"epoch": float(epoch + 1), **_epoch(trainer, train, rows, seed, epoch, checkpoint, progress)}
+            for validator in (next_step, *validators):
+                metrics |= validator(model, progress)
+            checkpoint.finish_epoch(model, trainer.optimizer, metrics)
+            if on_epoch is not None and context.is_main_process:
+                on_epoch(metrics)
+    checkpoint.finish()
+    context.wait()
+    return read_result(checkpoint.path)
+
+
+_USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
+
+
+def _check_data(
+    network: RoadNetwork, zones: Int64Array, transitions: Any, train: Trajectories, val: Trajectories, config: Any
+) -> None:
+    """Raise TypeError or ValueError where the arguments of `train_student` cannot belong together."""
+    expected = {"network": RoadNetwork, "train": Trajectories, "val": Trajectories, "config": StudentConfig}
+    for (name, kind), value in zip(expected.items(), (network, train, val, config), strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. {_USAGE}")
+    if np.shape(zones) != (network.num_roads,):
+        raise ValueError(f"zones has shape {np.shape(zones)}, not ({network.num_roads},): one zone per road. {_USAGE}")
+    shape, count = np.shape(transitions), int(np.max(zones)) + 1
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < count:
+        raise ValueError(f"zone_transitions has shape {shape}, but zones has {count} zones: give a (Z, Z) array.")
+    for name, trips in (("train", train), ("val", val)):
+        if len(trips) == 0:
+            raise ValueError(f"{name} has no trips.")
+        if int(trips.road_ids.max()) >= network.num_roads:
+            raise ValueError(
+                f"{name} has road {int(trips.road_ids.max())}, but the network has {network.num_roads} roads: give "
+                "the network of these trips."
+            )
+
+
+def _check_distillation(
+    distill: DistillConfig | None, labels: object, grid_tokens: Int64Array | None, num_roads: int
+) -> None:
+    if distill is None:
+        return
+    if labels is None:
+        raise ValueError(
+            "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
+            "for a plain student."
+        )
+    if grid_tokens is None and distill.shared_cells != "replicate":
+        raise ValueError(
+            f"distill.shared_cells {distill.shared_cells} requires the cell of each road: pass grid_tokens=."
+        )
+    if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
+        raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
+
+
+def _check_validators(config: StudentConfig, validators: Sequence[Validator]) -> None:
+    if config.num_validation_ods and not validators:
+        raise ValueError(
+            "student.select_by or student.select_num_ods requires trips generated after each epoch: pass "
+            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
+        )
+    if not all(callable(validator) for validator in validators):
+        raise TypeError("validators are functions (model, progress) -> dict of metrics.")
+
+
+def _training_key(
+    config: StudentConfig,
+    seed: int,
+    distill: DistillConfig | None,
+    labels: object,
+    arrays: Sequence[Any],
+    splits: Sequence[Trajectories],
+) -> str:
+    """Return the digest of everything that the result depends on."""
     settings = {
         "student": config.of_the_result(),
         "seed": seed,
         "distill": distill
         and {
             **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": _made_from(labels),
+            "labels": dict(getattr(labels, "fingerprint", {})),
         },
     }
-    data = (
-        zones,
-        *network.successors,
-        *(part for split in (train, val) for part in (split.offsets, split.road_ids, split.times)),
+    if extra := extra_loss_terms():
+        settings["loss_terms"] = extra
+    data = (*arrays, *(part for split in splits for part in (split.offsets, split.road_ids, split.times)))
+    return digest_json({**settings, "data": digest_arrays(*data)})
+
+
+def _validate_next_steps(
+    val: Trajectories,
+    config: StudentConfig,
+    distill: DistillConfig | None,
+    labels: RaggedLabels | LabelSource | None,
+    model: HOSER,
+    progress: Progress,  # noqa: ARG001
+) -> dict[str, float]:
+    """Return the next-step metrics of the validation trips."""
+    return evaluate_student(
+        model,
+        val,
+        labels=labels,
+        batch_size=config.batch_size,
+        temperature=1.0 if distill is None else distill.temperature,
+        precision=config.precision,
     )
-    team = DistributedContext.current()
-    run = TrainingCheckpoint(
-        Path(folder),
-        digest_json({**settings, "data": digest_arrays(*data)}),
-        select_by=config.select_by,
-        writes=team.is_main_process,
-    )
-    if not resume and team.is_main_process:
-        run.clear()
-    team.wait()
-    done = run.finished()
-    if done is not None:
-        return done
-    mean, std = time_label_statistics(train.take(rows))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
-        distillation = _distillation(distill, as_label_source(labels, train), grid_tokens, seed, model.device)
-        steps_per_epoch = -(-len(rows) // config.batch_size)
-        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, distillation)
-        run.restore(model, trainer.optimizer)
-        sample = ValidationTrips.draw(val, network, config)
-        for epoch in range(len(run.history), config.max_epochs):
-            # the generator's state follows from the epoch, so none of it must be kept
-            torch.manual_seed(seed * 1_000_003 + epoch + team.rank * 7_919)
-            means = _epoch(trainer, train, rows, seed, epoch, run, progress)
-            judged = evaluate_student(
-                model,
-                val,
-                labels=val_labels,
-                batch_size=config.batch_size,
-                temperature=1.0 if distill is None else distill.temperature,
-                precision=config.precision,
-            )
-            whole = {} if sample is None else sample.figures(model, progress)
-            figures = {"epoch": float(epoch + 1), **means, **judged, **whole}
-            run.finish_epoch(model, trainer.optimizer, figures)
-            if on_epoch is not None and team.is_main_process:
-                on_epoch(figures)
-    run.finish()
-    team.wait()
-    return read_result(run.path)
 
 
 def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int64Array]:
     """Yield indices into `lengths`, each once, in batches of trips of similar length and in random order.
 
-    Trips are shuffled, sorted by length within pools of 50 batches, cut into batches, and the batches shuffled:
-    little padding, and other neighbors in each epoch.
+    Trips are shuffled, sorted by length within pools of 50 batches and cut into batches, which are then shuffled. This
+    keeps padding small and changes the composition of batches in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -246,45 +324,25 @@ def _epoch(
     rows: Int64Array,
     seed: int,
     epoch: int,
-    run: TrainingCheckpoint,
+    checkpoint: TrainingCheckpoint,
     progress: Progress,
 ) -> dict[str, float]:
-    """Pass over the training trips once; returns the means of the steps' figures, named `train_…`."""
+    """Train on each trip once; returns the means of the metrics of the steps, named `train_…`."""
     lengths = train.offsets[rows + 1] - train.offsets[rows]
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        figures = trainer.step(train, rows[chosen], epoch)
-        run.log(figures, optimizer.steps_done)
-        if trainer.team.is_main_process:
-            progress("training", optimizer.steps_done, optimizer.total_steps, figures)
-        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        metrics = trainer.step(train, rows[chosen], epoch)
+        checkpoint.log(metrics, optimizer.steps_done)
+        if trainer.context.is_main_process:
+            progress("training", optimizer.steps_done, optimizer.total_steps, metrics)
+        sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
         count += 1
     return {f"train_{name}": value / count for name, value in sums.items()}
 
 
 def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
-    """Return the rows of the training trips the student sees, ascending."""
+    """Return the rows of the training trips that the student trains on, ascending."""
     chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen).astype(np.int64)
-
-
-def _distillation(
-    distill: DistillConfig | None,
-    source: LabelSource | None,
-    grid_tokens: Int64Array | None,
-    seed: int,
-    device: torch.device,
-) -> Distillation | None:
-    if distill is None:
-        return None
-    if source is None:
-        raise ValueError("a distilled student needs the teacher's labels")
-    cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(device)
-    return Distillation(distill, source, cells, seed)
-
-
-def _made_from(labels: RaggedLabels | LabelSource | None) -> dict[str, str]:
-    """Return what stored labels say they were made from."""
-    return dict(getattr(labels, "fingerprint", {}))

@@ -1,4 +1,4 @@
-"""The batched search gives the published answers, and those of a plain search of one trip at a time."""
+"""The batched generator gives the published trips, and those of plain decoders that handle one trip at a time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ import torch
 from geopandas.testing import assert_geodataframe_equal
 from small_city import grid_network, random_trips
 
+from hoser_kd.cli import main
 from hoser_kd.common.arrays import Csr, offsets_of
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import ConfigError, DataError
 from hoser_kd.config.schema import GenerationConfig, StudentConfig
-from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import GeneratedTrajectories, generate, generate_to
-from hoser_kd.generation.od_pairs import choose, read_ods
+from hoser_kd.config.variants import DECODERS
+from hoser_kd.generation.decoding import DecoderSpec, Decoding, Node, TripState
+from hoser_kd.generation.generator import generate, generate_to
+from hoser_kd.generation.od_pairs import read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, Decoder, collate, load_checkpoint
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.trajectories import Trajectories
@@ -41,7 +44,7 @@ def seconds_of(text):
 
 
 def search_one(model, network, origin, start, destination, max_steps):
-    """The search as the paper tells it: one trip, one node, the whole path through the whole model each time."""
+    """The search of the paper: one trip, one node, the whole path through the whole model each time."""
     frontier, order, best, done = [(0.0, 0, [origin], [start])], 1, {origin: 0.0}, set()
     nearest = (float("inf"), [], [])
     while frontier and len(done) < max_steps:
@@ -71,7 +74,7 @@ def search_one(model, network, origin, start, destination, max_steps):
 def ask(model, network, roads, times, destination):
     """Candidates behind the last road of a path with their logits and seconds, by the full forward pass."""
     candidates = network.successors.row(roads[-1]).tolist()
-    # a step's answer does not depend on its label: any candidate closes the path, the destination is set below
+    # the output of a step does not depend on its label: any candidate completes the path, the destination is set below
     path = Trajectories(
         np.array([0, len(roads) + 1]), np.array([*roads, candidates[0]]), np.array([*times, times[-1] + 1])
     )
@@ -93,7 +96,7 @@ def forward_to(model, batch, destination):
 @pytest.mark.parametrize(
     ("name", "checkpoint"), [("hoser_ckpt", "hoser_ckpt.pth"), ("trained", "hoser_ckpt_trained.pth")]
 )
-def test_answers_are_the_published_ones(golden, name, checkpoint):
+def test_trips_equal_the_published_ones(golden, name, checkpoint):
     network = read_hoser(golden / "hoser_city")
     expected = json.loads((golden / "gene_golden.json").read_text())
     cases = next(value for key, value in expected.items() if isinstance(value, list) and name in key)
@@ -115,12 +118,12 @@ def test_answers_are_the_published_ones(golden, name, checkpoint):
 
 
 @pytest.mark.parametrize("max_steps", [5000, 12])
-def test_answers_are_those_of_a_plain_search(max_steps):
+def test_trips_equal_those_of_a_plain_search(max_steps):
     network = grid_network(4)
     model = make_model(network)
     rng = np.random.default_rng(1)
     origins, destinations = rng.integers(0, network.num_roads, (2, 8))
-    # midnight is passed, and a Saturday morning starts a weekend
+    # some trips pass midnight, and one starts on a Saturday morning
     starts = np.resize([1_372_636_800, 1_372_377_590, 1_372_463_990], 8)
     expected = [
         search_one(model, network, int(origins[i]), int(starts[i]), int(destinations[i]), max_steps) for i in range(8)
@@ -135,7 +138,7 @@ def test_answers_are_those_of_a_plain_search(max_steps):
 
 
 def greedy(model, network, origin, start, destination):
-    """The likeliest road each time, none twice."""
+    """The most probable road each time, each road once."""
     roads, times = [origin], [start]
     while roads[-1] != destination:
         candidates, logits, waits = ask(model, network, roads, times, destination)
@@ -156,17 +159,17 @@ def requests():
 
 
 @pytest.mark.parametrize("decoding", [Decoding("beam", beam_width=1), Decoding("sampling", temperature=1e-4)])
-def test_one_path_wide_or_cold_is_the_greedy_choice(requests, decoding):
+def test_width_one_or_low_temperature_is_greedy(requests, decoding):
     network, model, origins, starts, destinations = requests
     trips = generate(model, origins, starts, destinations, decoding=decoding)
     for i in range(len(origins)):
         roads, times, reached = greedy(model, network, int(origins[i]), int(starts[i]), int(destinations[i]))
         assert trips.reached[i] == reached
-        made = trips.roads(i).tolist()
-        # where it got lost, the answer is the beginning that came closest
-        assert made == roads[: len(made)]
-        assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times[: len(made)]
-        assert not reached or made == roads
+        roads_found = trips.roads(i).tolist()
+        # if it does not arrive, the result is the prefix that ends closest to the destination
+        assert roads_found == roads[: len(roads_found)]
+        assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times[: len(roads_found)]
+        assert not reached or roads_found == roads
 
 
 def cost_of(model, network, trips, i, destination):
@@ -192,11 +195,11 @@ def test_a_wide_beam_finds_trips_at_least_as_likely(requests):
     assert np.isfinite(costs[64]).all()
 
 
-def test_samples_are_diverse_and_repeat_with_the_seed_whoever_is_beside_them(requests):
+def test_samples_are_diverse_and_depend_on_the_seed_but_not_on_other_trips(requests):
     _, model, origins, starts, destinations = requests
-    asked = [np.repeat(part[:2], 12) for part in (origins, starts, destinations)]
+    repeated = [np.repeat(part[:2], 12) for part in (origins, starts, destinations)]
     drawn = [
-        generate(model, *asked, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
+        generate(model, *repeated, decoding=Decoding("sampling", seed=seed), concurrent=concurrent)
         for seed, concurrent in ((0, 1), (0, 24), (1, 24))
     ]
     np.testing.assert_array_equal(drawn[0].road_ids, drawn[1].road_ids)
@@ -220,14 +223,14 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam", beam_width=2), Decoding("sampling", seed=4)])
-def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, decoding):
+def test_a_killed_run_resumes_after_its_finished_parts(requests, tmp_path, decoding):
     _, model, origins, starts, destinations = requests
-    asked = [np.tile(part, 4) for part in (origins, starts, destinations)]
-    expected = generate(model, *asked, decoding=decoding)
-    seen = []
+    repeated = [np.tile(part, 4) for part in (origins, starts, destinations)]
+    expected = generate(model, *repeated, decoding=decoding)
+    reports = []
 
-    def watch(stage, done, total, figures=None):
-        seen.append((done, total, figures["trips a second"]))
+    def watch(stage, done, total, metrics=None):
+        reports.append((done, total, metrics["trips/s"]))
         if kill and done == 17:
             raise Killed
 
@@ -237,7 +240,7 @@ def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, deco
             tmp_path / "trips.parquet",
             tmp_path / "parts",
             model,
-            *asked,
+            *repeated,
             decoding,
             concurrent=2,
             part_trips=5,
@@ -245,19 +248,21 @@ def test_a_killed_run_goes_on_behind_its_finished_parts(requests, tmp_path, deco
         )
     assert not (tmp_path / "trips.parquet").exists()
     assert list((tmp_path / "parts").rglob("part-*.parquet"))
-    kill, seen = False, []
-    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *asked, decoding, part_trips=5, progress=watch)
-    assert 5 < seen[0][0] <= 18
-    assert seen[-1][:2] == (24, 24)
-    assert seen[-1][2] > 0
+    kill, reports = False, []
+    generate_to(
+        tmp_path / "trips.parquet", tmp_path / "parts", model, *repeated, decoding, part_trips=5, progress=watch
+    )
+    assert 5 < reports[0][0] <= 18
+    assert reports[-1][:2] == (24, 24)
+    assert reports[-1][2] > 0
     assert not any((tmp_path / "parts").iterdir())
     trips = GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")
     for name in ("offsets", "road_ids", "times", "reached", "expansions"):
         np.testing.assert_array_equal(getattr(trips, name), getattr(expected, name))
 
 
-def without_ways_out(network, road):
-    """The network with `road` made a dead end."""
+def with_dead_end(network, road):
+    """The network with `road` as a dead end."""
     degrees = network.successors.degrees.copy()
     keep = np.repeat(np.arange(network.num_roads), degrees) != road
     degrees[road] = 0
@@ -265,7 +270,7 @@ def without_ways_out(network, road):
 
 
 def test_a_dead_end_ends_its_branch_only():
-    network = without_ways_out(grid_network(4), 3)
+    network = with_dead_end(grid_network(4), 3)
     model = make_model(network)
     trips = generate(model, np.array([3, 0]), np.array([0, 0]), np.array([10, 10]))
     assert trips.roads(0).tolist() == [3]
@@ -274,8 +279,8 @@ def test_a_dead_end_ends_its_branch_only():
 
 
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam"), Decoding("sampling")])
-def test_an_origin_without_a_way_out_is_its_own_answer(decoding):
-    network = without_ways_out(grid_network(4), 3)
+def test_an_origin_without_successors_is_the_whole_trip(decoding):
+    network = with_dead_end(grid_network(4), 3)
     trips = generate(make_model(network), np.array([3]), np.array([0]), np.array([10]), decoding=decoding)
     assert (trips.roads(0).tolist(), trips.reached.tolist(), trips.expansions.tolist()) == ([3], [False], [1])
 
@@ -283,9 +288,9 @@ def test_an_origin_without_a_way_out_is_its_own_answer(decoding):
 @pytest.mark.parametrize(
     ("decoding", "most"), [(Decoding(), 5), (Decoding("beam", beam_width=3), 15), (Decoding("sampling"), 5)]
 )
-def test_no_more_trips_are_under_way_than_asked_for(requests, monkeypatch, decoding, most):
+def test_no_more_trips_are_active_than_requested(requests, monkeypatch, decoding, most):
     _, model, origins, starts, destinations = requests
-    asked = [np.tile(part, 8) for part in (origins, starts, destinations)]
+    repeated = [np.tile(part, 8) for part in (origins, starts, destinations)]
     expanded = []
     step = Decoder.step
 
@@ -294,7 +299,7 @@ def test_no_more_trips_are_under_way_than_asked_for(requests, monkeypatch, decod
         return step(self, tree, parents, *rest)
 
     monkeypatch.setattr(Decoder, "step", watched)
-    generate(model, *asked, decoding=decoding, concurrent=5)
+    generate(model, *repeated, decoding=decoding, concurrent=5)
     assert 3 < max(expanded) <= most
 
 
@@ -328,21 +333,34 @@ def test_generated_trips_survive_parquet_and_the_published_csv(tmp_path):
 def test_requests_are_real_ones_or_drawn_from_training():
     network = grid_network(5)
     train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
-    asked = choose(GenerationConfig(num_trips=7), train, test)
-    assert len(asked.origins) == 7
-    np.testing.assert_array_equal(asked.destinations, test.destinations[asked.real_rows])
-    drawn = choose(GenerationConfig(od_source="train", num_trips=400), train, test)
+    od_pairs = select_od_pairs(GenerationConfig(num_trips=7), train, test)
+    assert len(od_pairs.origins) == 7
+    np.testing.assert_array_equal(od_pairs.destinations, test.destinations[od_pairs.real_rows])
+    drawn = select_od_pairs(GenerationConfig(od_source="train", num_trips=400), train, test)
     pairs = set(zip(train.origins.tolist(), train.destinations.tolist(), strict=True))
     assert set(zip(drawn.origins.tolist(), drawn.destinations.tolist(), strict=True)) <= pairs
     assert drawn.real_rows is None
 
 
-def test_samples_of_an_od_stand_one_behind_the_other():
+def test_samples_of_an_od_pair_are_consecutive():
     network = grid_network(5)
     train, test = random_trips(network, 50, 0), random_trips(network, 20, 1)
-    asked = choose(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
-    assert asked.real_rows[0] == asked.real_rows[2] != asked.real_rows[3]
-    assert len(asked) == 6
+    od_pairs = select_od_pairs(GenerationConfig(decoder="sampling", samples_per_od=3, num_trips=2), train, test)
+    assert od_pairs.real_rows[0] == od_pairs.real_rows[2] != od_pairs.real_rows[3]
+    assert len(od_pairs) == 6
+
+
+def test_wrong_arguments_of_the_selection_are_refused():
+    trips = random_trips(grid_network(4), 5)
+    file = GenerationConfig(od_source="file", od_file="ods.csv")
+    for arguments, error, message in [
+        (("test", trips, trips), TypeError, r"config is a str, not a GenerationConfig. Call select_od_pairs\("),
+        ((GenerationConfig(), trips, "test.csv"), TypeError, "test is a str, not a Trajectories"),
+        ((GenerationConfig(od_source="train"), trips.take(np.arange(0)), trips), ValueError, "train has no trips"),
+        ((file, trips, trips), ValueError, r"num_roads=network.num_roads"),
+    ]:
+        with pytest.raises(error, match=message):
+            select_od_pairs(*arguments)
 
 
 OD_TEXTS = {
@@ -353,7 +371,7 @@ OD_TEXTS = {
 
 
 @pytest.mark.parametrize("text", OD_TEXTS.values(), ids=OD_TEXTS)
-def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
+def test_od_files_are_read_from_csv_and_parquet(tmp_path, text):
     csv, parquet = tmp_path / "ods.csv", tmp_path / "ods.parquet"
     csv.write_text(f"note,origin,destination,start_time\na,3,5,{text}\nb,0,7,{text}\n")
     pd.DataFrame(
@@ -361,15 +379,15 @@ def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
     ).to_parquet(parquet)
     settings = GenerationConfig(od_source="file", od_file=str(csv))
     none = random_trips(grid_network(4), 2)
-    for asked in (read_ods(csv, 8), read_ods(parquet, 8), choose(settings, none, none, 8)):
-        assert asked.origins.tolist() == [3, 0]
-        assert asked.destinations.tolist() == [5, 7]
-        assert asked.start_times.tolist() == [1_372_667_400] * 2
-        assert asked.real_rows is None
+    for od_pairs in (read_ods(csv, 8), read_ods(parquet, 8), select_od_pairs(settings, none, none, 8)):
+        assert od_pairs.origins.tolist() == [3, 0]
+        assert od_pairs.destinations.tolist() == [5, 7]
+        assert od_pairs.start_times.tolist() == [1_372_667_400] * 2
+        assert od_pairs.real_rows is None
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (
             ["origin,destination,start_time", "1,2,0", "1,8,0"],
@@ -393,10 +411,10 @@ def test_ods_of_the_user_are_read_from_csv_and_parquet(tmp_path, text):
         ([], "no column .*there are: none"),
     ],
 )
-def test_a_bad_file_of_ods_is_named_with_its_row(tmp_path, lines, said):
+def test_a_bad_od_file_is_refused_with_its_row(tmp_path, lines, message):
     file = tmp_path / "ods.csv"
     file.write_text("\n".join(lines))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_ods(file, 8)
 
 
@@ -406,14 +424,14 @@ def test_a_file_of_ods_as_spreadsheets_write_them(tmp_path):
         b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
         b'b,"3", 4.0,2013-07-01\r\n\r\n'
     )
-    asked = read_ods(file, 8)
-    assert (asked.origins.tolist(), asked.destinations.tolist()) == ([1, 3], [2, 4])
-    assert asked.start_times.tolist() == [1_372_667_400, 1_372_636_800]
+    od_pairs = read_ods(file, 8)
+    assert (od_pairs.origins.tolist(), od_pairs.destinations.tolist()) == ([1, 3], [2, 4])
+    assert od_pairs.start_times.tolist() == [1_372_667_400, 1_372_636_800]
 
 
 @pytest.mark.parametrize("content", [b"origin,destination,start_time\n1,\xff,0\n", bytes(range(256)), b"PAR1"])
 @pytest.mark.parametrize("name", ["ods.csv", "ods.parquet"])
-def test_a_file_that_is_no_table_is_told(tmp_path, name, content):
+def test_a_file_that_is_no_table_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
         read_ods(tmp_path / name, 8)
@@ -450,9 +468,9 @@ def test_files_written_in_chunks_are_those_of_all_trips_at_once(requests, tmp_pa
     expected.to_parquet(tmp_path / "whole.parquet")
     assert_geodataframe_equal(lines, gpd.read_parquet(tmp_path / "whole.parquet"))
     assert lines.crs.to_epsg() == 4326
-    told = json.loads(pq.read_metadata(tmp_path / "lines.parquet").metadata[b"geo"])["columns"]["geometry"]
-    assert told["bbox"] == expected.total_bounds.tolist()
-    assert told["encoding"] == "WKB"
+    geometry = json.loads(pq.read_metadata(tmp_path / "lines.parquet").metadata[b"geo"])["columns"]["geometry"]
+    assert geometry["bbox"] == expected.total_bounds.tolist()
+    assert geometry["encoding"] == "WKB"
     assert {path.name for path in tmp_path.iterdir()} == {
         "trips.parquet",
         "parts",
@@ -478,8 +496,8 @@ def test_a_failure_in_the_middle_leaves_no_half_file(requests, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_follows_the_living_branches(requests, monkeypatch):
-    """Nodes that nothing rests on go back at once, and all of them in the end."""
+def test_memory_follows_the_active_branches(requests, monkeypatch):
+    """Nodes without references are released at once, and all nodes at the end."""
     network, model, *_ = requests
     kept, trees = [], []
     step, tree = Decoder.step, Decoder.tree
@@ -495,3 +513,117 @@ def test_memory_follows_the_living_branches(requests, monkeypatch):
     trips = generate(model, np.arange(3), np.zeros(3, np.int64), far)
     assert trees[0].num_nodes == 0
     assert max(kept) < 0.8 * trips.expansions.sum()
+
+
+class FirstSuccessor(TripState):
+    """A decoder that always takes the first unvisited successor."""
+
+    def __init__(self, trip, destination, start, decoding):
+        super().__init__(trip, destination, decoding.max_steps)
+        self.next, self.visited = start, {start.road}
+
+    def next_nodes(self):
+        if self.next is not None and self.next.road == self.destination:
+            self.arrived = self.next
+            return []
+        return [] if self.next is None or self.expansions >= self.max_steps else [self.next]
+
+    def update(self, expanded):
+        node = expanded.node
+        self.keep(expanded.slot, node.parent, expanded.away_m)
+        self.next = None
+        for road, cost, wait in zip(expanded.candidates, expanded.costs, expanded.seconds, strict=True):
+            if road >= 0 and road not in self.visited:
+                self.visited.add(road)
+                self.next = Node(node.cost + cost, node.order + 1, road, node.time + wait, expanded.slot)
+                return
+
+
+@pytest.fixture
+def mine():
+    DECODERS.register("mine", DecoderSpec(FirstSuccessor, "the first successor", lambda _: "first successor"))
+    yield Decoding("mine", max_steps=30)
+    DECODERS.unregister("mine")
+
+
+def test_a_registered_decoder_generates_trips(requests, tmp_path, mine):
+    """Registration is the only edit that a new decoder needs."""
+    network, model, origins, starts, destinations = requests
+    trips = generate(model, origins, starts, destinations, decoding=mine)
+    for i, origin in enumerate(origins):
+        roads = [int(origin)]
+        while roads[-1] != destinations[i] and len(roads) <= 30:
+            unvisited = [road for road in network.successors.row(roads[-1]).tolist() if road not in roads]
+            if not unvisited:
+                break
+            roads.append(unvisited[0])
+        roads_found = trips.roads(i).tolist()
+        assert roads_found == roads[: len(roads_found)]
+        assert trips.reached[i] == (roads_found[-1] == destinations[i])
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, origins, starts, destinations, "mine")
+    assert len(GeneratedTrajectories.read_parquet(tmp_path / "trips.parquet")) == len(origins)
+    assert mine.describe() == "first successor, at most 30 expansions per trip"
+
+
+def test_the_command_line_offers_registered_decoders(mine, capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert "mine: the first successor" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main(["generate", "--decoder", "greedy"])
+    assert "invalid choice: 'greedy'" in capsys.readouterr().err
+
+
+def test_settings_become_a_decoder():
+    config = GenerationConfig(decoder="beam", beam_width=3, max_steps=70, temperature=0.5, seed=9)
+    assert Decoding.from_config(config) == Decoding("beam", 70, 3, 0.5, 9)
+    assert Decoding.from_config(config).nodes_per_round == 3
+    assert Decoding("sampling", temperature=0.5).logit_scale == 2.0
+
+
+def test_only_decoders_that_sample_allow_several_trips_per_od():
+    with pytest.raises(ValueError, match="needs decoder sampling: beam gives one trip"):
+        GenerationConfig(decoder="beam", samples_per_od=2)
+
+
+def test_a_decoder_can_be_given_by_name(requests):
+    _, model, origins, starts, destinations = requests
+    named = generate(model, origins, starts, destinations, 40, decoding="beam")
+    given = generate(model, origins, starts, destinations, decoding=Decoding("beam", max_steps=40))
+    np.testing.assert_array_equal(named.road_ids, given.road_ids)
+    assert named.expansions.max() <= 40
+
+
+def test_an_unknown_decoder_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown decoder 'beem'.*Did you mean 'beam'"):
+        Decoding("beem")
+    for wrong in ({"max_steps": 0}, {"beam_width": 1.5}, {"temperature": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Decoding(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"max_steps": "greedy"}, TypeError, r"max_steps is a number .*'greedy'.*decoding='beam'"),
+        ({"max_steps": Decoding("beam")}, TypeError, r"max_steps is a number"),
+        ({"max_steps": 0}, ValueError, r"max_steps is 0, not an integer of 1 or more. Call generate\(model"),
+        ({"max_steps": 2.5}, ValueError, r"max_steps is 2.5"),
+        ({"decoding": "greedy"}, ConfigError, r"unknown decoder 'greedy'. Known: search, beam, sampling"),
+        ({"decoding": 5}, TypeError, r"decoding is a int.*Decoding\('beam'"),
+        ({"decoding": Decoding(max_steps=9), "max_steps": 7}, ValueError, r"max_steps 7 contradicts the 9 of decoding"),
+        ({"model": "model.pth"}, TypeError, r"model is a str, not a HOSER. Call generate\(model"),
+        ({"origins": [0.5, 1.0]}, TypeError, r"origins has dtype float64, not an integer"),
+        ({"origins": [[0, 1]]}, ValueError, r"origins has shape \(1, 2\), not \(n,\)"),
+        (
+            {"start_times": np.zeros(2, "datetime64[ns]")},
+            TypeError,
+            r"start_times has dtype.*astype\('datetime64\[s\]'\)",
+        ),
+        ({"destinations": [1]}, ValueError, r"differ in length \(origins 2, start_times 2, destinations 1\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_right_call(requests, change, error, message):
+    arguments = {"model": requests[1], "origins": [0, 1], "start_times": [0, 0], "destinations": [1, 0], **change}
+    with pytest.raises(error, match=message):
+        generate(**arguments)

@@ -17,6 +17,7 @@ from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.features import direction, folded, road_graph, zone_graph
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.student.losses import next_step_loss, time_loss
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_equals_plain_transcription_with_gradients(small_city, oracle, student, 
     logits, times = plain(batch)
     sum(oracle.plain_losses(batch, logits, times, 3.0, 0.5)).backward()
     output = model(collate(trips, rows), all_times=True)
-    (output.next_step_loss() + output.time_loss(model.time_scale)).backward()
+    (next_step_loss(output) + time_loss(output, model.time_scale)).backward()
     where = batch["candidate_mask"]
     assert torch.equal(output.candidate_mask, where)
     torch.testing.assert_close(output.logits[where], logits[where], rtol=1e-5, atol=1e-5)
@@ -169,7 +170,7 @@ def test_bf16_is_near_and_loss_is_float32(small_city, small_model):
     assert rough.logits.dtype == torch.float32
     where = exact.candidate_mask
     torch.testing.assert_close(rough.logits[where], exact.logits[where], rtol=0.1, atol=0.05)
-    assert rough.next_step_loss().dtype == torch.float32
+    assert next_step_loss(rough).dtype == torch.float32
 
 
 def test_time_scale_is_asked_for(small_city):

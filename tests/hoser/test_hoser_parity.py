@@ -10,6 +10,7 @@ import torch
 
 from hoser_kd.hoser import build_graph_features, collate, load_checkpoint, time_label_statistics
 from hoser_kd.hoser.batches import RoadTables, road_tables
+from hoser_kd.student.losses import next_step_loss, time_loss
 
 TOLERANCE = 1e-5
 
@@ -86,7 +87,7 @@ def test_outputs(
     close(output.all_times, golden_io[f"{prefix}time_pred"], candidates)
     at_label = output.all_times.gather(2, output.label.clamp(min=0)[..., None])[..., 0]
     close(output.time_pred, at_label, output.step_mask.numpy())
-    close(output.next_step_loss(), golden_io[f"{prefix}loss_next_step"])
-    close(output.time_loss(model.time_scale), golden_io[f"{prefix}loss_time_pred"])
+    close(next_step_loss(output), golden_io[f"{prefix}loss_next_step"])
+    close(time_loss(output, model.time_scale), golden_io[f"{prefix}loss_time_pred"])
     hits = (output.logits.argmax(2) == output.label)[output.step_mask]
     close(hits.float().mean(), golden_io[f"{prefix}acc"])

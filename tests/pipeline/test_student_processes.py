@@ -39,7 +39,7 @@ TOWN = {
         "batch_size": 23,
         "micro_batch_size": 5,
         "learning_rate": 0.01,
-        "select_by": "arrival",
+        "select_by": "arrival_rate",
         "select_num_ods": 5,
     },
     "distill": {"lambda_kl": 0.5, "sample_steps_per_trace": 3, "shared_cells": "split"},

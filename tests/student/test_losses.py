@@ -1,4 +1,4 @@
-"""The distillation term: the seed's own numbers, its properties, and the labels that feed it."""
+"""Loss terms: golden values and properties of the distillation term, its labels, and registered terms."""
 
 from __future__ import annotations
 
@@ -16,9 +16,19 @@ from small_city import grid_network, random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError
 from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.variants import LOSS_TERMS
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.hoser.batches import RoadTables, road_tables
-from hoser_kd.student.losses import Distillation, StoredLabels, kl_loss, sample_steps
+from hoser_kd.student.losses import (
+    Distillation,
+    LossContext,
+    LossTerm,
+    StoredLabels,
+    kl_loss,
+    loss_terms,
+    num_steps,
+    sample_steps,
+)
 from hoser_kd.student.training import StudentTrainer, train_student
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2, max_epochs=3, batch_size=5)
@@ -54,8 +64,8 @@ def test_golden_values_and_gradients(golden):
             np.testing.assert_allclose(logits.grad, case["grad_logits"], atol=1e-6, err_msg=case["name"])
 
 
-def test_a_candidate_the_teacher_rules_out_is_not_lifted(golden):
-    """The seed's scripts raise a mass of 0 to 3e-5 at temperature 2 and get 0.69279; the formula says log 2."""
+def test_a_candidate_with_teacher_probability_zero_stays_at_zero(golden):
+    """The original scripts raise a probability of 0 to 3e-5 at temperature 2 (0.69279); the formula gives log 2."""
     case = next(case for case in golden_cases(golden) if case["name"].startswith("clamp"))
     logits, scores, mask, _ = tensors(case)
     loss = kl_loss(logits, scores, mask, case["tau"])
@@ -83,7 +93,7 @@ def as_tensors(drawn):
 
 
 def plain(logits, scores, tokens, temperature, shared_cells):
-    """One row without masks, as a sum in Python."""
+    """One row without masks, as a plain sum in Python."""
     cells = {}
     p = np.exp(logits / temperature - np.logaddexp.reduce(logits / temperature))
     for k, token in enumerate(tokens):
@@ -136,7 +146,7 @@ def test_properties(drawn, shared_cells, shift, random):
         loss(logits[:, order], scores[:, order], mask[:, order], tokens[:, order]), base, atol=1e-5, rtol=1e-5
     )
     assert (base[mask.sum(1) <= 1].abs() < 1e-6).all()
-    # what stands outside the mask is not read
+    # values outside the mask are ignored
     noise = torch.where(mask, logits, -torch.inf), torch.where(mask, scores, torch.nan)
     torch.testing.assert_close(loss(*noise), base)
     if shared_cells == "replicate":
@@ -162,7 +172,7 @@ def test_gradient_is_finite_and_right_with_masks_and_impossible_candidates(share
     torch.testing.assert_close(logits.grad.sum(1), torch.zeros(6), atol=1e-6, rtol=0)
 
 
-def test_aggregate_is_silent_where_all_share_a_cell():
+def test_aggregate_gives_no_signal_if_all_candidates_share_a_cell():
     logits = torch.tensor([[0.2, -0.4, 1.0]], requires_grad=True)
     one_cell = torch.ones(1, 3, dtype=torch.int64)
     loss = kl_loss(logits, torch.zeros(1, 3), one_cell.bool(), 2.0, one_cell, "aggregate")
@@ -182,12 +192,12 @@ def test_float32_whatever_autocast_and_input():
     torch.testing.assert_close(half, exact, atol=0.01, rtol=0.05)
 
 
-def test_nan_of_the_teacher_is_not_hidden():
+def test_nan_of_the_teacher_propagates():
     scores = torch.tensor([[torch.nan, 0.0]])
     assert torch.isnan(kl_loss(torch.zeros(1, 2), scores, torch.ones(1, 2, dtype=torch.bool), 2.0))
 
 
-def test_tokens_are_asked_for():
+def test_tokens_are_required_to_split_or_aggregate():
     with pytest.raises(ValueError, match="tokens"):
         kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 2.0, None, "split")
 
@@ -217,7 +227,7 @@ def test_sampled_steps_are_even():
 
 @pytest.fixture
 def labeled():
-    """Trips whose label of each candidate is step * 10 + place, so that any mix-up shows."""
+    """Trips whose score of each candidate is step * 10 + place, so that misaligned labels are detected."""
     network = grid_network(4)
     trips = random_trips(network, 12, 1)
     at, _ = trips.step_positions()
@@ -227,7 +237,7 @@ def labeled():
     return network, trips, SimpleNamespace(offsets=offsets_of(degrees), scores=scores)
 
 
-def test_stored_labels_find_their_steps(labeled):
+def test_stored_labels_are_aligned_with_steps(labeled):
     network, trips, labels = labeled
     source = StoredLabels(labels, trips)
     rows = np.array([7, 0, 3])
@@ -288,8 +298,8 @@ def test_distillation_reads_settings(labeled):
 
 
 @pytest.mark.parametrize("shared_cells", SHARING)
-def test_a_lonely_candidate_adds_nothing_and_the_teacher_learns_nothing(shared_cells):
-    """Neither to the sum nor to any gradient, whatever its logit and score; it counts as a step of the mean."""
+def test_a_single_candidate_has_no_loss_and_the_teacher_gets_no_gradient(shared_cells):
+    """No loss and no gradient, whatever its logit and score; the step still counts in the mean."""
     torch.manual_seed(0)
     logits, scores = torch.randn(5, 3) * 20, torch.randn(5, 3) * 20
     mask = torch.tensor([[1, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0]], dtype=torch.bool)
@@ -313,8 +323,8 @@ def small_student(network):
     )
 
 
-def test_training_draws_its_steps_anew_in_each_epoch(labeled, tmp_path, monkeypatch):
-    """The epoch reaches the draw, and what is drawn is what the teacher's scores are taken of."""
+def test_steps_are_resampled_in_each_epoch(labeled, tmp_path, monkeypatch):
+    """The sample depends on the epoch and on the seed, and covers every trip."""
     network, trips, labels = labeled
     drawn = {}
 
@@ -340,18 +350,19 @@ def test_training_draws_its_steps_anew_in_each_epoch(labeled, tmp_path, monkeypa
     assert drawn != first
 
 
-def test_a_trainer_of_weight_zero_is_a_plain_one_bit_for_bit(labeled):
+def test_weight_zero_equals_plain_training_bit_for_bit(labeled):
     network, trips, labels = labeled
-    found = []
+    runs = []
     for weight in (None, 0.0, 0.5):
         model = small_student(network)
-        term = None if weight is None else Distillation(DistillConfig(lambda_kl=weight), StoredLabels(labels, trips))
-        trainer = StudentTrainer(model, SMALL, 4, term)
-        figures = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
-        found.append((figures, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
-    assert found[0][0] == found[1][0]
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.equal(found[0][1], found[2][1])
+        distill = None if weight is None else DistillConfig(lambda_kl=weight)
+        terms = loss_terms(LossContext(model.time_scale, SMALL, distill, StoredLabels(labels, trips)))
+        trainer = StudentTrainer(model, SMALL, 4, terms)
+        metrics = [trainer.step(trips, np.arange(6), epoch) for epoch in range(2)]
+        runs.append((metrics, torch.cat([weights.detach().flatten() for weights in model.parameters()])))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert not torch.equal(runs[0][1], runs[2][1])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -367,10 +378,84 @@ def test_the_term_is_float32_in_a_training_of_half_precision(labeled, precision,
 
     monkeypatch.setattr("hoser_kd.student.losses.kl_loss", note)
     config = SMALL.model_copy(update={"precision": precision})
-    term = Distillation(DistillConfig(lambda_kl=0.5), StoredLabels(labels, trips))
-    StudentTrainer(small_student(network), config, 4, term).step(trips, np.arange(6), 0)
+    model = small_student(network)
+    context = LossContext(model.time_scale, config, DistillConfig(lambda_kl=0.5), StoredLabels(labels, trips))
+    StudentTrainer(model, config, 4, loss_terms(context)).step(trips, np.arange(6), 0)
     assert terms
     for term, exact, under_autocast in terms:
         assert term.dtype == torch.float32
         assert not under_autocast
         assert term.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+@pytest.fixture
+def entropy_term():
+    """A loss term that is registered for a while: the entropy of the student's choice, with weight 0.1."""
+
+    def entropy(batch, output, epoch):
+        p = output.logits[output.step_mask].softmax(1)
+        return -(p * (p + 1e-9).log()).sum(1).mean()
+
+    LOSS_TERMS.register("entropy", lambda context: LossTerm("entropy", 0.1, entropy, num_steps))
+    yield
+    LOSS_TERMS.unregister("entropy")
+
+
+def test_a_registered_term_reaches_history_tensorboard_and_report(labeled, tmp_path, entropy_term):
+    """Registration is the only edit that a new loss term needs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from hoser_kd.report.data import ReportData, StudentResult
+    from hoser_kd.report.figures import training_pictures
+
+    network, trips, _ = labeled
+    zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
+    result = train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+    assert all(epoch["train_entropy"] > 0 for epoch in result.history)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"step/entropy", "epoch/train_entropy"} <= set(events.Tags()["scalars"])
+    student = StudentResult(history=result.history, test={})
+    data = ReportData(
+        city="town",
+        network=network,
+        real=trips,
+        students={"vanilla": {0: student}},
+        teacher={},
+    )
+    [(figure, _)] = training_pictures(data)
+    assert "entropy" in [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_a_registered_term_changes_the_gradient(labeled, entropy_term):
+    network, trips, _ = labeled
+    steps = []
+    for weight in (0.0, 0.1):
+        model = small_student(network)
+        terms = [
+            term if term.name != "entropy" else LossTerm("entropy", weight, term.compute, term.count)
+            for term in loss_terms(LossContext(model.time_scale, SMALL))
+        ]
+        steps.append(StudentTrainer(model, SMALL, 4, terms).step(trips, np.arange(6), 0))
+    assert [list(step) for step in steps] == [["next_step", "time", "entropy", "grad_norm", "learning_rate"]] * 2
+    assert steps[0]["entropy"] == steps[1]["entropy"]
+    assert steps[0]["grad_norm"] != steps[1]["grad_norm"]
+
+
+def test_a_training_with_another_term_does_not_resume_this_one(labeled, tmp_path, request):
+    network, trips, _ = labeled
+    zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
+    train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+    request.getfixturevalue("entropy_term")
+    with pytest.raises(StoreError, match="other settings"):
+        train_student(network, zones, transitions, trips, trips, SMALL, folder=tmp_path)
+
+
+def test_terms_with_the_same_name_are_refused(labeled):
+    model = small_student(labeled[0])
+    LOSS_TERMS.register("again", LOSS_TERMS["time"])
+    try:
+        with pytest.raises(ValueError, match="different names"):
+            loss_terms(LossContext(model.time_scale, SMALL))
+    finally:
+        LOSS_TERMS.unregister("again")

@@ -1,4 +1,4 @@
-"""The teacher's ranking and the mixture: figures agree with those of the student's own evaluation."""
+"""Mixtures of student and teacher: metrics agree with the evaluation of the student."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def case():
     ).eval()
     at, _ = trips.step_positions()
     offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
-    # a teacher that knows the way: the road taken scores 4 more
+    # an informed teacher: the score of the true road is 4 higher
     scores = np.zeros(offsets[-1], np.float32)
     scores[offsets[:-1] + network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1])] = 4
     return model, trips, predict_probabilities(model, trips, SoftLabels(offsets, scores))
 
 
 def test_the_student_alone_is_what_its_evaluation_says(case):
-    model, trips, found = case
+    model, trips, probabilities = case
     expected = evaluate_student(model, trips)
-    for name, value in found.figures(0.0).items():
+    for name, value in probabilities.metrics(0.0).items():
         assert value == pytest.approx(expected[name], abs=1e-5)
 
 
 def test_a_teacher_that_knows_is_taken_whole(case):
-    _, _, found = case
-    assert found.figures(1.0)["accuracy"] == 1.0
-    assert found.best_share() == 1.0
+    _, _, probabilities = case
+    assert probabilities.metrics(1.0)["accuracy"] == 1.0
+    assert probabilities.best_share() == 1.0
 
 
 def test_a_tie_counts_as_a_guess():
     half = np.array([0.5, 0.5])
     tie = StepProbabilities(half, half, np.array([0, 0]), np.array([True, False]), np.array([2]))
-    assert tie.figures(0.3) == pytest.approx({"accuracy": 0.5, "decision_accuracy": 0.5, "nll": np.log(2)})
+    assert tie.metrics(0.3) == pytest.approx({"accuracy": 0.5, "decision_accuracy": 0.5, "nll": np.log(2)})

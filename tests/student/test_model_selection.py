@@ -1,4 +1,4 @@
-"""Choice of an epoch: by next steps as published, or by whole trips, which change nothing else in a training."""
+"""Selection of an epoch: by next steps as published, or by generated trips, which do not affect the training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from test_training import train, weights
 
 from hoser_kd import hoser
 from hoser_kd.common.distributed import DistributedContext
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import CityConfig, StudentConfig
+from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
 from hoser_kd.generation.generator import generate
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.student.model_selection import RULES, best_epoch, score, selection_score
+from hoser_kd.student.model_selection import SelectionRule, best_epoch, score, selection_score
 
 LONGER = TINY.model_copy(update={"max_epochs": 5, "dropout": 0.1, "learning_rate": 0.02})
 WATCHED = LONGER.model_copy(update={"select_num_ods": 12, "select_max_steps": 15})
@@ -45,17 +47,32 @@ def test_each_rule_has_its_best_epoch_and_the_first_of_equals_wins():
         (0.9, 0.40, 0.50, 0.38),
         (0.9, 0.41, 0.25, 0.41),
     )
-    assert [best_epoch(history, by) for by in RULES] == [1, 2, 3, 2]
+    assert [best_epoch(history, by) for by in SELECTION_RULES] == [1, 2, 3, 2]
 
 
 def test_a_tie_never_outweighs_an_arrival():
     history = epochs_of((0, 0, 0.999, 1.0), (0, 0, 1.0, 0.0))
-    assert best_epoch(history, "arrival") == 2
+    assert best_epoch(history, "arrival_rate") == 2
 
 
-def test_a_rule_without_its_figures_says_what_to_set():
+def test_a_rule_without_its_metrics_names_the_setting():
     with pytest.raises(ValueError, match=r"generation_score.*select_num_ods"):
         score({"accuracy": 1.0, "nll": 0.1}, "generation")
+
+
+def test_an_unknown_rule_is_refused():
+    for by in ("arrival", "loss"):
+        with pytest.raises(ConfigError, match=f"unknown selection rule '{by}'"):
+            score({"accuracy": 1.0}, by)
+
+
+def test_a_registered_rule_selects(small_city, tmp_path):
+    SELECTION_RULES.register("worst", SelectionRule(lambda metrics: -metrics["accuracy"], "the lowest accuracy"))
+    try:
+        result = train(small_city, tmp_path, LONGER.model_copy(update={"select_by": "worst"}))
+    finally:
+        SELECTION_RULES.unregister("worst")
+    assert result.best["accuracy"] == min(epoch["accuracy"] for epoch in result.history)
 
 
 def test_students_are_compared_by_their_summaries():
@@ -85,22 +102,22 @@ def test_the_score_is_1_for_the_real_trips_and_falls_with_each_part():
     assert trip_score({**same, "radius": {}}) == pytest.approx(1 - 1 / 12)
 
 
-def test_figures_are_those_of_the_published_search(small_city, small_model):
+def test_metrics_are_those_of_the_published_search(small_city, small_model):
     val = small_city.trips["val"]
     sample = ValidationTrips.draw(val, small_city.network, WATCHED)
     assert len(sample.real) == 12
     small_model.train()
-    figures = sample.figures(small_model)
+    metrics = sample.metrics(small_model)
     assert small_model.training
     trips = generate(small_model.eval(), sample.real.origins, sample.real.start_times, sample.real.destinations, 15)
-    told = evaluate(sample.real, trips, small_city.network, paired=True)
-    assert figures["generation_reached"] == trips.reached.mean() < 1
-    assert figures["generation_distance_jsd"] == told["distance"]["jsd"]
-    assert figures["generation_score"] == trip_score(told)
-    assert 0 < figures["generation_score"] < 1
+    results = evaluate(sample.real, trips, small_city.network, paired=True)
+    assert metrics["generation_reached"] == trips.reached.mean() < 1
+    assert metrics["generation_distance_jsd"] == results["distance"]["jsd"]
+    assert metrics["generation_score"] == trip_score(results)
+    assert 0 < metrics["generation_score"] < 1
 
 
-def test_all_trainings_answer_the_same_requests(small_city):
+def test_all_trainings_use_the_same_requests(small_city):
     val, network = small_city.trips["val"], small_city.network
     first, again = (ValidationTrips.draw(val, network, WATCHED) for _ in range(2))
     assert np.array_equal(first.real.road_ids, again.real.road_ids)
@@ -109,7 +126,7 @@ def test_all_trainings_answer_the_same_requests(small_city):
     assert ValidationTrips.draw(val, network, TINY.model_copy(update={"select_by": "nll"})) is None
 
 
-def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
+def test_validation_trips_do_not_affect_the_training(small_city, tmp_path):
     plain = train(small_city, tmp_path / "plain", LONGER)
     watched = train(small_city, tmp_path / "watched", WATCHED)
     assert without_trips(watched.history) == plain.history
@@ -118,13 +135,13 @@ def test_validation_trips_leave_the_training_as_it_was(small_city, tmp_path):
     assert all(0 <= epoch["generation_reached"] <= 1 for epoch in watched.history)
 
 
-@pytest.mark.parametrize("by", ["nll", "arrival", "generation"])
-def test_the_epoch_that_is_kept_is_the_best_by_the_rule(small_city, tmp_path, by):
+@pytest.mark.parametrize("by", ["nll", "arrival_rate", "generation"])
+def test_the_best_epoch_by_the_rule_is_kept(small_city, tmp_path, by):
     kept = {}
 
-    def keep(figures):
+    def keep(metrics):
         state = hoser.checkpoint.read_tensors(tmp_path / "state.pt")
-        kept[figures["epoch"]] = state["model"]
+        kept[metrics["epoch"]] = state["model"]
 
     result = train(small_city, tmp_path, WATCHED.model_copy(update={"select_by": by}), on_epoch=keep)
     scores = [score(epoch, by) for epoch in result.history]
@@ -138,15 +155,15 @@ class _Killed(Exception):
     pass
 
 
-def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, tmp_path):
+def test_a_run_killed_while_generating_resumes_to_the_same_epoch(small_city, tmp_path):
     config = WATCHED.model_copy(update={"select_by": "generation"})
     whole = train(small_city, tmp_path / "whole", config)
-    seen = []
+    totals = []
 
-    def killer(stage, done, total, figures=None):
+    def killer(stage, done, total, metrics=None):
         if stage == "generating validation trips" and done == 7:
-            seen.append(total)
-            if len(seen) in (2, 5):
+            totals.append(total)
+            if len(totals) in (2, 5):
                 raise _Killed
 
     for _ in range(2):
@@ -159,8 +176,8 @@ def test_a_run_killed_while_it_generates_goes_on_to_the_same_choice(small_city, 
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
-def test_settings_at_their_defaults_make_no_other_student():
-    """Versions of students that exist already stay."""
+def test_settings_at_their_defaults_do_not_change_the_version():
+    """Versions of existing students do not change."""
 
     def settings(**student):
         return SETTINGS["student"](
@@ -172,15 +189,15 @@ def test_settings_at_their_defaults_make_no_other_student():
     assert settings(select_max_steps=7) == settings()
     assert chosen & set(settings(select_by="nll")) == {"select_by"}
     assert chosen <= set(settings(select_num_ods=5))
-    assert chosen <= set(settings(select_by="arrival"))
-    assert StudentConfig(select_by="arrival").num_validation_ods == 200
+    assert chosen <= set(settings(select_by="arrival_rate"))
+    assert StudentConfig(select_by="arrival_rate").num_validation_ods == 200
 
 
-def test_shares_of_several_processes_come_together(small_city, small_model, monkeypatch):
-    """Three processes, here threads, that answer a third each: all have the figures of all trips."""
+def test_shares_of_several_processes_are_combined(small_city, small_model, monkeypatch):
+    """Three processes, here threads, generate a third each: all return the metrics of all trips."""
     sample = ValidationTrips.draw(small_city.trips["val"], small_city.network, WATCHED)
     small_model.eval()
-    alone = sample.figures(small_model)
+    alone = sample.metrics(small_model)
     here, all_here, added = threading.local(), threading.Barrier(3), {}
 
     def add(_, values, device):
@@ -192,7 +209,7 @@ def test_shares_of_several_processes_come_together(small_city, small_model, monk
 
     def process(rank):
         here.rank = rank
-        return sample.figures(small_model)
+        return sample.metrics(small_model)
 
     monkeypatch.setattr(DistributedContext, "sum", add)
     monkeypatch.setattr(DistributedContext, "current", classmethod(lambda cls: cls(here.rank, 3)))

@@ -1,4 +1,4 @@
-"""Figures of a student, each against its definition in plain Python."""
+"""Next-step metrics, each compared with its definition in plain Python."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.next_step_metrics import calibration_error, evaluate_student, frequency_baseline
 
 
-def test_figures_equal_their_definitions(small_city, small_model):
+def test_metrics_equal_their_definitions(small_city, small_model):
     trips = small_city.trips["val"]
     at, _ = trips.step_positions()
     degree = small_city.network.successors.degrees[trips.road_ids[at]]
     offsets = offsets_of(degree)
     scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
-    figures = evaluate_student(
+    metrics = evaluate_student(
         small_model, trips, labels=SimpleNamespace(offsets=offsets, scores=scores), temperature=2.0, batch_size=7
     )
     small_model.eval()
@@ -66,8 +66,8 @@ def test_figures_equal_their_definitions(small_city, small_model):
         "teacher_agreement": np.array(agree)[decisions].mean(),
         "teacher_kl": np.array(kl)[decisions].mean(),
     }
-    assert figures.pop("calibration_error") >= 0
-    assert figures == pytest.approx(expected, rel=1e-5)
+    assert metrics.pop("calibration_error") >= 0
+    assert metrics == pytest.approx(expected, rel=1e-5)
 
 
 def test_mode_of_the_model_is_kept(small_city, small_model):
@@ -85,24 +85,24 @@ def test_calibration_error():
     assert calibration_error(np.array([1.0]), np.array([1.0])) == 0.0
 
 
-def test_trivial_baseline_equals_counting(small_city):
+def test_frequency_baseline_equals_counting(small_city):
     network, train, val = small_city.network, small_city.trips["train"], small_city.trips["val"]
-    seen = Counter()
+    counts_of = Counter()
     for i in range(len(train)):
         roads = train.roads(i).tolist()
-        seen.update(pairwise(roads))
+        counts_of.update(pairwise(roads))
     chance, nll = [], []
     for i in range(len(val)):
         roads = val.roads(i).tolist()
         for here, there in pairwise(roads):
-            counts = {int(c): seen[here, int(c)] for c in network.successors.row(here)}
+            counts = {int(c): counts_of[here, int(c)] for c in network.successors.row(here)}
             best = [c for c, n in counts.items() if n == max(counts.values())]
             chance.append((there in best) / len(best))
             nll.append(-math.log((counts[there] + 1) / (sum(counts.values()) + len(counts))))
     assert frequency_baseline(train, val, network) == pytest.approx({"accuracy": np.mean(chance), "nll": np.mean(nll)})
 
 
-def test_trivial_baseline_with_dead_ends():
+def test_frequency_baseline_with_dead_ends():
     network = grid_network(3)
     degrees = network.successors.degrees.copy()
     kept = np.repeat(np.arange(network.num_roads) != 4, degrees)
@@ -116,6 +116,6 @@ def test_trivial_baseline_with_dead_ends():
     )
     start = int(np.flatnonzero(degrees > 0)[0])
     trip = Trajectories(np.array([0, 2]), np.array([start, cut.successors.row(start)[0]]), np.array([0, 9]))
-    figures = frequency_baseline(trip, trip, cut)
-    assert figures["accuracy"] == 1.0
-    assert math.isfinite(figures["nll"])
+    metrics = frequency_baseline(trip, trip, cut)
+    assert metrics["accuracy"] == 1.0
+    assert math.isfinite(metrics["nll"])

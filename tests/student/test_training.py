@@ -1,4 +1,4 @@
-"""Training: the published code's first 75 steps, and what a run must keep to whatever happens to it."""
+"""Training: the first 75 steps of the published code, seeds, resuming, and invariants of a run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
 from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
-from hoser_kd.student.losses import Distillation, StoredLabels
+from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
 
 
@@ -44,7 +45,7 @@ def train(city, folder, config=TINY, **more):
         city.trips["val"],
         config,
         folder=folder,
-        **more,
+        **{"validators": validators_for(city.trips["val"], city.network, config), **more},
     )
 
 
@@ -73,11 +74,11 @@ def test_75_published_steps(golden, golden_city, golden_io):
     trainer = StudentTrainer(model, config, len(expected))
     trips = golden_city.trips["train"]
     for k, (next_step, time, grad_norm, learning_rate) in enumerate(expected):
-        figures = trainer.step(trips, np.arange(8) + 8 * (k % 25), epoch=k // 25)
-        assert figures["next_step"] == pytest.approx(next_step, rel=1e-4), k
-        assert figures["time"] == pytest.approx(time, rel=1e-4), k
-        assert figures["grad_norm"] == pytest.approx(grad_norm, rel=1e-4), k
-        assert figures["learning_rate"] == pytest.approx(learning_rate, rel=1e-9, abs=1e-15), k
+        metrics = trainer.step(trips, np.arange(8) + 8 * (k % 25), epoch=k // 25)
+        assert metrics["next_step"] == pytest.approx(next_step, rel=1e-4), k
+        assert metrics["time"] == pytest.approx(time, rel=1e-4), k
+        assert metrics["grad_norm"] == pytest.approx(grad_norm, rel=1e-4), k
+        assert metrics["learning_rate"] == pytest.approx(learning_rate, rel=1e-9, abs=1e-15), k
     trained = torch.load(golden / "hoser_ckpt_trained.pth", weights_only=True)
     for name, value in model.named_parameters():
         torch.testing.assert_close(value.detach(), trained[name], rtol=0, atol=1e-3, msg=name)
@@ -86,7 +87,7 @@ def test_75_published_steps(golden, golden_city, golden_io):
 def test_result_is_the_best_epoch(small_city, tmp_path):
     epochs = []
     result = train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 4}), on_epoch=epochs.append)
-    accuracies = [figures["accuracy"] for figures in result.history]
+    accuracies = [metrics["accuracy"] for metrics in result.history]
     assert epochs == result.history
     assert result.best_epoch == 1 + int(np.argmax(accuracies))
     assert result.best["accuracy"] == max(accuracies)
@@ -104,6 +105,30 @@ def test_result_is_the_best_epoch(small_city, tmp_path):
     at, _ = trips.step_positions()
     seconds = np.log1p(trips.times[at + 1] - trips.times[at])
     assert (mean, std) == pytest.approx((seconds.mean(), seconds.std()))
+
+
+def test_metrics_of_validators_are_part_of_the_history(small_city, tmp_path):
+    """Each validator gets the model and the progress callback once per epoch."""
+    calls = []
+
+    def validator(model, progress):
+        calls.append((model, progress))
+        return {"mine": float(len(calls))}
+
+    def progress(*_):
+        pass
+
+    result = train(small_city, tmp_path, validators=[validator], progress=progress)
+    assert [epoch["mine"] for epoch in result.history] == [float(i + 1) for i in range(TINY.max_epochs)]
+    assert all(call[1] is progress for call in calls)
+    assert (tmp_path / "tensorboard").is_dir()
+
+
+def test_a_rule_that_needs_generated_trips_needs_a_validator(small_city, tmp_path):
+    config = TINY.model_copy(update={"select_by": "generation"})
+    with pytest.raises(ValueError, match=r"validators=.*validators_for"):
+        train(small_city, tmp_path, config, validators=())
+    assert not any(tmp_path.iterdir())
 
 
 def test_seeds_repeat_and_differ(small_city, tmp_path):
@@ -129,7 +154,7 @@ class _Killed(Exception):
 
 
 @pytest.mark.parametrize("distilled", [False, True])
-def test_a_killed_run_goes_on_to_the_same_weights(small_city, tmp_path, distilled):
+def test_a_killed_run_resumes_to_the_same_weights(small_city, tmp_path, distilled):
     config = TINY.model_copy(update={"max_epochs": 3, "dropout": 0.1})
     more = (
         {
@@ -141,7 +166,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small_city, tmp_path, distille
     )
     whole = train(small_city, tmp_path / "whole", config, **more)
 
-    def killer(stage, done, total, figures=None):
+    def killer(stage, done, total, metrics=None):
         if done == killer.at:
             raise _Killed
 
@@ -162,13 +187,13 @@ TRAINING_PROCESS = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from test_training import HARD, city_of_streets, train
-train(city_of_streets(), sys.argv[1], HARD, on_epoch=lambda figures: print(figures["epoch"], flush=True))
+train(city_of_streets(), sys.argv[1], HARD, on_epoch=lambda metrics: print(metrics["epoch"], flush=True))
 """
 HARD = TINY.model_copy(update={"max_epochs": 8, "dropout": 0.1})
 
 
-def test_a_process_killed_outright_is_followed_by_one_with_the_same_weights(tmp_path):
-    """SIGKILL wherever it hits; nothing is asked of the dying process."""
+def test_a_process_killed_by_sigkill_resumes_to_the_same_weights(tmp_path):
+    """The process gets no chance to clean up."""
     tests = Path(__file__).parents[1]
     paths = [str(tests.parent), str(tests), str(tests / "student")]
     with subprocess.Popen(
@@ -200,16 +225,16 @@ def memory_held(folder):
     return held
 
 
-def test_memory_stays_flat_over_epochs_of_other_shapes(tmp_path, monkeypatch):
-    """Every batch has other shapes; what they took is used again. In a process of its own: nobody else's memory."""
-    # freed arrays go back at once, so that what is held is what is in use
+def test_memory_does_not_grow_with_changing_shapes(tmp_path, monkeypatch):
+    """Every batch has other shapes, and their memory is reused. Runs in its own process, to count no other memory."""
+    # freed arrays are returned to the system at once, so that the resident size is the memory in use
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         held = pool.apply(memory_held, (tmp_path,))
     assert max(held[8:]) - max(held[:8]) < 4 * 2**20
 
 
-def test_a_finished_run_is_read_and_a_foreign_one_refused(small_city, tmp_path):
+def test_a_finished_run_is_loaded_and_a_foreign_one_refused(small_city, tmp_path):
     first = train(small_city, tmp_path)
     calls = []
     again = train(small_city, tmp_path, on_epoch=calls.append)
@@ -217,8 +242,8 @@ def test_a_finished_run_is_read_and_a_foreign_one_refused(small_city, tmp_path):
     assert again.history == first.history
     with pytest.raises(StoreError, match="other settings"):
         train(small_city, tmp_path, seed=1)
-    anew = train(small_city, tmp_path, seed=1, resume=False)
-    assert anew.history != first.history
+    restarted = train(small_city, tmp_path, seed=1, resume=False)
+    assert restarted.history != first.history
 
 
 def test_a_damaged_state_is_refused(small_city, tmp_path):
@@ -244,7 +269,7 @@ def test_distillation_pulls_towards_the_teacher(small_city, tmp_path):
     center = torch.from_numpy(small_city.network.centroids.copy())
 
     def contrary(batch, candidates):
-        """A teacher that goes away from the destination, which no trip shows."""
+        """A teacher that prefers roads away from the destination, unlike every trip."""
         away = (center[candidates] - center[batch.destinations][:, None, None]).norm(dim=-1)
         return (away * 1000).float().masked_fill(candidates < 0, -torch.inf)
 
@@ -263,20 +288,22 @@ def test_distillation_pulls_towards_the_teacher(small_city, tmp_path):
 
 @pytest.mark.parametrize("sample", ["all", 3])
 def test_micro_batches_add_up(small_city, small_model, sample):
-    """Losses and gradients of pieces are those of the whole batch, distilled steps included."""
+    """Losses and gradients of micro-batches equal those of the whole batch, including distilled steps."""
     trips = small_city.trips["train"]
     state = {key: value.clone() for key, value in small_model.state_dict().items()}
-    found = []
+    steps = []
     for micro in (None, 3):
         small_model.load_state_dict(state)
         config = TINY.model_copy(update={"micro_batch_size": micro})
-        distillation = Distillation(
+        context = LossContext(
+            small_model.time_scale,
+            config,
             DistillConfig(lambda_kl=0.7, sample_steps_per_trace=sample),
             StoredLabels(teacher_labels(small_city.network, trips), trips),
         )
-        trainer = StudentTrainer(small_model, config, 10, distillation)
-        found.append(trainer.step(trips, np.arange(8), 0))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        trainer = StudentTrainer(small_model, config, 10, loss_terms(context))
+        steps.append(trainer.step(trips, np.arange(8), 0))
+    assert steps[0] == pytest.approx(steps[1], rel=1e-5)
 
 
 def test_non_finite_loss_names_the_batch(small_city, tmp_path):
@@ -305,38 +332,65 @@ def test_non_finite_gradient_stops_without_touching_weights(small_city, small_mo
     assert torch.equal(weights(small_model), before)
 
 
-def test_labels_are_asked_for(small_city, tmp_path):
-    with pytest.raises(ValueError, match="labels"):
-        train(small_city, tmp_path, distill=DistillConfig())
+def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
+    city, labels = small_city, teacher_labels(small_city.network, small_city.trips["train"])
+    cases = [
+        ({"network": "porto"}, TypeError, r"network is a str, not a RoadNetwork. Call train_student\(network, zones"),
+        ({"config": {"max_epochs": 1}}, TypeError, "config is a dict, not a StudentConfig"),
+        ({"val": None}, TypeError, "val is a NoneType, not a Trajectories"),
+        ({"zones": city.zones[:5]}, ValueError, r"zones has shape \(5,\)"),
+        ({"zone_transitions": np.ones((2, 3))}, ValueError, r"zone_transitions has shape \(2, 3\)"),
+        ({"train": city.trips["train"].take(np.zeros(0, np.int64))}, ValueError, "train has no trips"),
+        ({"distill": DistillConfig()}, ValueError, "labels="),
+        ({"distill": DistillConfig(shared_cells="split"), "labels": labels}, ValueError, "pass grid_tokens="),
+        (
+            {"distill": DistillConfig(), "labels": labels, "grid_tokens": np.zeros(3, np.int64)},
+            ValueError,
+            r"grid_tokens has shape \(3,\)",
+        ),
+        ({"validators": [3]}, TypeError, "validators are functions"),
+    ]
+    right = {
+        "network": city.network,
+        "zones": city.zones,
+        "zone_transitions": city.transitions,
+        "train": city.trips["train"],
+        "val": city.trips["val"],
+        "config": TINY,
+    }
+    for wrong, error, message in cases:
+        with pytest.raises(error, match=message):
+            train_student(**{**right, **wrong}, folder=tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_label_source_may_be_a_teacher(small_city, tmp_path):
-    """Anything that gives scores for a batch's candidates serves; stored labels are one such thing."""
-    asked = []
+    """Any function that returns scores of the candidates of a batch is a label source."""
+    requests = []
 
     def teacher(batch, candidates):
-        asked.append(batch.rows.tolist())
+        requests.append(batch.rows.tolist())
         return torch.zeros(candidates.shape)
 
     train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 1}), distill=DistillConfig(), labels=teacher)
-    assert sorted(row for rows in asked for row in rows) == list(range(48))
+    assert sorted(row for rows in requests for row in rows) == list(range(48))
 
 
 def test_train_fraction_is_a_seeded_choice(small_city, tmp_path):
-    seen = []
+    rows_seen = []
 
     def teacher(batch, candidates):
-        seen.extend(batch.rows.tolist())
+        rows_seen.extend(batch.rows.tolist())
         return torch.zeros(candidates.shape)
 
     config = TINY.model_copy(update={"max_epochs": 2, "train_fraction": 0.25})
     train(small_city, tmp_path / "a", config, distill=DistillConfig(), labels=teacher)
-    first = sorted(seen)
+    first = sorted(rows_seen)
     assert len(first) == 2 * 12
     assert len(set(first)) == 12
-    seen.clear()
+    rows_seen.clear()
     train(small_city, tmp_path / "b", config, distill=DistillConfig(), labels=teacher, seed=1)
-    assert sorted(seen) != first
+    assert sorted(rows_seen) != first
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -390,7 +444,7 @@ def test_schedule():
     assert warmup_cosine(99, total_steps=100, warmup_ratio=0.1, floor=0.1) == pytest.approx(0.1)
 
 
-def test_batches_hold_all_trips_once_and_are_of_like_length():
+def test_batches_hold_all_trips_once_and_have_similar_lengths():
     lengths = np.random.default_rng(0).integers(2, 200, 1000)
     batches = list(bucketed_batches(lengths, 16, seed=0, epoch=0))
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))

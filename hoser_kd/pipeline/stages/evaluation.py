@@ -23,8 +23,9 @@ from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.generation import od_pairs as od
 from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import GeneratedTrajectories, generate_to
+from hoser_kd.generation.generator import generate_to
 from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -34,7 +35,7 @@ from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report import ReportData, StudentResult, write_report
-from hoser_kd.student.next_step_metrics import evaluate_student
+from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
@@ -48,9 +49,9 @@ def _students(run: StageRun) -> dict[str, Path]:
 def generated_trajectories(run: StageRun) -> dict[str, Any]:
     """Generate the trips asked for with both students: Parquet, CSV in the published layout, and lines."""
     network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
-    asked = od.choose(settings, load_trips(run, "train"), test, network.num_roads)
+    asked = od.select_od_pairs(settings, load_trips(run, "train"), test, network.num_roads)
     pq.write_table(asked.to_table(), run.folder / "requests.parquet", compression="zstd")
-    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
+    decoding = Decoding.from_config(settings)
     summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source, "decoder": decoding.describe()}
     made: dict[str, Trajectories] = {}
     shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(np.int64)
@@ -91,7 +92,7 @@ class _Speed:
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         self._progress(stage, done, total, figures)
         if figures:
-            self.told = {"trips_a_second": round(figures["trips a second"], 1)}
+            self.told = {"trips_a_second": round(figures["trips/s"], 1)}
 
 
 def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
@@ -158,7 +159,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
-        next_step = evaluate_student(model, test, labels=labels, temperature=temperature, progress=run.progress)
+        steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
         trips = metrics.evaluate(
             real,
             generated[kind],
@@ -170,18 +171,18 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
         )
         asked = requests["origin"], requests["start_time"], requests["destination"]
         results[kind] = {
-            "next_step": next_step,
+            "next_step": summarize_steps(steps),
             "trips": trips,
             "scenarios": evaluate_scenarios(
                 real,
                 generated[kind],
                 network,
                 run.config.evaluation,
-                asked=asked,
+                requests=asked,
                 training=training,
                 paired="test_row" in requests,
             ),
-            "next_step_by": next_step_by(model, test, network, run.config.evaluation, progress=run.progress),
+            "next_step_by": next_step_by(steps, test, network, run.config.evaluation),
         }
     write_json(run.folder / "metrics.json", results)
     return {"test_trips": len(test), "generated_trips": len(real), "comparison": comparison_rows(results)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hoser_kd.common.device import check_room_for, pick_device
+from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
@@ -23,14 +24,14 @@ def vanilla_student(run: StageRun) -> dict[str, Any]:
 
 
 def distilled_student(run: StageRun) -> dict[str, Any]:
-    """Train HOSER on the teacher's labels; nothing where the city's YAML switches distillation off."""
+    """Train HOSER on the teacher's labels; does nothing if the city's YAML switches distillation off."""
     if not run.config.distill.enabled:
         return {"enabled": False}
     return _train(run)
 
 
 def train_here(run: StageRun) -> TrainingResult:
-    """Train the student of a stage in this process, which may be one of several that do so together."""
+    """Train the student of a stage in this process, which may be one of several in a process group."""
     distillation: dict[str, Any] = {}
     if run.stage.name == "distilled_student":
         labels, val_labels = load_labels(run, "train", "val")
@@ -40,12 +41,13 @@ def train_here(run: StageRun) -> TrainingResult:
             "labels": labels,
             "val_labels": val_labels,
         }
+    network, val = load_network(run), load_trips(run, "val")
     return train_student(
-        load_network(run),
+        network,
         load_zones(run),
         load_transitions(run),
         load_trips(run, "train"),
-        load_trips(run, "val"),
+        val,
         run.config.student,
         **distillation,
         seed=run.seed or 0,
@@ -53,11 +55,12 @@ def train_here(run: StageRun) -> TrainingResult:
         folder=run.folder,
         progress=run.progress,
         on_epoch=run.on_epoch,
+        validators=validators_for(val, network, run.config.student),
     )
 
 
 def _train_together(run: StageRun) -> TrainingResult:
-    """Train in several processes, which read the inputs from their files."""
+    """Train in several processes; they read the inputs from files."""
     count = run.config.student.num_processes
     check_room_for(count, "student.num_processes", run.device)
 
@@ -72,24 +75,24 @@ def _train_together(run: StageRun) -> TrainingResult:
 
 
 def _train(run: StageRun) -> dict[str, Any]:
-    # the processes that only train draw nothing and start sooner
+    # imported here, so that worker processes start without matplotlib
     from hoser_kd import plots
 
     network, train, val = load_network(run), load_trips(run, "train"), load_trips(run, "val")
     result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
-    trivial = frequency_baseline(train, val, network)
+    baseline = frequency_baseline(train, val, network)
     student = run.config.student
-    chosen = {} if student.select_by == "accuracy" else {"selected_by": student.select_by}
-    # in full, as students are compared by them
-    whole = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
+    selection = {} if student.select_by == "accuracy" else {"selected_by": student.select_by}
+    # not rounded, because students are compared by them
+    trip_metrics = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
         "parameters": sum(weight.numel() for weight in result.model.parameters()),
         "best_epoch": result.best_epoch,
-        **chosen,
+        **selection,
         **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN},
-        **whole,
-        "frequency_accuracy": round(trivial["accuracy"], 5),
-        "frequency_nll": round(trivial["nll"], 5),
+        **trip_metrics,
+        "frequency_accuracy": round(baseline["accuracy"], 5),
+        "frequency_nll": round(baseline["nll"], 5),
         "epochs": result.history,
     }
