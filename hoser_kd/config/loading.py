@@ -133,8 +133,11 @@ def explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any], top:
     if problem["type"] == "missing":
         return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
     message = str(problem["msg"]).removeprefix("Value error, ")
-    given = "" if isinstance(problem.get("input"), dict) else f" (given: {problem.get('input')!r})"
-    return f"{place}: {message[:1].lower()}{message[1:]}{given}."
+    given = f" (given: {problem.get('input')!r})"
+    if isinstance(problem.get("input"), dict) or repr(problem.get("input")) in message:
+        given = ""
+    stop = "" if not given and message.endswith((".", "?")) else "."
+    return f"{place}: {message[:1].lower()}{message[1:]}{given}{stop}"
 
 
 def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

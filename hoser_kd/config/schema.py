@@ -6,9 +6,14 @@ An unknown or mistyped key is refused with the file, the line, the key and the n
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.registry import Registry
+from hoser_kd.config.variants import SOURCE_KINDS
 
 
 class Section(BaseModel):
@@ -34,6 +39,19 @@ def _holds_number(annotation: Any) -> bool:
     return annotation in (int, float) or any(map(_holds_number, get_args(annotation)))
 
 
+def _registered_in(registry: Registry[Any]) -> Callable[[str], str]:
+    """Return a validator for a setting that names a variant; it loads the registry only when a value is given."""
+
+    def known(name: str) -> str:
+        try:
+            registry[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return known
+
+
 class SyntheticConfig(Section):
     """The made city of `hoser_kd.network.synthetic.city`."""
 
@@ -48,8 +66,9 @@ class SyntheticConfig(Section):
 class SourceConfig(Section):
     """Where the road network and the trips come from."""
 
-    kind: Literal["hoser", "synthetic", "huggingface"] = "hoser"
-    """hoser: a folder in HOSER's format; synthetic: a city made here; huggingface: a data-set repository."""
+    kind: Annotated[str, AfterValidator(_registered_in(SOURCE_KINDS))] = "hoser"
+    """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
+    are registered in `SOURCE_KINDS` (docs/network.md)."""
     path: str | None = None
     """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
     repo_id: str | None = None
@@ -65,10 +84,7 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.kind == "hoser" and not self.path:
-            raise ValueError("kind hoser needs `path`, a folder in HOSER's format")
-        if self.kind == "huggingface" and not self.repo_id:
-            raise ValueError("kind huggingface needs `repo_id`, such as caoji2001/HOSER-dataset")
+        SOURCE_KINDS[self.kind].validate_settings(self)
         return self
 
 

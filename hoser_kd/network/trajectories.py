@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,9 @@ import pyarrow.csv
 from hoser_kd.common.arrays import BoolArray, Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import csv_header, read_csv_columns
-from hoser_kd.network.road_network import RoadNetwork
+
+if TYPE_CHECKING:
+    from hoser_kd.network.road_network import RoadNetwork
 
 SPLITS = ("train", "val", "test")
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, row_of_value
 from hoser_kd.common.errors import DataError
-from hoser_kd.config.schema import ZonesConfig
-from hoser_kd.network.road_network import RoadNetwork
-from hoser_kd.network.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from hoser_kd.config.schema import ZonesConfig
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 PARTITION_FILE = "road_network_partition"
 TRANSITIONS_FILE = "zone_trans_mat.npy"

@@ -5,15 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
 
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import ConfigError, DataError
+from hoser_kd.common.hashing import digest_file
+from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import SourceConfig, SyntheticConfig
+from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.network import road_network
-from hoser_kd.network.sources import REQUIRED_FILES, content_digest, fetch, hoser_files
+from hoser_kd.network.sources import (
+    REQUIRED_FILES,
+    SourceKind,
+    content_digest,
+    fetch,
+    hoser_files,
+    kind_of,
+    raw_files_of,
+    raw_signature,
+    raw_version,
+    require_files,
+)
 from hoser_kd.network.synthetic.city import make_city
 
 SMALL = SyntheticConfig(blocks=(5, 5), num_trips=30)
@@ -71,6 +87,105 @@ def test_the_digest_is_of_names_and_contents_only(copy, city):
     (copy / "test.csv").rename(copy / "val.csv")
     (copy / "aside").rename(copy / "test.csv")
     assert content_digest(copy) != with_zones
+
+
+class ZipArchive(SourceKind):
+    """A kind from outside the project: a zip file with a city in it."""
+
+    def validate_settings(self, source):
+        if not (source.path or "").endswith(".zip"):
+            raise ValueError("kind zip needs `path`, a zip file")
+
+    def fetch(self, source, folder, progress):
+        progress("unpack", 0, 1)
+        shutil.unpack_archive(source.path, folder)
+        require_files(folder, "Zip the files themselves, not their folder.")
+        return folder
+
+    def describe(self, source):
+        return {"kind": "zip", "archive": source.path}
+
+
+@pytest.fixture
+def zip_kind():
+    SOURCE_KINDS.register("zip", ZipArchive())
+    yield SOURCE_KINDS["zip"]
+    SOURCE_KINDS.unregister("zip")
+
+
+def test_a_new_kind_needs_its_class_only(zip_kind, city, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "town"), "zip", city)
+    config = tmp_path / "town.yaml"
+    config.write_text(f"source: {{kind: zip, path: {archive}}}\n")
+    source = load_config(config).source
+    reports = []
+    folder = fetch(source, tmp_path / "raw", lambda *report: reports.append(report))
+    assert content_digest(folder) == content_digest(city)
+    assert reports == [("unpack", 0, 1)]
+    assert raw_files_of(source) == []
+    assert raw_signature(source) is not None
+    assert raw_version(source, ["train.csv"]) != raw_version(SourceConfig(kind="synthetic"), ["train.csv"])
+    assert kind_of(source).describe(source) == {"kind": "zip", "archive": archive}
+
+
+def test_the_settings_of_a_new_kind_are_validated_with_file_and_line(zip_kind, tmp_path):
+    config = tmp_path / "town.yaml"
+    config.write_text("# town\nsource: {kind: zip, path: here}\n")
+    with pytest.raises(ConfigError, match=r"town\.yaml, line 2: `source`: kind zip needs `path`, a zip file"):
+        load_config(config)
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest_name(tmp_path):
+    config = tmp_path / "town.yaml"
+    config.write_text("source:\n  kind: hugingface\n")
+    expected = (
+        "town.yaml, line 2: `source.kind`: unknown source kind 'hugingface'. Known: hoser, synthetic, huggingface. "
+        "Did you mean 'huggingface'?"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(config)
+    assert str(caught.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "external", "by_content", "downloads"),
+    [
+        ({"kind": "hoser", "path": "here"}, True, True, False),
+        ({"kind": "synthetic"}, False, False, False),
+        ({"kind": "huggingface", "repo_id": "people/city"}, False, True, True),
+    ],
+    ids=lambda value: value["kind"] if isinstance(value, dict) else None,
+)
+def test_what_each_kind_answers(settings, external, by_content, downloads):
+    kind = kind_of(SourceConfig(**settings))
+    assert (kind.is_external, kind.versioned_by_content, kind.downloads) == (external, by_content, downloads)
+
+
+def test_raw_files_of_an_external_folder_follow_their_content(copy):
+    source = SourceConfig(kind="hoser", path=str(copy))
+    assert raw_files_of(source) == hoser_files(copy)
+    version, signature = raw_version(source, ["val.csv"]), raw_signature(source)
+    assert raw_version(source, ["test.csv"]) != version
+    digest = digest_file(copy / "val.csv")
+    with (copy / "val.csv").open("a") as file:
+        file.write("\n")
+    assert digest_file(copy / "val.csv") != digest
+    assert raw_version(source, ["val.csv"]) != version
+    assert raw_signature(source) != signature
+    (copy / "val.csv").unlink()
+    assert raw_signature(source) is None
+
+
+def test_sources_load_without_heavy_libraries():
+    script = (
+        "import sys\n"
+        "from hoser_kd.config.schema import SourceConfig\n"
+        "SourceConfig(kind='synthetic')\n"
+        "heavy = {'torch', 'geopandas', 'pandas', 'tqdm', 'scipy', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
 
 
 # a stand-in for the hub: the four requests that a snapshot needs, over real HTTP
