@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.registry import Registry
-from hoser_kd.config.variants import SOURCE_KINDS
+from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
 
 class Section(BaseModel):
@@ -273,13 +273,14 @@ class StudentConfig(Section):
     """Gradient norm at which it is clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Literal["accuracy", "nll", "arrival", "generation"] = "accuracy"
-    """What the epoch that is kept is best by on the validation trips: accuracy of the next step, as published; its nll;
-    arrival, the share of generated trips that reach their destination; generation, arrival, distributions and shape of
-    generated trips together (docs/selection.md)."""
+    select_by: Annotated[str, AfterValidator(_registered_in(SELECTION_RULES))] = "accuracy"
+    """Metric on the validation trips that selects the epoch to keep. accuracy: next-step accuracy, as published; nll:
+    next-step negative log-likelihood; arrival_rate: share of generated trips that reach their destination; generation:
+    arrival, distributions and shape of generated trips combined (docs/selection.md). Further rules are registered in
+    `SELECTION_RULES`."""
     select_num_ods: int | None = Field(None, ge=1)
     """Validation ODs, the same ones in every epoch and training, that trips are generated for after each epoch; the
-    figures are logged whatever selects. None: 200 where select_by is arrival or generation, none otherwise."""
+    metrics are logged whatever selects. None: 200 where select_by is arrival_rate or generation, none otherwise."""
     select_max_steps: int = Field(1000, ge=1)
     """Expansions after which the search for one of these trips ends."""
     train_fraction: float = Field(1.0, gt=0, le=1)
@@ -299,7 +300,7 @@ class StudentConfig(Section):
         """Validation ODs that trips are generated for after each epoch; 0: none."""
         if self.select_num_ods is not None:
             return self.select_num_ods
-        return _VALIDATION_ODS if self.select_by in ("arrival", "generation") else 0
+        return _VALIDATION_ODS if self.select_by in ("arrival_rate", "generation") else 0
 
     def of_the_result(self) -> dict[str, Any]:
         """Return the settings that the student and its figures follow from.
@@ -324,9 +325,9 @@ class GenerationConfig(Section):
     seconds since 1970 UTC)."""
     num_trips: int | None = Field(None, ge=1)
     """ODs to generate trips for; None: all of the test split or of the file (5,000 with od_source train)."""
-    decoder: Literal["search", "beam", "sampling"] = "search"
-    """search: the published uniform-cost search; beam: the beam_width likeliest paths of each length; sampling: every
-    next road drawn by its probability."""
+    decoder: Annotated[str, AfterValidator(_registered_in(DECODERS))] = "search"
+    """search: the published uniform-cost search; beam: the beam_width most likely paths of each length; sampling: each
+    next road sampled from its distribution. Further decoders are registered in `DECODERS` (docs/generation.md)."""
     beam_width: int = Field(8, ge=1)
     """Paths that go on from each length (decoder beam)."""
     temperature: float = Field(1.0, gt=0)

@@ -75,6 +75,15 @@ distill:
         ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
         (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),
         (SYNTHETIC + "city: village", ["`city: village` does not match the file's name"]),
+        (
+            SYNTHETIC + "generation:\n  decoder: serach",
+            ["line 3", "`generation.decoder`", "unknown decoder 'serach'", "sampling", "Did you mean 'search'?"],
+        ),
+        (
+            SYNTHETIC + "student: {select_by: arrival}",
+            ["line 2", "`student.select_by`", "unknown selection rule 'arrival'", "Did you mean 'arrival_rate'?"],
+        ),
+        (SYNTHETIC + "generation: {decoder: 3}", ["`generation.decoder`", "valid string", "(given: 3)"]),
         ("- a\n- b", ["the top level must be sections"]),
         ("source: [", ["not readable as YAML"]),
     ],
