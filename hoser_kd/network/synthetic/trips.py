@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, offsets_of, ranges, row_of_value, take_rows
+from hoser_kd.common.calendar import SECONDS_PER_DAY, SECONDS_PER_HOUR, hour_of_day, is_weekend
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.network.synthetic.streets import LINK, MOTORWAY, TERTIARY, Streets
 from hoser_kd.network.trajectories import Trajectories
@@ -28,7 +29,7 @@ FIRST_DAY = np.datetime64("2023-05-01", "s")
 NUM_DAYS = 14
 SHORTEST_TRIP = 5
 """Roads."""
-DAY_S = 86400
+_FIRST_DAY_S = int(FIRST_DAY.astype(np.int64))
 
 NIGHT, MORNING, MIDDAY, EVENING, WEEKEND = range(5)
 _FREE_SPEED_KMH = np.array([80.0, 45.0, 48.0, 44.0, 40.0, 34.0])
@@ -137,14 +138,17 @@ class _Demand:
     def draw(self, rng: np.random.Generator, count: int, num_drivers: int) -> _Calls:
         """Draw `count` calls; a few of them begin just before midnight, the first of these on Fridays."""
         day = rng.integers(NUM_DAYS, size=count)
-        is_weekend = day % 7 >= 5
+        weekend = is_weekend(_FIRST_DAY_S + day * SECONDS_PER_DAY)
         share = rng.random(count)
-        hour = np.where(is_weekend, _pick(_WEEKEND_HOURS, share), _pick(_WORKDAY_HOURS, share))
+        hour = np.where(weekend, _pick(_WEEKEND_HOURS, share), _pick(_WORKDAY_HOURS, share))
         late = np.arange(count) < max(5, count // 100)
         day[late] = np.array([4, 11, 5, 1, 2, 6, 9, 12])[np.arange(late.sum()) % 8]
         hour[late] = 23
-        second = hour * 3600 + np.where(late, 3510 + rng.integers(85, size=count), rng.integers(3600, size=count))
-        hour_kind = _hour_kind(day * DAY_S + second)
+        second = hour * SECONDS_PER_HOUR + np.where(
+            late, 3510 + rng.integers(85, size=count), rng.integers(3600, size=count)
+        )
+        start_s = day * SECONDS_PER_DAY + second
+        hour_kind = _hour_kind(start_s)
         purpose = (rng.random(count)[:, None] > np.cumsum(_PURPOSES, axis=1)[hour_kind][:, :-1]).sum(1)
         homeward = rng.random(count) < 0.5
         # homes, work, leisure, station, anywhere
@@ -153,7 +157,7 @@ class _Demand:
         swap = (purpose == 4) & homeward
         ends = np.where(swap, destination_kind, origin_kind), np.where(swap, origin_kind, destination_kind)
         origin, destination = (self._roads(rng, kind) for kind in ends)
-        return _Calls(rng.integers(num_drivers, size=count), day * DAY_S + second, hour_kind, origin, destination)
+        return _Calls(rng.integers(num_drivers, size=count), start_s, hour_kind, origin, destination)
 
     def _roads(self, rng: np.random.Generator, kind: Int64Array) -> Int64Array:
         keys = (self._cumulative + np.arange(len(self._cumulative))[:, None]).ravel()
@@ -176,9 +180,9 @@ def _pick(weights: Float64Array, share: Float64Array) -> Int64Array:
 
 def _hour_kind(seconds: Int64Array) -> Int64Array:
     """Return the kind of hour of seconds since the first Monday, (n,) int64."""
-    day, hour = seconds // DAY_S, seconds % DAY_S / 3600
+    hour, weekend = hour_of_day(seconds), is_weekend(_FIRST_DAY_S + seconds)
     return np.select(
-        [(hour < 6) | (hour >= 21.5), day % 7 >= 5, (hour >= 6.5) & (hour < 9.5), (hour >= 16) & (hour < 19)],
+        [(hour < 6) | (hour >= 21.5), weekend, (hour >= 6.5) & (hour < 9.5), (hour >= 16) & (hour < 19)],
         [NIGHT, WEEKEND, MORNING, EVENING],
         MIDDAY,
     ).astype(np.int64)
@@ -301,7 +305,7 @@ def _drive(rng: np.random.Generator, costs: _Costs, calls: _Calls, offsets: Int6
     # at least a second a road, so that whole seconds never stand still
     entered = np.concatenate([[0.0], np.cumsum(np.maximum(seconds, 1.0))])[:-1]
     elapsed = np.floor(entered - entered[offsets[:-1]][trip] + 1e-6).astype(np.int64)
-    times = FIRST_DAY.astype(np.int64) + calls.start_s[trip] + elapsed
+    times = _FIRST_DAY_S + calls.start_s[trip] + elapsed
 
     order = np.lexsort((np.arange(len(calls.start_s)), calls.start_s))
     ids = np.arange(len(order)).astype(str).astype(object)
