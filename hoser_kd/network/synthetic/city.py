@@ -16,6 +16,7 @@ import pyarrow.csv
 
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.files import atomic_path
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import SyntheticConfig
 from hoser_kd.network.synthetic.streets import Streets, build_streets
@@ -43,9 +44,8 @@ def make_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Pr
     trips = draw_trips(config.seed, streets, config.num_trips, progress)
     _write_roads(place, streets)
     for split, rows in zip(SPLITS, _split(config.seed, config.num_trips), strict=True):
-        part = place / f".{split}.csv"
-        trips.trajectories.take(rows).to_hoser_csv(part, entity_ids=trips.driver[rows])
-        part.replace(place / f"{split}.csv")
+        with atomic_path(place / f"{split}.csv") as part:
+            trips.trajectories.take(rows).to_hoser_csv(part, entity_ids=trips.driver[rows])
     return place
 
 
@@ -82,6 +82,5 @@ def _write_roads(folder: Path, streets: Streets) -> None:
         }
     )
     for table, name in ((roads, "roadmap.geo"), (connections, "roadmap.rel")):
-        part = folder / f".{name}"
-        pa.csv.write_csv(table, str(part))
-        part.replace(folder / name)
+        with atomic_path(folder / name) as part:
+            pa.csv.write_csv(table, str(part))
