@@ -81,11 +81,6 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def missing_numbers(cfg: Mapping[str, Any]) -> list[str]:
-    """Return the names of the numbers a data set's settings lack for a grid: bounds, then sides of a cell."""
-    return missing(read_numbers(cfg))
-
-
 def missing(numbers: Mapping[str, Any]) -> list[str]:
     """Return what `read_numbers` did not find of what a grid needs."""
     absent = [name for name in _BOUNDS if name not in numbers]
