@@ -39,6 +39,19 @@ def _holds_number(annotation: Any) -> bool:
     return annotation in (int, float) or any(map(_holds_number, get_args(annotation)))
 
 
+_EXECUTION_ONLY = "execution_only"
+"""Marks a setting that says how a stage runs and never changes its result, so that versions leave it out."""
+
+
+def execution_only_fields(model: type[BaseModel]) -> frozenset[str]:
+    """Return the settings of a section that never change a result; its subsections are not searched."""
+    return frozenset(
+        name
+        for name, field in model.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_EXECUTION_ONLY)
+    )
+
+
 def _registered_in(registry: Registry[Any]) -> Callable[[str], str]:
     """Return a validator for a setting that names a variant; it loads the registry only when a value is given."""
 
@@ -195,8 +208,8 @@ class DistillConfig(Section):
 
     enabled: bool = True
     """Train a distilled student."""
-    repo_path: str | None = None
-    """Accepted and not needed: no LM-TAD repository is used."""
+    repo_path: str | None = Field(None, json_schema_extra={_EXECUTION_ONLY: True})
+    """Accepted and ignored: no LM-TAD repository is used."""
     ckpt_path: str | None = None
     """An LM-TAD checkpoint to import as the teacher; none: one is trained in the graph."""
     lambda_kl: float = Field(0.1, ge=0)
@@ -217,7 +230,7 @@ class DistillConfig(Section):
     labels: Literal["stored", "online"] = "stored"
     """stored: made once, before any training; online: the teacher is asked about every batch of every epoch, for those
     who cannot store labels. The loss is the same."""
-    label_processes: int = Field(1, ge=1)
+    label_processes: int = Field(1, ge=1, json_schema_extra={_EXECUTION_ONLY: True})
     """Processes of this machine that make stored labels together, a GPU each where there are any."""
     store_outside_mass: bool = False
     """Keep with each step's labels the teacher's probability outside the cells of its candidates, 4 bytes a step; it
@@ -285,7 +298,7 @@ class StudentConfig(Section):
     """Expansions after which the search for one of these trips ends."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
-    num_processes: int = Field(1, ge=1)
+    num_processes: int = Field(1, ge=1, json_schema_extra={_EXECUTION_ONLY: True})
     """Processes of this machine that train a student together, a GPU each where there are any; the batch is divided
     among them, so the student stays the same to the rounding of sums."""
 
@@ -303,11 +316,11 @@ class StudentConfig(Section):
         return _VALIDATION_ODS if self.select_by in ("arrival_rate", "generation") else 0
 
     def of_the_result(self) -> dict[str, Any]:
-        """Return the settings that the student and its figures follow from.
+        """Return the settings that determine the trained student and its metrics.
 
-        The number of processes changes neither; how an epoch is chosen counts where it is not as published.
+        Settings of the epoch selection are included only where they differ from the published ones.
         """
-        unused = {"num_processes"}
+        unused = set(execution_only_fields(type(self)))
         if not self.num_validation_ods:
             unused |= {"select_num_ods", "select_max_steps"}
             unused |= {"select_by"} if self.select_by == "accuracy" else set()

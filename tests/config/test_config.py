@@ -9,7 +9,15 @@ from pydantic import ValidationError
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.loading import dump_config, load_config, with_changes
-from hoser_kd.config.schema import Bounds, CityConfig, SyntheticConfig
+from hoser_kd.config.schema import (
+    Bounds,
+    CityConfig,
+    DistillConfig,
+    GridConfig,
+    StudentConfig,
+    SyntheticConfig,
+    execution_only_fields,
+)
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 SYNTHETIC = "source: {kind: synthetic}\n"
@@ -152,3 +160,11 @@ def test_true_is_refused_for_one_run_too():
     config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}})
     with pytest.raises(ConfigError, match=r"`distill.temperature`: .*a number is asked for"):
         with_changes(config, {"distill.temperature": True})
+
+
+def test_settings_of_the_execution_are_marked_and_leave_the_version_alone():
+    assert execution_only_fields(StudentConfig) == {"num_processes"}
+    assert execution_only_fields(DistillConfig) == {"label_processes", "repo_path"}
+    assert execution_only_fields(GridConfig) == frozenset()
+    assert StudentConfig(num_processes=4).of_the_result() == StudentConfig().of_the_result()
+    assert StudentConfig(micro_batch_size=4).of_the_result() != StudentConfig().of_the_result()
