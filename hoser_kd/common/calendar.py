@@ -1,7 +1,7 @@
 """Weekdays and times of day of timestamps, for NumPy arrays and torch tensors alike.
 
-Timestamps are int64 seconds since 1970-01-01 00:00:00, a Thursday. No time zone is applied: hours and weekdays are those
-of the trips' times as given.
+Timestamps are int64 seconds since 1970-01-01 00:00:00, a Thursday. No time zone is applied: hours and weekdays follow
+the times of the trips as given.
 """
 
 from __future__ import annotations
