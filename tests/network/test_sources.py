@@ -1,4 +1,4 @@
-"""Sources: each kind gives a complete folder in HOSER's format, or says what is missing."""
+"""Sources: each kind provides a complete folder in HOSER's format or names what is missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def copy(city, tmp_path):
     return shutil.copytree(city, tmp_path / "copy")
 
 
-def test_an_existing_folder_is_returned_as_it_is(city, tmp_path):
+def test_an_existing_folder_is_returned_unchanged(city, tmp_path):
     assert fetch(SourceConfig(kind="hoser", path=str(city)), tmp_path / "unused") == city
     assert not (tmp_path / "unused").exists()
 
@@ -62,20 +62,20 @@ def test_a_missing_folder_is_named(tmp_path):
         fetch(SourceConfig(kind="hoser", path=str(tmp_path / "nowhere")), tmp_path)
 
 
-def test_synthetic_is_made_into_the_folder(tmp_path, city):
-    folder = fetch(SourceConfig(kind="synthetic", synthetic=SMALL), tmp_path / "made")
-    assert folder == tmp_path / "made"
+def test_a_synthetic_city_is_written_to_the_folder(tmp_path, city):
+    folder = fetch(SourceConfig(kind="synthetic", synthetic=SMALL), tmp_path / "raw")
+    assert folder == tmp_path / "raw"
     assert content_digest(folder) == content_digest(city)
 
 
-def test_hoser_files_are_those_that_are_there(copy):
+def test_hoser_files_are_the_existing_ones(copy):
     assert [path.name for path in hoser_files(copy)] == list(REQUIRED_FILES)
     (copy / "road_network_partition").write_text("0\n")
     (copy / "notes.txt").write_text("mine")
     assert [path.name for path in hoser_files(copy)] == [*REQUIRED_FILES, "road_network_partition"]
 
 
-def test_the_digest_is_of_names_and_contents_only(copy, city):
+def test_the_digest_covers_names_and_contents_of_the_format_only(copy, city):
     before = content_digest(copy)
     assert before == content_digest(city)
     (copy / "notes.txt").write_text("mine")
@@ -113,7 +113,7 @@ def zip_kind():
     SOURCE_KINDS.unregister("zip")
 
 
-def test_a_new_kind_needs_its_class_only(zip_kind, city, tmp_path):
+def test_a_new_kind_needs_only_its_class(zip_kind, city, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "town"), "zip", city)
     config = tmp_path / "town.yaml"
     config.write_text(f"source: {{kind: zip, path: {archive}}}\n")
@@ -135,7 +135,7 @@ def test_the_settings_of_a_new_kind_are_validated_with_file_and_line(zip_kind, t
         load_config(config)
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest_name(tmp_path):
+def test_an_unknown_kind_is_rejected_with_the_closest_name(tmp_path):
     config = tmp_path / "town.yaml"
     config.write_text("source:\n  kind: hugingface\n")
     expected = (
@@ -156,12 +156,12 @@ def test_an_unknown_kind_is_refused_with_the_nearest_name(tmp_path):
     ],
     ids=lambda value: value["kind"] if isinstance(value, dict) else None,
 )
-def test_what_each_kind_answers(settings, external, by_content, downloads):
+def test_properties_of_each_kind(settings, external, by_content, downloads):
     kind = kind_of(SourceConfig(**settings))
     assert (kind.is_external, kind.versioned_by_content, kind.downloads) == (external, by_content, downloads)
 
 
-def test_raw_files_of_an_external_folder_follow_their_content(copy):
+def test_version_and_signature_of_an_external_folder_follow_its_content(copy):
     source = SourceConfig(kind="hoser", path=str(copy))
     assert raw_files_of(source) == hoser_files(copy)
     version, signature = raw_version(source, ["val.csv"]), raw_signature(source)
@@ -188,7 +188,7 @@ def test_sources_load_without_heavy_libraries():
     assert process.returncode == 0, process.stderr
 
 
-# a stand-in for the hub: the four requests that a snapshot needs, over real HTTP
+# a fake hub: the four requests that a snapshot needs, over HTTP
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -270,40 +270,40 @@ def _config(**changes):
     return SourceConfig(**{"kind": "huggingface", "repo_id": "people/city", "subfolder": "Town", **changes})
 
 
-def test_a_repository_is_downloaded_and_nothing_else_of_it(hub, city, tmp_path):
-    told = []
-    folder = fetch(_config(), tmp_path / "made", lambda *report: told.append(report))
-    assert folder == tmp_path / "made" / "Town"
+def test_only_the_files_of_the_city_are_downloaded(hub, city, tmp_path):
+    reports = []
+    folder = fetch(_config(), tmp_path / "raw", lambda *report: reports.append(report))
+    assert folder == tmp_path / "raw" / "Town"
     assert content_digest(folder) == content_digest(city)
     assert sorted(path.name for path in folder.iterdir()) == sorted(REQUIRED_FILES)
     assert road_network.read_hoser(folder).num_roads > 100
-    assert told[-1][:3] == ("download", 5, 5)
+    assert reports[-1][:3] == ("download", 5, 5)
 
 
-def test_a_wrong_subfolder_is_told(hub, tmp_path):
+def test_a_wrong_subfolder_is_an_error(hub, tmp_path):
     with pytest.raises(DataError, match=r"roadmap\.geo, .* missing.*source\.subfolder.*people/city"):
-        fetch(_config(subfolder="Village"), tmp_path / "made")
+        fetch(_config(subfolder="Village"), tmp_path / "raw")
 
 
-def test_an_unknown_repository_is_told(hub, tmp_path):
+def test_an_unknown_repository_is_an_error(hub, tmp_path):
     with pytest.raises(DataError, match=r"people/other: no such repository.*source\.repo_id"):
-        fetch(_config(repo_id="people/other"), tmp_path / "made")
+        fetch(_config(repo_id="people/other"), tmp_path / "raw")
     with pytest.raises(DataError, match=r"no such repository"):
-        fetch(_config(repo_id="not a repository!"), tmp_path / "made")
+        fetch(_config(repo_id="not a repository!"), tmp_path / "raw")
 
 
-def test_an_unknown_revision_is_told(hub, tmp_path):
+def test_an_unknown_revision_is_an_error(hub, tmp_path):
     with pytest.raises(DataError, match=r"no revision v9.*source\.revision"):
-        fetch(_config(revision="v9"), tmp_path / "made")
+        fetch(_config(revision="v9"), tmp_path / "raw")
 
 
-def test_offline_is_told(hub, tmp_path, monkeypatch):
+def test_offline_mode_is_an_error(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"people/city: cannot be downloaded.*HF_HUB_OFFLINE.*kind: hoser"):
-        fetch(_config(), tmp_path / "made")
+        fetch(_config(), tmp_path / "raw")
 
 
-def test_an_unreachable_hub_is_told(hub, tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_an_error(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match=r"people/city: cannot be downloaded"):
-        fetch(_config(), tmp_path / "made")
+        fetch(_config(), tmp_path / "raw")
