@@ -1,7 +1,7 @@
 """Streets of the synthetic city: a plan of crossings and edges, converted to HOSER's directed roads.
 
-The plan is in meters on a flat square (x east, y north). It is bent and rotated as a whole at the end, then projected to
-coordinates in the middle of the Atlantic, so that it cannot be mistaken for a real place.
+The plan is in meters on a flat square (x east, y north). It is bent and rotated as a whole at the end, then projected
+to coordinates in the middle of the Atlantic, so that it cannot be mistaken for a real place.
 Shapes: K crossings, E edges (street segments between two crossings), N directed roads.
 """
 
