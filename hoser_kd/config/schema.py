@@ -5,63 +5,12 @@ The docstring under each field is its documentation; it appears in the docs, in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from hoser_kd.common.errors import ConfigError
-from hoser_kd.common.registry import Registry
+from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
-
-
-class Section(BaseModel):
-    """Base class of sections: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reject true and false for numbers; pydantic would accept them as 1 and 0."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if _contains_bool(value) and _allows_number(annotation):
-            raise ValueError("must be a number, not true or false (YAML also reads yes, no, on and off as these)")
-        return value
-
-
-def _contains_bool(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_contains_bool, value)))
-
-
-def _allows_number(annotation: Any) -> bool:
-    return annotation in (int, float) or any(map(_allows_number, get_args(annotation)))
-
-
-_EXECUTION_ONLY = "execution_only"
-"""Key that marks settings which control execution only; versions of results exclude them."""
-
-
-def execution_only_fields(model: type[BaseModel]) -> frozenset[str]:
-    """Return the names of settings in a section that never change a result; subsections are not included."""
-    return frozenset(
-        name
-        for name, field in model.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_EXECUTION_ONLY)
-    )
-
-
-def _registered_in(registry: Registry[Any]) -> Callable[[str], str]:
-    """Return a validator for a setting that names a variant; the registry is loaded on validation, not on import."""
-
-    def known(name: str) -> str:
-        try:
-            registry[name]
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return name
-
-    return known
 
 
 class SyntheticConfig(Section):
@@ -78,7 +27,7 @@ class SyntheticConfig(Section):
 class SourceConfig(Section):
     """Source of the road network and the trips."""
 
-    kind: Annotated[str, AfterValidator(_registered_in(SOURCE_KINDS))] = "hoser"
+    kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
     """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
     are registered in `SOURCE_KINDS` (docs/network.md)."""
     path: str | None = None
@@ -208,7 +157,7 @@ class DistillConfig(Section):
 
     enabled: bool = True
     """Train a distilled student."""
-    repo_path: str | None = Field(None, json_schema_extra={_EXECUTION_ONLY: True})
+    repo_path: str | None = Field(None, json_schema_extra={EXECUTION_ONLY: True})
     """Accepted and ignored: no LM-TAD repository is used."""
     ckpt_path: str | None = None
     """LM-TAD checkpoint to import as the teacher. None: a teacher is trained in the pipeline."""
@@ -231,7 +180,7 @@ class DistillConfig(Section):
     labels: Literal["stored", "online"] = "stored"
     """stored: labels are computed once, before training; online: the teacher scores every batch of every epoch, which
     needs no disk space for labels. The loss is the same."""
-    label_processes: int = Field(1, ge=1, json_schema_extra={_EXECUTION_ONLY: True})
+    label_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
     """Processes that compute stored labels in parallel, one GPU each if GPUs are used."""
     store_outside_mass: bool = False
     """Store for each step the teacher's probability outside the cells of the candidates (4 bytes per step); requires
@@ -288,7 +237,7 @@ class StudentConfig(Section):
     """Maximum gradient norm; larger gradients are clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Annotated[str, AfterValidator(_registered_in(SELECTION_RULES))] = "accuracy"
+    select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "accuracy"
     """Metric on the validation trips that selects the epoch to keep. accuracy: next-step accuracy, as published; nll:
     next-step negative log-likelihood; arrival_rate: share of generated trips that reach their destination; generation:
     arrival, distributions and shape of generated trips combined (docs/selection.md). Further rules are registered in
@@ -300,7 +249,7 @@ class StudentConfig(Section):
     """Maximum number of node expansions per validation trip."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training trips used by the student, sampled by the seed; the teacher uses all."""
-    num_processes: int = Field(1, ge=1, json_schema_extra={_EXECUTION_ONLY: True})
+    num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
     """Processes that train a student in parallel, one GPU each if GPUs are used; each batch is divided among them, so
     the result is equal up to rounding."""
 
@@ -340,7 +289,7 @@ class GenerationConfig(Section):
     whole seconds since 1970-01-01 UTC)."""
     num_trips: int | None = Field(None, ge=1)
     """Number of ODs. None: all of the test split or of the file; 5,000 with od_source train."""
-    decoder: Annotated[str, AfterValidator(_registered_in(DECODERS))] = "search"
+    decoder: Annotated[str, AfterValidator(registered_in(DECODERS))] = "search"
     """search: the published uniform-cost search; beam: the beam_width most likely paths of each length; sampling: each
     next road sampled from its distribution. Further decoders are registered in `DECODERS` (docs/generation.md)."""
     beam_width: int = Field(8, ge=1)

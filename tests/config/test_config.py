@@ -16,8 +16,8 @@ from hoser_kd.config.schema import (
     GridConfig,
     StudentConfig,
     SyntheticConfig,
-    execution_only_fields,
 )
+from hoser_kd.config.section import execution_only_fields
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 SYNTHETIC = "source: {kind: synthetic}\n"
