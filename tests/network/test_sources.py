@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -126,6 +127,18 @@ def test_a_new_kind_needs_only_its_class(zip_kind, city, tmp_path):
     assert raw_signature(source) is not None
     assert raw_version(source, ["train.csv"]) != raw_version(SourceConfig(kind="synthetic"), ["train.csv"])
     assert kind_of(source).describe(source) == {"kind": "zip", "archive": archive}
+
+
+def test_the_example_of_a_new_kind_in_the_docs_works(city, tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "network.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    archive = shutil.make_archive(str(tmp_path / "town"), "zip", city)
+    try:
+        exec(compile(example, "docs/network.md", "exec"), {})
+        folder = fetch(SourceConfig(kind="zip", path=archive), tmp_path / "raw")
+    finally:
+        SOURCE_KINDS.unregister("zip")
+    assert content_digest(folder) == content_digest(city)
 
 
 def test_the_settings_of_a_new_kind_are_validated_with_file_and_line(zip_kind, tmp_path):
