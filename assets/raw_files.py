@@ -40,7 +40,7 @@ _VERSION = (
 )
 def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
     """Digest the raw files of a city."""
-    from hoser_kd.network.sources import raw_files_of, raw_version
+    from hoser_kd.network.sources import kind_of, raw_files_of, raw_version
 
     try:
         source = context.resources.pipeline.config(context.partition_key).source
@@ -51,7 +51,7 @@ def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
                 for path in raw_files_of(source)
                 if path.name in names
             ]
-            shown = {"files": dg.MetadataValue.table(files)} if files else {"kind": source.kind}
+            shown = {"files": dg.MetadataValue.table(files)} if files else kind_of(source).describe(source)
             yield dg.ObserveResult(key, data_version=dg.DataVersion(raw_version(source, names)[:16]), metadata=shown)
     except HoserKdError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error

@@ -22,6 +22,7 @@ from hoser_kd.common.errors import ConfigError, DataError, HoserKdError
 from hoser_kd.common.hashing import digest_json
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
 
 _CHEAP = ("source", "rows", "zones", "grid")
@@ -79,7 +80,7 @@ def _read(config: CityConfig, seen: Seen) -> str | None:
         return None
     if seen.content is None or seen.content_of != seen.raw:
         try:
-            seen.content = content_digest(fetch(config.source, "")) if config.source.kind == "hoser" else ""
+            seen.content = content_digest(fetch(config.source, "")) if kind_of(config.source).is_external else ""
         except (OSError, DataError):
             return None
         seen.content_of = seen.raw
@@ -131,7 +132,7 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
             now.done = state
             if _is_made(context.instance, city, config, now):
                 said.append(f"{city}: made already.")
-            elif config.source.kind == "huggingface" and not _recorded(context.instance, "source_files", city):
+            elif kind_of(config.source).downloads and not _recorded(context.instance, "source_files", city):
                 said.append(f"{city}: launch prepare_city to download it.")
             else:
                 tags = {"hoser_kd/because": "raw files or their settings are new"}
@@ -174,7 +175,7 @@ def _is_made(instance: dg.DagsterInstance, city: str, config: CityConfig, seen: 
     def version(*key: str) -> str | None:
         return _version_when(instance, dg.AssetKey(key), city, record.storage_id)
 
-    if config.source.kind == "hoser" and version("source_files") != (seen.content or "")[:16]:
+    if kind_of(config.source).is_external and version("source_files") != (seen.content or "")[:16]:
         return False
     return all(seen.settings[piece] == version(SETTINGS_PREFIX, piece) for piece in _CHEAP)
 

@@ -21,13 +21,12 @@ def settings_page() -> str:
     lines = [
         "# Settings of a city",
         "",
-        "One YAML file a city, `config/<city>.yaml`; the file's name is the city's. `source` is required, and `grid`",
-        "where a teacher is trained here. An unknown key, a wrong type or a contradiction is refused with the file,",
-        "the line and the nearest known key.",
-        "`hoser-kd show-config --dataset <city>` prints a city's settings with all defaults. In any text, `${NAME}`",
-        "and `${NAME:-default}` stand for environment variables.",
+        "Each city has one YAML file, `config/<city>.yaml`, named after it. `source` is required, and `grid` if a",
+        "teacher is trained in the pipeline. Unknown keys, wrong types and contradictions are errors that name the",
+        "file, the line and the closest known key. `hoser-kd show-config --dataset <city>` prints the settings of a",
+        "city with all defaults. In strings, `${NAME}` and `${NAME:-default}` are replaced by environment variables.",
         "",
-        "*This page is made from `hoser_kd/config/schema.py` by `python docs/build.py`.*",
+        "*Generated from `hoser_kd/config/schema.py` by `python docs/build.py`.*",
     ]
     for name, model in _sections(CityConfig):
         lines += ["", f"## `{name}`", "", _one_line(model.__doc__), ""]

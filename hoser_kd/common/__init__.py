@@ -1,1 +1,1 @@
-"""What every other package uses: arrays, errors, files, hashing, geodesy, progress, devices and the optimizer."""
+"""Shared basics: arrays, errors, files, hashing, geodesy, calendar, progress, devices, optimizer and registries."""

@@ -1,6 +1,6 @@
-"""Ragged arrays as flat values and offsets, and the few index tricks they need.
+"""Ragged arrays, stored as flat values and offsets, and the index operations on them.
 
-Row i of a ragged array is `values[offsets[i]:offsets[i + 1]]`; nothing here loops over rows.
+Row i of a ragged array is `values[offsets[i]:offsets[i + 1]]`. All functions are vectorized over rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class Csr(NamedTuple):
-    """Adjacency in compressed sparse rows; the order inside a row is meaningful and kept."""
+    """Adjacency in compressed sparse row (CSR) format; the order within a row is meaningful and preserved."""
 
     indptr: Int64Array
-    """(rows + 1,) int64: where each row starts in `indices`."""
+    """(rows + 1,) int64: start of each row in `indices`."""
     indices: Int64Array
-    """(entries,) int64: the columns, row after row."""
+    """(entries,) int64: column indices, row by row."""
 
     @property
     def degrees(self) -> Int64Array:
-        """(rows,) int64: entries in each row."""
+        """(rows,) int64: number of entries in each row."""
         return np.diff(self.indptr)
 
     def row(self, i: int) -> Int64Array:
@@ -35,19 +35,19 @@ class Csr(NamedTuple):
 
 
 def offsets_of(lengths: npt.NDArray[np.integer]) -> Int64Array:
-    """Return (rows + 1,) int64 offsets of rows with these lengths."""
+    """Return the (rows + 1,) int64 offsets of rows with the given lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def row_of_value(offsets: Int64Array) -> Int64Array:
-    """Return (values,) int64: the row every flat value belongs to."""
+    """Return the row index of every flat value, (values,) int64."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
 
 
 def ranges(starts: Int64Array, lengths: Int64Array) -> Int64Array:
-    """Return the concatenation of `arange(start, start + length)` for every pair, int64."""
+    """Return the concatenated `arange(start, start + length)` of all pairs, int64."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     positions: Int64Array = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)

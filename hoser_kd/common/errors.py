@@ -1,7 +1,7 @@
 """Typed errors, raised where data or settings enter the library.
 
-Each message names the file, the row or key, what is wrong and how to mend it. Code inside the
-border trusts its types and raises none of these.
+Each message names the file, the row or key, the problem and how to fix it. Internal code relies on validated inputs and
+does not raise these errors.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from os import PathLike, fspath
 
 
 class HoserKdError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base class of errors that a user can cause and fix."""
 
 
 class ConfigError(HoserKdError):
-    """A setting is unknown, of the wrong type, or contradicts another one."""
+    """A setting is unknown, has the wrong type, or contradicts another setting."""
 
 
 class CheckpointError(HoserKdError):
-    """A weights file is missing, damaged, of another kind, or holds something that is not allowed."""
+    """A weights file is missing, damaged, of the wrong kind, or contains objects that are not allowed."""
 
 
 class TrainingError(HoserKdError):
-    """Training cannot go on: a non-finite loss, say, with the batch that caused it."""
+    """Training cannot continue, for example because of a non-finite loss; the message names the batch."""
 
 
 class ProcessError(HoserKdError):
-    """Processes that were to work together ended and did not say why."""
+    """A worker process ended without reporting an error."""
 
 
 class CheckError(HoserKdError):
-    """A blocking check on a finished artifact failed; what follows would rest on a mistake."""
+    """A blocking check on an artifact failed, so downstream stages must not use it."""
 
 
 class StoreError(HoserKdError):
-    """An artifact is missing, or was made from something else than what is asked for."""
+    """An artifact is missing, damaged, or was built from other inputs than the requested ones."""
 
 
 class DataError(HoserKdError):
-    """A data file is missing or a row of it cannot be used."""
+    """A data file is missing, or one of its rows is invalid."""
 
     def __init__(
         self, path: str | PathLike[str], problem: str, *, row: int | None = None, hint: str | None = None
     ) -> None:
-        """`row` counts data rows from 0, as `mm_id` and `geo_id` do (a header is not counted)."""
+        """`row` is the 0-based index of a data row, without the header, as in `mm_id` and `geo_id`."""
         place = fspath(path) if row is None else f"{fspath(path)}, row {row}"
         super().__init__(f"{place}: {problem}" + (f" {hint}" if hint else ""))
         self.path = fspath(path)

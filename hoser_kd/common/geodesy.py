@@ -1,4 +1,4 @@
-"""Distances on the globe, in meters, between points given in degrees (EPSG:4326)."""
+"""Great-circle distances in meters between points in degrees (EPSG:4326)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from hoser_kd.common.arrays import Float64Array
 
 EARTH_RADIUS_M = 6371008.8
-"""Mean earth radius, the one HOSER's distances rest on."""
+"""Mean earth radius (IUGG), as used by HOSER."""
 
 
 def great_circle_m(lat1: Float64Array, lng1: Float64Array, lat2: Float64Array, lng2: Float64Array) -> Float64Array:
-    """Return haversine distances in meters, float64, of points in degrees; shapes broadcast."""
+    """Return the haversine distances in meters of points in degrees, float64; shapes broadcast."""
     phi1, phi2 = np.radians(lat1), np.radians(lat2)
     chord = np.sin((phi2 - phi1) / 2) ** 2
     chord = chord + np.cos(phi1) * np.cos(phi2) * np.sin(np.radians(lng2 - lng1) / 2) ** 2
@@ -20,9 +20,10 @@ def great_circle_m(lat1: Float64Array, lng1: Float64Array, lat2: Float64Array, l
 
 
 def unit_vectors(lat_lon_deg: Float64Array) -> Float64Array:
-    """Return (N, 3) float64 points of the unit sphere for (N, 2) latitudes and longitudes in degrees.
+    """Return the points on the unit sphere, (N, 3) float64, of (N, 2) latitudes and longitudes in degrees.
 
-    A quarter of the squared chord between two of them is the haversine of their angle, without trigonometry a pair.
+    A quarter of the squared chord between two of them is the haversine of their angle, so distances between many pairs
+    need no trigonometric function per pair.
     """
     lat, lon = np.radians(lat_lon_deg).T
     return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])

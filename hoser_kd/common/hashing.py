@@ -1,4 +1,4 @@
-"""Digests by which an artifact is known: equal digests mean equal content."""
+"""SHA-256 digests that identify content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 
 def digest_arrays(*arrays: npt.NDArray[Any]) -> str:
-    """Return the sha256 (hex) over the dtype, shape and bytes of numeric arrays, in order."""
+    """Return the sha256 (hex) over dtype, shape and bytes of numeric arrays, in order."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(f"{array.dtype.str}{array.shape};".encode())
@@ -28,11 +28,11 @@ def digest_file(path: str | PathLike[str]) -> str:
 
 
 def same_bytes(one: Path, other: Path) -> bool:
-    """Tell whether two small files hold the same."""
+    """Return whether two small files have the same content."""
     return one.read_bytes() == other.read_bytes()
 
 
 def digest_json(obj: Any) -> str:
-    """Return the sha256 (hex) of anything JSON can hold; the order of a mapping's keys does not count."""
+    """Return the sha256 (hex) of a JSON value; the order of keys does not matter."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

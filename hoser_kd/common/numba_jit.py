@@ -1,4 +1,4 @@
-"""Compile loops with numba, and cache the result where a folder can be written."""
+"""Just-in-time compilation with numba, cached on disk where possible."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numba
 
 
 def compiled(function: Callable[..., Any], *, fastmath: bool | set[str] = False) -> Callable[..., Any]:
-    """Compile on first call, without the interpreter lock; keep the result on disk where any folder can be written.
+    """Return `function`, compiled on its first call; it releases the GIL and its machine code is cached on disk.
 
-    An installation that is read-only, in a home that is too, compiles again in every process and works all the same.
-    `fastmath` names the liberties with sums that let them use the whole width of a processor.
+    Where no cache folder is writable, each process compiles again. `fastmath` is passed to `numba.njit`: it permits
+    reordering of floating-point sums, so that they can be vectorized.
     """
     try:
         fast: Callable[..., Any] = numba.njit(cache=True, nogil=True, fastmath=fastmath)(function)
-    except RuntimeError:  # numba found no folder for its cache
+    except RuntimeError:  # numba finds no writable cache folder
         fast = numba.njit(nogil=True, fastmath=fastmath)(function)
     return fast

@@ -1,7 +1,7 @@
-"""Progress of long work, as a callback: the library reports, whoever calls it shows.
+"""Progress reporting by callback.
 
-A reporter is called as `report(stage, done, total, figures)`; `figures` holds the latest numbers worth
-showing (a loss, an accuracy). `silent` is the default everywhere.
+A callback is called as `progress(stage, done, total, metrics)`; `metrics` holds current values such as the loss.
+`silent` is the default everywhere.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives how far a stage of work has come."""
+    """Callback that receives the progress of a stage."""
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        """Take note that `done` of `total` units of `stage` are finished."""
+    def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None, /) -> None:
+        """Report that `done` of `total` units of `stage` are finished."""
 
 
-def silent(stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-    """Show nothing."""
+def silent(stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+    """Ignore the report."""
 
 
 class TimedLines:
-    """Progress as occasional text lines with the time left, for logs that must stay short."""
+    """Writes progress as occasional text lines with the remaining time, which keeps logs short."""
 
     def __init__(self, write: Callable[[str], object], every_s: float = 10.0) -> None:
-        """`write` receives a line at most once in `every_s` seconds a stage, and one when it ends."""
+        """`write` receives at most one line per stage in `every_s` seconds, and one when the stage ends."""
         self._write = write
         self._every_s = every_s
         self._started: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        """Write a line if the last one of this stage is old enough, or the stage is done."""
+    def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Write a line if the stage is finished or its last line is at least `every_s` seconds old."""
         now = time.monotonic()
         if done >= total and stage not in self._started:
-            return  # told already
-        # a stage may go on from where an earlier run was: only what is done from here on tells the speed
+            return  # its last line has been written
+        # a resumed stage starts above 0, so only units finished since then count for its speed
         started, first = self._started.setdefault(stage, (now, done))
         last = self._last.setdefault(stage, now)
         if done < total and now - last < self._every_s:
@@ -46,8 +46,8 @@ class TimedLines:
         line = f"{stage}: {done}/{total}"
         if first < done < total:
             line += f", {duration((now - started) * (total - done) / (done - first))} left"
-        if figures:
-            line += ", " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        if metrics:
+            line += ", " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         self._write(line)
         if done >= total:
             self._started.pop(stage)
@@ -55,7 +55,7 @@ class TimedLines:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a short text: `42 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Format seconds as a short text: `42 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,8 +1,8 @@
-"""Variants of one thing, by name: decoders, source kinds, loss terms, selection rules.
+"""Registries of named variants: decoders, source kinds, loss terms, selection rules.
 
-A registry is declared low in the package order (`hoser_kd.config.variants`) and filled by the module that holds the
-variants, its `home`. The home is imported when the registry is first read, so settings can be validated against names
-that higher packages define, without importing those packages when the settings module loads.
+A registry is declared low in the package order (`hoser_kd.config.variants`) and filled by its home module, which
+defines the variants. The home module is imported when the registry is first read, so settings are validated against
+names that higher packages define without importing those packages together with the schema.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Named variants in the order of their registration."""
+    """Named variants, in order of registration."""
 
     def __init__(self, what: str, home: str) -> None:
         """`what` names one variant in error messages; `home` is the module that registers the built-in ones."""
@@ -29,14 +29,14 @@ class Registry(Generic[T]):
         self._items: dict[str, T] = {}
 
     def register(self, name: str, item: T) -> T:
-        """Add a variant and return it. Raises ValueError where the name is taken."""
+        """Add a variant and return it. Raises ValueError if the name is already registered."""
         if name in self._items:
-            raise ValueError(f"{self.what} {name!r} is registered already")
+            raise ValueError(f"{self.what} {name!r} is already registered")
         self._items[name] = item
         return item
 
     def unregister(self, name: str) -> None:
-        """Remove a variant that was added for a while, in a test say."""
+        """Remove a variant, for example after a test."""
         self._load()
         del self._items[name]
 
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
         return tuple(self._items)
 
     def __getitem__(self, name: str) -> T:
-        """Return a variant. Raises ConfigError naming the known ones and the nearest of them."""
+        """Return the variant. Raises ConfigError with the known names and the closest one."""
         self._load()
         if name not in self._items:
             near = difflib.get_close_matches(str(name), self._items, n=1)
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether a variant has this name."""
+        """Return whether a variant has this name."""
         self._load()
         return name in self._items
 

@@ -1,6 +1,6 @@
-"""Reading a YAML file of settings, and saying what is wrong with it: file, line, key, and the nearest known one.
+"""Read settings from YAML; errors name the file, the line, the key and the closest known key.
 
-The settings themselves are in `hoser_kd.config.schema`.
+The settings are defined in `hoser_kd.config.schema`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def load_config(path: str | PathLike[str]) -> CityConfig:
-    """Read and check `config/<city>.yaml`.
+    """Read and validate `config/<city>.yaml`.
 
-    Raises ConfigError naming the file, the line, the key, what is wrong and the nearest known key.
+    Raises ConfigError with the file, the line, the key, the problem and the closest known key.
     """
     file = Path(path)
     tree, root = read_tree(file)
@@ -34,14 +34,14 @@ def load_config(path: str | PathLike[str]) -> CityConfig:
     try:
         return CityConfig.model_validate(expand_environment(tree, file))
     except ValidationError as error:
-        told = dict.fromkeys(explain(file, root, problem, CityConfig) for problem in error.errors())
-        raise ConfigError("\n".join(told)) from None
+        lines = dict.fromkeys(explain(file, root, problem, CityConfig) for problem in error.errors())
+        raise ConfigError("\n".join(lines)) from None
 
 
 def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
-    """Return the settings with some changed, given as `{"distill.lambda_kl": 0.1}`.
+    """Return a copy of the settings with changes such as `{"distill.lambda_kl": 0.1}`.
 
-    Raises ConfigError for a value the YAML could not have either.
+    Raises ConfigError for a value that would be invalid in YAML too.
     """
     try:
         return CityConfig.model_validate(changed(config.model_dump(), changes))
@@ -50,23 +50,23 @@ def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
 
 
 def dump_config(config: CityConfig) -> str:
-    """Return the whole tree, defaults included, as YAML."""
+    """Return all settings, including defaults, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML 1.1 refuses no repeated key; a setting given twice is a mistake."""
+    """Loader that rejects duplicate keys, which PyYAML accepts silently."""
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    keys: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
-        if key in seen:
+        if key in keys:
             raise ConfigError(
                 f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: `{key}` is given twice. Remove one."
             )
-        seen.add(key)
+        keys.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -74,9 +74,9 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
-    """Return the sections of a YAML file as they stand there, and the root node, which knows the lines.
+    """Return the parsed sections of a YAML file and its root node, which holds line numbers.
 
-    Raises ConfigError where there is no such file, naming the nearest one, or where it is not readable.
+    Raises ConfigError if the file does not exist, with the closest file name, or is not valid YAML.
     """
     if not file.is_file():
         raise ConfigError(f"{file}: no such file.{_nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
@@ -97,7 +97,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def expand_environment(value: Any, file: Path) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` in every text of the tree."""
+    """Replace `${NAME}` and `${NAME:-default}` by environment variables in all strings of the tree."""
     if isinstance(value, dict):
         return {key: expand_environment(entry, file) for key, entry in value.items()}
     if isinstance(value, list):
@@ -107,16 +107,16 @@ def expand_environment(value: Any, file: Path) -> Any:
 
     def one(match: re.Match[str]) -> str:
         name, default = match.groups()
-        found = os.environ.get(name, default)
-        if found is None:
+        value = os.environ.get(name, default)
+        if value is None:
             raise ConfigError(f"{file}: environment variable {name} is not set. Set it, or write ${{{name}:-default}}.")
-        return found
+        return value
 
     return _VARIABLE.sub(one, value)
 
 
 def explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any], top: type[BaseModel]) -> str:
-    """Turn one of pydantic's problems with a tree of the model `top` into a line with file, line, key and mend."""
+    """Format a pydantic validation error of the model `top` as one line with file, line, key and fix."""
     keys = [str(part) for part in problem["loc"]]
     model = top
     known = keys
@@ -133,12 +133,15 @@ def explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any], top:
     if problem["type"] == "missing":
         return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
     message = str(problem["msg"]).removeprefix("Value error, ")
-    given = "" if isinstance(problem.get("input"), dict) else f" (given: {problem.get('input')!r})"
-    return f"{place}: {message[:1].lower()}{message[1:]}{given}."
+    given = f" (given: {problem.get('input')!r})"
+    if isinstance(problem.get("input"), dict) or repr(problem.get("input")) in message:
+        given = ""
+    stop = "" if not given and message.endswith((".", "?")) else "."
+    return f"{place}: {message[:1].lower()}{message[1:]}{given}{stop}"
 
 
 def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree of settings with some set anew, each under its place such as `distill.lambda_kl`; in place."""
+    """Set values in a nested dict of settings, in place, by keys such as `distill.lambda_kl`; return the dict."""
     for place, value in changes.items():
         *sections, key = place.split(".")
         section = tree
@@ -149,7 +152,7 @@ def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def explain_change(problem: Mapping[str, Any]) -> str:
-    """Turn one of pydantic's problems with a tree that is in no file into a phrase."""
+    """Format a pydantic validation error of settings that come from no file."""
     return f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']} (given: {problem['input']!r})"
 
 

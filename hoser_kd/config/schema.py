@@ -1,76 +1,51 @@
-"""All settings of a city as one typed, frozen tree, read from `config/<city>.yaml` by `hoser_kd.config.loading`.
+"""Settings of a city as one typed, frozen tree, read from `config/<city>.yaml` by `hoser_kd.config.loading`.
 
-The line under each field is its documentation: it appears in the docs, in Dagster and in error messages.
-An unknown or mistyped key is refused with the file, the line, the key and the nearest known one.
+The docstring under each field is its documentation; it appears in the docs, in Dagster and in error messages.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from hoser_kd.config.variants import DECODERS, SELECTION_RULES
-
-
-class Section(BaseModel):
-    """A section; the line under each field is its documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is asked for: they would pass as 1 and 0."""
-        asked = cls.model_fields[str(info.field_name)].annotation
-        if _holds_truth(value) and _holds_number(asked):
-            raise ValueError("a number is asked for, not true or false (which yes, no, on and off are in YAML too)")
-        return value
-
-
-def _holds_truth(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
-
-
-def _holds_number(annotation: Any) -> bool:
-    return annotation in (int, float) or any(map(_holds_number, get_args(annotation)))
+from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
+from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
 
 class SyntheticConfig(Section):
-    """The made city of `hoser_kd.network.synthetic.city`."""
+    """The synthetic city of `hoser_kd.network.synthetic.city`."""
 
     seed: int = 0
-    """Every number of the city and its trips follows from it."""
+    """Random seed of the streets and trips."""
     num_trips: int = Field(3000, ge=30)
-    """Trips in all splits together."""
+    """Number of trips in all splits together."""
     blocks: tuple[int, int] = (21, 21)
-    """Crossings of the street grid, south-north and west-east."""
+    """Number of crossings of the street grid, south-north and west-east; at least 5 each."""
 
 
 class SourceConfig(Section):
-    """Where the road network and the trips come from."""
+    """Source of the road network and the trips."""
 
-    kind: Literal["hoser", "synthetic", "huggingface"] = "hoser"
-    """hoser: a folder in HOSER's format; synthetic: a city made here; huggingface: a data-set repository."""
+    kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
+    """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
+    are registered in `SOURCE_KINDS` (docs/network.md)."""
     path: str | None = None
     """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
     repo_id: str | None = None
-    """Data-set repository (kind huggingface), such as caoji2001/HOSER-dataset."""
+    """Dataset repository (kind huggingface), such as caoji2001/HOSER-dataset."""
     revision: str | None = None
-    """Commit, tag or branch of the repository; a commit makes the download repeatable."""
+    """Commit, tag or branch of the repository; only a commit pins the content."""
     subfolder: str | None = None
-    """Folder inside the repository that holds roadmap.geo and the rest."""
+    """Folder inside the repository that contains roadmap.geo and the other files."""
     on_bad_row: Literal["refuse", "drop"] = "refuse"
-    """A trip that cannot be used: refuse stops with file, row and reason; drop leaves it out and counts it."""
+    """Handling of invalid trips. refuse: stop with file, row and reason; drop: skip and count them."""
     synthetic: SyntheticConfig = SyntheticConfig()
-    """Settings of the made city (kind synthetic)."""
+    """Settings of the synthetic city (kind synthetic)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.kind == "hoser" and not self.path:
-            raise ValueError("kind hoser needs `path`, a folder in HOSER's format")
-        if self.kind == "huggingface" and not self.repo_id:
-            raise ValueError("kind huggingface needs `repo_id`, such as caoji2001/HOSER-dataset")
+        SOURCE_KINDS[self.kind].validate_settings(self)
         return self
 
 
@@ -78,16 +53,16 @@ class ZonesConfig(Section):
     """The partition of the roads into zones."""
 
     count: int = Field(300, ge=1)
-    """Zones asked of KaHIP, a quarter of the roads at the most; a data set's own partition is taken as it is."""
+    """Number of zones, at most a quarter of the number of roads; ignored where the dataset ships a partition."""
     method: Literal["kahip", "bisection"] = "kahip"
-    """kahip: KaHIP's strong mode, as published; bisection: the map is halved again and again, for networks so large
-    that KaHIP takes too long."""
+    """kahip: KaHIP in strong mode, as published; bisection: recursive halving of the map, for networks too large for
+    KaHIP."""
     imbalance: float = Field(0.03, ge=0)
-    """Allowed excess of a zone over the average size (kahip)."""
+    """Allowed relative excess of a zone over the mean size (kahip)."""
     seed: int = 0
-    """Seed of KaHIP."""
+    """Random seed of KaHIP."""
     use_shipped: bool = True
-    """Take `road_network_partition` and `zone_trans_mat.npy` where the data set ships them."""
+    """Use `road_network_partition` and `zone_trans_mat.npy` where the dataset ships them."""
 
 
 class Bounds(Section):
@@ -101,122 +76,124 @@ class Bounds(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_lat >= self.max_lat or self.min_lng >= self.max_lng:
-            raise ValueError("each min must be below its max")
+            raise ValueError("min_lat must be below max_lat, and min_lng below max_lng")
         return self
 
 
 class GridConfig(Section):
-    """The grid whose cells are the teacher's words. A checkpoint's own grid comes first where it carries one."""
+    """The grid whose cells are the teacher's tokens. Values stored in a teacher checkpoint take precedence."""
 
     kind: Literal["cells", "roads"] = "cells"
-    """cells: a token a grid cell; roads: a token a road, the limit of ever smaller cells."""
+    """cells: one token per grid cell; roads: one token per road."""
     bounds: Bounds | Literal["roads"] | None = None
-    """Extent of the grid. `roads` takes the extent of the road centers: right only for a teacher trained here."""
+    """Extent of the grid. `roads`: the extent of the road centers, valid only for a teacher trained in the pipeline."""
     cell_size_m: float | None = Field(None, gt=0)
-    """Side of a cell in meters; give this or both of cell_lat and cell_lng."""
+    """Side of a cell in meters; set either this or both cell_lat and cell_lng."""
     cell_lat: float | None = Field(None, gt=0)
     """Height of a cell in degrees."""
     cell_lng: float | None = Field(None, gt=0)
     """Width of a cell in degrees."""
     downsample_factor: int = Field(1, ge=1)
-    """Merge this many cells along each axis."""
+    """Number of cells merged along each axis."""
     vocabulary: Literal["all", "occupied"] = "all"
-    """Cells with a token: all, as published, or only those that hold a road, which a teacher trained here can use."""
+    """Cells that get a token. all: every cell, as published; occupied: only cells with a road, for a teacher trained in
+    the pipeline."""
     min_share_inside: float = Field(0.9, ge=0, le=1)
-    """Share of the roads that must lie inside the grid; below it, the graph stops at the grid."""
+    """Smallest share of roads inside the grid at which the check `roads_inside_grid` passes."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         degrees = (self.cell_lat, self.cell_lng)
         if self.cell_size_m is not None and degrees != (None, None):
-            raise ValueError("give cell_size_m or cell_lat and cell_lng, not both")
+            raise ValueError("set either cell_size_m, or cell_lat and cell_lng, not both")
         if (self.cell_lat is None) != (self.cell_lng is None):
-            raise ValueError("give both cell_lat and cell_lng")
+            raise ValueError("set both cell_lat and cell_lng")
         return self
 
 
 class TeacherConfig(Section):
-    """LM-TAD: imported where `distill.ckpt_path` names a checkpoint, trained in the graph otherwise."""
+    """The LM-TAD teacher: imported from `distill.ckpt_path` if it is set, otherwise trained in the pipeline."""
 
     preset: Literal["tiny", "small", "published"] = "small"
-    """Size of the model: tiny 2 layers of 64, small 4 of 256, published 8 of 768 with 12 heads."""
+    """Model size. tiny: 2 layers of width 64; small: 4 of 256; published: 8 of 768 with 12 heads."""
     n_layer: int | None = Field(None, ge=1)
-    """Layers, where they differ from the preset's."""
+    """Number of layers; overrides the preset."""
     n_head: int | None = Field(None, ge=1)
-    """Attention heads, where they differ from the preset's."""
+    """Number of attention heads; overrides the preset."""
     n_embd: int | None = Field(None, ge=1)
-    """Width, where it differs from the preset's."""
+    """Embedding width; overrides the preset."""
     block_size: int | None = Field(None, ge=4)
-    """Longest sequence with its special tokens; the longest trip of the corpus + 2 where it is not given."""
+    """Maximum sequence length including special tokens. None: the longest trip of the corpus + 2."""
     dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout in training."""
+    """Dropout rate."""
     max_epochs: int = Field(30, ge=1)
-    """Passes over the training trips at the most."""
+    """Maximum number of passes over the training trips."""
     patience: int = Field(5, ge=1)
-    """Stop after this many epochs without a better validation loss."""
+    """Stop after this many epochs without an improvement of the validation loss."""
     batch_size: int = Field(32, ge=1)
-    """Trips a step."""
+    """Trips per optimizer step."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW."""
     min_learning_rate: float = Field(3e-5, ge=0)
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine schedule."""
     warmup_ratio: float = Field(0.08, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises (published: 5,000 of 60,000)."""
+    """Share of the steps used for linear warm-up of the learning rate (published: 5,000 of 60,000)."""
     beta2: float = Field(0.99, gt=0, lt=1)
     """Second beta of AdamW (published: 0.99 or 0.9)."""
     weight_decay: float = Field(0.1, ge=0)
-    """Weight decay, on matrices only."""
+    """Weight decay, applied to matrices only."""
     max_norm: float = Field(1.0, gt=0)
-    """Gradient norm at which it is clipped."""
+    """Maximum gradient norm; larger gradients are clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     compile: bool = False
-    """Use torch.compile."""
+    """Compile the model with torch.compile."""
     seed: int = 0
-    """Seed of weights, order and dropout."""
+    """Random seed of weight initialization, batch order and dropout."""
 
 
 class DistillConfig(Section):
-    """Labels and the distillation term of the loss. The first eight keys are those of the original section."""
+    """Teacher labels and the distillation term of the loss. The first eight keys are those of the original section."""
 
     enabled: bool = True
     """Train a distilled student."""
-    repo_path: str | None = None
-    """Accepted and not needed: no LM-TAD repository is used."""
+    repo_path: str | None = Field(None, json_schema_extra={EXECUTION_ONLY: True})
+    """Accepted and ignored: no LM-TAD repository is used."""
     ckpt_path: str | None = None
-    """An LM-TAD checkpoint to import as the teacher; none: one is trained in the graph."""
+    """LM-TAD checkpoint to import as the teacher. None: a teacher is trained in the pipeline."""
     lambda_kl: float = Field(0.1, ge=0)
-    """Weight of the distillation term. The original default, 0.01, has hardly an effect; a tenth was better on
-    validation wherever both were tried."""
+    """Weight of the distillation term. The original default, 0.01, has almost no effect; 0.1 was better on validation
+    wherever both were tried."""
     temperature: float = Field(2.0, gt=0)
-    """Temperature of both distributions."""
+    """Temperature of the teacher's and the student's distributions."""
     window: Literal["full"] | int = "full"
-    """Tokens of history the teacher sees at each step: full, or the last W of them."""
+    """History given to the teacher at each step: full, or the last W tokens."""
     sample_steps_per_trace: Literal["all"] | int = "all"
-    """Distilled steps of a trajectory in each epoch: all, or this many drawn at random."""
+    """Distilled steps per trajectory and epoch: all, or this many sampled at random."""
     teacher_fp16: bool = True
-    """Half precision for the teacher's pass on a GPU; a CPU always uses float32."""
+    """Run the teacher in half precision on a GPU; a CPU always uses float32."""
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
-    """Candidates in one cell: each gets the cell's mass, they divide it, or cells are compared."""
+    """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
+    the loss compares cells."""
     scale_by_temperature_squared: bool = False
     """Multiply the term by temperature² (Hinton et al. 2015, section 2.1)."""
     labels: Literal["stored", "online"] = "stored"
-    """stored: made once, before any training; online: the teacher is asked about every batch of every epoch, for those
-    who cannot store labels. The loss is the same."""
-    label_processes: int = Field(1, ge=1)
-    """Processes of this machine that make stored labels together, a GPU each where there are any."""
+    """stored: labels are computed once, before training; online: the teacher scores every batch of every epoch, which
+    needs no disk space for labels. The loss is the same."""
+    label_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
+    """Processes that compute stored labels in parallel, one GPU each if GPUs are used."""
     store_outside_mass: bool = False
-    """Keep with each step's labels the teacher's probability outside the cells of its candidates, 4 bytes a step; it
-    costs the scores of the whole vocabulary."""
+    """Store for each step the teacher's probability outside the cells of the candidates (4 bytes per step); requires
+    scoring the whole vocabulary."""
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
         if isinstance(self.window, int) and self.window < 1:
-            raise ValueError("window is `full` or a whole number from 1")
+            raise ValueError("window must be `full` or a whole number of at least 1")
         if isinstance(self.sample_steps_per_trace, int) and self.sample_steps_per_trace < 1:
-            raise ValueError("sample_steps_per_trace is `all` or a whole number from 1")
+            raise ValueError("sample_steps_per_trace must be `all` or a whole number of at least 1")
         if self.store_outside_mass and self.labels == "online":
-            raise ValueError("store_outside_mass needs `labels: stored`: with online nothing is stored")
+            raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
         return self
 
 
@@ -224,55 +201,57 @@ _VALIDATION_ODS = 200
 
 
 class StudentConfig(Section):
-    """HOSER and its training; the defaults are the published ones."""
+    """The HOSER student and its training; defaults are the published values."""
 
     hidden_dim: int = Field(128, ge=1)
-    """Width of road and zone vectors, of an attention head and of the navigator."""
+    """Width of road and zone embeddings, of each attention head and of the navigator."""
     road_id_dim: int = Field(64, ge=1)
-    """Width of the road id embedding, a part of the road vector."""
+    """Width of the road id embedding, a part of the road embedding."""
     attribute_dim: int = Field(16, ge=1)
-    """Width of each of the parts for length, type, longitude and latitude."""
+    """Width of each of the embeddings of length, type, longitude and latitude."""
     num_heads: int = Field(2, ge=1)
-    """Attention heads of the trajectory encoder."""
+    """Number of attention heads in the trajectory encoder."""
     num_layers: int = Field(2, ge=1)
-    """Layers of the trajectory encoder."""
+    """Number of layers in the trajectory encoder."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in the trajectory encoder."""
+    """Dropout rate in the trajectory encoder."""
     candidate_angle: Literal["published", "true_bearing"] = "true_bearing"
-    """Angle of a candidate: published swaps latitude and longitude, as published checkpoints need; the true bearing is
-    as good after a whole training and better after a short one."""
+    """Angle feature of a candidate. published: latitude and longitude swapped, needed by published checkpoints;
+    true_bearing: equally good after a full training and better after a short one."""
     time_intervals: Literal["published", "elapsed"] = "published"
-    """Intervals in the attention: from the minute of the day (23:59 to 00:01 counts as 5 min), or true ones."""
+    """Time intervals in the attention. published: from the minute of the day (23:59 to 00:01 counts as 5 min);
+    elapsed: true intervals."""
     max_epochs: int = Field(25, ge=1)
-    """Passes over the training trips."""
+    """Number of passes over the training trips."""
     batch_size: int = Field(256, ge=1)
-    """Trips an optimizer step."""
+    """Trips per optimizer step."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Trips a forward pass; gradients are accumulated up to batch_size. None: the whole batch."""
+    """Trips per forward pass; gradients are accumulated up to batch_size. None: batch_size."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.1, ge=0)
     """Weight decay of AdamW."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps used for linear warm-up of the learning rate."""
     max_norm: float = Field(1.0, gt=0)
-    """Gradient norm at which it is clipped."""
+    """Maximum gradient norm; larger gradients are clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Literal["accuracy", "nll", "arrival_rate", "generation"] = "accuracy"
-    """What the epoch that is kept is best by on the validation trips: accuracy of the next step, as published; its nll;
-    arrival_rate, the share of generated trips that reach their destination; generation, arrival rate, distributions and
-    shape of generated trips together (docs/selection.md)."""
+    select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "accuracy"
+    """Metric on the validation trips that selects the epoch to keep. accuracy: next-step accuracy, as published; nll:
+    next-step negative log-likelihood; arrival_rate: share of generated trips that reach their destination; generation:
+    arrival, distributions and shape of generated trips combined (docs/selection.md). Further rules are registered in
+    `SELECTION_RULES`."""
     select_num_ods: int | None = Field(None, ge=1)
-    """Validation ODs, the same ones in every epoch and training, that trips are generated for after each epoch; the
-    figures are logged whatever selects. None: 200 where select_by is arrival_rate or generation, none otherwise."""
+    """Number of validation ODs for which trips are generated after each epoch, the same in all epochs and trainings;
+    their metrics are logged for any select_by. None: 200 if select_by is arrival_rate or generation, otherwise 0."""
     select_max_steps: int = Field(1000, ge=1)
-    """Expansions after which the search for one of these trips ends."""
+    """Maximum number of node expansions per validation trip."""
     train_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the training trips the student sees, chosen by the seed; the teacher sees all."""
-    num_processes: int = Field(1, ge=1)
-    """Processes of this machine that train a student together, a GPU each where there are any; the batch is divided
-    among them, so the student stays the same to the rounding of sums."""
+    """Share of the training trips used by the student, sampled by the seed; the teacher uses all."""
+    num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
+    """Processes that train a student in parallel, one GPU each if GPUs are used; each batch is divided among them, so
+    the result is equal up to rounding."""
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -282,17 +261,17 @@ class StudentConfig(Section):
 
     @property
     def num_validation_ods(self) -> int:
-        """Validation ODs that trips are generated for after each epoch; 0: none."""
+        """Number of validation ODs for which trips are generated after each epoch."""
         if self.select_num_ods is not None:
             return self.select_num_ods
         return _VALIDATION_ODS if SELECTION_RULES[self.select_by].needs_generated_trips else 0
 
     def of_the_result(self) -> dict[str, Any]:
-        """Return the settings that the student and its figures follow from.
+        """Return the settings that determine the trained student and its metrics.
 
-        The number of processes changes neither; how an epoch is chosen counts where it is not as published.
+        Settings of the epoch selection are included only where they differ from the published ones.
         """
-        unused = {"num_processes"}
+        unused = set(execution_only_fields(type(self)))
         if not self.num_validation_ods:
             unused |= {"select_num_ods", "select_max_steps"}
             unused |= {"select_by"} if self.select_by == "accuracy" else set()
@@ -303,36 +282,34 @@ class GenerationConfig(Section):
     """Generation of trips by the students."""
 
     od_source: Literal["test", "train", "file"] = "test"
-    """test: real test ODs with their own start times; train: drawn from the training counts, as published; file: your
-    own, from `od_file`."""
+    """test: ODs and start times of the test trips; train: sampled from the frequencies in training, as published; file:
+    read from `od_file`."""
     od_file: str | None = None
-    """CSV or Parquet with the columns origin and destination (road ids) and start_time (2013-07-01T08:30:00Z, or whole
-    seconds since 1970 UTC)."""
+    """CSV or Parquet file with the columns origin and destination (road ids) and start_time (2013-07-01T08:30:00Z, or
+    whole seconds since 1970-01-01 UTC)."""
     num_trips: int | None = Field(None, ge=1)
-    """ODs to generate trips for; None: all of the test split or of the file (5,000 with od_source train)."""
-    decoder: Literal["search", "beam", "sampling"] = "search"
-    """search: the published uniform-cost search; beam: the beam_width likeliest paths of each length; sampling: every
-    next road drawn by its probability."""
+    """Number of ODs. None: all of the test split or of the file; 5,000 with od_source train."""
+    decoder: Annotated[str, AfterValidator(registered_in(DECODERS))] = "search"
+    """search: the published uniform-cost search; beam: the beam_width most likely paths of each length; sampling: each
+    next road sampled from its distribution. Further decoders are registered in `DECODERS` (docs/generation.md)."""
     beam_width: int = Field(8, ge=1)
-    """Paths that go on from each length (decoder beam)."""
+    """Paths kept per length (decoder beam)."""
     temperature: float = Field(1.0, gt=0)
-    """Of the draws (decoder sampling): above 1 more varied trips, below 1 likelier ones."""
+    """Sampling temperature (decoder sampling): above 1 more diverse, below 1 more likely trips."""
     samples_per_od: int = Field(1, ge=1)
-    """Trips drawn for each OD (decoder sampling)."""
+    """Trips sampled per OD (decoder sampling)."""
     max_steps: int = Field(5000, ge=1)
-    """Expansions after which the answer is the path that came closest."""
+    """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned."""
     seed: int = 0
-    """Seed of the choice of ODs and of the draws."""
+    """Random seed of the selection of ODs and of sampling."""
 
     @model_validator(mode="after")
     def _complete_generation(self) -> Self:
         if (self.od_source == "file") != (self.od_file is not None):
-            raise ValueError("od_source file and od_file go together")
+            raise ValueError("od_source file and od_file must be set together")
         if self.samples_per_od > 1 and not DECODERS[self.decoder].allows_samples:
             sampling = ", ".join(name for name in DECODERS if DECODERS[name].allows_samples)
-            raise ValueError(
-                f"samples_per_od above 1 needs decoder {sampling}: {self.decoder} gives one trip for an OD"
-            )
+            raise ValueError(f"samples_per_od above 1 needs decoder {sampling}: {self.decoder} gives one trip per OD")
         return self
 
 
@@ -340,18 +317,19 @@ class EvaluationConfig(Section):
     """Metrics of generated trips."""
 
     od_cell_m: float = Field(200.0, gt=0)
-    """Side of the OD cells within which real and generated trips are paired."""
+    """Side of the OD cells within which real and generated trips are paired, in meters."""
     od_corner: tuple[float, float] | None = None
-    """South-west corner (latitude, longitude) the OD cells count from; None: the published one in Beijing, Porto and
-    San Francisco, that of the road centers elsewhere."""
+    """South-west corner (latitude, longitude) of the OD cells. None: the published corner in Beijing, Porto and San
+    Francisco, otherwise that of the road centers."""
     edr_threshold_m: float = Field(100.0, gt=0)
-    """Distance up to which two points match in EDR."""
+    """Distance up to which two points match in EDR, in meters."""
     peak_hours: tuple[tuple[float, float], ...] = ((7.0, 10.0), (17.0, 20.0))
-    """Hours of the day [from, to) that count as peak; hours as the trips' times have them."""
+    """Peak hours of the day, [from, to), in the time zone of the trips' times."""
     center: tuple[float, float] | None = None
-    """Middle of the city (latitude, longitude); None: the median of the road centers."""
+    """Center of the city (latitude, longitude). None: the median of the road centers."""
     center_radius_m: float | None = Field(None, gt=0)
-    """Roads closer to it than this lie in the center, the others in the suburbs; None: the closest quarter of them."""
+    """Roads within this distance of `center` belong to the center, all others to the suburbs. None: the closest
+    quarter of the roads belongs to the center."""
 
     @model_validator(mode="after")
     def _real_hours_and_places(self) -> Self:
@@ -368,25 +346,25 @@ class EvaluationConfig(Section):
 
 
 class CityConfig(Section):
-    """Everything about a city; one YAML file each, the file's name is the city's."""
+    """All settings of a city, read from one YAML file named after it."""
 
     city: str = Field(pattern=r"^[A-Za-z0-9_]+$")
-    """Name of the city: the file's name without `.yaml`."""
+    """Name of the city: the file name without `.yaml`."""
     description: str = ""
-    """A line for people."""
+    """One-line description."""
     source: SourceConfig
-    """Where the data come from."""
+    """Data source."""
     zones: ZonesConfig = ZonesConfig()
-    """The partition into zones."""
+    """Partition of the roads into zones."""
     grid: GridConfig = GridConfig()
     """The teacher's grid."""
     teacher: TeacherConfig = TeacherConfig()
     """LM-TAD."""
     distill: DistillConfig = DistillConfig()
-    """Labels and distillation."""
+    """Teacher labels and distillation."""
     student: StudentConfig = StudentConfig()
     """HOSER."""
     generation: GenerationConfig = GenerationConfig()
-    """Generated trips."""
+    """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """Metrics."""
+    """Metrics of generated trips."""

@@ -1,7 +1,7 @@
 """Registries of the variants that a setting chooses by name.
 
-Declared here, below the packages that fill them, so that `hoser_kd.config.schema` can validate names. To add a variant,
-register it in the registry's home module (or, outside this project, in any module that is imported first).
+They are declared here, below the packages that fill them, so that `hoser_kd.config.schema` can validate names. To add a
+variant, register it in the home module of its registry; code outside this project registers it before loading settings.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ DECODERS: Registry[Any] = Registry("decoder", "hoser_kd.generation.decoding")
 SOURCE_KINDS: Registry[Any] = Registry("source kind", "hoser_kd.network.sources")
 """Values of `source.kind`."""
 LOSS_TERMS: Registry[Any] = Registry("loss term", "hoser_kd.student.losses")
-"""Terms that the student's trainer can sum up."""
+"""Terms of the student's training loss."""
 SELECTION_RULES: Registry[Any] = Registry("selection rule", "hoser_kd.student.model_selection")
 """Values of `student.select_by`."""

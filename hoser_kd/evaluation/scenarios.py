@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hoser_kd.common.calendar import SECONDS_PER_HOUR, hour_of_day, is_weekend, second_of_day
 from hoser_kd.common.geodesy import great_circle_m
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.evaluation.memorization import copied
@@ -42,7 +43,6 @@ Weekday and weekend, peak and off-peak, center and suburb each divide all trips;
 those of center."""
 LEAST_TRIPS = 5
 """Scenarios with fewer real or fewer generated trips get no metrics."""
-_DAY_S = 86_400
 _CENTER_SHARE = 0.25
 _TO_GO_EDGES_KM = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -64,8 +64,7 @@ def scenarios(
     config: EvaluationConfig,
 ) -> dict[str, BoolArray]:
     """Return which of n trips belong to each of `SCENARIOS`, (n,) bool each; arguments (n,) int64."""
-    weekend = (start_times // _DAY_S + 3) % 7 >= 5  # 1 January 1970 was a Thursday
-    hour = (start_times % _DAY_S) / 3600
+    weekend, hour = is_weekend(start_times), hour_of_day(start_times)
     peak = np.zeros(len(origins), bool)
     for low, high in config.peak_hours:
         peak |= (hour >= low) & (hour < high)
@@ -154,7 +153,7 @@ def next_step_by(
     by_scenario = {} if config is None else _by_scenario(trips, network, config, table)
     return {
         **({"scenario": by_scenario} if by_scenario else {}),
-        "hour": _by(table["time"] % _DAY_S // 3600, [f"{hour:02d}" for hour in range(24)], table),
+        "hour": _by(second_of_day(table["time"]) // SECONDS_PER_HOUR, [f"{hour:02d}" for hour in range(24)], table),
         "to_go": _by(band, _bands(), table),
         "road_class": _by(class_index, classes.tolist(), table),
     }

@@ -1,1 +1,1 @@
-"""The grid group: from road centroids to the tokens of the teacher."""
+"""The grid group: mapping of road centroids to the tokens of the teacher."""

@@ -1,8 +1,8 @@
-"""The numbers a grid is made of, under every name people use, and whether two sources of them agree.
+"""Grid parameters under all names in use, and comparison of two sources of them.
 
-A teacher's tokens mean cells of one grid only. Where checkpoint and settings both say which, a difference beyond
-rounding is a mistake of one of them that no later figure would show: half a cell of shift moves most roads into
-another cell and leaves the size of the grid as it was.
+A teacher's tokens refer to the cells of one particular grid. If the checkpoint and the settings both define it, a
+difference beyond rounding is an error that no later metric would reveal: a shift by half a cell moves most roads to
+another cell but keeps the shape of the grid.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hoser_kd.common.errors import ConfigError
 
 KM_PER_DEGREE_LAT = 110.574
 KM_PER_DEGREE_LNG = 111.320
-"""At the equator; times the cosine of the latitude elsewhere. Both are LM-TAD's constants."""
+"""At the equator; elsewhere multiplied by the cosine of the latitude. Both constants are those of LM-TAD."""
 
 SHAPE = "grip_size"
-"""Rows and columns, as published checkpoints call them."""
+"""Key of the number of rows and columns in published checkpoints."""
 
 _BOUNDS = {
     "min_lat": ("min_lat", "lat_min"),
@@ -33,61 +33,56 @@ _OTHERS = {"cell_size_m": ("cell_size_m",), "downsample_factor": ("downsample_fa
 _BOXES = ("boundary", "bounds")
 KNOWN = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values() for name in names}
 KNOWN |= {*_BOXES, SHAPE, "grid_size"}
-"""Every name that is read."""
+"""All keys that are read."""
 
 MOST_ALONG_AN_AXIS = 10_000_000
-"""Rows, or columns, of a grid: 1 cm over 100 km. More are a mistake of a unit, and their edges alone fill a memory."""
+"""Maximum number of rows or columns: 1 cm over 100 km. More indicate a wrong unit and would exhaust the memory."""
 MOST_WORDS = 4_000_000
-"""Words of a teacher that is trained here. At width 256 their vectors take 16 GB in training."""
+"""Maximum vocabulary of a teacher trained in the pipeline. At width 256, its embeddings take 16 GB in training."""
 
 _ROUNDING_CELLS = 0.05
-"""Share of a cell by which an edge may lie elsewhere before two grids count as different."""
+"""Tolerance of an edge of the grid, in cells."""
 _ROUNDING_METERS = 0.02
-"""Share by which a side in meters, a nominal size, may differ from one in degrees."""
+"""Relative tolerance between a cell side in meters, which is nominal, and one in degrees."""
 
 
 def read_numbers(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mapping says of a grid under the names of GridSpec, cell_size_m and grip_size.
+    """Return the grid parameters in a mapping, renamed to the fields of GridSpec, cell_size_m and grip_size.
 
-    Raises ConfigError for a value of another kind.
+    Raises ConfigError for a value of the wrong type.
     """
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for box in _BOXES:
         if isinstance(cfg.get(box), Mapping):
-            found.update(read_numbers(cfg[box]))
+            numbers.update(read_numbers(cfg[box]))
     for name, aliases in (_BOUNDS | _CELLS | _OTHERS).items():
         given = next((alias for alias in aliases if cfg.get(alias) is not None), None)
         if given is not None:
-            found[name] = _number(given, cfg[given])
+            numbers[name] = _number(given, cfg[given])
     if cfg.get("grid_size") is not None:
         size = _number("grid_size", cfg["grid_size"])
-        found.setdefault("cell_lat", size)
-        found.setdefault("cell_lng", size)
+        numbers.setdefault("cell_lat", size)
+        numbers.setdefault("cell_lng", size)
     if cfg.get(SHAPE) is not None:
         shape = np.ravel(np.asarray(cfg[SHAPE], object))
         if len(shape) != 2:
-            raise ConfigError(f"The grid's {SHAPE} is {cfg[SHAPE]!r}: it must be rows and columns.")
-        found[SHAPE] = (int(_number(SHAPE, shape[0])), int(_number(SHAPE, shape[1])))
-    return found
+            raise ConfigError(f"The grid's {SHAPE} is {cfg[SHAPE]!r}; it must be rows and columns.")
+        numbers[SHAPE] = (int(_number(SHAPE, shape[0])), int(_number(SHAPE, shape[1])))
+    return numbers
 
 
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"The grid's {name} is {value!r}: it must be a number.") from None
+        raise ConfigError(f"The grid's {name} is {value!r}; it must be a number.") from None
     if not math.isfinite(number):
-        raise ConfigError(f"The grid's {name} is {value!r}: it must be a finite number.")
+        raise ConfigError(f"The grid's {name} is {value!r}; it must be a finite number.")
     return number
 
 
-def missing_numbers(cfg: Mapping[str, Any]) -> list[str]:
-    """Return the names of the numbers a data set's settings lack for a grid: bounds, then sides of a cell."""
-    return missing(read_numbers(cfg))
-
-
 def missing(numbers: Mapping[str, Any]) -> list[str]:
-    """Return what `read_numbers` did not find of what a grid needs."""
+    """Return the names of required parameters that are missing from the result of `read_numbers`."""
     absent = [name for name in _BOUNDS if name not in numbers]
     if "cell_size_m" not in numbers:
         absent += [name for name in _CELLS if name not in numbers]
@@ -95,16 +90,16 @@ def missing(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a GridSpec; meters become degrees at the middle latitude of the bounds.
+    """Return the fields of a GridSpec; meters are converted to degrees at the middle latitude of the bounds.
 
-    Raises ConfigError naming the numbers that are missing.
+    Raises ConfigError with the names of missing parameters.
     """
     absent = missing(numbers)
     if absent:
         raise ConfigError(
-            f"The grid's {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not known. Give `bounds` and "
-            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML: for an imported teacher "
-            "those it was trained with; for one trained here, `bounds: roads` takes the extent of the roads."
+            f"The grid's {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing. Set `bounds` and "
+            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML. For an imported teacher, use "
+            "the values it was trained with; for a teacher trained here, `bounds: roads` uses the extent of the roads."
         )
     cells = _cells(numbers)
     factor = numbers.get("downsample_factor", 1)
@@ -116,7 +111,7 @@ def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_and_columns(numbers: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how many rows and columns a GridSpec of these fields has before cells are merged; infinite is a number."""
+    """Return the number of rows and columns before cells are merged, as floats; infinity for vanishing cells."""
     with np.errstate(over="ignore", divide="ignore"):
         spans = [
             np.float64(numbers[f"max_{axis}"] - numbers[f"min_{axis}"]) / numbers[f"cell_{axis}"]
@@ -125,30 +120,30 @@ def rows_and_columns(numbers: Mapping[str, Any]) -> tuple[float, float]:
     return float(np.floor(spans[0])) + 1, float(np.floor(spans[1])) + 1
 
 
-def check_vocabulary(numbers: Mapping[str, Any], said: str, *, all_cells: bool, num_roads: int) -> None:
-    """Refuse a grid of more cells than a teacher can have words, or than can be counted, before anything is made of it.
+def check_vocabulary(numbers: Mapping[str, Any], setting: str, *, all_cells: bool, num_roads: int) -> None:
+    """Raise ConfigError if a grid has too many rows or columns, or more cells than a teacher can have tokens.
 
-    `numbers` are the fields of a GridSpec, `said` the setting the size of a cell comes from, `all_cells` is whether
-    each cell is a word. Raises ConfigError with the number of cells and the mend.
+    `numbers` are the fields of a GridSpec, `setting` names the cell size in messages (`cell_size_m: 50`), `all_cells`
+    tells whether every cell gets a token. The message has the number of cells and the fix.
     """
     factor = numbers["downsample_factor"]
     height, width = (max(1.0, float(np.floor(count / factor))) for count in rows_and_columns(numbers))
-    size = f"With `grid.{said}` the grid has {height:,.0f} × {width:,.0f} = {height * width:,.0f} cells"
+    size = f"With `grid.{setting}` the grid has {height:,.0f} × {width:,.0f} = {height * width:,.0f} cells"
     if max(height, width) * factor > MOST_ALONG_AN_AXIS:
         raise ConfigError(
-            f"{size}; a grid has at most {MOST_ALONG_AN_AXIS:,} rows or columns. Give a larger cell: is "
-            "it in the unit of the key? The limit of ever smaller cells is `kind: roads`."
+            f"{size}; the maximum is {MOST_ALONG_AN_AXIS:,} rows or columns. Use larger cells and check the "
+            "unit of the key; for one token per road, set `kind: roads`."
         )
     if all_cells and height * width > MOST_WORDS:
         raise ConfigError(
-            f"{size}, and `grid.vocabulary: all` gives each of them a word: more than {MOST_WORDS:,} fit no teacher. "
-            f"Set `vocabulary: occupied`, which gives words only to cells that hold one of the {num_roads:,} roads, or "
-            "give a larger cell."
+            f"{size}, and `grid.vocabulary: all` gives each of them a token; the maximum is {MOST_WORDS:,} tokens. "
+            f"Set `vocabulary: occupied`, which gives tokens only to cells with one of the {num_roads:,} roads, or use "
+            "larger cells."
         )
 
 
 def _cells(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """Return the sides of a cell in degrees, or what is known of them."""
+    """Return the sides of a cell in degrees, as far as they are defined."""
     cells = {name: float(numbers[name]) for name in _CELLS if name in numbers}
     if len(cells) < 2 and {"cell_size_m", "min_lat", "max_lat"} <= numbers.keys():
         middle = np.radians((numbers["min_lat"] + numbers["max_lat"]) / 2)
@@ -161,27 +156,28 @@ def _cells(numbers: Mapping[str, Any]) -> dict[str, float]:
 
 
 def disagreements(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return a phrase for each number that a checkpoint (`own`) and the settings (`given`) state differently.
+    """Return a phrase for each parameter that differs between a checkpoint (`own`) and the settings (`given`).
 
-    Both as `read_numbers` returns them. An edge may differ by 0.05 of a cell, at the far end of the grid too; a side
-    in meters by 2 %.
+    Both are results of `read_numbers`. Tolerances: 0.05 cells for every edge of the grid, also for the far edges that
+    follow from the cell size; 2 % for a side in meters.
     """
     cells = _cells({**given, **own})
     return [
         *_different_bounds(own, given, cells),
         *_different_cells(own, given, cells),
-        *(
-            f"downsample_factor is {own['downsample_factor']:g} in the checkpoint and {given['downsample_factor']:g} "
-            "in "
-            "the settings"
-            for name in ("downsample_factor",)
-            if name in own and name in given and own[name] != given[name]
-        ),
+        *_different_factors(own, given),
     ]
 
 
+def _different_factors(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    name = "downsample_factor"
+    if name not in own or name not in given or own[name] == given[name]:
+        return []
+    return [f"{name} is {own[name]:g} in the checkpoint and {given[name]:g} in the settings"]
+
+
 def _different_bounds(own: Mapping[str, Any], given: Mapping[str, Any], cells: Mapping[str, float]) -> list[str]:
-    told = []
+    phrases = []
     for name in _BOUNDS:
         if name not in own or name not in given:
             continue
@@ -189,12 +185,12 @@ def _different_bounds(own: Mapping[str, Any], given: Mapping[str, Any], cells: M
         off = abs(own[name] - given[name])
         if off > (_ROUNDING_CELLS * cell if cell else 1e-6):
             size = f", {off / cell:.2g} cells apart" if cell else ""
-            told.append(f"{name} is {own[name]:.10g} in the checkpoint and {given[name]:.10g} in the settings{size}")
-    return told
+            phrases.append(f"{name} is {own[name]:.10g} in the checkpoint and {given[name]:.10g} in the settings{size}")
+    return phrases
 
 
 def _different_cells(own: Mapping[str, Any], given: Mapping[str, Any], cells: Mapping[str, float]) -> list[str]:
-    told = []
+    phrases = []
     theirs = _cells({**own, **{name: given[name] for name in _BOUNDS if name in given and name not in own}})
     ours = _cells({**given, **{name: own[name] for name in _BOUNDS if name in own and name not in given}})
     nominal = ("cell_size_m" in own) != ("cell_size_m" in given)
@@ -208,7 +204,7 @@ def _different_cells(own: Mapping[str, Any], given: Mapping[str, Any], cells: Ma
         allowed = _ROUNDING_METERS if nominal else _ROUNDING_CELLS / count
         if abs(theirs[name] / ours[name] - 1) > allowed:
             meters = f" (cell_size_m {given['cell_size_m']:g})" if nominal and "cell_size_m" in given else ""
-            told.append(
+            phrases.append(
                 f"{name} is {theirs[name]:.8g}° in the checkpoint and {ours[name]:.8g}°{meters} in the settings"
             )
-    return told
+    return phrases

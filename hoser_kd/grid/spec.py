@@ -1,9 +1,9 @@
-"""The teacher's words: grids of cells, or of roads, and which of them a city and its teacher have.
+"""Grids that define the teacher's tokens, and the choice of the grid of a city.
 
-A cell grid is LM-TAD's (Mbuya et al., SIGSPATIAL 2024, preprocessing of the Porto data): equal steps in degrees from
-the south-west corner, token = row · W + column. The limit of ever smaller cells is a token for each road.
-All arithmetic is float64: in float32 roads near an edge fall into the cell beside theirs.
-Shapes: H rows, W columns, N roads.
+A cell grid is that of LM-TAD (Mbuya et al., SIGSPATIAL 2024, preprocessing of the Porto data): equal steps in degrees
+from the south-west corner, token = row · W + column. Alternatively, each road is a token.
+All arithmetic is float64; in float32, roads near an edge would fall into the neighboring cell.
+Shapes: H rows, W columns, N roads, L labels (tokens without the special ones).
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from hoser_kd.grid.parameters import (
 from hoser_kd.network.road_network import RoadNetwork
 
 OCCUPIED_KEY = "occupied_cells"
-"""Where a checkpoint of this project keeps the cells its tokens stand for, if they are not all cells."""
+"""Key in checkpoints of this project that lists the cells with a token, if not all cells have one."""
 
 
 class Cells(NamedTuple):
-    """Where points fall in a grid; all of the shape of the points."""
+    """Cells of points; all arrays have the shape of the points."""
 
     row: Int64Array
     """int64, 0 … H - 1 from the south."""
     column: Int64Array
     """int64, 0 … W - 1 from the west."""
     clamped: BoolArray
-    """bool: the point lies outside and was moved to the nearest cell."""
+    """bool: the point lies outside the grid and is assigned to the nearest cell."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,27 @@ class GridSpec:
     cell_lng: float
     """Width of a cell in degrees, before cells are merged."""
     downsample_factor: int = 1
-    """Cells merged into one along each axis."""
+    """Number of cells merged along each axis."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where the numbers make no grid."""
+        """Raise ConfigError if the values do not define a grid."""
         numbers = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        wrong = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
-        wrong += [
+        problems = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
+        problems += [
             f"{low} {numbers[low]} is not below {high} {numbers[high]}"
             for low, high in (("min_lat", "max_lat"), ("min_lng", "max_lng"))
             if numbers[low] >= numbers[high]
         ]
-        wrong += [f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0]
+        problems += [
+            f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0
+        ]
         if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
-            wrong.append(f"downsample_factor {self.downsample_factor} is not a whole number from 1")
-        if not wrong and max(rows_and_columns(numbers)) > MOST_ALONG_AN_AXIS:
+            problems.append(f"downsample_factor {self.downsample_factor} is not a whole number of at least 1")
+        if not problems and max(rows_and_columns(numbers)) > MOST_ALONG_AN_AXIS:
             cell = f"cells of {self.cell_lat:g}° × {self.cell_lng:g}°"
-            wrong = [f"{cell} make over {MOST_ALONG_AN_AXIS:,} rows or columns"]
-        if wrong:
-            raise ConfigError(f"No grid can be made: {'; '.join(wrong)}.")
+            problems = [f"{cell} give more than {MOST_ALONG_AN_AXIS:,} rows or columns"]
+        if problems:
+            raise ConfigError(f"Invalid grid: {'; '.join(problems)}.")
 
     @property
     def full_shape(self) -> tuple[int, int]:
@@ -93,18 +95,18 @@ class GridSpec:
 
     @property
     def num_labels(self) -> int:
-        """H · W: tokens are 0 … H · W - 1."""
+        """Number of tokens, H · W."""
         height, width = self.shape
         return height * width
 
     @property
     def lat_edges(self) -> Float64Array:
-        """(H + 1,) float64: latitudes between which the rows lie; clamping adds what lies beyond the outer ones."""
+        """(H + 1,) float64: latitudes of the row boundaries; points beyond the outer ones are clamped."""
         return self.min_lat + self.cell_lat * self.downsample_factor * np.arange(self.shape[0] + 1, dtype=np.float64)
 
     @property
     def lng_edges(self) -> Float64Array:
-        """(W + 1,) float64: longitudes between which the columns lie, as `lat_edges`."""
+        """(W + 1,) float64: longitudes of the column boundaries, like `lat_edges`."""
         return self.min_lng + self.cell_lng * self.downsample_factor * np.arange(self.shape[1] + 1, dtype=np.float64)
 
     def cell_of(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> Cells:
@@ -133,19 +135,19 @@ class GridSpec:
         ignore_grip_size: bool = False,
         **fallbacks: Any,
     ) -> GridSpec:
-        """Return the grid a teacher was trained on, from what its checkpoint says of its data.
+        """Return the grid a teacher was trained on, from the `dataset_config` of its checkpoint.
 
         Known keys: min_lat, max_lat, min_lng, max_lng (also as min_lon, lat_min, …, and inside `boundary` or
         `bounds`), cell_lat, cell_lng, grid_size (degrees, for both axes), downsample_factor, grip_size (H, W).
-        `fallbacks` take the same keys, and cell_size_m, and stand in where `cfg` has no value.
+        `fallbacks` have the same keys and cell_size_m, and are used where `cfg` has no value.
 
-        H and W must be those of `grip_size`. Published trainings write (51, 158) whatever the data, so it is passed
-        over where `vocab_size` bears out the grid exactly (V - 3 is H · W, or H · W + W + 1 as published), or where
-        `ignore_grip_size` is set. Raises ConfigError saying which numbers are missing, or which contradict.
+        H and W must equal `grip_size`. Published trainings store (51, 158) for any data, so `grip_size` is ignored if
+        `vocab_size` confirms the grid (V - 3 is H · W, or H · W + W + 1 as published) or `ignore_grip_size` is set.
+        Raises ConfigError for missing or contradictory values.
         """
         fallback = read_numbers(fallbacks)
         if unknown := set(fallbacks) - KNOWN:
-            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}; known: {', '.join(sorted(KNOWN))}.")
+            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}. Known: {', '.join(sorted(KNOWN))}.")
         own = read_numbers(cfg)
         if "cell_lat" in own or "cell_lng" in own:
             fallback.pop("cell_size_m", None)
@@ -157,44 +159,44 @@ class GridSpec:
 
     @classmethod
     def from_config(cls, config: GridConfig, network: RoadNetwork) -> GridSpec:
-        """Return the grid of a teacher that is trained here. Raises ConfigError saying which setting is missing.
+        """Return the grid of a teacher trained in the pipeline.
 
-        Meters become degrees at the middle latitude of the bounds. A grid of more cells than a teacher can learn is
-        refused before anything is made of it.
+        Meters are converted to degrees at the middle latitude of the bounds. Raises ConfigError if a setting is missing
+        or the grid has too many cells.
         """
         numbers = grid_numbers(config_fallbacks(config, network))
         sides = ("cell_size_m", "cell_lat", "cell_lng")
         given = {name: getattr(config, name) for name in sides if getattr(config, name) is not None}
-        said = ", ".join(f"{name}: {value:g}" for name, value in given.items())
-        check_vocabulary(numbers, said, all_cells=config.vocabulary == "all", num_roads=network.num_roads)
+        setting = ", ".join(f"{name}: {value:g}" for name, value in given.items())
+        check_vocabulary(numbers, setting, all_cells=config.vocabulary == "all", num_roads=network.num_roads)
         return cls(**numbers)
 
 
 @dataclass(frozen=True)
 class RoadTokens:
-    """A token for each road: the grid of a city whose cells have become so small that roads share none."""
+    """One token per road, the limit of ever smaller cells."""
 
     network: RoadNetwork
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(1, N): one row, a column for each road."""
+        """(1, N): one row, one column per road."""
         return 1, self.network.num_roads
 
     @property
     def num_labels(self) -> int:
-        """N: the token is the road id."""
+        """Number of tokens, N; the token is the road id."""
         return self.network.num_roads
 
 
 @dataclass(frozen=True)
 class OccupiedCells:
-    """A cell grid that gives tokens only to the cells that hold a road: a vocabulary without words nobody uses."""
+    """A cell grid in which only cells with a road get a token, so that the vocabulary has no unused tokens."""
 
     spec: GridSpec
     """The grid."""
     cells: Int64Array
-    """(L,) int64, ascending: the cell, row · W + column, of each token."""
+    """(L,) int64, ascending: cell of each token, row · W + column."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -203,12 +205,12 @@ class OccupiedCells:
 
     @property
     def num_labels(self) -> int:
-        """L."""
+        """Number of tokens, L."""
         return len(self.cells)
 
     @classmethod
     def of(cls, spec: GridSpec, network: RoadNetwork) -> OccupiedCells:
-        """Return the cells in which a road has its center."""
+        """Return the cells that contain the center of a road."""
         return cls(spec, np.unique(spec.tokenize(*network.centroids.T)))
 
 
@@ -221,13 +223,13 @@ def choose_grid(
     dataset_config: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
 ) -> Grid:
-    """Return the grid of a city: that of the imported teacher, completed from the config, or the config's own.
+    """Return the grid of a city: that of the imported teacher, completed by the config, or that of the config.
 
-    `dataset_config` and `vocab_size` are those of the teacher's checkpoint, None where it is trained here. A teacher
-    of this project that knows occupied cells only carries their list as `occupied_cells`.
+    `dataset_config` and `vocab_size` come from the teacher's checkpoint and are None if the teacher is trained in the
+    pipeline. A checkpoint with occupied cells lists them under `occupied_cells`.
 
-    Raises ConfigError as `GridSpec.from_dataset_config` and `GridSpec.from_config` do, and where checkpoint and
-    config state one number differently by more than rounding, naming both.
+    Raises ConfigError like `GridSpec.from_dataset_config` and `GridSpec.from_config`, and if a value differs between
+    checkpoint and config by more than rounding.
     """
     if dataset_config is None:
         if config.kind == "roads":
@@ -247,9 +249,9 @@ def choose_grid(
 
 
 def bounds_source(config: GridConfig, dataset_config: Mapping[str, Any] | None) -> str:
-    """Return where the bounds of `choose_grid`'s answer come from: checkpoint, settings, roads, or both first ones."""
+    """Return the source of the bounds of `choose_grid`: checkpoint, settings, roads, or checkpoint and another one."""
     if config.kind == "roads":
-        return "none: a token is a road"
+        return "none: one token per road"
     given = "roads" if config.bounds == "roads" else "settings"
     if dataset_config is None or "min_lat" not in read_numbers(dataset_config):
         return given
@@ -259,34 +261,34 @@ def bounds_source(config: GridConfig, dataset_config: Mapping[str, Any] | None) 
 def _check_kind(
     config: GridConfig, network: RoadNetwork, own: Mapping[str, Any], kind: object, vocab_size: int | None
 ) -> None:
-    """Refuse cells for a teacher whose tokens are roads, and the other way round."""
+    """Raise ConfigError if the config and the checkpoint differ in whether tokens are cells or roads."""
     if kind == "roads" and config.kind != "roads":
         raise ConfigError(
-            "The teacher's checkpoint has a token for each road: set `kind: roads` under `grid` in the city's YAML."
+            "The teacher's checkpoint has one token per road: set `kind: roads` under `grid` in the city's YAML."
         )
     if config.kind != "roads" or vocab_size is None:
         return
     if vocab_size - 3 != network.num_roads or own.get(SHAPE, (1, network.num_roads)) != (1, network.num_roads):
         raise ConfigError(
-            f"`grid.kind` is `roads`, and the city has {network.num_roads} of them, but the teacher's checkpoint has "
+            f"`grid.kind` is `roads` and the city has {network.num_roads} roads, but the teacher's checkpoint has "
             f"{vocab_size - 3} labels{'' if SHAPE not in own else ' and grip_size {} × {}'.format(*own[SHAPE])}: its "
-            "tokens are cells, or roads of another network. Set `kind: cells`, or train a teacher here."
+            "tokens are cells, or roads of another network. Set `kind: cells`, or train a teacher on this network."
         )
 
 
 def _check_agreement(own: Mapping[str, Any], given: Mapping[str, Any], *, of_roads: bool) -> None:
-    """Refuse two statements of one grid that differ."""
-    told = disagreements(own, given)
-    if told:
+    """Raise ConfigError if the checkpoint and the settings define different grids."""
+    differences = disagreements(own, given)
+    if differences:
         raise ConfigError(
-            f"The teacher's checkpoint and the settings state its grid differently: {'; '.join(told)}. Its tokens mean "
-            f"the cells of one of them only. Take {'`bounds: roads` and other ' if of_roads else ''}numbers that are "
-            "in the checkpoint out of `grid` in the city's YAML, or name the checkpoint that they belong to."
+            f"The teacher's checkpoint and the settings define different grids: {'; '.join(differences)}. Remove "
+            f"{'`bounds: roads` and other ' if of_roads else ''}values that are in the checkpoint from `grid` in the "
+            "city's YAML, or import the checkpoint they belong to."
         )
 
 
 def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, float]:
-    """Return the numbers a city's `grid` section gives, by the names `GridSpec.from_dataset_config` takes."""
+    """Return the parameters in a city's `grid` section, named as `GridSpec.from_dataset_config` expects them."""
     numbers: dict[str, float] = {}
     if config.bounds == "roads":
         (numbers["min_lat"], numbers["min_lng"]), (numbers["max_lat"], numbers["max_lng"]) = (
@@ -303,14 +305,14 @@ def config_fallbacks(config: GridConfig, network: RoadNetwork) -> dict[str, floa
 
 
 def _check_shape(grid: GridSpec, grip_size: tuple[int, int], vocab_size: int | None) -> None:
-    """Refuse a grid that is not the checkpoint's, unless the vocabulary says that grip_size is the one to doubt."""
+    """Raise ConfigError if the shape contradicts `grip_size`, unless the vocabulary size confirms the shape."""
     if grip_size in (grid.shape, grid.full_shape):
         return
     height, width = grid.shape
     if vocab_size is not None and vocab_size - 3 in (height * width, height * width + width + 1):
         return
     raise ConfigError(
-        f"The grid has {height} × {width} cells, but the teacher's checkpoint says grip_size "
-        f"{grip_size[0]} × {grip_size[1]}: bounds or cell size are not those it was trained with. Correct them under "
-        "`grid` in the city's YAML."
+        f"The grid has {height} × {width} cells, but the teacher's checkpoint has grip_size "
+        f"{grip_size[0]} × {grip_size[1]}, so the bounds or the cell size differ from those in training. Correct them "
+        "under `grid` in the city's YAML."
     )

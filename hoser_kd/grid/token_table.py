@@ -1,6 +1,6 @@
-"""A city's roads in a teacher's grid: the token of each, how they crowd the cells, and what is seen of choices.
+"""Tokens of a city's roads, coverage of the grid, and its resolution at choices of the next road.
 
-Shapes: H rows, W columns, N roads, P points of all trajectories together.
+Shapes: H rows, W columns, N roads, P points of all trajectories, n trajectories.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from hoser_kd.network.trajectories import Trajectories
 
 
 def token_table(grid: Grid, network: RoadNetwork) -> gpd.GeoDataFrame:
-    """Return road_id, row, column, token, clamped and the center as a Point, one row a road, EPSG:4326."""
+    """Return road_id, row, column, token, clamped and the center as a Point, one row per road, EPSG:4326.
+
+    Raises ConfigError if a road lies in a cell without a token.
+    """
     lat, lng = network.centroids.T
     if not isinstance(grid, RoadTokens):
         cells = (grid if isinstance(grid, GridSpec) else grid.spec).cell_of(lat, lng)
@@ -38,22 +41,22 @@ def token_table(grid: Grid, network: RoadNetwork) -> gpd.GeoDataFrame:
 
 
 def _tokens_of_cells(grid: OccupiedCells, cells: Int64Array) -> Int64Array:
-    """Number cells by their place in the list. Raises ConfigError where a road lies in none of them."""
+    """Return the index of each cell in the list of cells. Raises ConfigError if a road lies in none of them."""
     token = np.minimum(np.searchsorted(grid.cells, cells), len(grid.cells) - 1)
     unknown = grid.cells[token] != cells
     if unknown.any():
         raise ConfigError(
-            f"{int(unknown.sum())} roads, the first of them road {int(np.argmax(unknown))}, lie in cells "
-            "that the teacher has no token for. It was trained on another road network: train one here."
+            f"{int(unknown.sum())} roads, for example road {int(np.argmax(unknown))}, lie in cells for which the teacher "
+            "has no token. It was trained on another road network; train a teacher on this one."
         )
     return token
 
 
 def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
-    """Return token, row, column, roads (how many) and the shape of every cell that has a road, EPSG:4326.
+    """Return token, row, column, roads (their number) and geometry of every cell with a road, EPSG:4326.
 
-    `tokens` is (N,) int64, a token for each road. The shape is the cell's rectangle, or the road's line where each
-    road is a token.
+    `tokens` is (N,) int64, the token of each road. The geometry is the cell's rectangle, or the road's line if each road
+    is a token.
     """
     occupied, roads = np.unique(tokens, return_counts=True)
     row, column = np.divmod(grid.cells[occupied] if isinstance(grid, OccupiedCells) else occupied, grid.shape[1])
@@ -68,34 +71,34 @@ def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
 
 
 def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
-    """Return how well a grid and the roads of a `token_table` fit, as figures worth showing.
+    """Return metrics of how well a grid covers the roads of a `token_table`.
 
-    Keys: roads, share_inside, clamped (roads), cells (H · W), occupied_cells, and roads_per_cell_mean, _median, _p90,
-    _p99 and _max over the occupied cells.
+    Keys: roads, share_inside, clamped (roads outside), cells (H · W), occupied_cells, and roads_per_cell_mean, _median,
+    _p90, _p99 and _max over the occupied cells.
     """
-    crowd = np.unique(table["token"].to_numpy(), return_counts=True)[1]
+    roads_per_cell = np.unique(table["token"].to_numpy(), return_counts=True)[1]
     clamped = int(table["clamped"].sum())
-    median, p90, p99 = (float(value) for value in np.percentile(crowd, [50, 90, 99]))
+    median, p90, p99 = (float(value) for value in np.percentile(roads_per_cell, [50, 90, 99]))
     return {
         "roads": len(table),
         "share_inside": 1 - clamped / len(table),
         "clamped": clamped,
         "cells": grid.shape[0] * grid.shape[1],
-        "occupied_cells": len(crowd),
-        "roads_per_cell_mean": float(crowd.mean()),
+        "occupied_cells": len(roads_per_cell),
+        "roads_per_cell_mean": float(roads_per_cell.mean()),
         "roads_per_cell_median": median,
         "roads_per_cell_p90": p90,
         "roads_per_cell_p99": p99,
-        "roads_per_cell_max": int(crowd.max()),
+        "roads_per_cell_max": int(roads_per_cell.max()),
     }
 
 
 def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajectories) -> dict[str, float | int]:
-    """Return how much of the next-road choice the teacher can see through its cells.
+    """Return how well the tokens distinguish the candidates of a step.
 
-    `tokens` is (N,) int64. Keys: steps, choices (steps with two candidates or more), and as shares of the choices:
-    apart (the candidates are not all in one cell), all_apart (no two share a cell), label_apart (the road that was
-    taken shares its cell with no other candidate). Shares are 1.0 where there is no choice.
+    `tokens` is (N,) int64, the token of each road. Keys: steps, choices (steps with two or more candidates), and as shares
+    of the choices: apart (the candidates have more than one token), all_apart (all candidates have different tokens),
+    label_apart (no other candidate has the token of the road taken). Shares are 1.0 if there are no choices.
     """
     position, _ = trajectories.step_positions()
     road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]
@@ -124,6 +127,6 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
 def corpus_tokens(tokens: Int64Array, trajectories: Trajectories) -> tuple[Int64Array, Int64Array]:
     """Return (n + 1,) offsets and (P,) tokens of the trajectories, both int64, without special tokens.
 
-    A repeated cell stays repeated, as LM-TAD has it. `tokens` is (N,) int64, a token for each road.
+    Consecutive roads in one cell repeat its token, as in LM-TAD. `tokens` is (N,) int64, the token of each road.
     """
     return trajectories.offsets, tokens[trajectories.road_ids]

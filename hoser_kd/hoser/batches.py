@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hoser_kd.common.calendar import SECONDS_PER_DAY, is_weekend, second_of_day
 from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ TimeIntervals = Literal["published", "elapsed"]
 MAX_DISTANCE_M = 1000.0
 MAX_INTERVAL_MIN = 5.0
 PADDING = -1
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -288,10 +288,8 @@ def time_of_day(times: Tensor, start_times: Tensor) -> Tensor:
     `times` (B, T) int64 s; `start_times` (B,) int64 s. At midnight the negated value is -0.0, which a cosine and a
     sine cannot tell from 0: published behavior.
     """
-    # 1 January 1970 was a Thursday
-    weekend = (start_times // _DAY_S + 3) % 7 >= 5
     share = _share_of_day(times)
-    return torch.where(weekend[:, None], -share, share)
+    return torch.where(is_weekend(start_times)[:, None], -share, share)
 
 
 def time_label_statistics(trajectories: Trajectories) -> tuple[float, float]:
@@ -319,7 +317,7 @@ def take_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _share_of_day(times: Tensor) -> Tensor:
-    return ((times % _DAY_S).double() / _DAY_S).float()
+    return (second_of_day(times).double() / SECONDS_PER_DAY).float()
 
 
 def _direction(from_yx: Tensor, to_yx: Tensor, scale: Tensor) -> Tensor:

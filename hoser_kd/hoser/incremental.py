@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from hoser_kd.common.calendar import SECONDS_PER_DAY, second_of_day
 from hoser_kd.hoser.attention import Pairs
 from hoser_kd.hoser.batches import clipped_distances, clipped_intervals, time_of_day
 
@@ -69,7 +70,9 @@ class PathTree:
         del self._free[len(self._free) - len(roads) :]
         self.parent[slots], self.road[slots], self.time[slots] = parents, roads, times
         self.minute[slots] = (
-            ((times % 86_400) / 86_400).astype(np.float32) * np.float32(1440) if self._by_day else times / 60
+            (second_of_day(times) / SECONDS_PER_DAY).astype(np.float32) * np.float32(1440)
+            if self._by_day
+            else times / 60
         )
         self.depth[slots] = np.where(parents >= 0, self.depth[parents], 0) + 1
         return slots

@@ -1,4 +1,4 @@
-"""Reading and writing CSV: the columns of a file with their types, and errors that name the row."""
+"""CSV reading with typed columns; errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from hoser_kd.common.errors import DataError
 
 
 def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
-    """Read the named columns of a CSV file with their types; the others are skipped.
+    """Read the given columns of a CSV file with their types; other columns are ignored.
 
-    Raises DataError where the file, a column or a value is missing or of another type.
+    Raises DataError if the file or a column is missing, or a value has another type.
     """
     if not path.is_file():
         raise DataError(path, "no such file.", hint="Point the config's `source.path` at a folder in HOSER's format.")
     try:
         missing = [name for name in types if name not in csv_header(path)]
         if missing:
-            raise DataError(path, f"column {', '.join(missing)} is missing.", hint=f"It needs {', '.join(types)}.")
+            raise DataError(
+                path, f"column {', '.join(missing)} is missing.", hint=f"Required columns: {', '.join(types)}."
+            )
         return _read_csv(path, types)
     except UnicodeDecodeError as error:
         raise DataError(path, f"byte {error.start} is not UTF-8.", hint="Save the file as UTF-8.") from None
@@ -31,23 +33,23 @@ def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
 
 def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
-    # a row must fit into a block, and a trip of a day is a long row
+    # a row must fit into a block, and the row of a day-long trip is long
     return pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(block_size=16 << 20), convert_options=convert)
 
 
 def _refuse_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
-    """Find the first value that is not of its column's type; only reached on damaged files."""
+    """Raise DataError for the first value that does not match its column's type; called on invalid files only."""
     try:
         texts = _read_csv(path, dict.fromkeys(types, pa.string()))
     except pa.ArrowInvalid:
         return
     for name, kind in types.items():
-        wanted = "whole number" if pa.types.is_integer(kind) else "number"
+        expected = "a whole number" if pa.types.is_integer(kind) else "a number"
         for row, text in enumerate(texts[name]):
             try:
                 text.cast(kind)
             except pa.ArrowInvalid:
-                raise DataError(path, f"{name} is {text.as_py()!r}, which is no {wanted}.", row=row) from None
+                raise DataError(path, f"{name} is {text.as_py()!r}, not {expected}.", row=row) from None
 
 
 def csv_header(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""The road network: directed roads as a few arrays, and which road can follow which.
+"""The road network: directed roads as arrays, and their connections.
 
-Geometry is WGS 84 (EPSG:4326), in degrees, (lon, lat) in files and geometries, (lat, lon) where a field says so.
-Shapes: N roads, M coordinates of all roads together, L connections.
+Coordinates are WGS 84 degrees (EPSG:4326): (lon, lat) in files and geometries, (lat, lon) where a field says so.
+Shapes: N roads, M coordinates of all roads, L connections.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ CONNECTIONS_FILE = "connections.parquet"
 
 @dataclass(frozen=True)
 class RoadNetwork:
-    """Directed roads and their connections; road ids are 0 … N-1, the row numbers of the source."""
+    """Directed roads and their connections; road ids are 0 … N - 1, the row numbers of the source."""
 
     coord_offsets: Int64Array
     """(N + 1,) int64: road i has the coordinates `coords[coord_offsets[i]:coord_offsets[i + 1]]`."""
     coords: Float64Array
     """(M, 2) float64: lon, lat in degrees."""
     length_m: Float64Array
-    """(N,) float64: length in meters, as the source gives it."""
+    """(N,) float64: length in meters, as given in the source."""
     highway: npt.NDArray[np.object_]
-    """(N,) str: the OpenStreetMap class of each road."""
+    """(N,) str: OpenStreetMap class of each road."""
     successors: Csr
-    """Row r: the roads that can follow r, in the order of the source: the candidates of a step."""
+    """Row r: the roads that can follow road r (the candidates of a step), in the order of the source."""
 
     @property
     def num_roads(self) -> int:
-        """N."""
+        """Number of roads, N."""
         return len(self.length_m)
 
     @cached_property
@@ -60,7 +60,7 @@ class RoadNetwork:
 
     @cached_property
     def centroids(self) -> Float64Array:
-        """(N, 2) float64: lat, lon of the centroid of each LineString, planar in degrees as published."""
+        """(N, 2) float64: lat, lon of the centroid of each LineString, planar in degrees, as published."""
         points = shapely.centroid(self.geometry)
         return np.column_stack([shapely.get_y(points), shapely.get_x(points)])
 
@@ -76,7 +76,7 @@ class RoadNetwork:
 
     @cached_property
     def highway_names(self) -> list[str]:
-        """Distinct classes in the order of their type index: by number where all are numbers, by text otherwise."""
+        """Distinct classes in the order of their index: numerically if all are numbers, otherwise alphabetically."""
         names = sorted(set(self.highway))
         try:
             return sorted(names, key=float)
@@ -91,7 +91,7 @@ class RoadNetwork:
 
     @cached_property
     def _connection_keys(self) -> tuple[Int64Array, Int64Array]:
-        """Connections as sorted keys origin * N + destination, with each one's place among its candidates."""
+        """Sorted keys origin * N + destination of the connections, and the position of each among its candidates."""
         origin = np.repeat(np.arange(self.num_roads), self.successors.degrees)
         keys = origin * self.num_roads + self.successors.indices
         order = np.argsort(keys, kind="stable")
@@ -99,33 +99,33 @@ class RoadNetwork:
         return keys[order], place[order]
 
     def candidate_index(self, road: Int64Array, following: Int64Array) -> Int64Array:
-        """Return the place of `following` among the candidates of `road`, -1 where it cannot follow.
+        """Return the position of `following` among the candidates of `road`, -1 if it is not one of them.
 
-        Both (K,) int64 road ids in range; returns (K,) int64.
+        Both are (K,) int64 road ids in range; returns (K,) int64.
         """
         keys, place = self._connection_keys
         if len(keys) == 0:
             return np.full(len(road), -1, np.int64)
-        wanted = np.asarray(road, np.int64) * self.num_roads + following
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        return np.where(keys[at] == wanted, place[at], -1)
+        key = np.asarray(road, np.int64) * self.num_roads + following
+        at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        return np.where(keys[at] == key, place[at], -1)
 
     def roads_frame(self) -> gpd.GeoDataFrame:
-        """Return road_id, highway, length_m and LineString, one row a road, EPSG:4326."""
+        """Return road_id, highway, length_m and the LineString, one row per road, EPSG:4326."""
         table = {"road_id": np.arange(self.num_roads), "highway": self.highway, "length_m": self.length_m}
         return gpd.GeoDataFrame(table, geometry=self.geometry, crs=CRS_WGS84)
 
     def centroids_frame(self) -> gpd.GeoDataFrame:
-        """Return road_id, lon_deg, lat_deg and the center as a Point, one row a road, EPSG:4326.
+        """Return road_id, lon_deg, lat_deg and the center as a Point, one row per road, EPSG:4326.
 
-        The center is the centroid of the line in plain degrees, as the published models take it.
+        The center is the planar centroid of the line in degrees, as in the published models.
         """
         center = gpd.GeoSeries(shapely.centroid(self.geometry), crs=CRS_WGS84)
         table = {"road_id": np.arange(self.num_roads), "lon_deg": center.x, "lat_deg": center.y}
         return gpd.GeoDataFrame(table, geometry=center, crs=CRS_WGS84)
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write `roads.parquet` (GeoParquet) and `connections.parquet` into an existing folder."""
+        """Write `roads.parquet` (GeoParquet) and `connections.parquet` to an existing folder."""
         self.roads_frame().to_parquet(Path(folder) / ROADS_FILE, compression="zstd")
         origin = np.repeat(np.arange(self.num_roads), self.successors.degrees)
         connections = pa.table({"road_id": origin, "following_road_id": self.successors.indices})
@@ -133,7 +133,7 @@ class RoadNetwork:
 
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> RoadNetwork:
-        """Read back what `save` wrote."""
+        """Read a network written by `save`."""
         roads = gpd.read_parquet(Path(folder) / ROADS_FILE)
         connections = pq.read_table(Path(folder) / CONNECTIONS_FILE)
         lines = roads.geometry.to_numpy()
@@ -150,7 +150,7 @@ class RoadNetwork:
 def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
 
-    Raises DataError naming file, row and mend where a row cannot be used.
+    Raises DataError with file, row and fix for an invalid row.
     """
     geo_path, rel_path = Path(folder) / "roadmap.geo", Path(folder) / "roadmap.rel"
     geo = read_csv_columns(
@@ -158,12 +158,12 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     )
     num_roads = len(geo)
     if num_roads == 0:
-        raise DataError(geo_path, "no roads.", hint="Give one row a directed road.")
+        raise DataError(geo_path, "no roads.", hint="The file needs one row per directed road.")
     _refuse(
         geo_path,
         np.asarray(geo["geo_id"]) != np.arange(num_roads),
         "geo_id is not the row number.",
-        "Number the roads 0, 1, 2, … in the order of the file.",
+        "Number the roads 0, 1, 2, … in file order.",
     )
     offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
     length_m = geo["length"].to_numpy().astype(np.float64)
@@ -171,7 +171,7 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
         geo_path,
         ~(np.isfinite(length_m) & (length_m >= 0)),
         "length is missing or negative.",
-        "Give the length in meters.",
+        "Set the length in meters.",
     )
     return RoadNetwork(
         offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]), _read_connections(rel_path, num_roads)
@@ -182,7 +182,9 @@ def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> 
     if bad.any():
         row = int(np.argmax(bad))
         more = int(bad.sum()) - 1
-        raise DataError(path, problem + (f" ({more} more rows like it.)" if more else ""), row=row, hint=hint)
+        raise DataError(
+            path, problem + (f" ({more} more rows have the same problem.)" if more else ""), row=row, hint=hint
+        )
 
 
 _POINT = r"\[\s*[^\[\],\s]+\s*,\s*[^\[\],\s]+\s*\]"
@@ -190,12 +192,12 @@ _LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
 
 
 def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
-    """Parse JSON lists of [lon, lat] in one sweep: brackets and blanks go, commas split, the rest is numbers."""
+    """Parse JSON lists of [lon, lat] for all rows at once: strip brackets and blanks, split at commas, cast."""
     is_line = pc.match_substring_regex(texts, _LINE)
     _refuse(
         path,
         ~np.asarray(pc.fill_null(is_line, False)),
-        "coordinates is not a list of [lon, lat].",
+        "coordinates is not a list of [lon, lat] pairs.",
         'Write it as "[[lon, lat], [lon, lat]]".',
     )
     pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
@@ -208,21 +210,19 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
         is_number = np.asarray(pc.match_substring_regex(numbers, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"))
         at = int(np.argmin(is_number))
         row = int(np.searchsorted(2 * offsets, at, side="right")) - 1
-        raise DataError(path, f"coordinates holds {numbers[at].as_py()!r}, which is no number.", row=row) from None
-    _refuse(path, counts < 4, "the line has fewer than two points.", "Give its start and its end.")
+        raise DataError(path, f"coordinates contains {numbers[at].as_py()!r}, not a number.", row=row) from None
+    _refuse(path, counts < 4, "the line has fewer than two points.", "A road needs at least a start and an end.")
     outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
     if outside.any():
         row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
-        raise DataError(
-            path, "a coordinate is no longitude and latitude in degrees.", row=row, hint="Give [lon, lat] in EPSG:4326."
-        )
+        raise DataError(path, "a coordinate is out of range.", row=row, hint="Use [lon, lat] in degrees, EPSG:4326.")
     return offsets, coords
 
 
 def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """A class is a word, a number, or a list written as text: its first entry, or the second after `unclassified`."""
+    """Return the class of each road: the text, or the first entry of a list (the second after `unclassified`)."""
     words = pd.Series(texts.to_pandas(), dtype=object)
-    _refuse(path, words.isna().to_numpy(), "highway is empty.", "Give the road's class, `unclassified` if unknown.")
+    _refuse(path, words.isna().to_numpy(), "highway is empty.", "Set the class of the road, `unclassified` if unknown.")
     for text in words[words.str.startswith("[")].unique():
         try:
             entries = [str(entry) for entry in ast.literal_eval(text)]
@@ -230,7 +230,7 @@ def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_
             entries = []
         if not entries:
             row = int((words == text).to_numpy().argmax())
-            raise DataError(path, f"highway {text!r} is no list of classes.", row=row)
+            raise DataError(path, f"highway {text!r} is not a list of classes.", row=row)
         chosen = entries[1] if entries[0] == "unclassified" and len(entries) > 1 else entries[0]
         words = words.where(words != text, chosen)
     return words.to_numpy(object)
@@ -240,13 +240,13 @@ def _read_connections(path: Path, num_roads: int) -> Csr:
     rel = read_csv_columns(path, {"origin_id": pa.int64(), "destination_id": pa.int64()})
     ends = np.column_stack([rel["origin_id"].to_numpy(), rel["destination_id"].to_numpy()])
     if len(ends) == 0:
-        raise DataError(path, "no connections.", hint="Give one row for each road that can follow a road.")
+        raise DataError(path, "no connections.", hint="The file needs one row per pair of consecutive roads.")
     ends = ends.astype(np.int64) if ends.dtype.kind == "i" else np.nan_to_num(ends, nan=-1).astype(np.int64)
     outside: npt.NDArray[np.bool_] = np.any((ends < 0) | (ends >= num_roads), axis=1)
-    _refuse(path, outside, "a road id is not in roadmap.geo.", f"Ids run from 0 to {num_roads - 1}.")
+    _refuse(path, outside, "a road id is not in roadmap.geo.", f"Valid ids are 0 to {num_roads - 1}.")
     _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
     repeated = np.ones(len(ends), bool)
     repeated[first] = False
-    _refuse(path, repeated, "the connection stands twice.", "Remove the second row.")
+    _refuse(path, repeated, "the connection is a duplicate.", "Remove this row.")
     order = np.argsort(ends[:, 0], kind="stable")
     return Csr(offsets_of(np.bincount(ends[:, 0], minlength=num_roads)), ends[order, 1])

@@ -1,7 +1,8 @@
-"""Trajectories as ragged arrays of (road id, time), read from HOSER's CSV and kept as memory-mapped Arrow IPC.
+"""Trajectories as ragged arrays of road ids and times, read from HOSER's CSV and stored as memory-mapped Arrow IPC.
 
-Shapes: n trajectories, P points (roads) of all trajectories together.
-Times are whole seconds since 1970-01-01 UTC; the source's text is taken as it stands, as the published code does.
+Times are whole seconds since 1970-01-01. The text of the source is read as UTC without conversion, as in the published
+code, so local times stay local.
+Shapes: n trajectories, P points (roads) of all trajectories.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,25 +22,27 @@ import pyarrow.csv
 from hoser_kd.common.arrays import BoolArray, Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import csv_header, read_csv_columns
-from hoser_kd.network.road_network import RoadNetwork
+
+if TYPE_CHECKING:
+    from hoser_kd.network.road_network import RoadNetwork
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """n trajectories; trajectory i visits `road_ids[offsets[i]:offsets[i + 1]]`, entering each at `times[…]`."""
+    """n trajectories; trajectory i enters the roads `road_ids[offsets[i]:offsets[i + 1]]` at `times[…]`."""
 
     offsets: Int64Array
     """(n + 1,) int64."""
     road_ids: Int64Array
     """(P,) int64."""
     times: Int64Array
-    """(P,) int64: seconds since the epoch, UTC."""
+    """(P,) int64: seconds since 1970-01-01 at which each road is entered."""
     ids: npt.NDArray[np.object_] | None = None
-    """(n,) str: the source's own ids (`traj_id`), if any."""
+    """(n,) str: ids of the source (`traj_id`), if any."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows left out by `on_bad_row="drop"`, counted by reason."""
+    """Number of rows dropped with `on_bad_row="drop"`, by reason."""
 
     def __len__(self) -> int:
         """Number of trajectories."""
@@ -46,31 +50,31 @@ class Trajectories:
 
     @property
     def lengths(self) -> Int64Array:
-        """(n,) int64: roads in each trajectory."""
+        """(n,) int64: number of roads of each trajectory."""
         return np.diff(self.offsets)
 
     @property
     def num_steps(self) -> int:
-        """Steps that have a next road, over all trajectories: P - n for trajectories of one road or more."""
+        """Number of steps (pairs of consecutive roads) in all trajectories."""
         return int(np.maximum(self.lengths - 1, 0).sum())
 
     @property
     def origins(self) -> Int64Array:
-        """(n,) int64: first road of each."""
+        """(n,) int64: first road of each trajectory."""
         return self.road_ids[self.offsets[:-1]]
 
     @property
     def destinations(self) -> Int64Array:
-        """(n,) int64: last road of each."""
+        """(n,) int64: last road of each trajectory."""
         return self.road_ids[self.offsets[1:] - 1]
 
     @property
     def start_times(self) -> Int64Array:
-        """(n,) int64: seconds since the epoch at which each enters its first road."""
+        """(n,) int64: time at which each trajectory enters its first road."""
         return self.times[self.offsets[:-1]]
 
     def take(self, rows: Int64Array) -> Trajectories:
-        """Return the trajectories of these rows, in this order."""
+        """Return the trajectories at the given indices, in that order."""
         offsets, at = take_rows(self.offsets, np.asarray(rows, np.int64))
         return Trajectories(offsets, self.road_ids[at], self.times[at], None if self.ids is None else self.ids[rows])
 
@@ -79,13 +83,13 @@ class Trajectories:
         return self.road_ids[self.offsets[i] : self.offsets[i + 1]]
 
     def step_positions(self) -> tuple[Int64Array, Int64Array]:
-        """Return (flat position, trajectory) of every step that has a next road, both int64, in order."""
+        """Return the flat position of the current road and the trajectory of every step, both (steps,) int64."""
         row = row_of_value(self.offsets)
         inner = np.arange(len(self.road_ids)) + 1 < self.offsets[1:][row]
         return np.flatnonzero(inner), row[inner]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one uncompressed Arrow IPC file that `load` maps into memory."""
+        """Write an uncompressed Arrow IPC file, which `load` maps into memory."""
         ids = np.arange(len(self)).astype(str) if self.ids is None else self.ids
         columns = {
             "trajectory_id": pa.array(ids, pa.string()),
@@ -98,7 +102,7 @@ class Trajectories:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Trajectories:
-        """Map a file written by `save`; arrays are read-only views of it, and cost memory only where touched."""
+        """Memory-map a file written by `save`; arrays are read-only views. Raises DataError if the file is missing."""
         if not Path(path).is_file():
             raise DataError(path, "no such file.")
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
@@ -108,7 +112,7 @@ class Trajectories:
         return cls(roads.offsets.to_numpy(), roads.values.to_numpy(), times.values.to_numpy(), ids)
 
     def to_table(self) -> pa.Table:
-        """Return trajectory_id, road_ids (list) and times (list of UTC timestamps), a row a trajectory."""
+        """Return trajectory_id, road_ids (list) and times (list of UTC timestamps), one row per trajectory."""
         ids = np.arange(len(self)).astype(str) if self.ids is None else self.ids
         stamps = pa.array(self.times, pa.timestamp("s", tz="UTC"))
         return pa.table(
@@ -122,7 +126,7 @@ class Trajectories:
     def to_hoser_csv(self, path: str | PathLike[str], entity_ids: Int64Array | None = None) -> None:
         """Write HOSER's CSV: mm_id, entity_id, traj_id, rid_list, time_list (plain text, no NumPy reprs).
 
-        `entity_ids`, (n,) int64, say who drove; without them every trajectory has its own.
+        `entity_ids`, (n,) int64, identify the drivers; default: a different one for each trajectory.
         """
         count = len(self)
         ids = np.arange(count).astype(str) if self.ids is None else self.ids
@@ -138,7 +142,7 @@ class Trajectories:
         pa.csv.write_csv(table, str(path))
 
     def to_published_csv(self, path: str | PathLike[str]) -> None:
-        """Write the published generator's CSV: gene_trace_road_id, gene_trace_datetime, as lists in text."""
+        """Write the CSV of the published generator: gene_trace_road_id and gene_trace_datetime as lists in text."""
         quoted = pc.binary_join_element_wise("'", _format_times(self.times), "'", "")
         roads = _join(pa.array(self.road_ids).cast(pa.string()), self.offsets, ", ")
         times = _join(quoted, self.offsets, ", ")
@@ -154,9 +158,9 @@ class Trajectories:
 def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
     """Read `train.csv`, `val.csv` or `test.csv` of HOSER's format and validate every row against the network.
 
-    A row is bad when its lists differ in length, it has fewer than two roads, an id is not in the network, a time
-    does not read as `2013-07-01T00:01:15Z` or goes backwards, or a road does not follow the one before it.
-    `on_bad_row`: "refuse" raises DataError at the first one; "drop" leaves them out and counts them in `.dropped`.
+    A row is invalid if its lists differ in length, it has fewer than two roads, a road id is unknown, a time is not
+    formatted as `2013-07-01T00:01:15Z`, times decrease, or two consecutive roads are not connected.
+    `on_bad_row`: "refuse" raises DataError for the first invalid row; "drop" skips them and counts them in `.dropped`.
     """
     path = Path(csv_path)
     columns = {"rid_list": pa.string(), "time_list": pa.string()}
@@ -168,7 +172,7 @@ def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
 
 
 def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
-    """Read the published generator's CSV (gene_trace_road_id, gene_trace_datetime), validated as `read_hoser` does."""
+    """Read the CSV of the published generator, validated like `read_hoser`, but with one road as the minimum."""
     path = Path(csv_path)
     table = read_csv_columns(path, {"gene_trace_road_id": pa.string(), "gene_trace_datetime": pa.string()})
     return _build(
@@ -177,7 +181,7 @@ def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_b
 
 
 def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
-    """Return all trajectories of the parts, in order; ids are kept if every part has them."""
+    """Return the trajectories of all parts, in order; ids are kept if every part has them."""
     kept = list(parts)
     ids = [part.ids for part in kept if part.ids is not None]
     return Trajectories(
@@ -198,9 +202,9 @@ def _build(
     shortest: int = 2,
 ) -> Trajectories:
     if on_bad_row not in ("refuse", "drop"):
-        raise ValueError(f"on_bad_row is 'refuse' or 'drop', not {on_bad_row!r}")
+        raise ValueError(f"on_bad_row must be 'refuse' or 'drop', not {on_bad_row!r}")
     if len(roads) == 0:
-        raise DataError(path, "no trajectories.", hint="Give at least one row.")
+        raise DataError(path, "no trajectories.", hint="The file needs at least one row.")
     road_offsets, road_ids = _parse_lists(roads, pa.int64())
     time_offsets, seconds = _parse_lists(times, pa.timestamp("s", tz="UTC"))
     names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
@@ -208,21 +212,21 @@ def _build(
     bad = np.zeros(len(roads), bool)
     dropped: dict[str, int] = {}
     for reason, rows in reasons.items():
-        fresh = rows & ~bad
-        if fresh.any():
-            dropped[reason] = int(fresh.sum())
+        first_reason = rows & ~bad
+        if first_reason.any():
+            dropped[reason] = int(first_reason.sum())
         bad |= rows
     if bad.any() and on_bad_row == "refuse":
         row = int(np.argmax(bad))
         reason = next(text for text, rows in reasons.items() if rows[row])
         raise DataError(
             path,
-            f"{reason}; {int(bad.sum())} of {len(bad)} rows cannot be used.",
+            f"{reason}; {int(bad.sum())} of {len(bad)} rows are invalid.",
             row=row,
-            hint="Mend the row, or set `source.on_bad_row: drop` to leave such rows out and count them.",
+            hint="Fix the row, or set `source.on_bad_row: drop` to skip and count invalid rows.",
         )
     if bad.all():
-        raise DataError(path, f"no row can be used: {dropped}.")
+        raise DataError(path, f"all rows are invalid: {dropped}.")
     if not bad.any():
         return Trajectories(road_offsets, road_ids, seconds, names)
     good = np.flatnonzero(~bad)
@@ -232,13 +236,13 @@ def _build(
 
 
 def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType) -> tuple[Int64Array, Int64Array]:
-    """Parse `[1, 2]` or `1,2` in one sweep. A value that does not parse becomes the least int64."""
+    """Parse `[1, 2]` or `1,2` for all rows at once; return offsets and values, the smallest int64 where invalid."""
     lists = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), ",")
     values = pc.ascii_trim(lists.flatten(), " \t[]'\"")
     if kind != pa.int64():
-        # Arrow reads more than the format has: an offset would shift the time, a day alone would pass for midnight
-        written_so = pc.and_(pc.equal(pc.binary_length(values), 20), pc.ends_with(values, "Z"))
-        values = pc.if_else(written_so, values, None)
+        # Arrow accepts more than the format allows: a UTC offset would shift the time, a date alone would be midnight
+        is_format = pc.and_(pc.equal(pc.binary_length(values), 20), pc.ends_with(values, "Z"))
+        values = pc.if_else(is_format, values, None)
     try:
         numbers = pc.cast(values, kind)
     except pa.ArrowInvalid:
@@ -250,7 +254,7 @@ def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType) -> tuple[Int64Array,
 
 
 def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Only reached on damaged files: the pattern lets 30 February pass, the calendar does not."""
+    """Cast with null for invalid values; called on invalid files only, since the pattern accepts 30 February."""
     try:
         return pc.cast(texts, kind)
     except pa.ArrowInvalid:
@@ -272,7 +276,7 @@ def _bad_rows(
     network: RoadNetwork,
     shortest: int,
 ) -> dict[str, BoolArray]:
-    """Return which rows are bad, by reason, in the order in which reasons are told."""
+    """Return a mask of the invalid rows for each reason, in the order in which reasons are reported."""
     count = len(road_offsets) - 1
     lengths = np.diff(road_offsets)
     row = row_of_value(road_offsets)
@@ -293,9 +297,9 @@ def _bad_rows(
         "rid_list and time_list differ in length": lengths != np.diff(time_offsets),
         f"fewer than {shortest} roads": lengths < shortest,
         "a road id is not in roadmap.geo": rows_with(outside, row),
-        "a time does not read as YYYY-MM-DDTHH:MM:SSZ": rows_with(seconds == missing, time_row),
-        "a time is before the one in front of it": rows_with(backwards, time_row[1:]),
-        "a road cannot follow the one in front of it (no such row in roadmap.rel)": rows_with(broken, row[1:]),
+        "a time is not formatted as YYYY-MM-DDTHH:MM:SSZ": rows_with(seconds == missing, time_row),
+        "a time is earlier than the previous one": rows_with(backwards, time_row[1:]),
+        "a road is not connected to the previous one in roadmap.rel": rows_with(broken, row[1:]),
     }
 
 

@@ -1,4 +1,4 @@
-"""Zones: the road network cut into parts of equal size, and how often training trips go from one to another.
+"""Zones: a balanced partition of the road network, and the counts of zone transitions in training trips.
 
 Both are inputs of HOSER (Cao et al., AAAI 2025, section on the road network encoder).
 Shapes: N roads, Z zones.
@@ -9,41 +9,42 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, row_of_value
 from hoser_kd.common.errors import DataError
-from hoser_kd.config.schema import ZonesConfig
-from hoser_kd.network.road_network import RoadNetwork
-from hoser_kd.network.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from hoser_kd.config.schema import ZonesConfig
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
 
 PARTITION_FILE = "road_network_partition"
 TRANSITIONS_FILE = "zone_trans_mat.npy"
 FEWEST_ROADS_PER_ZONE = 4
-"""Small networks get fewer zones than asked for, so that a zone has this many roads on average."""
+"""Minimum mean number of roads per zone; small networks get fewer zones than configured."""
 
 _STRONG = 2
 _kahip_lock = Lock()
-"""KaHIP keeps its random state in globals."""
+"""KaHIP keeps its random state in global variables."""
 
 
 class Shipped(NamedTuple):
-    """Zones that came with the data."""
+    """Zones shipped with the dataset."""
 
     zones: Int64Array
-    """(N,) int64: the zone of each road."""
+    """(N,) int64: zone of each road."""
     transitions: Int64Array | None
-    """(Z, Z) int64, where the data have them."""
+    """(Z, Z) int64 transition counts; None if the dataset does not ship them."""
 
 
 def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
-    """Cut the network into zones; return the zone of each road, (N,) int64.
+    """Partition the network into at most N // 4 zones; return the zone of each road, (N,) int64.
 
-    `kahip` cuts the graph of `network.successors` without direction, all weights 1, in KaHIP's strong mode; one seed
-    gives one partition. `bisection` halves the map, see `bisection`. At most N // 4 zones are made, whatever
-    `config.count` asks for.
+    Method `kahip` partitions the undirected graph of `network.successors`, all weights 1, in KaHIP's strong mode; it is
+    deterministic for a seed. Method `bisection` is described at `bisection`.
     """
     count = min(config.count, max(1, network.num_roads // FEWEST_ROADS_PER_ZONE))
     if count == 1:
@@ -70,10 +71,10 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
 
 
 def bisection(centroids: Float64Array, count: int) -> Int64Array:
-    """Cut points into `count` zones of equal size by halving the longer side of their extent again and again.
+    """Partition points into `count` zones of nearly equal size by recursive halving along the longer side.
 
-    `centroids` (N, 2) float64: lat, lon in degrees. Returns (N,) int64; sizes differ by 1 at the most a halving.
-    The work is N log(count). Zones are compact on the map, and blind to the rivers and one-way streets KaHIP follows.
+    `centroids` (N, 2) float64: lat, lon in degrees. Returns (N,) int64; each halving splits evenly up to one point.
+    Runtime is O(N log count). Zones are compact on the map but, unlike KaHIP's, ignore rivers and one-way streets.
     """
     lat, lon = centroids.T
     place = np.column_stack([lat, lon * np.cos(np.radians(lat.mean()))])
@@ -94,9 +95,9 @@ def bisection(centroids: Float64Array, count: int) -> Int64Array:
 
 
 def transitions(zones: Int64Array, trajectories: Trajectories, num_zones: int) -> Int64Array:
-    """Count zone changes between consecutive roads of training trips, (Z, Z) int64: from row to column.
+    """Count zone changes between consecutive roads, (Z, Z) int64: from row to column.
 
-    Steps inside a zone are not counted, so the diagonal is 0.
+    Steps within a zone are not counted, so the diagonal is 0.
     """
     position, _ = trajectories.step_positions()
     origin, destination = zones[trajectories.road_ids[position]], zones[trajectories.road_ids[position + 1]]
@@ -106,9 +107,9 @@ def transitions(zones: Int64Array, trajectories: Trajectories, num_zones: int) -
 
 
 def read_shipped(folder: str | PathLike[str], network: RoadNetwork) -> Shipped | None:
-    """Read `road_network_partition` and, if it is there, `zone_trans_mat.npy`; None where there is no partition.
+    """Read `road_network_partition` and, if it exists, `zone_trans_mat.npy`; return None without a partition.
 
-    Raises DataError where a file does not fit the network, or the matrix does not fit the partition.
+    Raises DataError if the partition does not match the network or the matrix does not match the partition.
     """
     path, matrix_path = Path(folder) / PARTITION_FILE, Path(folder) / TRANSITIONS_FILE
     if not path.is_file():
@@ -120,7 +121,7 @@ def read_shipped(folder: str | PathLike[str], network: RoadNetwork) -> Shipped |
 
 
 def _undirected(successors: Csr) -> Csr:
-    """Return the simple graph without direction and without loops, neighbors ascending."""
+    """Return the simple undirected graph without loops, neighbors ascending."""
     count = len(successors.degrees)
     origin, destination = row_of_value(successors.indptr), successors.indices
     keys = np.unique(np.concatenate([origin * count + destination, destination * count + origin]))
@@ -129,16 +130,16 @@ def _undirected(successors: Csr) -> Csr:
     return Csr(offsets_of(np.bincount(a[different], minlength=count)), b[different])
 
 
-_MEND = f"Mend or remove it, or set `zones.use_shipped: false` to leave {PARTITION_FILE} and {TRANSITIONS_FILE} aside."
+_HINT = f"Fix or remove it, or set `zones.use_shipped: false` to ignore {PARTITION_FILE} and {TRANSITIONS_FILE}."
 
 
 def _read_partition(path: Path, num_roads: int) -> Int64Array:
     lines = path.read_text(encoding="utf-8").split()
     if len(lines) != num_roads:
-        raise DataError(path, f"{len(lines)} zones for {num_roads} roads.", hint=_MEND)
-    wrong = [row for row, text in enumerate(lines) if not (text.isascii() and text.isdigit())]
-    if wrong:
-        raise DataError(path, f"{lines[wrong[0]]!r} is no zone id.", row=wrong[0], hint=_MEND)
+        raise DataError(path, f"it has {len(lines)} zones for {num_roads} roads.", hint=_HINT)
+    invalid = [row for row, text in enumerate(lines) if not (text.isascii() and text.isdigit())]
+    if invalid:
+        raise DataError(path, f"{lines[invalid[0]]!r} is not a zone id.", row=invalid[0], hint=_HINT)
     return np.array(lines, np.int64)
 
 
@@ -146,12 +147,12 @@ def _read_transitions(path: Path, num_zones: int) -> Int64Array:
     try:
         matrix = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(path, f"cannot be read as a NumPy array: {error}.", hint=_MEND) from None
+        raise DataError(path, f"cannot be read as a NumPy array: {error}.", hint=_HINT) from None
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iu":
-        raise DataError(path, "it does not hold whole numbers.", hint=_MEND)
+        raise DataError(path, "its values are not integers.", hint=_HINT)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < num_zones:
         shape = " × ".join(map(str, matrix.shape))
-        raise DataError(path, f"it is {shape}, and the partition has {num_zones} zones.", hint=_MEND)
+        raise DataError(path, f"its shape is {shape}, but the partition has {num_zones} zones.", hint=_HINT)
     if (matrix < 0).any():
-        raise DataError(path, "a count is negative.", hint=_MEND)
+        raise DataError(path, "a count is negative.", hint=_HINT)
     return matrix.astype(np.int64)

@@ -13,6 +13,7 @@ from hoser_kd.common.errors import CheckError, StoreError
 from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
 from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, STAGES, Inputs, Stage, StageRun
 from hoser_kd.pipeline.store import Artifact, Store, now_utc
@@ -68,7 +69,7 @@ def make(
             "Materialize them first."
         )
     version = version_of(stage, config, inputs, seed)
-    by_content = stage.name == "source_files" and config.source.kind != "synthetic"
+    by_content = stage.name == "source_files" and kind_of(config.source).versioned_by_content
     if not force and not by_content and (found := store.find(stage.name, config.city, version, seed)):
         return found
     with store.work_folder(stage.name, config.city, version, seed) as folder:
@@ -85,7 +86,9 @@ def make(
             version = str(summary["content"])[:16]
             found = store.find(stage.name, config.city, version, seed)
             # the same files may lie elsewhere now, or be copies of another time: then the note of them is made anew
-            if found and (config.source.kind != "hoser" or same_bytes(found.path / SOURCE_NOTE, folder / SOURCE_NOTE)):
+            if found and (
+                not kind_of(config.source).is_external or same_bytes(found.path / SOURCE_NOTE, folder / SOURCE_NOTE)
+            ):
                 shutil.rmtree(folder)
                 return found
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and how clearly a mistake is named."""
+"""Settings: accepted values, and error messages for mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pydantic import ValidationError
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.loading import dump_config, load_config, with_changes
-from hoser_kd.config.schema import Bounds, CityConfig, SyntheticConfig
+from hoser_kd.config.schema import (
+    Bounds,
+    CityConfig,
+    DistillConfig,
+    GridConfig,
+    StudentConfig,
+    SyntheticConfig,
+)
+from hoser_kd.config.section import execution_only_fields
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 SYNTHETIC = "source: {kind: synthetic}\n"
@@ -22,14 +30,14 @@ def write(folder, text):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_config_loads_and_survives_a_round_trip(path, tmp_path):
+def test_shipped_configs_survive_a_round_trip(path, tmp_path):
     config = load_config(path)
     copy = tmp_path / path.name
     copy.write_text(dump_config(config))
     assert load_config(copy) == config
 
 
-def test_the_original_distill_section_is_accepted_as_it_stands(tmp_path):
+def test_the_original_distill_section_is_accepted(tmp_path):
     config = load_config(
         write(
             tmp_path,
@@ -63,43 +71,52 @@ distill:
         ("source: {kind: huggingface}", ["needs `repo_id`"]),
         (SYNTHETIC + "source: {kind: synthetic}", ["line 2", "`source` is given twice"]),
         ("source: {kind: hoser, path: '${NO_SUCH_VARIABLE}'}", ["NO_SUCH_VARIABLE is not set"]),
-        (SYNTHETIC + "grid: {cell_lat: 1.0}", ["give both cell_lat and cell_lng"]),
-        (SYNTHETIC + "distill: {window: 0}", ["`distill`", "window is `full` or a whole number from 1"]),
+        (SYNTHETIC + "grid: {cell_lat: 1.0}", ["set both cell_lat and cell_lng"]),
+        (SYNTHETIC + "distill: {window: 0}", ["`distill`", "window must be `full` or a whole number of at least 1"]),
         (
             SYNTHETIC + "distill:\n  lambda_kl: 0.1\n  temperature: true",
             ["line 4", "`distill.temperature`", "a number", "(given: True)"],
         ),
-        (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "a number is asked for, not true"]),
-        (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "a number is asked for"]),
-        (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "a number is asked for"]),
+        (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "must be a number, not true"]),
+        (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "must be a number"]),
+        (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "must be a number"]),
         ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
         (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),
         (SYNTHETIC + "city: village", ["`city: village` does not match the file's name"]),
+        (
+            SYNTHETIC + "generation:\n  decoder: serach",
+            ["line 3", "`generation.decoder`", "unknown decoder 'serach'", "sampling", "Did you mean 'search'?"],
+        ),
+        (
+            SYNTHETIC + "student: {select_by: arrival}",
+            ["line 2", "`student.select_by`", "unknown selection rule 'arrival'", "Did you mean 'arrival_rate'?"],
+        ),
+        (SYNTHETIC + "generation: {decoder: 3}", ["`generation.decoder`", "valid string", "(given: 3)"]),
         ("- a\n- b", ["the top level must be sections"]),
         ("source: [", ["not readable as YAML"]),
     ],
 )
-def test_a_mistake_is_named_with_file_key_and_mend(tmp_path, text, parts):
+def test_errors_name_file_key_and_fix(tmp_path, text, parts):
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, text))
     for part in ("town.yaml", *parts):
         assert part in str(caught.value)
 
 
-def test_a_missing_file_suggests_the_nearest_one(tmp_path):
+def test_a_missing_file_suggests_the_closest_name(tmp_path):
     write(tmp_path, SYNTHETIC)
     with pytest.raises(ConfigError, match=r"no such file\. Did you mean `town.yaml`"):
         load_config(tmp_path / "twon.yaml")
 
 
-def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
+def test_environment_variables_are_expanded(tmp_path, monkeypatch):
     path = write(tmp_path, "source: {kind: hoser, path: '${TOWN_DATA:-here}/x'}")
     assert load_config(path).source.path == "here/x"
     monkeypatch.setenv("TOWN_DATA", "/there")
     assert load_config(path).source.path == "/there/x"
 
 
-def test_whole_numbers_texts_of_numbers_and_true_where_it_is_meant_pass(tmp_path, monkeypatch):
+def test_integers_numeric_strings_and_booleans_are_accepted_where_valid(tmp_path, monkeypatch):
     monkeypatch.setenv("TEMPERATURE", "3.5")
     config = load_config(
         write(
@@ -127,7 +144,7 @@ distill: {enabled: no, temperature: '${TEMPERATURE}', lambda_kl: 1, scale_by_tem
     ],
     ids=lambda section: section.__name__,
 )
-def test_no_number_of_any_section_takes_true(section):
+def test_no_numeric_setting_accepts_true(section):
     annotations = {
         name: str(field.annotation) + getattr(field.annotation, "__name__", "")
         for name, field in section.model_fields.items()
@@ -135,11 +152,19 @@ def test_no_number_of_any_section_takes_true(section):
     numbers = [name for name, text in annotations.items() if "int" in text or "float" in text]
     assert numbers
     for name in numbers:
-        with pytest.raises(ValidationError, match="a number is asked for"):
+        with pytest.raises(ValidationError, match="must be a number"):
             section.model_validate({name: True})
 
 
-def test_true_is_refused_for_one_run_too():
+def test_a_change_for_one_run_rejects_true_for_a_number():
     config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}})
-    with pytest.raises(ConfigError, match=r"`distill.temperature`: .*a number is asked for"):
+    with pytest.raises(ConfigError, match=r"`distill.temperature`: .*must be a number"):
         with_changes(config, {"distill.temperature": True})
+
+
+def test_execution_settings_are_marked_and_excluded_from_versions():
+    assert execution_only_fields(StudentConfig) == {"num_processes"}
+    assert execution_only_fields(DistillConfig) == {"label_processes", "repo_path"}
+    assert execution_only_fields(GridConfig) == frozenset()
+    assert StudentConfig(num_processes=4).of_the_result() == StudentConfig().of_the_result()
+    assert StudentConfig(micro_batch_size=4).of_the_result() != StudentConfig().of_the_result()

@@ -1,4 +1,4 @@
-"""The road network: what is read, what is refused and how it is told, and the way to disk and back."""
+"""The road network: reading, validation with error messages, and the round trip through files."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_candidates_keep_the_order_of_the_file(network):
 
 def test_candidate_index(network):
     road, following = np.meshgrid([0, 1, 2], [0, 1, 2], indexing="ij")
-    found = network.candidate_index(road.ravel(), following.ravel()).reshape(3, 3)
-    np.testing.assert_array_equal(found, [[-1, 1, 0], [0, -1, -1], [-1, -1, -1]])
+    result = network.candidate_index(road.ravel(), following.ravel()).reshape(3, 3)
+    np.testing.assert_array_equal(result, [[-1, 1, 0], [0, -1, -1], [-1, -1, -1]])
 
 
 def test_ends_and_centers_are_latitude_first(network):
@@ -75,7 +75,7 @@ def test_ends_and_centers_are_latitude_first(network):
     np.testing.assert_allclose(network.centroids, [[41.15, -8.55], [41.225, -8.425], [41.15, -8.55]])
 
 
-def test_the_center_weighs_each_piece_by_its_planar_length_in_degrees(tmp_path):
+def test_the_center_weighs_segments_by_their_planar_length_in_degrees(tmp_path):
     network = road_network.read_hoser(_write(tmp_path, [_road("[[0, 60], [0.3, 60], [0.3, 60.1]]")], ["0,g,0,0"]))
     np.testing.assert_allclose(network.centroids, [[60 + 0.05 * 0.25, 0.15 * 0.75 + 0.3 * 0.25]])
 
@@ -107,7 +107,7 @@ def test_coordinates_may_be_spaced_and_exponential(tmp_path, text):
     np.testing.assert_allclose(network.coords, [[-8.6, 41.1], [-8.5, 41.2]])
 
 
-def test_more_columns_windows_lines_and_a_byte_order_mark_do_no_harm(tmp_path):
+def test_extra_columns_crlf_and_a_byte_order_mark_are_accepted(tmp_path):
     header = "\ufeffgeo_id,type,coordinates,highway,length,name"
     folder = _write(tmp_path, [road + ",x" for road in GOOD], geo_header=header)
     geo = folder / "roadmap.geo"
@@ -125,11 +125,11 @@ def test_porto_is_read(porto):
 
 
 @pytest.mark.parametrize(
-    ("road", "said"),
+    ("road", "message"),
     [
         (_road(road_id=1), r"row 0: geo_id is not the row number.*0, 1, 2"),
         (_road(road_id=""), r"row 0: geo_id is not the row number"),
-        (_road(road_id="x"), r"row 0: geo_id is 'x', which is no whole number"),
+        (_road(road_id="x"), r"row 0: geo_id is 'x', not a whole number"),
         (_road("[[1, 2]]"), r"row 0: the line has fewer than two points"),
         (_road("nope"), r"row 0: coordinates is not a list"),
         (_road(""), r"row 0: coordinates is not a list"),
@@ -137,51 +137,51 @@ def test_porto_is_read(porto):
         (_road("[[1, 2][3, 4]]"), r"row 0: coordinates is not a list"),
         (_road("[[1 2, 3], [3, 4]]"), r"row 0: coordinates is not a list"),
         (_road("[[1, 2], [3, 4"), r"row 0: coordinates is not a list"),
-        (_road("[[1, 2], [b, 4]]"), r"row 0: coordinates holds 'b', which is no number"),
-        (_road("[[nan, 2], [3, 4]]"), r"row 0: a coordinate is no longitude and latitude"),
-        (_road("[[1, 2], [2, 91]]"), r"row 0: a coordinate is no longitude and latitude.*EPSG:4326"),
-        (_road("[[1, 2], [181, 9]]"), r"row 0: a coordinate is no longitude and latitude"),
+        (_road("[[1, 2], [b, 4]]"), r"row 0: coordinates contains 'b', not a number"),
+        (_road("[[nan, 2], [3, 4]]"), r"row 0: a coordinate is out of range"),
+        (_road("[[1, 2], [2, 91]]"), r"row 0: a coordinate is out of range.*EPSG:4326"),
+        (_road("[[1, 2], [181, 9]]"), r"row 0: a coordinate is out of range"),
         (_road(length=""), r"row 0: length is missing or negative"),
         (_road(length="-1"), r"row 0: length is missing or negative"),
         (_road(length="inf"), r"row 0: length is missing or negative"),
-        (_road(length="long"), r"row 0: length is 'long', which is no number"),
+        (_road(length="long"), r"row 0: length is 'long', not a number"),
         (_road(highway=""), r"row 0: highway is empty"),
-        (_road(highway="[]"), r"row 0: highway '\[\]' is no list of classes"),
-        (_road(highway="[__import__('os')]"), r"row 0: highway .* is no list of classes"),
+        (_road(highway="[]"), r"row 0: highway '\[\]' is not a list of classes"),
+        (_road(highway="[__import__('os')]"), r"row 0: highway .* is not a list of classes"),
         ("0,LineString", r"cannot be read as CSV"),
     ],
 )
-def test_bad_roads_are_refused(tmp_path, road, said):
-    with pytest.raises(DataError, match=rf"roadmap\.geo.*{said}"):
+def test_invalid_roads_are_rejected(tmp_path, road, message):
+    with pytest.raises(DataError, match=rf"roadmap\.geo.*{message}"):
         road_network.read_hoser(_write(tmp_path, [road], ["0,g,0,0"]))
 
 
 @pytest.mark.parametrize(("bad", "row"), [("[[1, 2], [b, 4]]", 1), ("[[1, 2], [3, 95]]", 1), ("[[1, 2]]", 1)])
-def test_the_row_is_that_of_the_bad_road(tmp_path, bad, row):
-    with pytest.raises(DataError) as refusal:
+def test_the_error_has_the_row_of_the_invalid_road(tmp_path, bad, row):
+    with pytest.raises(DataError) as error:
         road_network.read_hoser(_write(tmp_path, [GOOD[0], _road(bad, road_id=1)]))
-    assert refusal.value.row == row
-    assert refusal.value.path.endswith("roadmap.geo")
+    assert error.value.row == row
+    assert error.value.path.endswith("roadmap.geo")
 
 
-def test_further_bad_rows_are_counted(tmp_path):
+def test_further_invalid_rows_are_counted(tmp_path):
     roads = [_road(length="-1", road_id=i) for i in range(4)]
-    with pytest.raises(DataError, match=r"row 0: length.*\(3 more rows like it\.\)"):
+    with pytest.raises(DataError, match=r"row 0: length.*\(3 more rows have the same problem\.\)"):
         road_network.read_hoser(_write(tmp_path, roads))
 
 
 @pytest.mark.parametrize(
-    ("link", "said"),
+    ("link", "message"),
     [
         ("2,geo,0,3", r"row 2: a road id is not in roadmap\.geo.*0 to 2"),
         ("2,geo,-1,0", r"row 2: a road id is not in roadmap\.geo"),
         ("2,geo,0,", r"row 2: a road id is not in roadmap\.geo"),
-        ("2,geo,0,b", r"row 2: destination_id is 'b', which is no whole number"),
-        ("2,geo,0,2", r"row 2: the connection stands twice"),
+        ("2,geo,0,b", r"row 2: destination_id is 'b', not a whole number"),
+        ("2,geo,0,2", r"row 2: the connection is a duplicate"),
     ],
 )
-def test_bad_connections_are_refused(tmp_path, link, said):
-    with pytest.raises(DataError, match=rf"roadmap\.rel, {said}"):
+def test_invalid_connections_are_rejected(tmp_path, link, message):
+    with pytest.raises(DataError, match=rf"roadmap\.rel, {message}"):
         road_network.read_hoser(_write(tmp_path, links=[*LINKS[:2], link]))
 
 
@@ -196,7 +196,7 @@ def test_missing_columns_and_files_are_named(tmp_path):
         road_network.read_hoser(tmp_path)
 
 
-def test_empty_files_are_refused(tmp_path):
+def test_empty_files_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"roadmap\.geo: no roads"):
         road_network.read_hoser(_write(tmp_path, roads=[]))
     with pytest.raises(DataError, match=r"roadmap\.rel: no connections"):

@@ -1,4 +1,4 @@
-"""The made city: a sound network, sound trips, and something to learn that is not trivial."""
+"""The synthetic city: valid network and trips, and next roads that are learnable but not trivial."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     assert all(other[name] != first[name] for name in first)
 
 
-def test_more_trips_leave_the_streets_alone(tmp_path):
+def test_the_number_of_trips_does_not_change_the_streets(tmp_path):
     few = make_city(tmp_path / "few", SMALL)
     more = make_city(tmp_path / "more", SMALL.model_copy(update={"num_trips": 300}))
     assert (few / "roadmap.geo").read_bytes() == (more / "roadmap.geo").read_bytes()
@@ -62,7 +62,7 @@ def test_more_trips_leave_the_streets_alone(tmp_path):
 
 @pytest.mark.parametrize("blocks", [(5, 5), (8, 8), (6, 20), (20, 6)])
 @pytest.mark.parametrize("seed", [0, 7])
-def test_every_shape_is_readable_and_strongly_connected(tmp_path, blocks, seed):
+def test_all_sizes_are_readable_and_strongly_connected(tmp_path, blocks, seed):
     make_city(tmp_path, SyntheticConfig(seed=seed, blocks=blocks, num_trips=60))
     network = road_network.read_hoser(tmp_path)
     assert _num_components(network) == 1
@@ -76,7 +76,7 @@ def _num_components(network):
     return connected_components(graph, directed=True, connection="strong")[0]
 
 
-def test_too_few_blocks_are_refused(tmp_path):
+def test_too_few_blocks_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match="at least 5"):
         make_city(tmp_path, SyntheticConfig(blocks=(4, 9)))
 
@@ -112,7 +112,7 @@ def test_there_are_one_way_streets_and_few_bridges(folder, network):
     assert (network.highway[columns["bridge"].to_numpy()] != "residential").all()
 
 
-def test_lengths_are_those_of_the_lines_and_many_lines_bend(network):
+def test_lengths_match_the_lines_and_many_lines_bend(network):
     lat, lng = network.coords[:, 1], network.coords[:, 0]
     pieces = great_circle_m(lat[:-1], lng[:-1], lat[1:], lng[1:])
     starts = network.coord_offsets[:-1]
@@ -142,7 +142,7 @@ def test_drivers_return(folder):
     assert 20 < len(np.unique(drivers)) < 200
 
 
-def test_times_move_on_at_believable_speeds(network, everything):
+def test_times_imply_plausible_speeds(network, everything):
     position, _ = everything.step_positions()
     seconds = everything.times[position + 1] - everything.times[position]
     assert seconds.min() >= 1
@@ -174,7 +174,7 @@ def test_traffic_is_slower_at_the_morning_peak_of_working_days(network, everythi
     assert peak < 0.75 * np.median(speed[primary & is_workday & ((hour > 22) | (hour < 5))])
 
 
-def test_demand_turns_with_the_hour(network, everything):
+def test_demand_depends_on_the_hour(network, everything):
     middle = network.centroids.mean(0)
     off_center = great_circle_m(network.centroids[:, 0], network.centroids[:, 1], middle[0], middle[1])
     start = everything.start_times
@@ -184,8 +184,8 @@ def test_demand_turns_with_the_hour(network, everything):
     assert gain[is_workday & (hour > 16) & (hour < 19)].mean() > 100
 
 
-def test_the_next_road_can_be_learnt_and_is_not_trivial(network, trips):
-    """Destination helps beyond the most frequent next road, and neither rule is close to perfect."""
+def test_the_next_road_is_learnable_but_not_trivial(network, trips):
+    """The destination improves on the most frequent next road, and neither rule is close to perfect."""
     train, test = trips["train"], trips["test"]
     at, _ = train.step_positions()
     links = network.successors
@@ -201,7 +201,7 @@ def test_the_next_road_can_be_learnt_and_is_not_trivial(network, trips):
 
 
 def test_progress_reaches_its_end(tmp_path):
-    told = []
-    make_city(tmp_path, SMALL, lambda stage, done, total, figures=None: told.append((stage, done, total)))
-    assert ("streets", 1, 1) in told
-    assert told[-1] == ("trips", 200, 200)
+    reports = []
+    make_city(tmp_path, SMALL, lambda stage, done, total, metrics=None: reports.append((stage, done, total)))
+    assert ("streets", 1, 1) in reports
+    assert reports[-1] == ("trips", 200, 200)

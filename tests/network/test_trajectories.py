@@ -1,4 +1,4 @@
-"""Trips: what is read, what is refused or dropped and how it is told, and the ways to disk and back."""
+"""Trips: reading, rejected and dropped rows with error messages, and round trips through files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_arrays(tmp_path, network):
     assert trips.dropped == {}
 
 
-def test_what_is_asked_of_trips(tmp_path, network):
+def test_properties(tmp_path, network):
     trips = read_hoser(_write(tmp_path, [GOOD, _row("2,4", ",".join(TIMES[3:]))]), network)
     assert trips.lengths.tolist() == [3, 2]
     assert trips.num_steps == 3
@@ -100,14 +100,14 @@ def test_porto_is_read(porto):
     assert str(np.datetime64(int(trips.start_times.min()), "s")).startswith("2013-07-01T")
 
 
-# what is refused
+# validation
 
 LENGTHS = "rid_list and time_list differ in length"
 SHORT = "fewer than 2 roads"
 UNKNOWN = "a road id is not in roadmap.geo"
-TIME = "a time does not read as YYYY-MM-DDTHH:MM:SSZ"
-BACKWARDS = "a time is before the one in front of it"
-BROKEN = "a road cannot follow the one in front of it"
+TIME = "a time is not formatted as YYYY-MM-DDTHH:MM:SSZ"
+BACKWARDS = "a time is earlier than the previous one"
+BROKEN = "a road is not connected to the previous one"
 
 BAD = [
     ("0,1", TIMES[0], LENGTHS),
@@ -136,27 +136,27 @@ BAD = [
 
 
 @pytest.mark.parametrize(("roads", "times", "reason"), BAD)
-def test_bad_rows_are_refused_with_file_row_reason_and_mend(tmp_path, network, roads, times, reason):
+def test_invalid_rows_are_rejected_with_file_row_reason_and_fix(tmp_path, network, roads, times, reason):
     path = _write(tmp_path, [GOOD, GOOD, _row(roads, times), _row("0", TIMES[0])])
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError) as error:
         read_hoser(path, network)
-    text = str(refusal.value)
+    text = str(error.value)
     assert text.startswith(f"{path}, row 2: {reason}")
-    assert "2 of 4 rows cannot be used" in text
+    assert "2 of 4 rows are invalid" in text
     assert "source.on_bad_row: drop" in text
-    assert refusal.value.row == 2
+    assert error.value.row == 2
 
 
 @pytest.mark.parametrize(("roads", "times", "reason"), BAD)
-def test_bad_rows_are_dropped_and_counted_by_reason(tmp_path, network, roads, times, reason):
+def test_invalid_rows_are_dropped_and_counted_by_reason(tmp_path, network, roads, times, reason):
     bad = _row(roads, times)
     trips = read_hoser(_write(tmp_path, [bad, GOOD, bad, GOOD]), network, on_bad_row="drop")
     assert trips.road_ids.tolist() == [0, 1, 3] * 2
     assert trips.times.tolist() == [T0, T0 + 1, T0 + 2] * 2
     assert trips.ids.tolist() == ["good", "good"]
     assert len(trips.dropped) == 1
-    [(told, count)] = trips.dropped.items()
-    assert told.startswith(reason)
+    [(message, count)] = trips.dropped.items()
+    assert message.startswith(reason)
     assert count == 2
 
 
@@ -167,12 +167,12 @@ def test_each_dropped_row_is_counted_once(tmp_path, network):
     assert sum(trips.dropped.values()) == len(BAD)
 
 
-def test_nothing_left_is_refused_even_when_dropping(tmp_path, network):
-    with pytest.raises(DataError, match=r"no row can be used.*fewer than 2 roads"):
+def test_dropping_all_rows_is_an_error(tmp_path, network):
+    with pytest.raises(DataError, match=r"all rows are invalid.*fewer than 2 roads"):
         read_hoser(_write(tmp_path, [_row("0", TIMES[0])]), network, on_bad_row="drop")
 
 
-def test_an_empty_file_a_missing_column_and_a_missing_file_are_refused(tmp_path, network):
+def test_an_empty_file_a_missing_column_and_a_missing_file_are_rejected(tmp_path, network):
     with pytest.raises(DataError, match="no trajectories"):
         read_hoser(_write(tmp_path, []), network)
     with pytest.raises(DataError, match="column time_list is missing"):
@@ -181,7 +181,7 @@ def test_an_empty_file_a_missing_column_and_a_missing_file_are_refused(tmp_path,
         read_hoser(tmp_path / "other.csv", network)
 
 
-def test_an_unknown_mode_is_a_mistake_of_the_caller(tmp_path, network):
+def test_an_unknown_mode_raises_value_error(tmp_path, network):
     with pytest.raises(ValueError, match="on_bad_row"):
         read_hoser(_write(tmp_path, [GOOD]), network, on_bad_row="skip")
 
@@ -229,7 +229,7 @@ def test_published_csv_round_trip(tmp_path_factory, network, drawn):
     _assert_same(read_published_csv(path, network), trips)
 
 
-def test_csv_as_people_see_it(tmp_path, network):
+def test_csv_text(tmp_path, network):
     trips = _trips([([0, 1], T0, 1)])
     trips.to_hoser_csv(tmp_path / "x.csv", entity_ids=np.array([77]))
     row = next(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
@@ -263,7 +263,7 @@ def test_arrow_round_trip(tmp_path_factory, drawn):
     assert back.ids.tolist() == trips.ids.tolist()
 
 
-def test_loading_maps_the_file_instead_of_reading_it(tmp_path):
+def test_loading_maps_the_file_into_memory(tmp_path):
     trips = Trajectories(np.arange(0, 2_000_001, 20), np.arange(2_000_000), np.arange(2_000_000))
     trips.save(tmp_path / "x.arrow")
     before = pa.total_allocated_bytes()
@@ -273,12 +273,12 @@ def test_loading_maps_the_file_instead_of_reading_it(tmp_path):
     assert back.take(np.array([99_999])).road_ids[-1] == 1_999_999
 
 
-def test_loading_nothing_is_refused(tmp_path):
+def test_loading_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         Trajectories.load(tmp_path / "x.arrow")
 
 
-def test_table_for_people(network):
+def test_table(network):
     table = _trips([([0, 1], T0, 1), ([0, 2, 4], T0, 0)]).to_table()
     assert table["road_ids"].to_pylist() == [[0, 1], [0, 2, 4]]
     assert table["times"][0][0].as_py().isoformat() == "2015-11-03T15:23:43+00:00"

@@ -1,4 +1,4 @@
-"""Zones: parity with the published partition and counts, and what is refused."""
+"""Zones: parity with the published partition and counts, and validation of shipped files."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def _line(count):
     return RoadNetwork(np.arange(0, 2 * count + 1, 2), coords, np.ones(count), highway, links)
 
 
-def test_kahip_makes_the_published_partition(published):
+def test_kahip_reproduces_the_published_partition(published):
     folder, network = published
     zones = partition(network, ZonesConfig(count=8))
     np.testing.assert_array_equal(zones, np.loadtxt(folder / "road_network_partition", dtype=np.int64))
 
 
-def test_transitions_are_the_published_ones(published):
+def test_transitions_equal_the_published_counts(published):
     folder, network = published
     zones = read_shipped(folder, network).zones
     counts = transitions(zones, trajectories.read_hoser(folder / "train.csv", network), 8)
@@ -51,7 +51,7 @@ def test_transitions_are_the_published_ones(published):
     np.testing.assert_array_equal(counts, np.load(folder / "zone_trans_mat.npy"))
 
 
-def test_zones_are_balanced_connected_and_repeatable(city):
+def test_zones_are_balanced_connected_and_deterministic(city):
     network, _ = city
     config = ZonesConfig(count=12, imbalance=0.05)
     zones = partition(network, config)
@@ -69,14 +69,14 @@ def test_zones_are_balanced_connected_and_repeatable(city):
     np.testing.assert_array_equal(zones, partition(network, config))
 
 
-def test_the_seed_matters(city):
+def test_another_seed_gives_another_partition(city):
     network, _ = city
     some = [partition(network, ZonesConfig(count=12, seed=seed)) for seed in (0, 1)]
     assert (some[0] != some[1]).any()
 
 
 @pytest.mark.parametrize("count", [2, 7, 12])
-def test_bisection_is_balanced_compact_and_repeatable(city, count):
+def test_bisection_is_balanced_compact_and_deterministic(city, count):
     network, _ = city
     config = ZonesConfig(count=count, method="bisection")
     zones = partition(network, config)
@@ -101,7 +101,7 @@ def test_tiny_networks(count):
     assert set(zones) == set(range(max(1, count // FEWEST_ROADS_PER_ZONE)))
 
 
-def test_kahip_is_silent(city, capfd):
+def test_kahip_prints_nothing(city, capfd):
     partition(city[0], ZonesConfig(count=12))
     assert capfd.readouterr() == ("", "")
 
@@ -122,7 +122,7 @@ def test_shipped_zones_are_read(published):
     np.testing.assert_array_equal(shipped.transitions, np.load(folder / "zone_trans_mat.npy"))
 
 
-def test_nothing_shipped(tmp_path):
+def test_no_shipped_files(tmp_path):
     np.save(tmp_path / "zone_trans_mat.npy", np.zeros((2, 2), np.int64))
     assert read_shipped(tmp_path, _line(3)) is None
 
@@ -143,33 +143,33 @@ def test_a_partition_without_a_matrix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("zones", "said"),
+    ("zones", "message"),
     [
         ("0\n1\n", "2 zones for 3 roads"),
-        ("0\n1\n-1\n", r"row 2: '-1' is no zone id"),
-        ("0\n1.5\n1\n", r"row 1: '1.5' is no zone id"),
+        ("0\n1\n-1\n", r"row 2: '-1' is not a zone id"),
+        ("0\n1.5\n1\n", r"row 1: '1.5' is not a zone id"),
     ],
 )
-def test_a_partition_that_does_not_fit_is_refused(tmp_path, zones, said):
-    with pytest.raises(DataError, match=rf"road_network_partition.*{said}.*use_shipped"):
+def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
+    with pytest.raises(DataError, match=rf"road_network_partition.*{message}.*use_shipped"):
         _ship(tmp_path, zones)
 
 
 @pytest.mark.parametrize(
-    ("matrix", "said"),
+    ("matrix", "message"),
     [
-        (np.zeros((1, 1), np.int64), "1 × 1, and the partition has 2 zones"),
+        (np.zeros((1, 1), np.int64), "1 × 1, but the partition has 2 zones"),
         (np.zeros((2, 3), np.int64), "2 × 3"),
-        (np.zeros((2, 2)), "whole numbers"),
+        (np.zeros((2, 2)), "integers"),
         (np.full((2, 2), -1), "negative"),
         (np.array([[{}]]), "cannot be read"),
         (b"nothing of the kind", "cannot be read"),
     ],
 )
-def test_a_matrix_that_does_not_fit_is_refused(tmp_path, matrix, said):
-    with pytest.raises(DataError, match=rf"zone_trans_mat\.npy.*{said}.*use_shipped"):
+def test_a_matrix_that_does_not_match_is_rejected(tmp_path, matrix, message):
+    with pytest.raises(DataError, match=rf"zone_trans_mat\.npy.*{message}.*use_shipped"):
         _ship(tmp_path, matrix=matrix)
 
 
-def test_more_zones_in_the_matrix_than_in_use_are_fine(tmp_path):
+def test_a_matrix_may_have_unused_zones(tmp_path):
     assert _ship(tmp_path, matrix=np.ones((5, 5), np.int32)).transitions.shape == (5, 5)

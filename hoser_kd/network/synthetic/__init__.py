@@ -1,1 +1,1 @@
-"""A synthetic city: streets, and trips over them, the same on every machine."""
+"""A deterministic synthetic city: streets and trips."""

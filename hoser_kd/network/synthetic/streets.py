@@ -1,8 +1,8 @@
-"""The streets of the made city: a plan of crossings and edges, drawn as directed roads in HOSER's sense.
+"""Streets of the synthetic city: a plan of crossings and edges, converted to HOSER's directed roads.
 
-Everything is planned in meters on a flat square (x east, y north), bent and turned as a whole at the end, and only
-then put on the globe, in mid-Atlantic so that nobody takes it for a real place.
-Shapes: K crossings, E edges (stretches of street between two crossings), N directed roads.
+The plan is in meters on a flat square (x east, y north). It is bent and rotated as a whole at the end, then projected
+to coordinates in the middle of the Atlantic, so that it cannot be mistaken for a real place.
+Shapes: K crossings, E edges (street segments between two crossings), N directed roads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hoser_kd.common.geodesy import EARTH_RADIUS_M, great_circle_m
 from hoser_kd.network.road_network import RoadNetwork
 
 CLASSES = np.array(["motorway", "motorway_link", "primary", "secondary", "tertiary", "residential"], object)
-"""OpenStreetMap classes by the index used in this module."""
+"""OpenStreetMap classes; their indices are the constants below."""
 MOTORWAY, LINK, PRIMARY, SECONDARY, TERTIARY, RESIDENTIAL = range(6)
 CENTER_LAT_DEG, CENTER_LNG_DEG = 44.5, -33.5
 
@@ -35,28 +35,28 @@ _OFF, _ON, _PLAIN = -1, 1, 0
 
 @dataclass(frozen=True)
 class Streets:
-    """The finished streets, every road in one strongly connected component."""
+    """The generated streets, one strongly connected component."""
 
     network: RoadNetwork
-    """N roads and what can follow each: all roads that leave its last crossing, turning back only at dead ends."""
+    """N roads; each is followed by all roads that leave its last crossing, with U-turns only at dead ends."""
     tail: Int64Array
-    """(N,) int64: crossing each road starts at."""
+    """(N,) int64: crossing at which each road starts."""
     head: Int64Array
-    """(N,) int64: crossing each road ends at."""
+    """(N,) int64: crossing at which each road ends."""
     road_class: Int64Array
     """(N,) int64: index in `CLASSES`."""
     is_one_way: BoolArray
-    """(N,) bool: no road runs the other way."""
+    """(N,) bool: there is no road in the opposite direction."""
     is_bridge: BoolArray
-    """(N,) bool: it crosses the river."""
+    """(N,) bool: the road crosses the river."""
     street: Int64Array
-    """(N,) int64: the street it is a part of; both directions share it."""
+    """(N,) int64: index of the street of each road; both directions share it."""
     midpoint: Float64Array
-    """(N, 2) float64: x, y of its middle in the plan, scaled so that the grid of streets fills [-1, 1]."""
+    """(N, 2) float64: x, y of the road's midpoint in the plan, scaled so that the street grid spans [-1, 1]."""
 
 
 class _Edges(NamedTuple):
-    """Stretches between two crossings, each drawn once; `direction` +1 and -1 are one-way, 0 is both."""
+    """Segments between two crossings, each stored once; `direction` is +1 or -1 for one-way segments, 0 for both."""
 
     a: Int64Array
     b: Int64Array
@@ -70,19 +70,19 @@ class _Edges(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The city on the flat square, while it is being planned."""
+    """The plan of the city on the flat square."""
 
     crossings: Float64Array
     """(K, 2) float64: x, y in meters."""
     edges: _Edges
     inner_offsets: Int64Array
-    """(E + 1,) int64: edge i has the inner points `inner[inner_offsets[i]:inner_offsets[i + 1]]`."""
+    """(E + 1,) int64: edge i has the interior points `inner[inner_offsets[i]:inner_offsets[i + 1]]`."""
     inner: Float64Array
     """(…, 2) float64: x, y in meters."""
 
 
 class _Directed(NamedTuple):
-    """Directed roads: the crossings they run between, the edge they follow and whether against its drawing."""
+    """Directed roads: start and end crossing, edge, and whether they run against the direction of the edge."""
 
     tail: Int64Array
     head: Int64Array
@@ -99,7 +99,7 @@ class _Lines(NamedTuple):
 
 
 def build_streets(seed: int, blocks: tuple[int, int]) -> Streets:
-    """Plan and draw the streets; `blocks` are the crossings south-north and west-east, at least 5 each."""
+    """Generate the streets; `blocks` is the number of crossings south-north and west-east, at least 5 each."""
     rng = np.random.default_rng([seed, 1])
     river = blocks[0] // 2 + (blocks[0] > 10)
     rows, columns = _lines(rng, blocks[0], river), _lines(rng, blocks[1], None)
@@ -109,14 +109,14 @@ def build_streets(seed: int, blocks: tuple[int, int]) -> Streets:
     plan = _Plan(crossings, edges, *_bows(rng, crossings, edges))
     half = np.array([columns.at_m[-1], rows.at_m[-1]]) / 2
     gates = _gates(rows, columns)
-    # traffic keeps right, so the outer carriageway runs counter-clockwise
+    # right-hand traffic: the outer carriageway runs counter-clockwise
     for sense, margin_m in ((-1, _RING_MARGIN_M), (1, _RING_MARGIN_M + _CARRIAGEWAY_GAP_M)):
         plan = _add_carriageway(rng, plan, gates, _Outline.around(half, margin_m), sense)
     return _draw(rng, plan, half)
 
 
 def _lines(rng: np.random.Generator, count: int, river: int | None) -> _Lines:
-    """Space the lines unevenly and rank them: primary at even distances, secondary between them and at the rim."""
+    """Return unevenly spaced lines with classes: primary at regular distances, secondary between and at the rim."""
     step = count / max(1, round(count / _LINES_PER_PRIMARY))
     road_class = np.full(count, RESIDENTIAL)
     road_class[1::4] = TERTIARY
@@ -126,14 +126,14 @@ def _lines(rng: np.random.Generator, count: int, river: int | None) -> _Lines:
     gaps = rng.uniform(130, 235, count - 1)
     if river is not None:
         gaps[river - 1] += _RIVER_WIDTH_M
-    # neighboring one-way streets run against each other, as city planners have it
+    # neighboring one-way streets alternate in direction, as in real cities
     one_way = rng.random(count) < np.select([road_class == RESIDENTIAL, road_class == TERTIARY], [0.45, 0.2], 0.0)
     direction = np.where(one_way, np.where(np.cumsum(one_way) % 2, 1, -1), 0)
     return _Lines(np.concatenate([[0.0], np.cumsum(gaps)]), road_class, direction)
 
 
 def _street_grid(rng: np.random.Generator, rows: _Lines, columns: _Lines, river: int) -> tuple[Float64Array, _Edges]:
-    """Cross the lines, then take away the river's and the park's stretches and a few streets elsewhere."""
+    """Intersect the lines, then remove segments in the river and the park and a few random ones."""
     height, width = len(rows.at_m), len(columns.at_m)
     x, y = np.meshgrid(columns.at_m, rows.at_m)
     crossings = np.column_stack([x.ravel(), y.ravel()]) + rng.normal(0, 14, (height * width, 2)).clip(-35, 35)
@@ -150,7 +150,7 @@ def _street_grid(rng: np.random.Generator, rows: _Lines, columns: _Lines, river:
     edges = _Edges(
         np.concatenate([east, north]),
         np.concatenate([east + 1, north + width]),
-        # a street that becomes a bridge is at least a secondary one
+        # bridges are at least secondary
         np.where(over_river, np.minimum(road_class, SECONDARY), road_class),
         np.where(over_river, 0, np.concatenate([rows.direction[row[east]], columns.direction[column[north]]])),
         np.concatenate([row[east], height + column[north]]),
@@ -162,7 +162,7 @@ def _street_grid(rng: np.random.Generator, rows: _Lines, columns: _Lines, river:
 
 
 def _in_park(edges: _Edges, height: int, width: int) -> BoolArray:
-    """No street below a secondary one crosses the park, a rectangle in the north-east."""
+    """Return the edges to remove in the park, a rectangle in the north-east: all below secondary, (E,) bool."""
     size = max(2, min(height, width) // 6)
     south, west = round(height * 0.62), round(width * 0.6)
 
@@ -176,7 +176,7 @@ def _in_park(edges: _Edges, height: int, width: int) -> BoolArray:
 def _dead_ends(
     rng: np.random.Generator, crossings: Float64Array, edges: _Edges, blocks: tuple[int, int]
 ) -> tuple[Float64Array, _Edges]:
-    """Add short residential streets that end between the crossings."""
+    """Add short residential dead-end streets."""
     used = np.unique(np.concatenate([edges.a, edges.b]))
     roots = rng.choice(used, max(2, blocks[0] * blocks[1] // 16), replace=False)
     angle = np.pi / 4 + np.pi / 2 * rng.integers(4, size=len(roots)) + rng.normal(0, 0.2, len(roots))
@@ -194,7 +194,7 @@ def _dead_ends(
 
 
 def _split_long(rng: np.random.Generator, crossings: Float64Array, edges: _Edges) -> tuple[Float64Array, _Edges]:
-    """Cut some of the longer stretches in two, as maps do where a name or a surface changes."""
+    """Split some long segments in two, as maps do where a name or a surface changes."""
     span = np.linalg.norm(crossings[edges.b] - crossings[edges.a], axis=1)
     cut = np.flatnonzero((span > 150) & (rng.random(len(span)) < 0.22))
     share = rng.uniform(0.35, 0.65, (len(cut), 1))
@@ -207,7 +207,7 @@ def _split_long(rng: np.random.Generator, crossings: Float64Array, edges: _Edges
 
 
 def _bows(rng: np.random.Generator, crossings: Float64Array, edges: _Edges) -> tuple[Int64Array, Float64Array]:
-    """Return the inner points of every edge, ragged: a flat arc, or nothing where the street is straight."""
+    """Return the interior points of every edge as a ragged array: a flat arc, or none for straight streets."""
     start, along = crossings[edges.a], crossings[edges.b] - crossings[edges.a]
     span = np.linalg.norm(along, axis=1)
     counts = np.where(rng.random(len(span)) < 0.25, 0, np.ceil(span / 60)).astype(np.int64)
@@ -221,14 +221,14 @@ def _bows(rng: np.random.Generator, crossings: Float64Array, edges: _Edges) -> t
 
 
 class _Outline(NamedTuple):
-    """A closed line, counter-clockwise, and how far along it each of its points lies."""
+    """A closed counter-clockwise line with the distance of each point along it."""
 
     points: Float64Array
     at_m: Float64Array
 
     @classmethod
     def around(cls, half: Float64Array, margin_m: float) -> _Outline:
-        """Draw a rectangle with rounded corners around the grid whose far corner is 2 · half."""
+        """Return a rounded rectangle at distance `margin_m` around the grid, whose far corner is 2 · half."""
         x, y = half + margin_m
         radius = min(x, y) * 0.45
         angle = np.linspace(0, 2 * np.pi, 97)[:-1] + np.pi / 192
@@ -238,18 +238,18 @@ class _Outline(NamedTuple):
         return cls(points, np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]))
 
     def point(self, at_m: Float64Array) -> Float64Array:
-        """Return x, y of places along the line, which may be counted over more than one round."""
+        """Return x, y at distances along the line; distances wrap around."""
         return np.column_stack([np.interp(at_m % self.at_m[-1], self.at_m, axis) for axis in self.points.T])
 
     def nearest(self, xy_m: Float64Array) -> Float64Array:
-        """Return how far along the line lie the places nearest to these points, within 10 m."""
+        """Return the distances along the line of the places nearest to the given points, to 10 m."""
         at_m = np.arange(0, self.at_m[-1], 10.0)
         places: Float64Array = at_m[np.linalg.norm(self.point(at_m)[None] - xy_m[:, None], axis=2).argmin(1)]
         return places
 
 
 def _add_carriageway(rng: np.random.Generator, plan: _Plan, gates: Int64Array, ring: _Outline, sense: int) -> _Plan:
-    """Add one direction of the motorway, with slip roads from and to the gates."""
+    """Add one direction of the motorway, with ramps from and to the gates."""
     around_m = ring.at_m[-1]
     stops, kind, gate = _stops(ring.nearest(plan.crossings[gates]), around_m, sense)
     crossings = np.concatenate([plan.crossings, ring.point(stops)])
@@ -275,7 +275,7 @@ def _add_carriageway(rng: np.random.Generator, plan: _Plan, gates: Int64Array, r
 
 
 def _gates(rows: _Lines, columns: _Lines) -> Int64Array:
-    """Return the crossings at the rim where a primary street ends."""
+    """Return the crossings at the rim where primary streets end."""
     height, width = len(rows.at_m), len(columns.at_m)
     row, column = np.divmod(np.arange(height * width), width)
     sides = np.isin(column, [0, width - 1]) & (rows.road_class[row] == PRIMARY)
@@ -284,7 +284,7 @@ def _gates(rows: _Lines, columns: _Lines) -> Int64Array:
 
 
 def _stops(gate_m: Float64Array, around_m: float, sense: int) -> tuple[Float64Array, Int64Array, Int64Array]:
-    """Return the motorway's crossings in driving order: place along the ring, kind, and index of the gate."""
+    """Return the motorway's crossings in driving order: distance along the ring, kind, and index of the gate."""
     order = np.argsort(sense * gate_m)
     exits, entries = (sense * gate_m[order] + reach for reach in (-_INTERCHANGE_REACH_M, _INTERCHANGE_REACH_M))
     free = np.concatenate([exits[1:], exits[:1] + around_m]) - entries
@@ -309,7 +309,7 @@ def _join(first: _Edges, second: _Edges) -> _Edges:
 
 
 def _draw(rng: np.random.Generator, plan: _Plan, half: Float64Array) -> Streets:
-    """Turn edges into directed roads with coordinates, and keep the largest strongly connected part."""
+    """Convert edges to directed roads with coordinates; keep the largest strongly connected component."""
     crossings, edges = plan.crossings, plan.edges
     there, back = np.flatnonzero(edges.direction >= 0), np.flatnonzero(edges.direction <= 0)
     edge = np.concatenate([there, back])
@@ -341,7 +341,7 @@ def _draw(rng: np.random.Generator, plan: _Plan, half: Float64Array) -> Streets:
 
 
 def _successors(tail: Int64Array, head: Int64Array, edge: Int64Array) -> Csr:
-    """Let every road that leaves a crossing follow one that reaches it; turn back only where nothing else leaves."""
+    """Connect each road to all roads that leave its end crossing; allow a U-turn only if there is no other road."""
     leaving = np.argsort(tail, kind="stable")
     first = np.searchsorted(tail[leaving], head)
     count = np.searchsorted(tail[leaving], head, side="right") - first
@@ -354,7 +354,7 @@ def _successors(tail: Int64Array, head: Int64Array, edge: Int64Array) -> Csr:
 
 
 def _largest_component(successors: Csr) -> Int64Array:
-    """Return the roads of the largest strongly connected component, ascending."""
+    """Return the road indices of the largest strongly connected component, ascending."""
     count = len(successors.degrees)
     ones = np.ones(len(successors.indices), np.int8)
     graph = csr_array((ones, successors.indices, successors.indptr), (count, count))
@@ -363,7 +363,7 @@ def _largest_component(successors: Csr) -> Int64Array:
 
 
 def _restrict(graph: Csr, kept: Int64Array) -> Csr:
-    """Renumber the kept roads from 0 and drop connections that leave them."""
+    """Renumber the kept roads from 0 and drop connections to other roads."""
     new_id = np.full(len(graph.degrees), -1)
     new_id[kept] = np.arange(len(kept))
     offsets, at = take_rows(graph.indptr, kept)
@@ -373,7 +373,7 @@ def _restrict(graph: Csr, kept: Int64Array) -> Csr:
 
 
 class _Bend(NamedTuple):
-    """The bend and turn that make a city out of a chessboard."""
+    """Bends and rotates the plan, so that the city is not a regular grid."""
 
     half: Float64Array
     amplitude_m: float
@@ -394,14 +394,14 @@ class _Bend(NamedTuple):
 
 
 def _to_globe(xy_m: Float64Array) -> Float64Array:
-    """Return lon, lat in degrees, to the 7 decimals that OpenStreetMap keeps."""
+    """Return lon, lat in degrees, rounded to 7 decimals like OpenStreetMap."""
     degrees = np.degrees(xy_m / EARTH_RADIUS_M) / np.array([np.cos(np.radians(CENTER_LAT_DEG)), 1.0])
     lnglat: Float64Array = np.round(degrees + np.array([CENTER_LNG_DEG, CENTER_LAT_DEG]), 7)
     return lnglat
 
 
 def _assemble(plan: _Plan, roads: _Directed) -> tuple[Int64Array, Float64Array]:
-    """Return each road's coordinates: its first crossing, the inner points in driving order, its last crossing."""
+    """Return each road's coordinates: start crossing, interior points in driving order, end crossing."""
     counts = np.diff(plan.inner_offsets)[roads.edge]
     coord_offsets = offsets_of(counts + 2)
     road = row_of_value(offsets_of(counts))
@@ -415,7 +415,7 @@ def _assemble(plan: _Plan, roads: _Directed) -> tuple[Int64Array, Float64Array]:
 
 
 def _length_m(coord_offsets: Int64Array, coords: Float64Array) -> Float64Array:
-    """Return each road's length along its coordinates, to the millimeter."""
+    """Return each road's length along its coordinates in meters, rounded to millimeters."""
     pieces = great_circle_m(coords[:-1, 1], coords[:-1, 0], coords[1:, 1], coords[1:, 0])
     along = np.concatenate([[0.0], np.cumsum(pieces)])
     length_m: Float64Array = np.round(along[coord_offsets[1:] - 1] - along[coord_offsets[:-1]], 3)

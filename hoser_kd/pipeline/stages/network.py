@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hoser_kd import plots
+from hoser_kd.common.calendar import is_weekend
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import write_json
 from hoser_kd.network import road_network as roads_io
@@ -22,10 +23,6 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
 from hoser_kd.pipeline.store import read_artifact
-
-_WEEK_S, _DAY_S = 7 * 86400, 86400
-_FIRST_SATURDAY_S = 2 * _DAY_S
-"""1 January 1970 was a Thursday."""
 
 
 def source_files(run: StageRun) -> dict[str, Any]:
@@ -130,7 +127,6 @@ def trajectories(run: StageRun) -> dict[str, Any]:
 def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[str, Any]:
     at, _ = trips.step_positions()
     choices = network.successors.degrees[trips.road_ids[at]]
-    weekday = (trips.start_times - _FIRST_SATURDAY_S) % _WEEK_S
     return {
         "split": split,
         "trips": len(trips),
@@ -138,7 +134,7 @@ def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[st
         "median_roads": float(np.median(trips.lengths)),
         "most_roads": int(trips.lengths.max()),
         "steps_with_a_choice": round(float((choices > 1).mean()), 3),
-        "on_weekends": round(float((weekday < 2 * _DAY_S).mean()), 3),
+        "on_weekends": round(float(is_weekend(trips.start_times).mean()), 3),
         "first": str(np.datetime64(int(trips.start_times.min()), "s")),
         "last": str(np.datetime64(int(trips.start_times.max()), "s")),
     }

@@ -1,0 +1,60 @@
+"""Base class of the settings sections, markers of single settings, and validators that use a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.registry import Registry
+
+
+class Section(BaseModel):
+    """Base class of sections: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject true and false for numbers; pydantic would accept them as 1 and 0."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if _contains_bool(value) and _allows_number(annotation):
+            raise ValueError("must be a number, not true or false (YAML also reads yes, no, on and off as these)")
+        return value
+
+
+def _contains_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_contains_bool, value)))
+
+
+def _allows_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_allows_number, get_args(annotation)))
+
+
+EXECUTION_ONLY = "execution_only"
+"""Key that marks settings which control execution only; versions of results exclude them."""
+
+
+def execution_only_fields(model: type[BaseModel]) -> frozenset[str]:
+    """Return the names of settings in a section that never change a result; subsections are not included."""
+    return frozenset(
+        name
+        for name, field in model.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(EXECUTION_ONLY)
+    )
+
+
+def registered_in(registry: Registry[Any]) -> Callable[[str], str]:
+    """Return a validator for a setting that names a variant; the registry is loaded on validation, not on import."""
+
+    def known(name: str) -> str:
+        try:
+            registry[name]
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return known
