@@ -41,9 +41,11 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
     events: list[dg.AssetMaterialization] = []
     requests: list[dg.RunRequest] = []
     messages: list[str] = []
-    for seen in observe_cities(folder, states, messages):
-        events += [_settings_event(seen.city, section, values) for section, values in seen.changed.items()]
-        outcome = _preparation(context.instance, seen)
+    for observation in observe_cities(folder, states, messages):
+        events += [
+            _settings_event(observation.city, section, values) for section, values in observation.changed.items()
+        ]
+        outcome = _preparation(context.instance, observation)
         if isinstance(outcome, dg.RunRequest):
             requests.append(outcome)
         elif outcome is not None:
@@ -61,19 +63,22 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
     )
 
 
-def _preparation(instance: dg.DagsterInstance, seen: Observation) -> dg.RunRequest | str | None:
+def _preparation(instance: dg.DagsterInstance, observation: Observation) -> dg.RunRequest | str | None:
     """Return the request to prepare a city, why there is none, or None if nothing has changed."""
-    city, state = seen.city, seen.state
+    city, state = observation.city, observation.state
     if state.raw_signature is None:
         return f"{city}: waits for its raw files."
-    content = read_content(seen.config, state) if seen.is_stable else None
+    content = read_content(observation.config, state) if observation.is_stable else None
     current = digest_json([content, [state.section_versions[section] for section in _PREPARED_SECTIONS]])
     if content is None or current == state.handled:
         return None
     state.handled = current
-    if _is_prepared(instance, seen):
+    if _is_prepared(instance, observation):
         return f"{city}: already prepared."
-    if seen.config.source.kind == "huggingface" and latest_record(instance, dg.AssetKey("source_files"), city) is None:
+    if (
+        observation.config.source.kind == "huggingface"
+        and latest_record(instance, dg.AssetKey("source_files"), city) is None
+    ):
         return f"{city}: launch prepare_city to download it."
     state.num_requests += 1
     return dg.RunRequest(
@@ -93,18 +98,21 @@ def _settings_event(city: str, section: str, values: Mapping[str, Any]) -> dg.As
     )
 
 
-def _is_prepared(instance: dg.DagsterInstance, seen: Observation) -> bool:
+def _is_prepared(instance: dg.DagsterInstance, observation: Observation) -> bool:
     """Return whether the latest `prepare_city` of a city used exactly these raw files and settings."""
-    record = latest_record(instance, dg.AssetKey("grid_token_table"), seen.city)
+    record = latest_record(instance, dg.AssetKey("grid_token_table"), observation.city)
     if record is None:
         return False
 
     def version(*key: str) -> str | None:
-        return recorded_version(instance, dg.AssetKey(key), seen.city, before=record.storage_id)
+        return recorded_version(instance, dg.AssetKey(key), observation.city, before=record.storage_id)
 
-    if seen.config.source.kind == "hoser" and version("source_files") != (seen.state.content_digest or "")[:16]:
+    if (
+        observation.config.source.kind == "hoser"
+        and version("source_files") != (observation.state.content_digest or "")[:16]
+    ):
         return False
-    versions = seen.state.section_versions
+    versions = observation.state.section_versions
     return all(versions[section] == version(SETTINGS_PREFIX, section) for section in _PREPARED_SECTIONS)
 
 
@@ -120,11 +128,11 @@ def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.Resource
     states = read_cursor(context.cursor)
     requests: list[dg.RunRequest] = []
     messages: list[str] = []
-    for seen in observe_cities(Path(pipeline.config_folder), states, messages):
-        city, state = seen.city, seen.state
-        content = read_content(seen.config, state) if seen.is_new or seen.is_stable else None
+    for observation in observe_cities(Path(pipeline.config_folder), states, messages):
+        city, state = observation.city, observation.state
+        content = read_content(observation.config, state) if observation.is_new or observation.is_stable else None
         current = digest_json([content, state.section_versions])
-        if seen.is_new:
+        if observation.is_new:
             state.handled = current
         elif content is not None and current != state.handled:
             state.handled = current

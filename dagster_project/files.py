@@ -15,9 +15,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from assets.showing import files_address
-from dagster_project.paths import local_store
-
-HOST = "127.0.0.1"
+from dagster_project.paths import HOST, local_store
 
 
 class _Files(SimpleHTTPRequestHandler):

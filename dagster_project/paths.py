@@ -1,4 +1,4 @@
-"""Where the artifact store is. Imports nothing of Dagster, so that the file server starts fast."""
+"""Where the artifact store is, and the host name of the servers over it. Does not import Dagster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+HOST = "127.0.0.1"
+"""Address of the servers over the store; only this machine reaches it."""
 
 
 def store_root() -> str:

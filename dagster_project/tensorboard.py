@@ -11,9 +11,7 @@ import sys
 from urllib.parse import urlsplit
 
 from assets.showing import tensorboard_address
-from dagster_project.paths import local_store
-
-HOST = "127.0.0.1"
+from dagster_project.paths import HOST, local_store
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def served(folder: Path) -> Iterator[None]:
 
 
 def run_pipeline() -> None:
-    """Launch full_pipeline once the sensor has seen the town, and wait for the report."""
+    """Launch full_pipeline once the sensor has added the town, and wait for the report."""
     wait_for(lambda: query(PARTITIONS)["assetNodeOrError"].get("partitionKeys"))
     if query(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
         return
