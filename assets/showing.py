@@ -21,7 +21,7 @@ _MAX_ROWS = 50
 
 
 def show(artifact: Artifact) -> dict[str, Any]:
-    """Return the metadata of an artifact: its summary, the schemas of its tables, and its figures (PNG)."""
+    """Return the metadata of an artifact: its summary, table schemas and PNG files."""
     short = {name: value for name, value in artifact.summary.items() if isinstance(value, bool | int | float | str)}
     metadata: dict[str, Any] = {
         **_links(artifact),
