@@ -1,5 +1,5 @@
-"""Dagster's view of the stages: one module a group, in the order of the lineage.
+"""Dagster assets for the stages of `hoser_kd.pipeline`: one module per asset group, in the order of the lineage.
 
-What belongs here: which assets there are, what a person is told about them, which checks guard them.
-What does not: computing (that is `hoser_kd`), resources, jobs and automation (that is `dagster_project`).
+Belongs here: asset definitions, their descriptions, metadata and checks.
+Does not belong here: computation (`hoser_kd`); resources, jobs, sensors and schedules (`dagster_project`).
 """

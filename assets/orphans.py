@@ -1,7 +1,7 @@
-"""Steps whose run has died: whoever kills a run's process, or a machine short of memory, leaves them behind.
+"""Stop a step when the process of its run dies, for example when it is killed or the machine is out of memory.
 
-The run is marked as failed and its place in the pool is given to another one, while its step would go on training
-beside that one on the same GPU.
+Dagster then marks the run as failed and gives its slot in the pool to another run. Without this module the orphaned
+step would continue to train beside that run on the same GPU.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import signal
 import threading
 import time
 
-_PATIENCE_S = 5
-"""Given to whatever a canceled step does at its end."""
+_GRACE_S = 5
+"""Time that a canceled step has for its cleanup."""
+_THREAD_NAME = "end-with-run"
 
 
 def end_with_run() -> None:
-    """From now on this process, if it is a step's, ends within seconds of the process of its run.
+    """Make this process, if it is a step's, exit within seconds after the process of its run has ended.
 
-    A step that runs in the process of its run needs nothing of the kind.
+    Does nothing in a step that runs inside the process of its run.
     """
     run = multiprocessing.parent_process()
-    if run is not None and not any(thread.name == _NAME for thread in threading.enumerate()):
-        threading.Thread(target=_watch, args=(run,), name=_NAME, daemon=True).start()
-
-
-_NAME = "end-with-run"
+    if run is not None and not any(thread.name == _THREAD_NAME for thread in threading.enumerate()):
+        threading.Thread(target=_watch, args=(run,), name=_THREAD_NAME, daemon=True).start()
 
 
 def _watch(run: multiprocessing.process.BaseProcess) -> None:
     run.join()
-    # first as if it were canceled, so that the processes it has started end too
+    # an interrupt first, as for a canceled step, so that the processes it has started end too
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_PATIENCE_S)
-    # then in any case: Dagster would wait for ever to tell the run how it ended
+    time.sleep(_GRACE_S)
+    # then unconditionally: Dagster would wait forever to report the step's result to the run
     os._exit(1)

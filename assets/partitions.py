@@ -1,7 +1,7 @@
-"""Partitions: `city`, and `city × seed` from the students on.
+"""Partitions: `city`, and `city × seed` for the student and evaluation assets.
 
-A city is a file of the config folder. Its name joins the partitions as soon as the sensor `city_watch` sees the file
-(the in-process runner does it by itself), so a new city needs no reload.
+A city is a YAML file in the config folder. The sensor `city_watch` adds its name to the partitions when the file
+appears, so a new city needs no reload; `dagster_project.demo` adds it itself.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 
 CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or Path(__file__).resolve().parent.parent / "config")
-"""Folder of the cities' YAML files; the environment variable HOSER_KD_CONFIG names another one."""
+"""Folder of the cities' YAML files: HOSER_KD_CONFIG, or `config/`."""
 
 SEEDS = tuple(str(seed) for seed in range(int(os.environ.get("HOSER_KD_SEEDS", "5"))))
-"""Seeds a student can be trained with; the environment variable HOSER_KD_SEEDS sets how many."""
+"""Seeds of the students: 0 to HOSER_KD_SEEDS - 1, five by default."""
 
 city_partitions = dg.DynamicPartitionsDefinition(name="city")
 city_seed_partitions = dg.MultiPartitionsDefinition(
@@ -24,12 +24,12 @@ city_seed_partitions = dg.MultiPartitionsDefinition(
 
 
 def cities() -> tuple[str, ...]:
-    """Return the cities there are files for, in the order of their names."""
+    """Return the names of all cities in the config folder, sorted."""
     return tuple(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
 
 
 def city_and_seed(partition_key: str) -> tuple[str, int | None]:
-    """Return city and seed of a partition key; the seed is None where the partition is a city."""
+    """Return city and seed of a partition key; the seed is None for a key of `city_partitions`."""
     if isinstance(partition_key, dg.MultiPartitionKey):
         keys = partition_key.keys_by_dimension
         return keys["city"], int(keys["seed"])

@@ -1,26 +1,26 @@
-"""The pool `gpu`: as many steps at a time as the instance allows it, one unless set otherwise.
+"""The pool `gpu` limits how many model steps run at the same time: one, unless the instance sets another limit.
 
-Dagster counts a pool's places in its database. SQLite has no row locks, so two runs that ask within milliseconds can
-both be told that the last place is theirs; the database remembers one of them.
+Dagster keeps the slots of a pool in its database. SQLite has no row locks, so two runs that claim a slot within
+milliseconds can both be granted the last one, while the database records only one of them.
 """
 
 import dagster as dg
 
 POOL = "gpu"
-_OFTEN = 100
-"""To lose again takes another coincidence; the number is there because Dagster asks for one."""
+_MAX_RETRIES = 100
+"""Required by Dagster. Losing a slot again takes another coincidence, so the limit is never reached in practice."""
 
 
 def wait_for_place(context: dg.AssetExecutionContext) -> None:
-    """Return if this step has the place it was given, or needs none; else have Dagster queue it again.
+    """Return if this step holds its pool slot, or needs none; otherwise re-queue the step.
 
     Raises:
-        dagster.RetryRequested: the place is another run's.
+        dagster.RetryRequested: the database records the slot for another run.
     """
     if context.assets_def.op.pool != POOL:
         return
     pool = context.instance.event_log_storage.get_concurrency_info(POOL)
-    held = {(slot.run_id, slot.step_key) for slot in pool.claimed_slots}
-    if pool.slot_count and (context.run.run_id, str(context.op_execution_context.op_handle)) not in held:
-        context.log.info("Another run has got the last place in the pool %s; this step waits for the next one.", POOL)
-        raise dg.RetryRequested(max_retries=_OFTEN)
+    claimed = {(slot.run_id, slot.step_key) for slot in pool.claimed_slots}
+    if pool.slot_count and (context.run.run_id, str(context.op_execution_context.op_handle)) not in claimed:
+        context.log.info("The last slot of the pool %s was claimed by another run; this step is queued again.", POOL)
+        raise dg.RetryRequested(max_retries=_MAX_RETRIES)

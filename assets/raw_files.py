@@ -1,9 +1,10 @@
-"""Raw files: what lies outside the store, observed and never written; their versions are digests of their content.
+"""Raw files outside the store: observed, never written. Their data versions are digests of their content.
 
-They stand at the head of the network group; `prepare_city` observes them first.
+They are the first assets of the network group; the job `prepare_city` observes them before it reads them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import dagster as dg
 
@@ -14,32 +15,42 @@ RAW: dict[str, tuple[str, ...]] = {
     "raw_roads": ("roadmap.geo", "roadmap.rel", "road_network_partition", "zone_trans_mat.npy"),
     "raw_trips": ("train.csv", "val.csv", "test.csv"),
 }
-"""The raw files by the asset that stands for them."""
+"""Names of the raw files, by the asset that represents them."""
 
 _DESCRIPTIONS = {
-    "raw_roads": "`roadmap.geo` and `roadmap.rel`, and the zones where the data set ships them, as they lie outside.",
-    "raw_trips": "`train.csv`, `val.csv` and `test.csv`, as they lie outside.",
+    "raw_roads": "`roadmap.geo` and `roadmap.rel`, and the zones if the data set ships them, outside the store.",
+    "raw_trips": "`train.csv`, `val.csv` and `test.csv`, outside the store.",
 }
 _VERSION = (
-    "Observed, never written: the version is a digest of the content; for a made or downloaded city, of what "
-    "says how to make or where to find it."
+    "Observed, never written. The data version is a digest of the content; for a synthetic or downloaded city, of the "
+    "settings that define it."
+)
+
+# the stubs of this beta decorator leave its result untyped
+_observable = cast(
+    "Callable[[Callable[..., Any]], dg.AssetsDefinition]",
+    dg.multi_observable_source_asset(
+        name="observe_raw_files",
+        specs=[
+            dg.AssetSpec(
+                name,
+                group_name="network",
+                description=f"{description} {_VERSION}",
+                kinds={"csv"},
+                partitions_def=city_partitions,
+            )
+            for name, description in _DESCRIPTIONS.items()
+        ],
+        partitions_def=city_partitions,
+        can_subset=True,
+        required_resource_keys={"pipeline"},
+    ),
 )
 
 
-@dg.multi_observable_source_asset(
-    name="observe_raw_files",
-    specs=[
-        dg.AssetSpec(
-            name, group_name="network", description=f"{said} {_VERSION}", kinds={"csv"}, partitions_def=city_partitions
-        )
-        for name, said in _DESCRIPTIONS.items()
-    ],
-    partitions_def=city_partitions,
-    can_subset=True,
-    required_resource_keys={"pipeline"},
-)
+@_observable
 def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
-    """Digest the raw files of a city."""
+    """Compute the data versions of a city's raw files."""
     from hoser_kd.network.sources import kind_of, raw_files_of, raw_version
 
     try:
@@ -51,7 +62,8 @@ def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
                 for path in raw_files_of(source)
                 if path.name in names
             ]
-            shown = {"files": dg.MetadataValue.table(files)} if files else kind_of(source).describe(source)
-            yield dg.ObserveResult(key, data_version=dg.DataVersion(raw_version(source, names)[:16]), metadata=shown)
+            metadata = {"files": dg.MetadataValue.table(files)} if files else kind_of(source).describe(source)
+            version = dg.DataVersion(raw_version(source, names)[:16])
+            yield dg.ObserveResult(key, data_version=version, metadata=metadata)
     except HoserKdError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error

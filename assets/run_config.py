@@ -1,6 +1,6 @@
-"""What a person may change for one run, a short list a stage; nothing given means what the city's YAML says.
+"""Settings that can be overridden for a single run, a short list per stage; by default the city's YAML applies.
 
-A changed value is checked as in the YAML, and it is part of the version of what is made with it.
+An override is validated as in the YAML and is part of the version of the result.
 """
 
 import json
@@ -8,77 +8,97 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
+from pydantic.fields import FieldInfo
 
 from hoser_kd.config.schema import CityConfig
 
 
 class RunStage(dg.Config):
-    """How to run a stage; the defaults are right."""
+    """How to run a stage. The defaults suit a normal run."""
 
-    force: bool = Field(default=False, description="Make it again even if this version is there.")
+    force: bool = Field(default=False, description="Recompute the result even if this version exists.")
     device: str = Field(
-        default="auto", description="auto takes a GPU where there is one; cpu, cuda or cuda:<n> say which."
+        default="auto", description="`auto` uses a GPU if there is one; `cpu`, `cuda` or `cuda:<n>` select a device."
     )
 
 
-KNOBS = {
+OVERRIDABLE = {
     "teacher": ("teacher.max_epochs", "teacher.learning_rate"),
     "vanilla_student": ("student.max_epochs", "student.learning_rate"),
     "distilled_student": ("distill.lambda_kl", "distill.temperature", "student.max_epochs", "student.learning_rate"),
     "generated_trajectories": ("generation.num_trips", "generation.max_steps"),
 }
-"""Settings that a run may change, by stage."""
+"""Settings that a run can override, by stage, as `section.key` of the YAML."""
+
+YAML_TAG = "hoser_kd/yaml"
+"""Run tag: the YAML's values with which the launchpad was filled in, as JSON."""
+
+YAML_ERROR_TAG = "hoser_kd/yaml_error"
+"""Run tag: why the launchpad could not be filled in."""
 
 
 def run_config_of(stage: str) -> type[RunStage]:
-    """Return the run config of a stage: `RunStage`, and a field for each of its knobs."""
+    """Return the run config class of a stage: `RunStage` with an optional field per overridable setting."""
     fields: dict[str, Any] = {}
-    for knob in KNOBS.get(stage, ()):
-        section, name = knob.split(".")
-        setting = CityConfig.model_fields[section].annotation.model_fields[name]
-        said = f"{setting.description} For this run only; not given: `{knob}` of the city's YAML."
-        fields[name] = (_optional(setting.annotation), Field(default=None, description=said))
+    for path in OVERRIDABLE.get(stage, ()):
+        section, name = path.split(".")
+        setting = _setting(section, name)
+        description = f"{setting.description} For this run only; default: `{path}` of the city's YAML."
+        fields[name] = (_optional(setting.annotation), Field(default=None, description=description))
     return create_model(f"Run_{stage}", __base__=RunStage, **fields) if fields else RunStage
 
 
-YAML_TAG = "hoser_kd/yaml"
-"""Carried by the runs whose launchpad a city has filled in: what it was filled in with."""
-
-
-YAML_ERROR_TAG = "hoser_kd/yaml_error"
-"""Why a launchpad could not be filled in."""
-
-
 def defaults_from_yaml(stage: str, settings: CityConfig) -> dict[str, Any]:
-    """Return what a city's YAML says of the knobs of a stage, by their place in it; without those it leaves open."""
-    said = {knob: getattr(getattr(settings, knob.split(".")[0]), knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
-    return {knob: value for knob, value in said.items() if value is not None}
+    """Return the city's values of a stage's overridable settings by `section.key`, without those that are None."""
+    values = {path: _value(settings, path) for path in OVERRIDABLE.get(stage, ())}
+    return {path: value for path, value in values.items() if value is not None}
 
 
 def changes(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that a run changes, by their place in the YAML.
+    """Return the settings that a run overrides, by `section.key`.
 
-    What the YAML says changes nothing. Neither does what it said when the launchpad was filled in, which the run's tags
-    tell: whoever edits the YAML and executes a failed run again means the YAML.
+    A value equal to the YAML's is no override. Neither is a value equal to the one that the launchpad was filled in
+    with (`YAML_TAG`): a run that is re-executed after an edit of the YAML uses the edited value.
     """
-    given = {knob: getattr(config, knob.split(".")[1]) for knob in KNOBS.get(stage, ())}
-    now, then = defaults_from_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
-    return {knob: value for knob, value in given.items() if value not in (None, now.get(knob), then.get(knob))}
+    current, filled_in = defaults_from_yaml(stage, settings), _filled_in(tags)
+    return {
+        path: value
+        for path, value in _given(stage, config).items()
+        if value not in (None, current.get(path), filled_in.get(path))
+    }
 
 
 def stale_overrides(stage: str, config: RunStage, settings: CityConfig, tags: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each knob left as the launchpad was filled in, while the YAML was edited since."""
-    now, then = defaults_from_yaml(stage, settings), json.loads(tags.get(YAML_TAG, "{}"))
-    for knob in KNOBS.get(stage, ()):
-        given = getattr(config, knob.split(".")[1])
-        if given is not None and given == then.get(knob) != now.get(knob):
-            yield (
-                f"{knob}: the launchpad was filled in with {given}; the YAML says {now.get(knob, 'nothing')} by "
-                "now, and that counts."
-            )
+    """Yield a message per value that the launchpad was filled in with and that the YAML has replaced since."""
+    current, filled_in = defaults_from_yaml(stage, settings), _filled_in(tags)
+    for path, value in _given(stage, config).items():
+        if value is not None and value == filled_in.get(path) != current.get(path):
+            now = current.get(path, "none")
+            yield f"{path}: filled in with {value} from a YAML that was edited since; this run uses {now}."
+
+
+def _given(stage: str, config: RunStage) -> dict[str, Any]:
+    return {path: getattr(config, path.split(".")[1]) for path in OVERRIDABLE.get(stage, ())}
+
+
+def _filled_in(tags: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(tags.get(YAML_TAG, "{}"))
+    return values
+
+
+def _value(settings: CityConfig, path: str) -> Any:
+    section, name = path.split(".")
+    return getattr(getattr(settings, section), name)
+
+
+def _setting(section: str, name: str) -> FieldInfo:
+    model = CityConfig.model_fields[section].annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise TypeError(f"{section} is not a section of the settings")
+    return model.model_fields[name]
 
 
 def _optional(annotation: Any) -> Any:
-    """Numbers alone are knobs, so the two kinds of number are all there is."""
+    """All overridable settings are numbers, so float and int are the only types."""
     return float | None if annotation is float else int | None

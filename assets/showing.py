@@ -1,4 +1,4 @@
-"""What a person sees of an artifact in Dagster: figures, tables, column schemas, pictures, path, size and time."""
+"""Dagster metadata of artifacts and checks: metrics, tables, column schemas, figures, links, path, size and time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from hoser_kd.pipeline.checks import CheckResult
 from hoser_kd.pipeline.store import Artifact
 
-_MOST_ROWS = 50
+_MAX_ROWS = 50
 
 
 def show(artifact: Artifact) -> dict[str, Any]:
-    """Return Dagster metadata for an artifact: its summary, tables it holds, and the pictures beside them."""
+    """Return the metadata of an artifact: its summary, table schemas and PNG files."""
     short = {name: value for name, value in artifact.summary.items() if isinstance(value, bool | int | float | str)}
     metadata: dict[str, Any] = {
         **_links(artifact),
@@ -41,23 +41,23 @@ def show(artifact: Artifact) -> dict[str, Any]:
         metadata["dagster/column_schema" if main else f"columns of {table.name}"] = schema
         if main:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
-    for picture in sorted(artifact.path.glob("*.png")):
-        metadata[picture.stem] = _picture(picture.stem, picture.read_bytes())
+    for figure in sorted(artifact.path.glob("*.png")):
+        metadata[figure.stem] = _figure(figure.stem, figure.read_bytes())
     return metadata
 
 
 def show_check(result: CheckResult) -> dict[str, Any]:
-    """Return Dagster metadata for what a check found: its figures and, where it failed, the table and the picture."""
+    """Return the metadata of a check result: its metrics and, on failure, the table and the figure that locate it."""
     metadata: dict[str, Any] = {name: _entry(value) for name, value in result.figures.items()}
     if result.evidence is not None and result.evidence.rows:
         metadata["where"] = _table(list(result.evidence.rows))
     if result.evidence is not None and result.evidence.picture is not None:
-        metadata["picture"] = _picture(result.name, result.evidence.picture)
+        metadata["picture"] = _figure(result.name, result.evidence.picture)
     return metadata
 
 
 def _links(artifact: Artifact) -> dict[str, Any]:
-    """Return what a person opens at a click; a bucket is not served."""
+    """Return the links to report, files and TensorBoard; none if the store is a bucket, which is not served."""
     links: dict[str, Any] = {}
     if "://" not in os.environ.get("HOSER_KD_STORE", ""):
         address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
@@ -65,31 +65,31 @@ def _links(artifact: Artifact) -> dict[str, Any]:
             links["report"] = dg.MetadataValue.url(f"{address}/report.html")
         links["files"] = dg.MetadataValue.url(f"{address}/")
         if (artifact.path / "tensorboard").is_dir():
-            # the store is one TensorBoard's folder; the run is named by its place below it
-            only = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
-            links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={only}#timeseries")
+            # TensorBoard runs over the whole store and names a run by its path below the root
+            run_filter = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
+            links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={run_filter}#timeseries")
     return links
 
 
 def _commands(artifact: Artifact) -> dict[str, str]:
-    """Return what a person types where no server runs."""
+    """Return the command that opens the curves where `make dev` is not running."""
     if not (artifact.path / "tensorboard").is_dir():
         return {}
-    return {"tensorboard_command": f"tensorboard --logdir {_common(artifact.path)}"}
+    return {"tensorboard_command": f"tensorboard --logdir {_stage_folder(artifact.path)}"}
 
 
 def files_address() -> str:
-    """Return where the store is served to browsers (`python -m dagster_project.files`, started by `make dev`)."""
+    """Return the address of the file server over the store (`dagster_project.files`, started by `make dev`)."""
     return os.environ.get("HOSER_KD_FILES", "http://localhost:3001").rstrip("/")
 
 
 def tensorboard_address() -> str:
-    """Return where TensorBoard runs over the store (`python -m dagster_project.tensorboard`, started by `make dev`)."""
+    """Return the address of TensorBoard over the store (`dagster_project.tensorboard`, started by `make dev`)."""
     return os.environ.get("HOSER_KD_TENSORBOARD", "http://localhost:6006").rstrip("/")
 
 
-def _common(folder: Path) -> Path:
-    """Return the stage's folder, so that TensorBoard shows all versions and seeds together."""
+def _stage_folder(folder: Path) -> Path:
+    """Return the folder of the stage, so that TensorBoard shows all its versions and seeds together."""
     return folder.parent.parent if folder.parent.name.startswith("seed-") else folder.parent
 
 
@@ -104,7 +104,7 @@ def _entry(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """A browser reads no NaN."""
+    """Replace non-finite numbers by text, since JSON in a browser has none."""
     if isinstance(value, Mapping):
         return {str(key): _json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -113,7 +113,7 @@ def _json(value: Any) -> Any:
 
 
 def _table(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    shown = rows if len(rows) <= _MOST_ROWS else rows[-_MOST_ROWS:]
+    shown = rows if len(rows) <= _MAX_ROWS else rows[-_MAX_ROWS:]
     records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in shown]
     names = list(dict.fromkeys(key for row in shown for key in row))
     kinds = {name: "string" if any(isinstance(row.get(name), str) for row in shown) else "float" for name in names}
@@ -127,11 +127,11 @@ def _cell(value: Any) -> str | int | float | bool | None:
     return value if isinstance(value, str | int | bool) or value is None else str(value)
 
 
-def _columns(table: Any) -> dg.TableSchema:
+def _columns(table: Path) -> dg.TableSchema:
     schema = pq.read_schema(table)
     return dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema])
 
 
-def _picture(name: str, png: bytes) -> dg.MarkdownMetadataValue:
+def _figure(name: str, png: bytes) -> dg.MarkdownMetadataValue:
     data = base64.b64encode(png).decode()
     return dg.MetadataValue.md(f"![{name.replace('_', ' ')}](data:image/png;base64,{data})")

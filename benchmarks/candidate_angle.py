@@ -1,11 +1,11 @@
-"""Which reading of the candidate angle trains the better student: the published one or the true bearing.
+"""Compare students trained with the published candidate angle and with the true bearing.
 
     python benchmarks/candidate_angle.py config/demo.yaml config/porto.yaml
 
-The published code hands longitude over as latitude and the reverse when it computes the angle between a candidate and
-the destination. Both readings are trained in full with the same seeds, which decide weights, order and nothing else,
-and judged on the test trips at the epoch that validation chose. A difference is that of the same seed; its interval is
-the paired t interval at 95 %. Students are kept in the store (HOSER_KD_STORE), so a run that was cut off goes on.
+The published code swaps latitude and longitude when it computes the angle between a candidate and the destination.
+Both variants are trained in full with the same seeds, which determine initial weights and batch order, and evaluated
+on the test trips at the epoch selected on validation. Differences are paired by seed, with 95 % t intervals. Students
+are stored in the artifact store (HOSER_KD_STORE), so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Store
 from hoser_kd.student.next_step_metrics import evaluate_student
 
-READINGS = ("published", "true_bearing")
-FIGURES = ("accuracy", "decision_accuracy", "nll", "time_mae_s")
+VARIANTS = ("published", "true_bearing")
+METRICS = ("accuracy", "decision_accuracy", "nll", "time_mae_s")
 
 
 def measure(file: Path, seeds: int, store: Store) -> dict[str, object]:
     config = load_config(file)
     test = Trajectories.load(make_with_inputs("trajectories", config, store).path / "test.arrow")
-    found: dict[str, list[dict[str, float]]] = {reading: [] for reading in READINGS}
+    results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for seed in range(seeds):
-        for reading in READINGS:
-            student = config.student.model_copy(update={"candidate_angle": reading})
-            made = make_with_inputs(
+        for variant in VARIANTS:
+            student = config.student.model_copy(update={"candidate_angle": variant})
+            artifact = make_with_inputs(
                 "vanilla_student",
                 config.model_copy(update={"student": student}),
                 store,
                 seed=seed,
                 stop_at_checks=False,
             )
-            figures = evaluate_student(load(made.path), test)
-            found[reading].append(figures)
+            metrics = evaluate_student(load(artifact.path), test)
+            results[variant].append(metrics)
             sys.stderr.write(
-                f"{config.city}, seed {seed}, {reading}: accuracy {figures['accuracy']:.4f}, nll {figures['nll']:.4f}\n"
+                f"{config.city}, seed {seed}, {variant}: accuracy {metrics['accuracy']:.4f}, nll {metrics['nll']:.4f}\n"
             )
     return {
-        "test_steps": int(found["published"][0]["steps"]),
+        "test_steps": int(results["published"][0]["steps"]),
         "epochs": config.student.max_epochs,
         "seeds": seeds,
-        **{name: compare(found, name) for name in FIGURES},
+        **{name: compare(results, name) for name in METRICS},
     }
 
 
-def compare(found: dict[str, list[dict[str, float]]], name: str) -> dict[str, float]:
-    published, true = ([figures[name] for figures in found[reading]] for reading in READINGS)
+def compare(results: dict[str, list[dict[str, float]]], name: str) -> dict[str, float]:
+    published, true = ([metrics[name] for metrics in results[variant]] for variant in VARIANTS)
     difference = paired_difference(published, true)
     return {
         "published": float(np.mean(published)),
         "true_bearing": float(np.mean(true)),
-        "published_less_true": difference.mean,
+        "published_minus_true": difference.mean,
         "low": difference.low,
         "high": difference.high,
     }
@@ -72,7 +72,7 @@ def compare(found: dict[str, list[dict[str, float]]], name: str) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cities", nargs="+", help="settings of the cities, YAML")
+    parser.add_argument("cities", nargs="+", help="YAML files of the cities")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)

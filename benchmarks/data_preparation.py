@@ -1,13 +1,13 @@
-"""How fast trips become batches: ours against the published way, on one thread, both in one run.
+"""Measure how fast trips become batches: this implementation and the published one, one thread, in the same run.
 
-    python benchmarks/data_preparation.py                          # made cities of 2,000 and 20,000 roads
+    python benchmarks/data_preparation.py                          # synthetic cities of 2,000 and 20,000 roads
     python benchmarks/data_preparation.py --folder data/porto      # a city in HOSER's format
 
-The published way works a trip at a time in Python: a row's text is parsed, features are made for every step and pair
-of steps, a file is written for each trip; training reads these files back and pads them. Ours reads the table into one
-Arrow file, memory-maps it, and derives a batch's features from road ids and times. Both start at train.csv and end at
-the tensors a training step reads, in the same batches of trips of like length. `prepare` is done once, `load` in every
-epoch.
+The published code processes one trip at a time in Python: it parses the row, computes features for every step and
+pair of steps, and writes a file per trip; training reads and pads these files. This implementation reads the table
+into one Arrow file, memory-maps it, and derives the features of a batch from road ids and times. Both start from
+train.csv and end with the tensors of a training step, in the same batches of trips of similar length. `prepare` runs
+once, `load` in every epoch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import oracle_hoser
 
-BLOCKS = {"made_2000": (23, 23), "made_20000": (71, 71)}
+BLOCKS = {"synthetic_2000": (23, 23), "synthetic_20000": (71, 71)}
 
 
 def seconds(work, repeats=1):
-    """Median CPU seconds of a call (the run has one thread, and may not have the machine), and its result."""
+    """Return the median CPU seconds of a call, since other processes may share the machine, and its result."""
     took, result = [], None
     for _ in range(repeats):
         start = time.process_time()
@@ -53,8 +53,8 @@ def seconds(work, repeats=1):
     return median(took), result
 
 
-def prepare_plainly(network, table: Path, folder: Path) -> list[Path]:
-    """A file of features for each row."""
+def prepare_published(network, table: Path, folder: Path) -> list[Path]:
+    """Write a file of features per row."""
     files = []
     with table.open(newline="", encoding="utf-8") as text:
         for number, row in enumerate(csv.DictReader(text)):
@@ -66,8 +66,8 @@ def prepare_plainly(network, table: Path, folder: Path) -> list[Path]:
     return files
 
 
-def load_plainly(files: list[Path]):
-    # the files were written here, a moment ago
+def load_published(files: list[Path]):
+    # trusted: written by this process
     return oracle_hoser.collate_plain([torch.load(file, weights_only=False) for file in files])
 
 
@@ -84,43 +84,49 @@ def measure(folder: Path, size: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "plain").mkdir()
-        plain_prepare, files = seconds(lambda: prepare_plainly(network, table, Path(scratch) / "plain"))
+        published_prepare, files = seconds(lambda: prepare_published(network, table, Path(scratch) / "plain"))
         ours_prepare, trips = seconds(lambda: prepare(Path(scratch) / "trips.arrow"), 5)
         rows = list(bucketed_batches(trips.lengths, size, seed=0, epoch=0))
-        tables.derive(collate(trips, rows[0]))  # the first call imports and allocates
-        plain_load, _ = seconds(lambda: [load_plainly([files[i] for i in part]) for part in rows])
+        tables.derive(collate(trips, rows[0]))  # warm-up: imports and allocations
+        published_load, _ = seconds(lambda: [load_published([files[i] for i in part]) for part in rows])
         ours_load, _ = seconds(lambda: [tables.derive(collate(trips, part)) for part in rows], 5)
-        bytes_plain = sum(file.stat().st_size for file in files)
+        bytes_published = sum(file.stat().st_size for file in files)
         bytes_ours = (Path(scratch) / "trips.arrow").stat().st_size
-    each = 1e3 / len(trips)
+    ms_per_trip = 1e3 / len(trips)
     return {
         "roads": network.num_roads,
         "trips": len(trips),
-        "roads_a_trip": round(float(trips.lengths.mean()), 1),
-        "prepare_ms_a_trip": {
-            "plain": plain_prepare * each,
-            "ours": ours_prepare * each,
-            "ratio": plain_prepare / ours_prepare,
+        "roads_per_trip": round(float(trips.lengths.mean()), 1),
+        "prepare_ms_per_trip": {
+            "published": published_prepare * ms_per_trip,
+            "ours": ours_prepare * ms_per_trip,
+            "ratio": published_prepare / ours_prepare,
         },
-        "load_ms_a_trip": {"plain": plain_load * each, "ours": ours_load * each, "ratio": plain_load / ours_load},
-        "together_ratio": (plain_prepare + plain_load) / (ours_prepare + ours_load),
-        "kib_a_trip": {"plain": bytes_plain / len(trips) / 1024, "ours": bytes_ours / len(trips) / 1024},
+        "load_ms_per_trip": {
+            "published": published_load * ms_per_trip,
+            "ours": ours_load * ms_per_trip,
+            "ratio": published_load / ours_load,
+        },
+        "total_ratio": (published_prepare + published_load) / (ours_prepare + ours_load),
+        "kib_per_trip": {"published": bytes_published / len(trips) / 1024, "ours": bytes_ours / len(trips) / 1024},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made ones")
-    parser.add_argument("--made", nargs="+", choices=list(BLOCKS), default=list(BLOCKS), help="which made cities")
-    parser.add_argument("--trips", type=int, default=1000, help="trips of a made city")
-    parser.add_argument("--batch", type=int, default=64, help="trips a batch")
+    parser.add_argument("--folder", type=Path, help="a city in HOSER's format instead of the synthetic ones")
+    parser.add_argument(
+        "--synthetic", nargs="+", choices=list(BLOCKS), default=list(BLOCKS), help="which synthetic cities"
+    )
+    parser.add_argument("--trips", type=int, default=1000, help="trips of a synthetic city")
+    parser.add_argument("--batch", type=int, default=64, help="trips per batch")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
     if args.folder:
         results[args.folder.name] = measure(args.folder, args.batch)
     else:
-        for name in args.made:
+        for name in args.synthetic:
             with tempfile.TemporaryDirectory() as folder:
                 make_city(folder, SyntheticConfig(blocks=BLOCKS[name], num_trips=args.trips))
                 results[name] = measure(Path(folder), args.batch)

@@ -1,9 +1,10 @@
-"""What distillation costs: a training step with labels ÷ one without, on the same batches, paired, one thread.
+"""Measure the cost of distillation: time of a training step with labels ÷ without, same batches, one thread.
 
     python benchmarks/distillation_overhead.py --folder data/porto --zones 300 --batch-size 64 --rounds 5
 
-Both sides run in turn in one process and see the same trips; the labels are random scores in a memory-mapped file, as
-labels of any teacher are. Without `--folder`, the made city. The figure is the median of the paired ratios.
+Both steps alternate in one process on the same trips. The labels are random scores in a memory-mapped file of the
+same format as a teacher's. Without `--folder`, the synthetic city is used. The result is the median of the paired
+ratios.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="a folder in HOSER's format")
     parser.add_argument("--zones", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=8, help="batches a round")
+    parser.add_argument("--batches", type=int, default=8, help="batches per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shared-cells", default="replicate", choices=["replicate", "split", "aggregate"])
     options = parser.parse_args()
@@ -70,12 +71,12 @@ def main() -> None:
         for round_number in range(options.rounds + 1):
             for rows in chosen:
                 took = {}
-                # whoever goes first alternates, so that a drift of the machine favors nobody
+                # the order alternates, so that a drift in the machine's speed favors neither
                 for name in sorted(trainers, reverse=bool(round_number % 2)):
                     started = time.process_time()
                     trainers[name].step(trips, rows, epoch=0)
                     took[name] = time.process_time() - started
-                if round_number:  # the first round warms up
+                if round_number:  # the first round is a warm-up
                     ratios.append(took["distilled"] / took["plain"])
                     plain.append(took["plain"])
     low, high = np.percentile(ratios, [25, 75])

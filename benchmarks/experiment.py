@@ -1,13 +1,13 @@
-"""The experiment: does distillation help, where, and what was there to learn? Writes docs/results.md.
+"""Run the experiment: does distillation help, where, and what does a mixture reach? Writes docs/results.md.
 
     python benchmarks/experiment.py --config config/demo.yaml --seeds 0 1 2 3 4
     python benchmarks/experiment.py --config config/porto.yaml --seeds 0 1 2 3 4
-    python benchmarks/results_page.py        # only the page, from the results that are there
+    python benchmarks/results_page.py        # only the page, from stored results
 
-Runs through the same stages as the graph, into the same store, so whatever has been trained is found again and an
-interrupted run goes on. Lambda, temperature and sharing are chosen on the validation NLL of seeds that are not among
-the tested ones, anew for each share of the training trips; the test split is read once, for the tables. Results are
-kept as docs/results/<city>.json.
+Uses the stages and the artifact store of the pipeline, so finished trainings are reused and an interrupted run
+resumes. Lambda, temperature and sharing are chosen by the validation NLL of seeds that are not among the tested ones,
+separately for each share of the training trips. The test split is read once, for the tables. Results are stored in
+docs/results/<city>.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def variant(config: CityConfig, **sections: dict[str, Any]) -> CityConfig:
 
 
 class Maker:
-    """Makes stages and says which."""
+    """Runs stages and prints which."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -61,9 +61,9 @@ class Maker:
 
 
 def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Lambda, then temperature, then sharing: each with the best of the ones before. Means over the search's seeds.
+    """Search lambda, then temperature, then sharing, each with the best values so far, by means over the search seeds.
 
-    While the best lambda is the largest that was tried, three times as much is tried.
+    While the best lambda is the largest one tried, three times its value is tried too.
     """
     axes = {"lambda_kl": options.lambdas, "temperature": options.temperatures, "shared_cells": options.sharing}
     best: dict[str, Any] = {"lambda_kl": None, "temperature": 2.0, "shared_cells": "replicate"}
@@ -94,7 +94,7 @@ def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list
 
 
 def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, Any]:
-    """Vanilla against distilled on test, paired over seeds."""
+    """Compare vanilla and distilled students on test, paired by seed."""
     runs: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
         for row in make("trajectory_metrics", config, seed).summary["comparison"]:
@@ -109,7 +109,7 @@ def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, A
 
 
 def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
-    """The teacher's own ranking, and the plain student mixed with it; the share is chosen on validation."""
+    """Evaluate the teacher alone, and a mixture of plain student and teacher whose share is chosen on validation."""
     model = load(make("vanilla_student", config, seed).path)
     labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
     found = {
@@ -129,7 +129,7 @@ def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
 
 
 def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[str]) -> list[dict[str, Any]]:
-    """The same teacher and students at several cell sizes."""
+    """Train the same teacher and students at several cell sizes."""
     rows = []
     for size in sizes:
         grid = {"kind": "roads"} if size == "roads" else {"cell_size_m": float(size), "kind": "cells"}
@@ -196,12 +196,12 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
     parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
     parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
-    parser.add_argument("--cell-seeds", type=int, default=1, help="how many of the seeds the cell sizes are tried with")
+    parser.add_argument("--cell-seeds", type=int, default=1, help="number of seeds for the comparison of cell sizes")
     parser.add_argument(
         "--cell-teacher",
         choices=["tiny", "as configured"],
         default="as configured",
-        help="a small teacher that trains in minutes, at all cell sizes",
+        help="teacher for the comparison of cell sizes; tiny trains in minutes",
     )
     parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
     run(parser.parse_args())

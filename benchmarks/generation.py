@@ -1,13 +1,13 @@
-"""Trips generated a second: the batched search against one trip at a time, same weights and requests, one thread.
+"""Measure generated trips/s: the batched search against one trip at a time, same weights and requests, one thread.
 
-    python benchmarks/generation.py                            # the made city of the demo
+    python benchmarks/generation.py                            # the synthetic city of the demo
     python benchmarks/generation.py --folder data/porto        # a city in HOSER's format
     python benchmarks/generation.py --student FOLDER           # trained weights (default: random ones)
     python benchmarks/generation.py --memory                   # peak memory from 1,000 to 100,000 requests
 
-The plain way is how the published code does it: roads and zones encoded once, then for every node expanded the
-features of its whole path are made in Python and the whole path goes through the whole model
-(tests/oracle_hoser.py). Both ways count CPU seconds; the run stops if an answer differs.
+The plain search works as the published code does: it encodes roads and zones once; for every expanded node it
+computes the features of the whole path in Python and runs the whole model on them (tests/oracle_hoser.py). Both are
+measured in CPU seconds; the run stops if any generated trip differs.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ with warnings.catch_warnings():
 
 
 WALKED_ROADS = 6
-"""How far away a destination is with --memory."""
+"""Number of roads from origin to destination with --memory."""
 
 
 class PlainSearch:
-    """The published search, one node at a time."""
+    """The published search, which expands one node at a time."""
 
     def __init__(self, network, model: HOSER, features) -> None:
         self.network, self.scale = network, model.time_scale
@@ -60,8 +60,8 @@ class PlainSearch:
         with torch.no_grad():
             self.road, self.zone = self.plain.road_network_encoder()
 
-    def ask(self, roads: list[int], times: list[int], destination: int):
-        """Candidates behind the last road, their -log p and seconds: features first, then the whole path."""
+    def expand(self, roads: list[int], times: list[int], destination: int):
+        """Return the candidates after the last road, their costs -log p and their travel times in seconds."""
         network, center = self.network, self.network.centroids
         lat, lon = center[roads].T
         distance = haversine_m(lat[:, None], lon[:, None], lat[None], lon[None])
@@ -104,7 +104,7 @@ class PlainSearch:
                 nearest = (away, roads)
             if not len(self.network.successors.row(roads[-1])):
                 continue
-            for road, step, wait in zip(*self.ask(roads, times, destination), strict=True):
+            for road, step, wait in zip(*self.expand(roads, times, destination), strict=True):
                 if cost + step < best.get(road, math.inf):
                     best[road] = cost + step
                     heapq.heappush(frontier, (cost + step, order, [*roads, road], [*times, times[-1] + wait]))
@@ -113,7 +113,7 @@ class PlainSearch:
 
 
 def model_of(folder: Path, student: Path | None, config: StudentConfig):
-    """The network, the test trips, the model and its features."""
+    """Return the network, the test trips, the model and its features."""
     network = read_hoser(folder)
     train, test = (read_trips(folder / f"{split}.csv", network) for split in ("train", "test"))
     zones = partition(network, ZonesConfig())
@@ -129,31 +129,31 @@ def model_of(folder: Path, student: Path | None, config: StudentConfig):
 def measure(folder: Path, options) -> dict[str, float]:
     network, test, model, features = model_of(folder, options.student, StudentConfig())
     rows = np.random.default_rng(0).permutation(len(test))[: options.trips]
-    asked = test.origins[rows], test.start_times[rows], test.destinations[rows]
-    generate(model, *(part[:1] for part in asked), 3)  # compiles
+    requests = test.origins[rows], test.start_times[rows], test.destinations[rows]
+    generate(model, *(part[:1] for part in requests), 3)  # warm-up: compilation
     started = time.process_time()
-    trips = generate(model, *asked, options.max_steps)
+    trips = generate(model, *requests, options.max_steps)
     ours_s = time.process_time() - started
     few = range(min(options.plain_trips, len(rows)))
     search = PlainSearch(network, model, features)
     started = time.process_time()
-    plain = [search.trip(*(int(part[i]) for part in asked), options.max_steps) for i in few]
+    plain = [search.trip(*(int(part[i]) for part in requests), options.max_steps) for i in few]
     plain_s = time.process_time() - started
     same = sum(trips.roads(i).tolist() == plain[i][0] and trips.expansions[i] == plain[i][1] for i in few)
     if same < len(few):
-        raise SystemExit(f"{len(few) - same} of {len(few)} answers differ")
+        raise SystemExit(f"{len(few) - same} of {len(few)} trips differ")
     rate, plain_rate = trips.expansions.sum() / ours_s, sum(count for _, count in plain) / plain_s
     return {
         "roads": network.num_roads,
         "trips": len(rows),
         "reached": float(trips.reached.mean()),
-        "expansions_a_trip": float(trips.expansions.mean()),
-        "trips_a_second": len(rows) / ours_s,
-        "expansions_a_second": rate,
+        "expansions_per_trip": float(trips.expansions.mean()),
+        "trips_per_s": len(rows) / ours_s,
+        "expansions_per_s": rate,
         "plain_trips": len(few),
-        "plain_expansions_a_second": plain_rate,
-        "plain_trips_a_second": plain_rate / float(trips.expansions.mean()),
-        "times_as_fast": rate / plain_rate,
+        "plain_expansions_per_s": plain_rate,
+        "plain_trips_per_s": plain_rate / float(trips.expansions.mean()),
+        "speedup": rate / plain_rate,
         "peak_memory_mib": peak_mib(),
     }
 
@@ -163,13 +163,13 @@ def peak_mib() -> float:
 
 
 def many(count: int, max_steps: int) -> dict[str, float]:
-    """Generate `count` trips in a small city, write all their files as the stage does, and say what it took.
+    """Generate `count` trips in a small city, write their files as the stage does, and return time and peak memory.
 
-    Destinations are a walk of a few roads away, and searches end after `max_steps` expansions: what is asked here is
-    what grows with the number of requests, and a trip under way takes the same memory whoever comes after it.
+    Destinations are a random walk of a few roads away, and searches end after `max_steps` expansions, because memory
+    is measured against the number of requests and not against the length of a search.
     """
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         make_city(folder, SyntheticConfig(blocks=(6, 6), num_trips=60))
         config = StudentConfig(hidden_dim=32, road_id_dim=16, attribute_dim=4)
         network, _, model, _ = model_of(folder, None, config)
@@ -181,30 +181,30 @@ def many(count: int, max_steps: int) -> dict[str, float]:
             draw = rng.integers(0, np.maximum(degrees[destinations], 1))
             onwards = network.successors.indices[np.minimum(first[destinations] + draw, first[-1] - 1)]
             destinations = np.where(degrees[destinations] > 0, onwards, destinations)
-        asked = origins, np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations
-        # compiles, and takes what does not grow
+        requests = origins, np.full(count, 1_372_636_800) + rng.integers(0, 86_400, count), destinations
+        # warm-up: compilation and memory that does not grow
         generate_to(
             folder / "few.parquet",
             folder / "parts",
             model,
-            *(part[:256] for part in asked),
+            *(part[:256] for part in requests),
             Decoding(max_steps=max_steps),
         )
         write_lines(read_chunks(folder / "few.parquet"), network, folder / "few_lines.parquet")
         before, started = peak_mib(), time.process_time()
-        generate_to(folder / "trips.parquet", folder / "parts", model, *asked, Decoding(max_steps=max_steps))
+        generate_to(folder / "trips.parquet", folder / "parts", model, *requests, Decoding(max_steps=max_steps))
         cpu_s, generated = time.process_time() - started, peak_mib()
         write_published_csv(read_chunks(folder / "trips.parquet"), folder / "trips.csv")
         write_lines(read_chunks(folder / "trips.parquet"), network, folder / "lines.parquet")
-        told = [(int(chunk.reached.sum()), len(chunk.road_ids)) for chunk in read_chunks(folder / "trips.parquet")]
-        reached, roads = (sum(column) for column in zip(*told, strict=True))
+        totals = [(int(chunk.reached.sum()), len(chunk.road_ids)) for chunk in read_chunks(folder / "trips.parquet")]
+        reached, roads = (sum(column) for column in zip(*totals, strict=True))
         return {
             "requests": count,
             "max_steps": max_steps,
             "reached": reached / count,
-            "roads_a_trip": roads / count,
+            "roads_per_trip": roads / count,
             "cpu_s": cpu_s,
-            "trips_a_cpu_second": count / cpu_s,
+            "trips_per_cpu_s": count / cpu_s,
             "peak_mib_before": before,
             "peak_mib_generated": generated,
             "peak_mib_with_files": peak_mib(),
@@ -215,20 +215,20 @@ def many(count: int, max_steps: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made one")
+    parser.add_argument("--folder", type=Path, help="a city in HOSER's format instead of the synthetic one")
     parser.add_argument("--student", type=Path, help="folder of a trained student of that city")
     parser.add_argument("--trips", type=int, default=256, help="requests for the batched search")
-    parser.add_argument("--plain-trips", type=int, default=8, help="of which so many one by one")
+    parser.add_argument("--plain-trips", type=int, default=8, help="requests that the plain search also answers")
     parser.add_argument("--max-steps", type=int, default=1000, help="expansions after which a search ends")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
-    parser.add_argument("--memory-steps", type=int, default=20, help="expansions a trip with --memory")
+    parser.add_argument("--memory-steps", type=int, default=20, help="expansions per trip with --memory")
     parser.add_argument("--requests", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.requests:
         results = many(options.requests, options.memory_steps)
     elif options.memory:
-        # a process each: a peak does not go down again
+        # one process per size, because peak memory never decreases
         results = [
             json.loads(
                 subprocess.run(
@@ -243,9 +243,9 @@ def main() -> None:
     elif options.folder:
         results = measure(options.folder, options)
     else:
-        with tempfile.TemporaryDirectory() as made:
-            make_city(made, SyntheticConfig())
-            results = measure(Path(made), options)
+        with tempfile.TemporaryDirectory() as scratch:
+            make_city(scratch, SyntheticConfig())
+            results = measure(Path(scratch), options)
     print(json.dumps(results, indent=1))
 
 

@@ -1,6 +1,8 @@
-"""Pairs of trips a second: the compiled sweep against the definitions of Hausdorff, DTW and EDR in plain Python.
+"""Measure pairs of trips/s: the compiled kernel against Hausdorff, DTW and EDR in plain Python, one thread.
 
-Run `python benchmarks/metrics.py`; one thread. The definitions here are also what the tests hold the sweep to.
+    python benchmarks/metrics.py
+
+The tests compare the kernel with the definitions in this file.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ Point = tuple[float, float]
 
 
 def haversine(a: Point, b: Point, radius: float) -> float:
-    """Great-circle distance of two (lat, lon) points in degrees."""
+    """Return the great-circle distance of two (lat, lon) points in degrees, in the unit of `radius`."""
     (lat_a, lon_a), (lat_b, lon_b) = [(radians(lat), radians(lon)) for lat, lon in (a, b)]
     hav = sin((lat_b - lat_a) / 2) ** 2 + cos(lat_a) * cos(lat_b) * sin((lon_b - lon_a) / 2) ** 2
     return 2 * radius * asin(min(1.0, sqrt(hav)))
@@ -55,9 +57,9 @@ def edr(a: Sequence[Point], b: Sequence[Point], threshold_m: float) -> float:
 
 
 def main() -> None:
-    """Print pairs a second of both, and their ratio, for trips of 21 and 38 roads."""
+    """Print pairs/s of both, and their ratio, for trips of 21 and 38 roads."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20_000, help="pairs for the compiled sweep")
+    parser.add_argument("--pairs", type=int, default=20_000, help="pairs for the compiled kernel")
     parser.add_argument("--plain-pairs", type=int, default=20, help="pairs for plain Python")
     arguments = parser.parse_args()
 
@@ -77,20 +79,20 @@ def main() -> None:
     print(f"import and first call: {time.perf_counter() - started:.1f} s")
 
     for num_roads in (21, 38):
-        real, made = trips(1000, num_roads), trips(1000, num_roads)
+        real, generated = trips(1000, num_roads), trips(1000, num_roads)
         pairs = rng.integers(0, 1000, (arguments.pairs, 2))
         started = time.perf_counter()
-        pair_distances(real, made, pairs, centers, 100.0)
+        pair_distances(real, generated, pairs, centers, 100.0)
         compiled_s = (time.perf_counter() - started) / len(pairs)
 
         started = time.perf_counter()
         for r, g in pairs[: arguments.plain_pairs]:
-            a, b = ([(lat, lon) for lat, lon in centers[t.roads(i)].tolist()] for t, i in ((real, r), (made, g)))
+            a, b = ([(lat, lon) for lat, lon in centers[t.roads(i)].tolist()] for t, i in ((real, r), (generated, g)))
             hausdorff_km(a, b), dtw_km(a, b), edr(a, b, 100.0)
         plain_s = (time.perf_counter() - started) / arguments.plain_pairs
         print(
             f"{num_roads} roads: compiled {1 / compiled_s:,.0f} pairs/s ({compiled_s * 1e6:.1f} µs), plain Python "
-            f"{1 / plain_s:,.0f} pairs/s ({plain_s * 1e3:.2f} ms), {plain_s / compiled_s:,.0f} times as fast"
+            f"{1 / plain_s:,.0f} pairs/s ({plain_s * 1e3:.2f} ms), {plain_s / compiled_s:,.0f} times faster"
         )
 
 

@@ -1,8 +1,8 @@
-"""The page of the experiment: docs/results.md and its plots, from docs/results/<city>.json.
+"""Write the page of the experiment, docs/results.md, and its plots from docs/results/<city>.json.
 
     python benchmarks/results_page.py
 
-What the figures mean is written by hand in docs/results/reading.md, which opens the page; everything else is made.
+The interpretation at the top of the page is written by hand in docs/results/reading.md; the rest is generated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from hoser_kd.plots import COLORS, png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-FIGURES = {
+METRICS = {
     "next_step.accuracy": ("next-step accuracy", "higher"),
     "next_step.decision_accuracy": ("accuracy where there is a choice", "higher"),
     "next_step.nll": ("next-step NLL, nats", "lower"),
@@ -43,9 +43,9 @@ VANILLA, DISTILLED, TEACHER = (COLORS[who] for who in ("vanilla", "distilled", "
 
 
 def shares_of(results: dict[str, Any]) -> dict[float, dict[str, Any]]:
-    """The comparisons by the share of the training trips, the largest first."""
-    found = {float(name.split()[1]): value for name, value in results.items() if name.startswith("fraction")}
-    return dict(sorted(found.items(), reverse=True))
+    """Return the comparisons by share of the training trips, the largest first."""
+    shares = {float(name.split()[1]): value for name, value in results.items() if name.startswith("fraction")}
+    return dict(sorted(shares.items(), reverse=True))
 
 
 def mean(values: list[float]) -> float:
@@ -53,12 +53,12 @@ def mean(values: list[float]) -> float:
 
 
 def search_plot(results: dict[str, Any]) -> Figure:
-    """Validation NLL against lambda, a panel a share of the trips."""
+    """Plot validation NLL against lambda, one panel per share of the trips."""
     shares = shares_of(results)
     figure = Figure(figsize=(3.6 * len(shares), 3.2), layout="constrained")
-    for axes, (share, found) in zip(np.atleast_1d(figure.subplots(1, len(shares))), shares.items(), strict=True):
-        plain = next(row for row in found["search"] if not row["lambda_kl"])
-        tried = [row for row in found["search"] if row["lambda_kl"]]
+    for axes, (share, part) in zip(np.atleast_1d(figure.subplots(1, len(shares))), shares.items(), strict=True):
+        plain = next(row for row in part["search"] if not row["lambda_kl"])
+        tried = [row for row in part["search"] if row["lambda_kl"]]
         for number, (temperature, sharing) in enumerate(
             dict.fromkeys((row["temperature"], row["shared_cells"]) for row in tried)
         ):
@@ -83,12 +83,12 @@ def search_plot(results: dict[str, Any]) -> Figure:
 
 
 def differences_plot(results: dict[str, Any]) -> Figure:
-    """Distilled less vanilla, seed by seed, with the interval of the mean; a panel a figure."""
+    """Plot distilled − vanilla per seed and the interval of the mean, one panel per metric."""
     shares = shares_of(results)
     figure = Figure(figsize=(11, 2.9), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(PLOTTED)), PLOTTED, strict=True):
-        for place, found in enumerate(shares.values()):
-            row = found["figures"][name]
+        for place, part in enumerate(shares.values()):
+            row = part["figures"][name]
             each = np.array(row["distilled"]) - np.array(row["vanilla"])
             axes.plot([place] * len(each), each, "o", ms=3, color="#999999")
             axes.errorbar(
@@ -101,7 +101,7 @@ def differences_plot(results: dict[str, Any]) -> Figure:
                 yerr=[[row["difference"] - row["low"]], [row["high"] - row["difference"]]],
             )
         axes.axhline(0, color="#333333", lw=0.8)
-        label, better = FIGURES[name]
+        label, better = METRICS[name]
         axes.set_title(f"{label}\n({better} is better)", fontsize=8)
         axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
         axes.set_xlim(-0.5, len(shares) - 0.5)
@@ -112,12 +112,12 @@ def differences_plot(results: dict[str, Any]) -> Figure:
 
 
 def learnable_plot(results: dict[str, Any]) -> Figure:
-    """NLL of student, teacher and their mixture on test, by the share of the trips."""
+    """Plot the test NLL of student, teacher and their mixture by share of the trips."""
     shares = shares_of(results)
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for offset, (who, color) in enumerate((("student", VANILLA), ("teacher", TEACHER), ("mixture", DISTILLED))):
-        values = [found["learnable"][who]["nll"] for found in shares.values()]
+        values = [part["learnable"][who]["nll"] for part in shares.values()]
         bars = axes.bar(
             np.arange(len(shares)) + 0.27 * (offset - 1),
             values,
@@ -133,12 +133,12 @@ def learnable_plot(results: dict[str, Any]) -> Figure:
 
 
 def resolution_plot(results: dict[str, Any]) -> Figure:
-    """What the cell size does to labels, teacher and students."""
+    """Plot labels, teacher and students against the cell size."""
     rows = results["resolution"]
     names = [row["cells"] if row["cells"] == "roads" else f"{row['cells']} m" for row in rows]
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     panels = (
-        ("choices the cells tell apart", [row["apart"] for row in rows], TEACHER),
+        ("distinguishable choices", [row["apart"] for row in rows], TEACHER),
         (
             "teacher's accuracy at choices (test)",
             [row["learnable"]["teacher"]["decision_accuracy"] for row in rows],
@@ -171,7 +171,7 @@ def resolution_plot(results: dict[str, Any]) -> Figure:
 
 
 def city_lines(city: str, results: dict[str, Any]) -> list[str]:
-    """The tables and plots of a city as Markdown."""
+    """Return the tables and plots of a city as Markdown lines."""
     shares = shares_of(results)
 
     def plot(name: str, figure: Figure, about: str) -> list[str]:
@@ -184,10 +184,10 @@ def city_lines(city: str, results: dict[str, Any]) -> list[str]:
         "",
         "### Distilled − vanilla",
         "",
-        *plot("differences", differences_plot(results), "Differences, seed by seed"),
+        *plot("differences", differences_plot(results), "Differences per seed"),
     ]
-    for share, found in shares.items():
-        chosen, count = found["chosen"], len(found["seeds"])
+    for share, part in shares.items():
+        chosen, count = part["chosen"], len(part["seeds"])
         lines += [
             f"#### {share:.0%} of the training trips, {count} seeds, test",
             "",
@@ -196,16 +196,16 @@ def city_lines(city: str, results: dict[str, Any]) -> list[str]:
                 f"{chosen['shared_cells']}."
             ),
             "",
-            "| figure | vanilla | distilled | difference | 95 % interval | |",
+            "| metric | vanilla | distilled | difference | 95 % interval | |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [difference_row(name, row) for name, row in found["figures"].items()] + [""]
+        lines += [difference_row(name, row) for name, row in part["figures"].items()] + [""]
     lines += [
         "### Choice of lambda, temperature and sharing, on validation",
         "",
         *plot("search", search_plot(results), "Validation NLL against lambda"),
     ]
-    for share, found in shares.items():
+    for share, part in shares.items():
         lines += [
             f"#### {share:.0%} of the training trips",
             "",
@@ -215,28 +215,28 @@ def city_lines(city: str, results: dict[str, Any]) -> list[str]:
         lines += [
             f"| {row['lambda_kl'] or '–'} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
             f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |"
-            for row in sorted(found["search"], key=lambda row: row["val_nll"])
+            for row in sorted(part["search"], key=lambda row: row["val_nll"])
         ] + [""]
     lines += [
-        "### What there was to learn",
+        "### Teacher alone, and mixture of student and teacher",
         "",
         (
-            "The teacher's own ranking of the candidates, and the vanilla student's probabilities mixed with the "
-            "teacher's; the share is chosen on validation, the figures are of test."
+            "The teacher alone, and a mixture of the probabilities of vanilla student and teacher. The share is chosen "
+            "on validation; the metrics are those of the test trips."
         ),
         "",
         *plot("learnable", learnable_plot(results), "NLL of student, teacher and mixture"),
-        "| trips | who | accuracy | at choices | NLL |",
+        "| trips | model | accuracy | at choices | NLL |",
         "|---|---|---|---|---|",
     ]
-    for share, found in shares.items():
-        told = found["learnable"]
+    for share, part in shares.items():
+        mixture = part["learnable"]
         for who, label in (
             ("student", "vanilla student"),
             ("teacher", "teacher alone"),
-            ("mixture", f"{1 - told['share']:.0%} student + {told['share']:.0%} teacher"),
+            ("mixture", f"{1 - mixture['share']:.0%} student + {mixture['share']:.0%} teacher"),
         ):
-            row = told[who]
+            row = mixture[who]
             lines.append(
                 f"| {share:.0%} | {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | {row['nll']:.4f} |"
             )
@@ -247,7 +247,7 @@ def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
     columns = (
         "cells",
         "tokens",
-        "choices told apart",
+        "distinguishable choices",
         "teacher's perplexity (val)",
         "teacher at choices (test)",
         "mixture's share of the teacher",
@@ -261,8 +261,8 @@ def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
         "### Cell size",
         "",
         (
-            f"A teacher trained at each cell size, up to a token a road; {seeds} distilled student"
-            f"{'s' if seeds > 1 else ''} each, all trips. Perplexities count cells and do not compare across "
+            f"A teacher trained at each cell size, up to one token per road, and {seeds} distilled student"
+            f"{'s' if seeds > 1 else ''} each, with all trips. Perplexities are per cell and not comparable between "
             "sizes."
         ),
         "",
@@ -272,18 +272,18 @@ def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
     ]
     for row in results["resolution"]:
         size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
-        told = row["learnable"]
+        mixture = row["learnable"]
         lines.append(
             f"| {size} | {row['tokens']:,} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
-            f"{told['teacher']['decision_accuracy']:.4f} | {told['share']:.0%} | "
-            f"{told['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
+            f"{mixture['teacher']['decision_accuracy']:.4f} | {mixture['share']:.0%} | "
+            f"{mixture['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
             f"{mean(row['student_val_accuracy']):.4f} |"
         )
     return lines
 
 
 def difference_row(name: str, row: dict[str, Any]) -> str:
-    label, better = FIGURES.get(name, (name, ""))
+    label, better = METRICS.get(name, (name, ""))
     clear = row["low"] > 0 or row["high"] < 0
     word = ("better" if (row["difference"] > 0) == (better == "higher") else "worse") if clear and better else ""
     return (
@@ -293,7 +293,7 @@ def difference_row(name: str, row: dict[str, Any]) -> str:
 
 
 def write_page() -> None:
-    """Write docs/results.md from what is in docs/results."""
+    """Write docs/results.md from the files in docs/results."""
     reading = DOCS / "results" / "reading.md"
     lines = [
         "# Results: what distillation brings",
@@ -301,10 +301,9 @@ def write_page() -> None:
         reading.read_text(encoding="utf-8").strip() if reading.is_file() else "",
         "",
         (
-            "*Tables and plots are made by `benchmarks/experiment.py` and `benchmarks/results_page.py`. Figures "
-            "are means over seeds; differences are distilled − vanilla of the same seed with the paired 95 % t "
-            "interval. "
-            f"{len(FIGURES)} figures are compared for each share, so one of twenty intervals misses zero by chance "
+            "*`benchmarks/experiment.py` and `benchmarks/results_page.py` write the tables and plots. Metrics are "
+            "means over seeds; differences are distilled − vanilla, paired by seed, with 95 % t intervals. "
+            f"{len(METRICS)} metrics are compared for each share, so one interval in twenty excludes zero by chance "
             "alone.*"
         ),
     ]

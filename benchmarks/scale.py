@@ -1,12 +1,12 @@
-"""How time and memory of a student's training grow with the city.
+"""Measure how time and memory of a student's training grow with the city.
 
-    python benchmarks/scale.py                                   # 10,000 and 100,000 roads, a minute or two
+    python benchmarks/scale.py                                   # 10,000 and 100,000 roads, 1-2 minutes
     python benchmarks/scale.py --roads 1200000 --trips 1000000   # one size, 10 GiB
-    python benchmarks/scale.py --plot scale.png                  # with a picture
+    python benchmarks/scale.py --plot scale.png                  # with a plot
 
-A made street grid, and random trips on it that never turn back, mapped into memory from a file as the pipeline's are.
-Each size runs in a process of its own, on one thread: zones, their transitions, the model with the features of roads
-and graphs, then `--steps` training steps with the published sizes. What the pieces cost is a line of JSON a size.
+The city is a synthetic street grid with random trips that never turn back, memory-mapped from a file as in the
+pipeline. Each size runs in a process of its own, on one thread: zones, zone transitions, the model with its road and
+graph features, then `--steps` training steps with the published sizes. The result is a line of JSON per size.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import numpy as np
 SIZES = {10_000: 10_000, 100_000: 100_000}
 PHASES = ("zones", "transitions", "model", "training")
 BATCH = 64
-FEWEST, MOST = 10, 40
+MIN_LENGTH, MAX_LENGTH = 10, 40
 
 
 def street_grid(num_roads: int):
-    """Two-way streets between the crossings of a square grid with crooked corners; about `num_roads` directed roads."""
+    """Return a square grid of two-way streets with jittered corners; about `num_roads` directed roads."""
     from hoser_kd.common.arrays import Csr, offsets_of, ranges
     from hoser_kd.network.road_network import RoadNetwork
 
@@ -64,7 +64,7 @@ def street_grid(num_roads: int):
 
 
 def random_walks(network, count: int):
-    """`count` trips of 10 to 40 roads, all advanced together."""
+    """Return `count` random walks of 10 to 40 roads."""
     from hoser_kd.common.arrays import offsets_of
     from hoser_kd.network.trajectories import Trajectories
 
@@ -72,13 +72,13 @@ def random_walks(network, count: int):
     start, following = network.successors
     degree = network.successors.degrees
     road = rng.integers(network.num_roads, size=count)
-    roads = np.empty((count, MOST), np.int32)
-    for step in range(MOST):
+    roads = np.empty((count, MAX_LENGTH), np.int32)
+    for step in range(MAX_LENGTH):
         roads[:, step] = road
         road = following[start[road] + (rng.random(count) * degree[road]).astype(np.int64)]
-    lengths = rng.integers(FEWEST, MOST + 1, count)
-    inside = np.arange(MOST) < lengths[:, None]
-    seconds = rng.integers(5, 61, (count, MOST), dtype=np.int32).cumsum(axis=1, dtype=np.int64)
+    lengths = rng.integers(MIN_LENGTH, MAX_LENGTH + 1, count)
+    inside = np.arange(MAX_LENGTH) < lengths[:, None]
+    seconds = rng.integers(5, 61, (count, MAX_LENGTH), dtype=np.int32).cumsum(axis=1, dtype=np.int64)
     seconds += 1_372_636_800 + rng.integers(0, 604_800, (count, 1))
     return Trajectories(offsets_of(lengths), roads[inside].astype(np.int64), seconds[inside])
 
@@ -107,7 +107,7 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
         path = Path(folder) / "train.arrow"
         random_walks(network, num_trips).save(path)
         trips = Trajectories.load(path)
-        made_gib = peak_gib()
+        data_gib = peak_gib()
         zones = phase("zones", lambda: partition(network, ZonesConfig(method=method)))
         counts = phase("transitions", lambda: transitions(zones, trips, int(zones.max()) + 1))
 
@@ -140,7 +140,7 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
         "steps": len(losses),
         **{f"{name}_s": seconds[name] for name in PHASES},
         "step_ms": round(1000 * seconds["training"] / len(losses), 1),
-        "peak_making_gib": made_gib,
+        "peak_data_gib": data_gib,
         "peak_before_training_gib": before_gib,
         "peak_gib": peak_gib(),
         "first_losses": round(float(np.mean(losses[:20])), 4),
@@ -152,19 +152,19 @@ def peak_gib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
-def draw(found: list[dict[str, float]], file: Path) -> None:
+def draw(results: list[dict[str, float]], file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    roads = np.array([row["roads"] for row in found])
+    roads = np.array([row["roads"] for row in results])
     for name in PHASES:
         # the number of steps may differ between sizes
-        seconds = [row["step_ms"] * 0.2 if name == "training" else row[f"{name}_s"] for row in found]
+        seconds = [row["step_ms"] * 0.2 if name == "training" else row[f"{name}_s"] for row in results]
         left.loglog(roads, np.maximum(seconds, 1e-2), "o-", label="200 training steps" if name == "training" else name)
-    left.loglog(roads, roads / roads[-1] * found[-1]["model_s"], "k:", label="linear")
-    right.loglog(roads, [row["peak_gib"] for row in found], "o-", label="peak memory")
-    right.loglog(roads, roads / roads[-1] * found[-1]["peak_gib"], "k:", label="linear")
+    left.loglog(roads, roads / roads[-1] * results[-1]["model_s"], "k:", label="linear")
+    right.loglog(roads, [row["peak_gib"] for row in results], "o-", label="peak memory")
+    right.loglog(roads, roads / roads[-1] * results[-1]["peak_gib"], "k:", label="linear")
     left.set(xlabel="roads", ylabel="CPU seconds, one thread")
     right.set(xlabel="roads", ylabel="GiB")
     for axes in (left, right):
@@ -176,19 +176,19 @@ def draw(found: list[dict[str, float]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--roads", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--trips", type=int, nargs="+", help="trips of each size (default: as many as roads)")
+    parser.add_argument("--trips", type=int, nargs="+", help="trips per size (default: as many as roads)")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--zones", choices=["kahip", "bisection"], default="bisection")
-    parser.add_argument("--results", type=Path, help="JSON lines to add to, and to draw")
-    parser.add_argument("--plot", type=Path, help="PNG of time and memory against roads")
+    parser.add_argument("--results", type=Path, help="file of JSON lines to append to and to plot")
+    parser.add_argument("--plot", type=Path, help="PNG to write: time and memory against roads")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
         sys.stdout.write(json.dumps(measure(args.roads[0], args.trips[0], args.steps, args.zones)) + "\n")
         return
-    found = []
+    results = []
     if args.results and args.results.is_file():
-        found = [json.loads(line) for line in args.results.read_text().splitlines()]
+        results = [json.loads(line) for line in args.results.read_text().splitlines()]
     for roads, trips in zip(args.roads, args.trips or args.roads, strict=True):
         command = [
             sys.executable,
@@ -205,12 +205,12 @@ def main() -> None:
         ]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         sys.stdout.write(line)
-        found.append(json.loads(line))
+        results.append(json.loads(line))
         if args.results:
             with args.results.open("a") as file:
                 file.write(line)
     if args.plot:
-        draw(sorted(found, key=lambda row: row["roads"]), args.plot)
+        draw(sorted(results, key=lambda row: row["roads"]), args.plot)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Does choosing the epoch by whole trips choose better? Writes docs/results/selection_<city>.json, docs/selection.md.
+"""Compare rules of model selection. Writes docs/results/selection_<city>.json and docs/selection.md.
 
     python benchmarks/selection.py --config config/porto.yaml --seeds 0 1 2
     python benchmarks/selection.py --config config/porto.yaml --student distilled_student
-    python benchmarks/selection.py --page        # only the page, from the results that are there
+    python benchmarks/selection.py --page        # only the page, from stored results
 
-Trains a student a seed and keeps the weights of every epoch. Each rule of `student.select_by` chooses one of the epochs
-by its figures on the validation trips; trips are then generated for all test ODs with the weights of the epochs, as
-`generation` of the city's YAML says. A rule is compared with the published one by the test figures of what it chose,
-paired over seeds. An interrupted run goes on where it was: store and folder keep whatever is finished.
+Trains one student per seed and keeps the weights of every epoch. Each rule of `student.select_by` selects an epoch by
+its metrics on the validation trips. Trips are then generated for all test ODs with the weights of the epochs, with
+the settings of `generation` in the city's YAML. A rule is compared with the published one by the test metrics of the
+selected epochs, paired by seed. An interrupted run resumes: store and folder keep finished work.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from hoser_kd.student.training_checkpoint import STATE_FILE, TrainingResult
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "results"
 HEADING = "## Measured"
-FIGURES = {
-    # on test: better, unit, name for people
+METRICS = {
+    # on test: better direction, unit, label
     "reached": ("higher", "", "trips that arrive"),
     "score": ("higher", "", "score"),
     "distance_jsd": ("lower", "nat", "JSD of traveled distance"),
@@ -64,16 +64,16 @@ FIGURES = {
 
 
 def train(run: StageRun, kept: Path) -> TrainingResult:
-    """Train as the stage does, and keep each epoch's weights."""
+    """Train as the stage does, and keep the weights of each epoch."""
 
     def keep(_: Any = None) -> None:
         state = run.folder / STATE_FILE
-        if state.is_file():  # a run killed between the two is caught up with before it goes on
-            told = read_tensors(state)
-            file = kept / f"epoch-{len(told['history']):03d}.pt"
+        if state.is_file():  # also before training resumes, in case the run was killed between the two writes
+            content = read_tensors(state)
+            file = kept / f"epoch-{len(content['history']):03d}.pt"
             if not file.is_file():
-                with atomic_path(file) as beside:
-                    torch.save(told["model"], beside)
+                with atomic_path(file) as temporary:
+                    torch.save(content["model"], temporary)
 
     keep()
     run.on_epoch = keep
@@ -81,17 +81,17 @@ def train(run: StageRun, kept: Path) -> TrainingResult:
 
 
 def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
-    """Figures of the test trips, whole and step by step."""
+    """Return the metrics of generated test trips and of next steps."""
     network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
-    decoding = Decoding.from_config(settings)
+    decoding = Decoding(settings.decoder, settings.max_steps, settings.beam_width, settings.temperature, settings.seed)
     trips = generate(model, test.origins, test.start_times, test.destinations, decoding=decoding, progress=run.progress)
-    told = evaluate(test, trips, network, run.config.evaluation, paired=True)
+    metrics = evaluate(test, trips, network, run.config.evaluation, paired=True)
     steps = evaluate_student(model, test)
     return {
-        "reached": told["requests"]["reached_share"],
-        "score": trip_score(told),
-        **{f"{name}_jsd": told[name]["jsd"] for name in ("distance", "radius", "duration")},
-        **{name: told["paired"][name] for name in ("dtw_per_road", "edr", "edit_similarity")},
+        "reached": metrics["requests"]["reached_share"],
+        "score": trip_score(metrics),
+        **{f"{name}_jsd": metrics[name]["jsd"] for name in ("distance", "radius", "duration")},
+        **{name: metrics["paired"][name] for name in ("dtw_per_road", "edr", "edit_similarity")},
         "accuracy": steps["accuracy"],
         "nll": steps["nll"],
         "expansions": float(trips.expansions.mean()),
@@ -99,7 +99,7 @@ def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
 
 
 def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: TimedLines) -> dict[str, Any]:
-    """Train one seed and return the figures of its epochs: on the validation trips, and on test."""
+    """Train one seed and return the metrics of its epochs on validation and on test."""
     store = Store(options.store)
     stage, made = STAGES[options.student], dict[str, Any]()
     for name in stage.inputs:
@@ -124,13 +124,13 @@ def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: T
 
 
 def compared(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Test figures of what each rule chose, and the rule less the published one over the seeds."""
+    """Return test metrics of the epochs that each rule selected, and differences from the published rule."""
     values = {
-        by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in FIGURES}
+        by: {name: [run["test"][str(run["chosen"][by])][name] for run in seeds] for name in METRICS}
         for by in SELECTION_RULES
     }
     differences = {
-        by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict() for name in FIGURES}
+        by: {name: paired_difference(values[by][name], values["accuracy"][name])._asdict() for name in METRICS}
         for by in SELECTION_RULES
         if by != "accuracy"
     }
@@ -138,33 +138,33 @@ def compared(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Rank correlation over epochs of what a rule sees on validation with what comes out on test, mean over seeds."""
-    found: dict[str, dict[str, float]] = {}
+    """Return rank correlations over epochs of each rule's validation metric with test metrics, mean over seeds."""
+    correlations: dict[str, dict[str, float]] = {}
     whole = [run for run in seeds if len(run["test"]) == len(run["history"])]
     for by, name in itertools.product(SELECTION_RULES, ("reached", "score")):
-        seen = [[score(epoch, by) for epoch in run["history"]] for run in whole]
-        came = [[run["test"][str(i + 1)][name] for i in range(len(run["history"]))] for run in whole]
-        # where all epochs are alike there is nothing to rank
+        on_validation = [[score(epoch, by) for epoch in run["history"]] for run in whole]
+        tested = [[run["test"][str(i + 1)][name] for i in range(len(run["history"]))] for run in whole]
+        # a constant metric has no ranks
         each = [
             float(spearmanr(*pair).statistic)
-            for pair in zip(seen, came, strict=True)
+            for pair in zip(on_validation, tested, strict=True)
             if all(np.ptp(values) > 0 for values in pair)
         ]
         if each:
-            found.setdefault(by, {})[name] = float(np.mean(each))
-    return found
+            correlations.setdefault(by, {})[name] = float(np.mean(each))
+    return correlations
 
 
 _ABOUT = (
-    "`python benchmarks/selection.py --config config/<city>.yaml` trains one student per seed and keeps the weights of",
-    "every epoch. Each rule selects an epoch by its metrics on the validation trips. The table shows the metrics of",
-    "that epoch on test: the mean over seeds, and the difference from the published choice, paired by seed, with the 95 % t",
-    "interval (no interval for one seed).",
+    "`python benchmarks/selection.py --config config/<city>.yaml` trains one student per seed and keeps the weights",
+    "of every epoch. Each rule selects an epoch by its metrics on the validation trips. The table shows the test",
+    "metrics of the selected epochs: the mean over seeds, and the difference from the published rule, paired by seed,",
+    "with the 95 % t interval (none for a single seed).",
 )
 
 
 def page() -> str:
-    """docs/selection.md with what was measured behind its heading."""
+    """Return docs/selection.md with the measurements below their heading."""
     text = (DOCS / "selection.md").read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
     files = sorted(RESULTS.glob("selection_*.json"))
     if not files:
@@ -175,40 +175,43 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _city(told: dict[str, Any]) -> list[str]:
-    runs, values, differences = told["seeds"], told["compared"]["values"], told["compared"]["differences"]
-    trained, asked = (f"{told['trips'][split]:,}" for split in ("train", "test"))
+def _city(results: dict[str, Any]) -> list[str]:
+    runs, values, differences = results["seeds"], results["compared"]["values"], results["compared"]["differences"]
+    num_train, num_test = (f"{results['trips'][split]:,}" for split in ("train", "test"))
     size = [
-        f"{told['roads']:,} roads, {trained} training trips; {told['sample']} validation OD pairs, at most",
-        f"{told['sample_steps']:,} expansions each; {asked} test OD pairs, at most {told['test_steps']:,}; {len(runs)}",
+        f"{results['roads']:,} roads, {num_train} training trips; {results['sample']} validation ODs, at most",
+        (
+            f"{results['sample_steps']:,} expansions each; {num_test} test ODs, at most {results['test_steps']:,}; "
+            f"{len(runs)}"
+        ),
         f"seed{'s' if len(runs) > 1 else ''} of {len(runs[0]['history'])} epochs.",
     ]
     chosen = (", ".join(str(run["chosen"][by]) for run in runs) for by in SELECTION_RULES)
     lines = [
         "",
-        f"### {told['city']}, {told['student'].replace('_', ' ')}",
+        f"### {results['city']}, {results['student'].replace('_', ' ')}",
         "",
         *size,
         "",
-        "| metric on test | " + " | ".join(f"by {by}" for by in SELECTION_RULES) + " |",
+        "| test metric | " + " | ".join(f"by {by}" for by in SELECTION_RULES) + " |",
         "|---" * (len(SELECTION_RULES.names()) + 1) + "|",
         "| selected epochs | " + " | ".join(chosen) + " |",
     ]
-    for name, (better, unit, label) in FIGURES.items():
+    for name, (better, unit, label) in METRICS.items():
         cells = [f"{np.mean(values['accuracy'][name]):.4f}"]
         for by, of in differences.items():
             cells.append(_cell(float(np.mean(values[by][name])), of[name], better))
         lines.append(f"| {label}{f' ({unit})' if unit else ''}, {better} is better | " + " | ".join(cells) + " |")
-    if told["foresight"]:
+    if results["foresight"]:
         lines += [
             "",
-            "Rank correlation (Spearman) over all epochs between the score of a rule on validation and the metric",
-            "on test, mean over the seeds whose epochs were all tested:",
+            "Rank correlation (Spearman) over all epochs between the metric of a rule on validation and metrics on",
+            "test, mean over the seeds whose epochs were all tested:",
             "",
             "| rule | trips that arrive on test | score on test |",
             "|---|---|---|",
         ]
-        for by, of in told["foresight"].items():
+        for by, of in results["foresight"].items():
             cells = [f"{of[name]:+.2f}" if name in of else "–" for name in ("reached", "score")]
             lines.append(f"| `{by}` | " + " | ".join(cells) + " |")
     return lines
@@ -230,9 +233,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--student", choices=("vanilla_student", "distilled_student"), default="vanilla_student")
     parser.add_argument("--ods", type=int, default=200, help="validation ODs")
-    parser.add_argument("--max-steps", type=int, help="expansions a validation trip (default: the city's setting)")
-    parser.add_argument("--epochs", type=int, help="in place of the city's setting")
-    parser.add_argument("--chosen-only", action="store_true", help="test only the epochs that a rule chose")
+    parser.add_argument("--max-steps", type=int, help="expansions per validation trip (default: the city's setting)")
+    parser.add_argument("--epochs", type=int, help="epochs (default: the city's setting)")
+    parser.add_argument("--chosen-only", action="store_true", help="test only the epochs that a rule selects")
     parser.add_argument("--store", default=os.environ.get("HOSER_KD_STORE", "data"), help="artifact store")
     parser.add_argument("--work", type=Path, help="folder of the trainings (default: beside the store)")
     parser.add_argument("--device", default="cpu")
@@ -240,7 +243,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.page:
         if options.config is None:
-            parser.error("--config is needed")
+            parser.error("--config is required")
         options.work = options.work or Path(f"{options.store}-selection")
         torch.set_num_threads(1)
         city = load_config(options.config)
@@ -255,12 +258,12 @@ def main() -> None:
         seeds: list[dict[str, Any]] = []
         for seed in options.seeds:
             seeds.append(measure(config, seed, options, lines))
-            write(config, options, seeds)  # what is there so far can be read
+            write(config, options, seeds)  # results so far are readable at any time
     (DOCS / "selection.md").write_text(page(), encoding="utf-8")
 
 
 def write(config: CityConfig, options: argparse.Namespace, seeds: list[dict[str, Any]]) -> None:
-    """Write the results of the seeds so far."""
+    """Write the results of the seeds finished so far."""
     made: dict[str, Any] = {}
     for name in ("road_network", "trajectories"):
         make_with_inputs(name, config, Store(options.store), made=made, stop_at_checks=False)

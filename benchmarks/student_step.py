@@ -1,13 +1,13 @@
-"""How fast a training step of HOSER is: ours against a plain transcription, on one thread, both in one run.
+"""Measure a training step of HOSER: this implementation and a plain transcription, one thread, in the same run.
 
-    python benchmarks/student_step.py                          # made cities of 2,000 and 20,000 roads, a minute or two
+    python benchmarks/student_step.py                          # synthetic cities of 2,000 and 20,000 roads, 1-2 minutes
     python benchmarks/student_step.py --folder data/porto      # a city in HOSER's format
-    python benchmarks/student_step.py --parts                  # and where the time of a step goes
+    python benchmarks/student_step.py --parts                  # also the time of each part of a step
 
-Both train the same weights on the same batch of trips (`--batch`), and the run stops if their losses differ. The plain
-way (tests/oracle_hoser.py) is how the published code does it: arrays of pairs of shape (B, T, T, h), all roads
-encoded at each step, times of all candidates, features made beforehand a trip at a time in Python; its features are
-timed apart. Ours derives features inside the step, and its time includes that.
+Both train the same weights on the same batch of trips (`--batch`); the run stops if their losses differ. The
+transcription (tests/oracle_hoser.py) works as the published code does: pair arrays of shape (B, T, T, h), all roads
+encoded at each step, times of all candidates, and features computed beforehand in Python, one trip at a time; they
+are timed separately. This implementation derives features inside the step, and its time includes that.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import oracle_hoser
 
-BLOCKS = {"made_2000": (23, 23), "made_20000": (71, 71)}
+BLOCKS = {"synthetic_2000": (23, 23), "synthetic_20000": (71, 71)}
 
 
 def timed(work, repeats):
-    """Median CPU seconds of a call (the run has one thread, and may not have the machine), and its result."""
+    """Return the median CPU seconds of a call, since other processes may share the machine, and its result."""
     seconds, result = [], None
     for _ in range(repeats):
         start = time.process_time()
@@ -93,7 +93,7 @@ def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> di
         raise SystemExit(f"the losses differ: {plain_first} and {first['next_step']}")
     plain_s, _ = timed(plain_step, max(repeats // 3, 2))
     ours_s, _ = timed(lambda: trainer.step(trips, rows, 0), repeats)
-    found = parts_ms(trainer, trips, rows, repeats) if parts else None
+    part_times = parts_ms(trainer, trips, rows, repeats) if parts else None
     return {
         "roads": network.num_roads,
         "trips": len(rows),
@@ -105,12 +105,16 @@ def measure(folder: Path, size: int, repeats: int, *, parts: bool = False) -> di
         "features_s": features_s,
         "plain_features_s": plain_features_s,
         "features_ratio": plain_features_s / features_s,
-        **({} if found is None else {"parts_ms": {**found, "rest": round(ours_s * 1e3 - sum(found.values()), 1)}}),
+        **(
+            {}
+            if part_times is None
+            else {"parts_ms": {**part_times, "rest": round(ours_s * 1e3 - sum(part_times.values()), 1)}}
+        ),
     }
 
 
 def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, float]:
-    """CPU milliseconds of each part of a step alone, forward and backward together."""
+    """Return the CPU milliseconds of each part of a step by itself, forward and backward together."""
     model, encoder = trainer.model, trainer.model.road_network_encoder
     steps = model.tables.derive(collate(trips, rows))
     roads = torch.unique(torch.cat([steps.road, steps.candidate]))
@@ -149,7 +153,7 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
 
 
 def with_gradients(model, trips, rows):
-    """The parameters with the gradients of a batch."""
+    """Return the parameters with the gradients of a batch."""
     output = model(collate(trips, rows))
     (next_step_loss(output) + time_loss(output, model.time_scale)).backward()
     return model.parameters()
@@ -157,18 +161,20 @@ def with_gradients(model, trips, rows):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a city in HOSER's format, in place of the made ones")
-    parser.add_argument("--made", nargs="+", choices=list(BLOCKS), default=list(BLOCKS), help="which made cities")
-    parser.add_argument("--batch", type=int, default=64, help="trips a step")
-    parser.add_argument("--repeats", type=int, default=9, help="steps of ours; a third of it of the plain way")
-    parser.add_argument("--parts", action="store_true", help="time each part of a step alone as well")
+    parser.add_argument("--folder", type=Path, help="a city in HOSER's format instead of the synthetic ones")
+    parser.add_argument(
+        "--synthetic", nargs="+", choices=list(BLOCKS), default=list(BLOCKS), help="which synthetic cities"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="trips per step")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps; a third of it for the transcription")
+    parser.add_argument("--parts", action="store_true", help="also time each part of a step by itself")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
     if args.folder:
         results[args.folder.name] = measure(args.folder, args.batch, args.repeats, parts=args.parts)
     else:
-        for name in args.made:
+        for name in args.synthetic:
             with tempfile.TemporaryDirectory() as folder:
                 make_city(folder, SyntheticConfig(blocks=BLOCKS[name], num_trips=400))
                 results[name] = measure(Path(folder), args.batch, args.repeats, parts=args.parts)

@@ -1,16 +1,17 @@
-"""How fast a teacher trains and scores beside what the machine's matrix products allow, all in one run.
+"""Measure how fast a teacher trains and scores, relative to the matrix products of the machine, in the same run.
 
     python benchmarks/teacher_training.py                       # tiny and small, a minute on one thread
     python benchmarks/teacher_training.py --presets published --steps 2
     python benchmarks/teacher_training.py --device cuda --presets published --steps 50 --length 200
 
-Training is a whole step of `hoser_kd.teacher.training`: forward, backward, clipping, AdamW, with dropout, the head over
-the vocabulary included; scoring is `hoser_kd.teacher.scoring.score`. Tokens are those of trips, without padding, so
-padding counts as loss. Lengths are drawn between half and one and a half of `--length`.
+Training is a complete step of `hoser_kd.teacher.training`: forward, backward, clipping and AdamW, with dropout and
+the output layer over the vocabulary; scoring is `hoser_kd.teacher.scoring.score`. Only tokens of trips are counted,
+so padding lowers the result. Lengths are uniform between 0.5 and 1.5 times `--length`.
 
-The limit is the arithmetic of the model's matrices and of attention over all pairs, backward twice the forward pass,
-at the speed of one large matrix product on the same device, in the precision of the run, measured between the rounds.
-On a CPU one thread works and its own seconds count, since it may not have the machine; the best round of each counts.
+The limit is the arithmetic of the model's matrices and of causal attention, with a backward pass of twice the forward
+pass, at the speed of one large matrix product on the same device and in the same precision, measured between the
+rounds. On a CPU, one thread is used and CPU seconds are counted, since other processes may share the machine. The
+best round of each counts.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from hoser_kd.teacher.training import PRESETS, _Run
 
 
 def corpus(num_trips: int, length: int, num_labels: int) -> Corpus:
-    """Return trips of random cells; what a cell is does not change what it costs."""
+    """Return trips of random cells; the cost does not depend on which cells they are."""
     rng = np.random.default_rng(0)
     offsets = offsets_of(rng.integers(max(length // 2, 1), length * 3 // 2 + 1, num_trips))
     return Corpus(offsets, rng.integers(0, num_labels, offsets[-1]))
 
 
 def forward_flops(config: LMTADConfig, lengths: np.ndarray) -> float:
-    """Return the floating-point operations of a forward pass over sequences of these tokens, the head included."""
+    """Return the floating-point operations of a forward pass over sequences of these lengths, with the output layer."""
     matrices = config.n_layer * 12 * config.n_embd**2 + config.vocab_size * config.n_embd
     # causal attention needs half of the pairs, in two products
     pairs = config.n_layer * 2 * config.n_embd * lengths * (lengths + 1)
@@ -50,7 +51,7 @@ def forward_flops(config: LMTADConfig, lengths: np.ndarray) -> float:
 
 
 def machine_flops(device: torch.device, precision: str, seconds: float) -> float:
-    """Return the floating-point operations a second of one large matrix product."""
+    """Return the FLOP/s of one large matrix product."""
     size = 8192 if device.type == "cuda" else 1536
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     a, b = (torch.rand(size, size, device=device).to(kind) for _ in range(2))
@@ -108,17 +109,17 @@ def measure(preset: str, options: argparse.Namespace) -> dict[str, object]:
             seconds[name] = min(seconds.get(name, np.inf), clock(device) - started)
     tokens, read = int(data.lengths.sum()) + data.num_sequences, data.lengths + 1
     needed = {"training": 3 * forward_flops(shape, read), "scoring": forward_flops(shape, read)}
-    figures: dict[str, object] = {
+    results: dict[str, object] = {
         "teacher": f"{layers} layers of {width}, V {options.vocabulary}, {run.model.num_parameters() / 1e6:.1f} M",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, 1 thread",
         "precision": precision,
         "machine_gflops": round(peak / 1e9, 1),
     }
     for name, taken in seconds.items():
-        figures[f"{name}_tokens_per_s"] = round(tokens / taken)
-        figures[f"{name}_limit_tokens_per_s"] = round(tokens / (needed[name] / peak))
-        figures[f"{name}_share_of_limit"] = round(needed[name] / peak / taken, 3)
-    return figures
+        results[f"{name}_tokens_per_s"] = round(tokens / taken)
+        results[f"{name}_limit_tokens_per_s"] = round(tokens / (needed[name] / peak))
+        results[f"{name}_share_of_limit"] = round(needed[name] / peak / taken, 3)
+    return results
 
 
 def main() -> None:
@@ -126,11 +127,11 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["tiny", "small"], help="sizes")
     parser.add_argument("--vocabulary", type=int, default=8220, help="tokens, special ones included")
     parser.add_argument("--block-size", type=int, default=1186, help="positions of the model")
-    parser.add_argument("--length", type=int, default=60, help="cells of a trip, on average")
-    parser.add_argument("--batch-size", type=int, default=32, help="trips a step")
-    parser.add_argument("--steps", type=int, default=8, help="steps of a round; scoring reads as many trips")
-    parser.add_argument("--rounds", type=int, default=3, help="times everything is measured")
-    parser.add_argument("--peak-seconds", type=float, default=1.0, help="seconds of the plain matrix product a round")
+    parser.add_argument("--length", type=int, default=60, help="mean cells per trip")
+    parser.add_argument("--batch-size", type=int, default=32, help="trips per step")
+    parser.add_argument("--steps", type=int, default=8, help="steps per round; scoring reads the same trips")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of all measurements")
+    parser.add_argument("--peak-seconds", type=float, default=1.0, help="seconds of the matrix product per round")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="arithmetic")
     parser.add_argument("--compile", action="store_true", help="torch.compile, as `teacher.compile`")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")

@@ -1,4 +1,5 @@
-"""The Dagster code location: definitions, resources, IO manager, jobs and automation.
+"""The Dagster code location: definitions, resources, IO manager, jobs, sensors and schedules.
 
-What belongs here: how and when assets run, and where their results lie. What does not: what they compute.
+Belongs here: how and when assets run, and where their results are stored.
+Does not belong here: what the assets compute (`hoser_kd`) and how they appear in the UI (`assets`).
 """

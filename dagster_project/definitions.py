@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
 import dagster as dg
 
-# Multi-dimensional partitions carry a beta notice in this Dagster; the pinned version makes it moot.
+# Partitions with two dimensions are in beta in this version of Dagster, which is pinned.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 import assets  # noqa: E402
@@ -16,17 +15,15 @@ from assets.partitions import CONFIG_FOLDER  # noqa: E402
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining  # noqa: E402
 from dagster_project.full_pipeline import full_pipeline, full_pipeline_steps  # noqa: E402
 from dagster_project.jobs import JOBS  # noqa: E402
+from dagster_project.paths import store_root as default_store_root  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
-
-DEFAULT_STORE = Path(__file__).resolve().parent.parent / "data"
 
 
 def build_defs(config_folder: Path | None = None, store_root: str | None = None) -> dg.Definitions:
     """Assemble the graph. Defaults: HOSER_KD_CONFIG or `config/`, HOSER_KD_STORE or `data/`."""
     pipeline = Pipeline(
-        config_folder=str(config_folder or CONFIG_FOLDER),
-        store_root=store_root or os.environ.get("HOSER_KD_STORE") or str(DEFAULT_STORE),
+        config_folder=str(config_folder or CONFIG_FOLDER), store_root=store_root or default_store_root()
     )
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),

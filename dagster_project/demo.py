@@ -1,4 +1,4 @@
-"""Materialize the whole graph of a city in this process, into the instance that `make dev` shows; say what came out.
+"""Materialize all assets of a city in this process, in the instance that `make dev` shows, and print a summary.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -14,17 +14,19 @@ import dagster as dg
 
 from assets.partitions import CONFIG_FOLDER, SEEDS, cities
 from dagster_project.dead_runs import end_dead_runs, process_tag
-from dagster_project.definitions import DEFAULT_STORE, build_defs
+from dagster_project.definitions import build_defs
 from dagster_project.jobs import JOBS, distill, evaluate
-from hoser_kd.common.errors import ConfigError, HoserKdError
+from dagster_project.paths import store_root
+from dagster_project.records import recorded_version
+from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
 
 def main() -> int:
-    """Run the jobs in order; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Materialize the whole graph of a city.")
+    """Run the jobs in order and return the exit status."""
+    parser = argparse.ArgumentParser(description="Materialize all assets of a city.")
     parser.add_argument("--city", default="demo", help=f"one of {', '.join(cities())}")
     parser.add_argument("--seeds", nargs="+", default=["0"], help="seeds of the students")
     parser.add_argument(
@@ -32,13 +34,12 @@ def main() -> int:
         nargs="+",
         choices=[job.name for job in JOBS],
         metavar="JOB",
-        help=f"run only these of {', '.join(job.name for job in JOBS)}, and print no summary",
+        help=f"run only these jobs, without the summary: {', '.join(job.name for job in JOBS)}",
     )
     options = parser.parse_args()
     started = time.monotonic()
     try:
-        _check(options.city, options.seeds)
-        load_config(CONFIG_FOLDER / f"{options.city}.yaml")
+        _validate(options.city, options.seeds)
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
             run_all(instance, options.city, options.seeds, options.only)
             if not options.only:
@@ -49,22 +50,27 @@ def main() -> int:
     return 0
 
 
-def _check(city: str, seeds: list[str]) -> None:
+def _validate(city: str, seeds: list[str]) -> None:
+    """Raise ConfigError if the city or a seed does not exist or the city's YAML is invalid."""
     if city not in cities():
-        raise ConfigError(f"there is no config/{city}.yaml. Cities: {', '.join(cities())}.")
+        raise ConfigError(f"config/{city}.yaml does not exist. Cities: {', '.join(cities())}.")
     unknown = [seed for seed in seeds if seed not in SEEDS]
     if unknown:
-        raise ConfigError(f"seeds {', '.join(unknown)} are not among {', '.join(SEEDS)}; HOSER_KD_SEEDS sets how many.")
+        raise ConfigError(
+            f"unknown seeds {', '.join(unknown)}: valid seeds are {', '.join(SEEDS)}. The environment variable "
+            "HOSER_KD_SEEDS sets their number."
+        )
+    load_config(CONFIG_FOLDER / f"{city}.yaml")
 
 
 def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None) -> None:
-    """Run every job of a city, or only those named, for the given seeds, one after the other in this process.
+    """Run all jobs of a city, or those named in `only`, for the given seeds, one after another in this process.
 
-    Raises what the first failing step raised.
+    Raises the error of the first step that fails.
     """
     definitions = build_defs()
     for run_id in end_dead_runs(instance):
-        sys.stderr.write(f"run {run_id} was killed before its end; this one goes on from what it left\n")
+        sys.stderr.write(f"run {run_id} was killed; its finished work is reused\n")
     instance.add_dynamic_partitions("city", [city])
     per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
     plan = [
@@ -83,14 +89,14 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
 
 
 def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: float) -> str:
-    """Return the closing screen: what was trained, vanilla against distilled, the report, and how to go on."""
-    store = Store(os.environ.get("HOSER_KD_STORE") or DEFAULT_STORE)
+    """Return the summary: data, teacher, vanilla against distilled by seed, and where the report is."""
+    store = Store(store_root())
 
     def artifact(stage: str, seed: str | None = None) -> Artifact:
         key = city if seed is None else dg.MultiPartitionKey({"city": city, "seed": seed})
-        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=[key])
-        event = instance.fetch_materializations(wanted, limit=1).records[0].asset_materialization
-        version = ((event.tags if event else None) or {})["dagster/data_version"]
+        version = recorded_version(instance, dg.AssetKey(stage), key)
+        if version is None:
+            raise StoreError(f"{stage} of {key} is not materialized. Materialize it first.")
         return store.open(stage, city, version, None if seed is None else int(seed))
 
     network, trips, teacher = (artifact(stage).summary for stage in ("road_network", "trajectories", "teacher"))
@@ -99,21 +105,21 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
         "",
         (
             f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
-            f"all of it in {duration(seconds)}"
+            f"completed in {duration(seconds)}"
         ),
         (
             f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-            f"{teacher['val_perplexity']:.2f}; cells tell candidates apart at {resolution['apart']:.0%} of the choices"
+            f"{teacher['val_perplexity']:.2f}; the grid distinguishes the candidates of {resolution['apart']:.0%} of "
+            "the choices"
         ),
         "",
-        f"  {'seed':>4}  {'figure on test trips':<34}{'vanilla':>10}{'distilled':>11}",
+        f"  {'seed':>4}  {'metric on test trips':<34}{'vanilla':>10}{'distilled':>11}",
     ]
     for seed in seeds:
-        rows = artifact("trajectory_metrics", seed).summary["comparison"]
-        for row in rows:
-            distilled = row.get("distilled")
-            shown = "–" if distilled is None else f"{distilled:.4f}"
-            lines.append(f"  {seed:>4}  {row['figure']:<34}{row['vanilla']:>10.4f}{shown:>11}")
+        for row in artifact("trajectory_metrics", seed).summary["comparison"]:
+            value = row.get("distilled")
+            distilled = "–" if value is None else f"{value:.4f}"
+            lines.append(f"  {seed:>4}  {row['figure']:<34}{row['vanilla']:>10.4f}{distilled:>11}")
     report_path = artifact("distillation_report").path / "report.html"
     lines += ["", f"  report: {report_path}", "  open the UI: make dev, then http://localhost:3000", ""]
     return "\n".join(lines) + "\n"

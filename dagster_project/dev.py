@@ -1,6 +1,6 @@
-"""What `make dev` runs: Dagster's UI and daemon, beside them the files of the store and TensorBoard.
+"""`make dev`: Dagster's UI and daemon, a file server over the store, and TensorBoard.
 
-They start together and end together: a shell leaves what it has put into the background running after Ctrl-C.
+They start and end together. A shell script would leave its background processes running after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-_PATIENCE_S = 30
-"""Dagster ends its runs and servers by itself; what is left after so long is killed."""
+from dagster_project.paths import ROOT
+
+_GRACE_S = 30
+"""Time in which Dagster ends its runs and servers itself; remaining processes are then killed."""
 
 
 def main() -> None:
-    """Run until interrupted, terminated, the terminal is closed, or Dagster ends; then end everything that was started.
+    """Run until interrupted, terminated, the terminal closes, or Dagster exits; then end all started processes.
 
-    Where Dagster ended by itself, its status is this process's.
+    If Dagster exits itself, its status becomes the status of this process.
     """
-    parser = argparse.ArgumentParser(description="Run Dagster's UI, the files of the store and TensorBoard.")
+    parser = argparse.ArgumentParser(
+        description="Run Dagster's UI, a file server over the artifact store, and TensorBoard."
+    )
     parser.add_argument("--port", type=int, default=3000, help="port of the UI")
     options = parser.parse_args()
     ends = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup make dev` outlives its terminal
         ends.append(signal.SIGHUP)
     for number in ends:
-        # also where this process was started with interrupts ignored, which those it starts would inherit
+        # a shell's background job ignores interrupts, which child processes would inherit
         signal.signal(number, signal.default_int_handler)
-    dagster, *beside = (
+    dagster, *helpers = (
         _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(options.port)),
         _start("dagster_project.files"),
         _start("dagster_project.tensorboard"),
@@ -42,21 +44,21 @@ def main() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         status = dagster.wait()
     for number in ends:
-        signal.signal(number, signal.SIG_IGN)  # one is enough; a second one would leave something behind
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleanup
     _signal(dagster, signal.SIGINT)
-    for process in beside:
+    for process in helpers:
         _signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + _PATIENCE_S
-    for process in (dagster, *beside):
+    deadline = time.monotonic() + _GRACE_S
+    for process in (dagster, *helpers):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        _signal(process, signal.SIGKILL)  # TensorBoard leaves a helper of its own; a group outlives its leader
+        _signal(process, signal.SIGKILL)  # TensorBoard leaves a process of its own in the group
         process.wait()
     sys.exit(status)
 
 
 def _start(*words: str) -> subprocess.Popen[bytes]:
-    """Start a module of this Python in a group of its own, so that a signal reaches it once, from here."""
+    """Start a module with this Python in its own process group, so that it gets signals only from this process."""
     return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, start_new_session=True)  # noqa: S603
 
 

@@ -1,62 +1,59 @@
-"""Serves the artifact store to a browser, read only, so that reports and pictures open from the UI at a click.
+"""Serve the artifact store to a browser, read-only, so that the UI can link to reports, figures and files.
 
-`make dev` starts it beside Dagster; a page from http may not open a file of the disk. Only this machine can reach it.
+`make dev` starts it beside Dagster, since a page loaded over HTTP may not open local files. It listens on this machine
+only.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from assets.showing import files_address
-from dagster_project.definitions import DEFAULT_STORE
-
-HOST = "127.0.0.1"
+from dagster_project.paths import HOST, local_store
 
 
 class _Files(SimpleHTTPRequestHandler):
-    """The files below a folder; what leads out of it or is hidden is not there."""
+    """The files below a folder. Hidden files, links out of the folder and foreign host names give status 404."""
 
-    def send_head(self) -> IO[bytes] | None:
+    def send_head(self) -> BytesIO | BinaryIO | None:
         root = Path(self.directory).resolve()
-        place = Path(self.translate_path(self.path)).resolve()
-        hidden = any(part.startswith(".") for part in place.parts[len(root.parts) :])
-        own = (self.headers.get("Host") or "").rsplit(":", 1)[0] in {HOST, "localhost"}
-        if hidden or not own or not place.is_relative_to(root):
+        target = Path(self.translate_path(self.path)).resolve()
+        hidden = any(part.startswith(".") for part in target.parts[len(root.parts) :])
+        local = (self.headers.get("Host") or "").rsplit(":", 1)[0] in {HOST, "localhost"}
+        if hidden or not local or not target.is_relative_to(root):
             self.send_error(404)
             return None
         return super().send_head()
 
     def end_headers(self) -> None:
-        # a report holds everything it shows; whatever else a page would load or send is refused
+        # a report is self-contained; anything else that a page would load or send is blocked
         self.send_header("Content-Security-Policy", "default-src 'self' data: 'unsafe-inline'")
         self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
-        """A line a picture helps nobody."""
+        """Log nothing; a line per request would bury Dagster's output in the same terminal."""
 
 
 def server(root: Path, port: int) -> ThreadingHTTPServer:
-    """Return a server of the files below `root`, not yet running. Port 0 takes any free one."""
+    """Return a server of the files below `root`, not yet running. Port 0 takes any free port."""
     root.mkdir(parents=True, exist_ok=True)
     return ThreadingHTTPServer((HOST, port), partial(_Files, directory=str(root)))
 
 
 def main() -> None:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description="Serve the artifact store to a browser, read only.")
+    parser = argparse.ArgumentParser(description="Serve the artifact store to a browser, read-only.")
     parser.add_argument("--port", type=int, default=urlsplit(files_address()).port or 3001)
-    store = os.environ.get("HOSER_KD_STORE") or str(DEFAULT_STORE)
-    if "://" in store:
-        raise SystemExit(f"{store} is no folder of this machine; open its files with its own tools.")
-    with server(Path(store), parser.parse_args().port) as serving:
-        serving.serve_forever()
+    options = parser.parse_args()
+    with server(local_store(), options.port) as running:
+        running.serve_forever()
 
 
 if __name__ == "__main__":

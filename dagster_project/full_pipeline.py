@@ -1,11 +1,13 @@
-"""`full_pipeline`: launch one thing, and the whole city is made, from raw files to the report.
+"""The job `full_pipeline` runs a whole city, from raw files to the report, as a chain of runs.
 
-A run has one partition, so stages of a city and stages of a city and a seed cannot share one. The job says which city
-and which seeds; a sensor starts each job when the one before it has succeeded, by the tag that all runs of the chain
-carry. A run that fails or is canceled stops the chain; re-executed with success, it lets the chain go on.
+A run has one partition, so assets of a city and assets of a city and seed cannot share a run. `full_pipeline` takes the
+city and the seeds; the sensor `full_pipeline_steps` launches each job when its predecessor has succeeded. All runs of a
+chain carry the same tag. A failed or canceled run stops the chain; when it is re-executed and succeeds, the chain
+resumes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -15,26 +17,30 @@ from dagster_project.jobs import JOBS, distill, evaluate, prepare_city, report, 
 from hoser_kd.common.errors import HoserKdError
 
 CHAIN_TAG = "hoser_kd/full_pipeline"
-"""Carried by all runs of a chain: the id of the run of `full_pipeline` that began it."""
+"""Run tag of all runs of a chain: the id of its first run, that of `full_pipeline`."""
 CITY_TAG = "hoser_kd/city"
 SEEDS_TAG = "hoser_kd/seeds"
 
 
 class FullPipeline(dg.Config):
-    """What to make."""
+    """Run config of `full_pipeline`."""
 
     seeds: list[int] = Field(
-        default=[0], description="Seeds of the students; the report compares over all seeds there are."
+        default=[0], description="Seeds of the students. The report compares over all evaluated seeds."
     )
 
 
-@dg.op(required_resource_keys={"pipeline"}, description="Check settings and seeds; the sensor does the rest.")
+@dg.op(
+    required_resource_keys={"pipeline"},
+    description="Validates settings and seeds. The sensor full_pipeline_steps launches the other jobs.",
+)
 def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
-    """Refuse what cannot work before anything runs, and say how to follow the chain."""
+    """Validate the request before starting, and log how to follow the chain."""
     unknown = [seed for seed in config.seeds if str(seed) not in SEEDS]
     if unknown or not config.seeds:
+        problem = f"unknown seeds {', '.join(map(str, unknown))}" if unknown else "no seeds given"
         raise dg.Failure(
-            f"Seeds {unknown or 'missing'}: choose among {', '.join(SEEDS)}; HOSER_KD_SEEDS sets how many there are.",
+            f"{problem}: valid seeds are {', '.join(SEEDS)}. HOSER_KD_SEEDS sets their number.",
             allow_retries=False,
         )
     try:
@@ -42,7 +48,7 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
     except HoserKdError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     context.log.info(
-        "The jobs follow by themselves, while the sensor full_pipeline_steps is on: all runs with the tag %s = %s.",
+        "The sensor full_pipeline_steps launches the other jobs while it is on. All runs have the tag %s = %s.",
         CHAIN_TAG,
         context.run_id,
     )
@@ -52,12 +58,12 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
     partitions_def=city_partitions,
     executor_def=dg.in_process_executor,
     config=dg.RunConfig(ops={"begin": FullPipeline()}),
-    description="Make a whole city: prepare_city, train_teacher, then distill and evaluate for each seed, then the "
-    "report. This run only begins; the others follow as the sensor full_pipeline_steps sees each succeed, "
-    f"all with the tag {CHAIN_TAG}.",
+    description="Run the whole pipeline of a city: prepare_city, train_teacher, then distill and evaluate for each "
+    "seed, then report. This run only validates the request; the sensor full_pipeline_steps launches each job when its "
+    f"predecessor has succeeded. All runs have the tag {CHAIN_TAG}.",
 )
 def full_pipeline() -> None:
-    """Begin."""
+    """Start the chain."""
     begin()
 
 
@@ -67,49 +73,52 @@ def full_pipeline() -> None:
     request_jobs=list(JOBS),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts the next job of a full_pipeline when one has succeeded. Runs that do not belong to one are "
-    "left alone.",
+    description="Launches the next job of a full_pipeline when a run of it has succeeded. Ignores all other runs.",
 )
 def full_pipeline_steps(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Ask for what follows the run that has succeeded."""
+    """Request the runs that follow the one that has succeeded."""
     run = context.dagster_run
     if run.job_name == full_pipeline.name:
-        city = run.tags["dagster/partition"]
-        config = run.run_config.get("ops", {}).get("begin", {}).get("config", {})
-        seeds = [str(seed) for seed in config.get("seeds", FullPipeline().seeds)]
-        chain = {CHAIN_TAG: run.run_id, CITY_TAG: city, SEEDS_TAG: ",".join(seeds)}
+        seeds = ",".join(str(seed) for seed in _seeds(run.run_config))
+        chain = {CHAIN_TAG: run.run_id, CITY_TAG: run.tags["dagster/partition"], SEEDS_TAG: seeds}
         yield _request(prepare_city.name, chain)
         return
     if CHAIN_TAG not in run.tags:
-        yield dg.SkipReason(f"{run.job_name} of {run.tags.get('dagster/partition')} was launched by itself.")
+        yield dg.SkipReason(f"{run.job_name} of {run.tags.get('dagster/partition')} is not part of a full_pipeline.")
         return
     chain = {tag: run.tags[tag] for tag in (CHAIN_TAG, CITY_TAG, SEEDS_TAG)}
-    seeds = chain[SEEDS_TAG].split(",")
     if run.job_name == prepare_city.name:
         yield _request(train_teacher.name, chain)
     elif run.job_name == train_teacher.name:
-        for seed in seeds:
+        for seed in chain[SEEDS_TAG].split(","):
             yield _request(distill.name, chain, seed)
     elif run.job_name == distill.name:
         yield _request(evaluate.name, chain, run.tags["dagster/partition/seed"])
     elif run.job_name == evaluate.name:
-        done = {
-            other.tags["dagster/partition/seed"]
-            for other in context.instance.get_runs(
-                dg.RunsFilter(
-                    job_name=evaluate.name, statuses=[dg.DagsterRunStatus.SUCCESS], tags={CHAIN_TAG: chain[CHAIN_TAG]}
-                )
-            )
-        }
-        waiting = [seed for seed in seeds if seed not in done]
-        if waiting:
-            yield dg.SkipReason(f"The report waits for seeds {', '.join(waiting)}.")
+        missing = _seeds_to_evaluate(context.instance, chain)
+        if missing:
+            yield dg.SkipReason(f"The report waits for the evaluation of the seeds {', '.join(missing)}.")
         else:
             yield _request(report.name, chain)
 
 
+def _seeds(run_config: Mapping[str, Any]) -> list[int]:
+    """Return the seeds in the run config of `full_pipeline`; the default if it names none."""
+    seeds: list[int] = run_config.get("ops", {}).get("begin", {}).get("config", {}).get("seeds", FullPipeline().seeds)
+    return seeds
+
+
+def _seeds_to_evaluate(instance: dg.DagsterInstance, chain: dict[str, str]) -> list[str]:
+    """Return the seeds of a chain that no successful run of `evaluate` has covered yet."""
+    succeeded = dg.RunsFilter(
+        job_name=evaluate.name, statuses=[dg.DagsterRunStatus.SUCCESS], tags={CHAIN_TAG: chain[CHAIN_TAG]}
+    )
+    evaluated = {run.tags["dagster/partition/seed"] for run in instance.get_runs(succeeded)}
+    return [seed for seed in chain[SEEDS_TAG].split(",") if seed not in evaluated]
+
+
 def _request(job: str, chain: dict[str, str], seed: str | None = None) -> dg.RunRequest:
-    """The key lets a step of a chain start once, however often the step before it succeeds."""
+    """Return the request of a job; its run key launches each step of a chain once, however often its run succeeds."""
     city = chain[CITY_TAG]
     key = city if seed is None else dg.MultiPartitionKey({"city": city, "seed": seed})
     return dg.RunRequest(f"{chain[CHAIN_TAG]}:{job}:{key}", job_name=job, partition_key=key, tags=chain)

@@ -1,4 +1,4 @@
-"""Resources: where cities are configured and where artifacts lie, and the IO manager that hands artifacts on."""
+"""Resources: the cities' settings and the artifact store, and the IO manager that passes artifacts between assets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets.partitions import city_and_seed
+from dagster_project.records import recorded_version
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
@@ -16,7 +17,7 @@ from hoser_kd.pipeline.store import Artifact, Store
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The cities' settings and the artifact store: the same for every run, so no run config and in no launchpad."""
+    """Settings of the cities and the artifact store. The same for every run, therefore not part of the run config."""
 
     config_folder: str
     """Folder of the cities' YAML files."""
@@ -24,7 +25,7 @@ class Pipeline:
     """Folder or fsspec address of the artifact store."""
 
     def config(self, city: str) -> CityConfig:
-        """Read and check the YAML of a city, as it is now."""
+        """Read and validate the current YAML of a city."""
         return load_config(Path(self.config_folder) / f"{city}.yaml")
 
     def store(self) -> Store:
@@ -33,7 +34,7 @@ class Pipeline:
 
 
 class ArtifactIOManager(dg.IOManager):
-    """Hands artifacts from asset to asset by the version that Dagster recorded, never by what is newest on disk."""
+    """Passes artifacts by the data version that Dagster has recorded, never by what is newest on disk."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -42,40 +43,37 @@ class ArtifactIOManager(dg.IOManager):
         """Do nothing: the stage has committed its files, and Dagster records the version."""
 
     def load_input(self, context: dg.InputContext) -> Artifact | Mapping[int, Artifact] | None:
-        """Open the recorded version of the upstream partition; of all seeds there are, where all are asked for."""
+        """Open the recorded version of the upstream partition.
+
+        A step of a city that reads a per-seed asset gets all materialized seeds, sorted; None if there are none.
+
+        Raises:
+            dagster.Failure: the store does not hold the recorded version.
+        """
         stage = STAGES[context.asset_key.path[-1]]
-        found: dict[int, Artifact] = {}
+        by_seed: dict[int, Artifact] = {}
         for partition_key in context.asset_partition_keys:
-            version = _recorded_version(context.instance, context.asset_key, partition_key)
+            version = recorded_version(context.instance, context.asset_key, partition_key)
             city, seed = city_and_seed(_typed(partition_key, context))
             if version is not None:
                 try:
                     artifact = self._pipeline.store().open(stage.name, city, version, seed)
-                except HoserKdError as error:  # Dagster would put its own words before any other exception's
+                except HoserKdError as error:  # Dagster wraps any other exception in a message of its own
                     raise dg.Failure(description=str(error), allow_retries=False) from error
-                if seed is None or _wants_one_seed(context):
+                if seed is None or _has_seed(context):
                     return artifact
-                found[seed] = artifact
-        return dict(sorted(found.items())) if found else None
+                by_seed[seed] = artifact
+        return dict(sorted(by_seed.items())) if by_seed else None
 
 
-def _wants_one_seed(context: dg.InputContext) -> bool:
-    """Whoever runs for one seed reads that seed; whoever runs for a city reads all."""
+def _has_seed(context: dg.InputContext) -> bool:
+    """Return whether the step runs for one seed, so that it reads that seed only."""
     return isinstance(context.partition_key, dg.MultiPartitionKey)
 
 
 def _typed(partition_key: str, context: dg.InputContext) -> str:
-    """Dagster hands keys over as plain text; the definition knows their dimensions."""
+    """Return the key with its dimensions, which the input context passes as plain text."""
     definition = context.asset_partitions_def
     if isinstance(definition, dg.MultiPartitionsDefinition):
         return definition.get_partition_key_from_str(partition_key)
     return partition_key
-
-
-def _recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str) -> str | None:
-    """Return the data version of the latest materialization of this partition."""
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition_key])
-    records = instance.fetch_materializations(wanted, limit=1).records
-    if not records or (event := records[0].asset_materialization) is None:
-        return None
-    return (event.tags or {}).get("dagster/data_version")

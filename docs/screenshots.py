@@ -1,8 +1,8 @@
-"""Take the pictures of docs/walkthrough.md: `python docs/screenshots.py`.
+"""Take the screenshots of docs/walkthrough.md: `python docs/screenshots.py`.
 
-A small town is made for them in a folder of its own, which shows in the pictures, with the servers of `make dev` on
-their usual ports; `--url` takes the pictures of a UI that runs already instead. Needs Debian's chromium and Playwright
-(in the extra `test`). Look at each picture before you commit it.
+By default, runs the pipeline for a small synthetic town in its own folder (visible in the screenshots),
+with the servers of `make dev` on their usual ports. `--url` uses a running UI instead. Needs Debian's chromium and
+Playwright (in the extra `test`). Look at each screenshot before you commit it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
 URL = "http://localhost:3000"
 TOWN = """\
-description: A small made town.
+description: A small synthetic town.
 source:
   kind: synthetic
   synthetic: {blocks: [8, 8], num_trips: 200}
@@ -43,7 +43,7 @@ LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $pa
 REPORTS = """{assetNodeOrError(assetKey: {path: ["distillation_report"]}) {
   ... on AssetNode {assetMaterializations {runId}}}}"""
 PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
-PATIENCE_S = 3600
+TIMEOUT_S = 3600
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -57,7 +57,7 @@ FLAGS = [
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[None]:
-    """Start what `make dev` starts over a folder with a town in it, and make the town unless that has been done."""
+    """Start the servers of `make dev` over a folder with a town, and run the pipeline of the town if needed."""
     (folder / "config").mkdir(parents=True, exist_ok=True)
     (folder / ".dagster").mkdir(exist_ok=True)
     (folder / "config" / "town.yaml").write_text(TOWN)
@@ -74,7 +74,7 @@ def served(folder: Path) -> Iterator[None]:
         for words in SERVERS
     ]
     try:
-        make_town()
+        run_pipeline()
         yield
     finally:
         for server in servers:
@@ -83,13 +83,13 @@ def served(folder: Path) -> Iterator[None]:
             server.wait(60)
 
 
-def make_town() -> None:
-    """Launch full_pipeline once the sensor has seen the town, and wait for the report."""
-    wait_for(lambda: asked(PARTITIONS)["assetNodeOrError"].get("partitionKeys"))
-    if asked(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
+def run_pipeline() -> None:
+    """Launch full_pipeline once the sensor has added the town, and wait for the report."""
+    wait_for(lambda: query(PARTITIONS)["assetNodeOrError"].get("partitionKeys"))
+    if query(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
         return
     selector = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": "full_pipeline"}
-    asked(
+    query(
         LAUNCH,
         params={
             "selector": selector,
@@ -97,27 +97,27 @@ def make_town() -> None:
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]},
         },
     )
-    wait_for(lambda: asked(REPORTS)["assetNodeOrError"]["assetMaterializations"])
+    wait_for(lambda: query(REPORTS)["assetNodeOrError"]["assetMaterializations"])
 
 
-def asked(text: str, **variables: Any) -> dict[str, Any]:
-    """Return the answer to a GraphQL query."""
+def query(text: str, **variables: Any) -> dict[str, Any]:
+    """Return the data of a GraphQL response."""
     body = json.dumps({"query": text, "variables": variables}).encode()
     request = urllib.request.Request(f"{URL}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
-        found: dict[str, Any] = json.load(answer)
-    return found["data"]
+    with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
+        content: dict[str, Any] = json.load(response)
+    return content["data"]
 
 
-def wait_for(what: Callable[[], Any]) -> None:
-    """Wait until something is so; a server that does not answer yet is waited for."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Poll until a condition holds, also while the server does not answer yet."""
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if what():
+            if condition():
                 return
         time.sleep(1)
-    raise SystemExit("the town was not made in time; look at its runs in the UI")
+    raise SystemExit("the pipeline of the town did not finish in time; inspect its runs in the UI")
 
 
 def lineage(page: Page, url: str, _: str) -> None:
@@ -136,13 +136,13 @@ def launchpad(page: Page, url: str, city: str) -> None:
     """The launchpad of full_pipeline with a city chosen."""
     page.goto(f"{url}/locations/hoser_kd/jobs/full_pipeline/playground")
     page.get_by_placeholder("Partition").wait_for()
-    page.wait_for_timeout(5000)  # the list opens empty while the partitions are still being asked for
+    page.wait_for_timeout(5000)  # the list opens empty while the partitions are loading
     page.get_by_placeholder("Partition").click()
     page.get_by_text(city, exact=True).last.click()
 
 
-def knobs(page: Page, url: str, city: str) -> None:
-    """The launchpad of distill, filled in with what the city's YAML says."""
+def run_config(page: Page, url: str, city: str) -> None:
+    """The launchpad of distill, filled in from the city's YAML."""
     page.goto(f"{url}/locations/hoser_kd/jobs/distill/playground")
     page.get_by_placeholder("Partition").wait_for()
     page.wait_for_timeout(5000)
@@ -157,7 +157,7 @@ def runs(page: Page, url: str, _: str) -> None:
 
 
 def backfill(page: Page, url: str, _: str) -> None:
-    """What a backfill over seeds asks for."""
+    """The dialog of a backfill over seeds."""
     page.goto(f"{url}/locations/hoser_kd/asset-groups/student/lineage")
     page.get_by_text("vanilla_student").first.wait_for()
     page.get_by_role("button", name="Materialize all").first.click()
@@ -167,11 +167,11 @@ def backfill(page: Page, url: str, _: str) -> None:
     page.get_by_text("Backfill only failed and missing").click()
 
 
-def asset(name: str, query: str) -> Callable[[Page, str, str], None]:
+def asset(name: str, view: str) -> Callable[[Page, str, str], None]:
     """The page of an asset."""
 
     def shot(page: Page, url: str, city: str) -> None:
-        page.goto(f"{url}/assets/{name}?{query.format(city=city)}")
+        page.goto(f"{url}/assets/{name}?{view.format(city=city)}")
         page.get_by_text(name.rsplit("/", 1)[-1]).first.wait_for()
 
     return shot
@@ -194,7 +194,7 @@ SHOTS: dict[str, Callable[[Page, str, str], None]] = {
     "lineage": lineage,
     "network": network,
     "launchpad": launchpad,
-    "knobs": knobs,
+    "run_config": run_config,
     "runs": runs,
     "backfill": backfill,
     "student": asset("distilled_student", "view=overview"),
@@ -206,27 +206,27 @@ SHOTS: dict[str, Callable[[Page, str, str], None]] = {
 
 
 def take(window: BrowserContext, url: str, city: str, names: list[str], settle_s: float) -> None:
-    """Take the pictures named."""
+    """Take the named screenshots."""
     page = window.pages[0]
     for name in names:
         SHOTS[name](page, url, city)
-        page.mouse.move(700, 600)  # away from what explains itself under the mouse
+        page.mouse.move(700, 600)  # away from elements with tooltips
         page.wait_for_timeout(settle_s * 1000)
         page.screenshot(path=FOLDER / f"{name}.png")
 
 
 def main() -> None:
-    """Run."""
-    parser = argparse.ArgumentParser(description="Take the pictures of the walk through the UI.")
-    parser.add_argument("--url", help="a UI that runs already")
-    parser.add_argument("--city", default="town", help="a city that has been made in it")
-    parser.add_argument("--folder", type=Path, default=Path("/srv/hoser-kd"), help="where the town is made otherwise")
+    """Parse the options, start the servers and take the screenshots."""
+    parser = argparse.ArgumentParser(description="Take the screenshots of docs/walkthrough.md.")
+    parser.add_argument("--url", help="address of a running UI")
+    parser.add_argument("--city", default="town", help="a city that is materialized in it")
+    parser.add_argument("--folder", type=Path, default=Path("/srv/hoser-kd"), help="folder of the town without --url")
     parser.add_argument("--only", nargs="+", choices=SHOTS, default=list(SHOTS))
-    parser.add_argument("--settle", type=float, default=4, help="seconds a page is given to fill")
+    parser.add_argument("--settle", type=float, default=4, help="seconds to wait for a page to load")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
-        raise SystemExit("no chromium here: apt-get install chromium")
+        raise SystemExit("chromium is not installed: apt-get install chromium")
     FOLDER.mkdir(exist_ok=True)
     with contextlib.ExitStack() as running:
         if options.url is None:

@@ -20,9 +20,9 @@ import numpy as np
 
 from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.registry import Registry
-from hoser_kd.generation.generator import GeneratedTrajectories
 from hoser_kd.generation.od_pairs import OdPairs
 from hoser_kd.generation.retrieval import Match, match_requests, shifted_trips
+from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.network.class_speeds import ClassSpeeds, entry_times, hour_of_day
 from hoser_kd.network.markov import SMOOTHING_GRID, MarkovChain
 from hoser_kd.network.road_network import RoadNetwork

@@ -127,7 +127,7 @@ def test_a_city_that_was_prepared_is_known_by_the_content_of_its_files(fresh_hom
         home.demo("prepare_city")
         tick = Ticks(city_watch, instance, home.root)
         assert [tick(), tick()] == [[], []]
-        assert "made already" in tick.said
+        assert "already prepared" in tick.said
 
 
 def test_other_files_beside_the_raw_ones_launch_nothing(instance, city):
@@ -168,7 +168,7 @@ def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
     with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
         tick = Ticks(city_watch, instance, home.root)
         assert [tick(), tick()] == [[], []]  # what the runner has made is not made again
-        assert "made already" in tick.said
+        assert "already prepared" in tick.said
         yaml = home.config / "town.yaml"
         yaml.write_text(yaml.read_text() + "distill: {temperature: 3.0}\n")
         assert tick() == []

@@ -77,7 +77,7 @@ def test_backfills_over_seeds_train_every_seed_and_report_once_over_those_there_
     runs = backfill(
         server,
         partitionNames=KEYS,
-        selector={"partitionSetName": "distil_partition_set", "repositorySelector": repository},
+        selector={"partitionSetName": "distill_partition_set", "repositorySelector": repository},
     )
     assert sorted((partition, status) for partition, _, status in runs) == [(key, "SUCCESS") for key in KEYS]
     assert {stage: len(versions(taught, stage, "2")) for stage in PER_SEED} == dict.fromkeys(PER_SEED, 1)

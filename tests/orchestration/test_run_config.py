@@ -11,7 +11,7 @@ import yaml
 
 from assets import partitions
 from assets.run_config import (
-    KNOBS,
+    OVERRIDABLE,
     YAML_ERROR_TAG,
     YAML_TAG,
     changes,
@@ -44,7 +44,7 @@ def city(**sections):
     return CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}, **sections})
 
 
-@pytest.mark.parametrize("stage", KNOBS)
+@pytest.mark.parametrize("stage", OVERRIDABLE)
 def test_knobs_are_described_and_change_nothing_unless_given(stage):
     config = run_config_of(stage)
     assert changes(stage, config(), city(), {}) == {}
@@ -64,7 +64,7 @@ def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_doe
     assert changes("distilled_student", config(lambda_kl=0.2), edited, tags) == {"distill.lambda_kl": 0.2}
     assert changes("distilled_student", config(lambda_kl=1.0), edited, {}) == {"distill.lambda_kl": 1.0}
     assert list(stale_overrides("distilled_student", config(lambda_kl=1.0), edited, tags)) == [
-        "distill.lambda_kl: the launchpad was filled in with 1.0; the YAML says 0.5 by now, and that counts."
+        "distill.lambda_kl: filled in with 1.0 from a YAML that was edited since; this run uses 0.5."
     ]
     for value in (0.5, 0.2, None):
         assert not list(stale_overrides("distilled_student", config(lambda_kl=value), edited, tags))
@@ -97,7 +97,7 @@ def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
 
 
 def test_a_launchpad_is_filled_in_with_what_a_person_may_change_and_nothing_else():
-    allowed = {"seeds", "force", "device", *(knob.split(".")[1] for knobs in KNOBS.values() for knob in knobs)}
+    allowed = {"seeds", "force", "device", *(knob.split(".")[1] for knobs in OVERRIDABLE.values() for knob in knobs)}
     for job in build_defs().get_repository_def().get_all_jobs():
         filled = {name: field.default_value for name, field in job.run_config_schema.config_type.fields.items()}
         assert not any(resource.get("config") for resource in filled["resources"].values()), job.name
@@ -151,7 +151,7 @@ def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(
     folder = home.store / "town" / "distilled_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
     ui = dev(home)
-    chosen = ui.query(CHOOSE_PARTITION, repository=REPOSITORY, set="distil_partition_set", partition="town|0")
+    chosen = ui.query(CHOOSE_PARTITION, repository=REPOSITORY, set="distill_partition_set", partition="town|0")
     chosen = chosen["partitionSetOrError"]["partition"]
     filled_in = yaml.safe_load(chosen["runConfigOrError"]["yaml"])
     town = load_config(home.config / "town.yaml")

@@ -1,0 +1,30 @@
+"""Where the artifact store is, and the host name of the servers over it. Does not import Dagster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HOST = "127.0.0.1"
+"""Address of the servers over the store; only this machine reaches it."""
+
+
+def store_root() -> str:
+    """Return the folder or fsspec address of the artifact store: HOSER_KD_STORE, or `data/` in the repository."""
+    return os.environ.get("HOSER_KD_STORE") or str(ROOT / "data")
+
+
+def local_store() -> Path:
+    """Return the folder of the artifact store.
+
+    Raises:
+        SystemExit: the store is not a local folder.
+    """
+    root = store_root()
+    if "://" in root:
+        raise SystemExit(
+            f"{root} is not a local folder; copy the artifact to one, or open it with the store's own tools."
+        )
+    return Path(root)

@@ -1,0 +1,50 @@
+"""The memory of the sensors between two ticks."""
+
+from __future__ import annotations
+
+import json
+
+from dagster_project.city_state import CityState, observe_cities, read_cursor, write_cursor
+
+YAML = "source: {kind: synthetic}\n"
+
+
+def observe(folder, states):
+    messages: list[str] = []
+    return list(observe_cities(folder, states, messages)), messages
+
+
+def test_a_cursor_keeps_the_states():
+    states = {"town": CityState({"grid": "1"}, "2", "3", None, "4", "5", 6), "village": CityState()}
+    assert read_cursor(write_cursor(states)) == states
+
+
+def test_a_cursor_of_an_earlier_release_starts_afresh():
+    old = {"settings": {}, "looked_at": "1", "raw": None, "content": None, "content_of": "", "done": "2", "asked": 3}
+    assert read_cursor(json.dumps({"town": old})) == {}
+    assert read_cursor(None) == {}
+
+
+def test_a_city_is_new_then_stable_and_a_changed_section_is_listed_once(tmp_path):
+    (tmp_path / "town.yaml").write_text(YAML)
+    states: dict[str, CityState] = {}
+    (first,), _ = observe(tmp_path, states)
+    assert (first.is_new, first.is_stable) == (True, False)
+    assert {"source", "zones", "student"} <= set(first.changed)
+    (second,), _ = observe(tmp_path, states)
+    assert (second.is_new, second.is_stable, second.changed) == (False, True, {})
+    (tmp_path / "town.yaml").write_text(YAML + "zones: {count: 5}\n")
+    (third,), _ = observe(tmp_path, states)
+    assert (third.is_stable, set(third.changed)) == (False, {"zones"})
+
+
+def test_an_unreadable_yaml_is_reported_and_leaves_the_state(tmp_path):
+    (tmp_path / "town.yaml").write_text(YAML)
+    states: dict[str, CityState] = {}
+    observe(tmp_path, states)
+    before = dict(states)
+    (tmp_path / "town.yaml").write_text("sauce: 1\n")
+    cities, messages = observe(tmp_path, states)
+    assert cities == []
+    assert states == before
+    assert "`sauce` is not a known setting" in messages[0]
