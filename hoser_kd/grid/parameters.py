@@ -31,13 +31,13 @@ _BOUNDS = {
 _CELLS = {"cell_lat": ("cell_lat",), "cell_lng": ("cell_lng", "cell_lon")}
 _OTHERS = {"cell_size_m": ("cell_size_m",), "downsample_factor": ("downsample_factor",)}
 _BOXES = ("boundary", "bounds")
-KNOWN = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values() for name in names}
-KNOWN |= {*_BOXES, SHAPE, "grid_size"}
+KNOWN_KEYS = {name for group in (_BOUNDS, _CELLS, _OTHERS) for names in group.values() for name in names}
+KNOWN_KEYS |= {*_BOXES, SHAPE, "grid_size"}
 """All keys that are read."""
 
-MOST_ALONG_AN_AXIS = 10_000_000
+MAX_CELLS_PER_AXIS = 10_000_000
 """Maximum number of rows or columns: 1 cm over 100 km. More indicate a wrong unit and would exhaust the memory."""
-MOST_WORDS = 4_000_000
+MAX_TOKENS = 4_000_000
 """Maximum vocabulary of a teacher trained in the pipeline. At width 256, its embeddings take 16 GB in training."""
 
 _ROUNDING_CELLS = 0.05
@@ -98,8 +98,8 @@ def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
     if absent:
         raise ConfigError(
             f"The grid's {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing. Set `bounds` and "
-            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML. For an imported teacher, use "
-            "the values it was trained with; for a teacher trained here, `bounds: roads` uses the extent of the roads."
+            "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML. For an imported teacher, "
+            "use the values of its training; for a teacher trained here, `bounds: roads` uses the extent of the roads."
         )
     cells = _cells(numbers)
     factor = numbers.get("downsample_factor", 1)
@@ -129,14 +129,14 @@ def check_vocabulary(numbers: Mapping[str, Any], setting: str, *, all_cells: boo
     factor = numbers["downsample_factor"]
     height, width = (max(1.0, float(np.floor(count / factor))) for count in rows_and_columns(numbers))
     size = f"With `grid.{setting}` the grid has {height:,.0f} × {width:,.0f} = {height * width:,.0f} cells"
-    if max(height, width) * factor > MOST_ALONG_AN_AXIS:
+    if max(height, width) * factor > MAX_CELLS_PER_AXIS:
         raise ConfigError(
-            f"{size}; the maximum is {MOST_ALONG_AN_AXIS:,} rows or columns. Use larger cells and check the "
+            f"{size}; the maximum is {MAX_CELLS_PER_AXIS:,} rows or columns. Use larger cells and check the "
             "unit of the key; for one token per road, set `kind: roads`."
         )
-    if all_cells and height * width > MOST_WORDS:
+    if all_cells and height * width > MAX_TOKENS:
         raise ConfigError(
-            f"{size}, and `grid.vocabulary: all` gives each of them a token; the maximum is {MOST_WORDS:,} tokens. "
+            f"{size}, and `grid.vocabulary: all` gives each of them a token; the maximum is {MAX_TOKENS:,}. "
             f"Set `vocabulary: occupied`, which gives tokens only to cells with one of the {num_roads:,} roads, or use "
             "larger cells."
         )

@@ -19,8 +19,8 @@ from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import GridConfig
 from hoser_kd.grid.parameters import (
-    KNOWN,
-    MOST_ALONG_AN_AXIS,
+    KNOWN_KEYS,
+    MAX_CELLS_PER_AXIS,
     SHAPE,
     check_vocabulary,
     disagreements,
@@ -74,9 +74,9 @@ class GridSpec:
         ]
         if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
             problems.append(f"downsample_factor {self.downsample_factor} is not a whole number of at least 1")
-        if not problems and max(rows_and_columns(numbers)) > MOST_ALONG_AN_AXIS:
+        if not problems and max(rows_and_columns(numbers)) > MAX_CELLS_PER_AXIS:
             cell = f"cells of {self.cell_lat:g}° × {self.cell_lng:g}°"
-            problems = [f"{cell} give more than {MOST_ALONG_AN_AXIS:,} rows or columns"]
+            problems = [f"{cell} give more than {MAX_CELLS_PER_AXIS:,} rows or columns"]
         if problems:
             raise ConfigError(f"Invalid grid: {'; '.join(problems)}.")
 
@@ -146,8 +146,8 @@ class GridSpec:
         Raises ConfigError for missing or contradictory values.
         """
         fallback = read_numbers(fallbacks)
-        if unknown := set(fallbacks) - KNOWN:
-            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}. Known: {', '.join(sorted(KNOWN))}.")
+        if unknown := set(fallbacks) - KNOWN_KEYS:
+            raise ConfigError(f"Unknown fallback {', '.join(sorted(unknown))}. Known: {', '.join(sorted(KNOWN_KEYS))}.")
         own = read_numbers(cfg)
         if "cell_lat" in own or "cell_lng" in own:
             fallback.pop("cell_size_m", None)

@@ -46,8 +46,8 @@ def _tokens_of_cells(grid: OccupiedCells, cells: Int64Array) -> Int64Array:
     unknown = grid.cells[token] != cells
     if unknown.any():
         raise ConfigError(
-            f"{int(unknown.sum())} roads, for example road {int(np.argmax(unknown))}, lie in cells for which the teacher "
-            "has no token. It was trained on another road network; train a teacher on this one."
+            f"{int(unknown.sum())} roads, for example road {int(np.argmax(unknown))}, lie in cells for which the "
+            "teacher has no token. It was trained on another road network; train a teacher on this one."
         )
     return token
 
@@ -55,8 +55,8 @@ def _tokens_of_cells(grid: OccupiedCells, cells: Int64Array) -> Int64Array:
 def cells_frame(grid: Grid, tokens: Int64Array) -> gpd.GeoDataFrame:
     """Return token, row, column, roads (their number) and geometry of every cell with a road, EPSG:4326.
 
-    `tokens` is (N,) int64, the token of each road. The geometry is the cell's rectangle, or the road's line if each road
-    is a token.
+    `tokens` is (N,) int64, the token of each road. The geometry is the cell's rectangle, or the road's line if each
+    road is a token.
     """
     occupied, roads = np.unique(tokens, return_counts=True)
     row, column = np.divmod(grid.cells[occupied] if isinstance(grid, OccupiedCells) else occupied, grid.shape[1])
@@ -96,9 +96,9 @@ def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
 def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajectories) -> dict[str, float | int]:
     """Return how well the tokens distinguish the candidates of a step.
 
-    `tokens` is (N,) int64, the token of each road. Keys: steps, choices (steps with two or more candidates), and as shares
-    of the choices: apart (the candidates have more than one token), all_apart (all candidates have different tokens),
-    label_apart (no other candidate has the token of the road taken). Shares are 1.0 if there are no choices.
+    `tokens` is (N,) int64, the token of each road. Keys: steps, choices (steps with two or more candidates), and as
+    shares of the choices: apart (the candidates have more than one token), all_apart (all candidates have different
+    tokens), label_apart (no other candidate has the token of the road taken). Shares are 1.0 if there are no choices.
     """
     position, _ = trajectories.step_positions()
     road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]

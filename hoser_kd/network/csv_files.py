@@ -27,7 +27,7 @@ def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     except UnicodeDecodeError as error:
         raise DataError(path, f"byte {error.start} is not UTF-8.", hint="Save the file as UTF-8.") from None
     except pa.ArrowInvalid as error:
-        _refuse_unreadable(path, types)
+        _reject_unreadable(path, types)
         raise DataError(path, f"cannot be read as CSV: {error}.") from None
 
 
@@ -37,7 +37,7 @@ def _read_csv(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     return pa.csv.read_csv(path, read_options=pa.csv.ReadOptions(block_size=16 << 20), convert_options=convert)
 
 
-def _refuse_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
+def _reject_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
     """Raise DataError for the first value that does not match its column's type; called on invalid files only."""
     try:
         texts = _read_csv(path, dict.fromkeys(types, pa.string()))

@@ -159,7 +159,7 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     num_roads = len(geo)
     if num_roads == 0:
         raise DataError(geo_path, "no roads.", hint="The file needs one row per directed road.")
-    _refuse(
+    _reject(
         geo_path,
         np.asarray(geo["geo_id"]) != np.arange(num_roads),
         "geo_id is not the row number.",
@@ -167,7 +167,7 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     )
     offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
     length_m = geo["length"].to_numpy().astype(np.float64)
-    _refuse(
+    _reject(
         geo_path,
         ~(np.isfinite(length_m) & (length_m >= 0)),
         "length is missing or negative.",
@@ -178,7 +178,7 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     )
 
 
-def _refuse(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> None:
+def _reject(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         more = int(bad.sum()) - 1
@@ -194,7 +194,7 @@ _LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
 def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
     """Parse JSON lists of [lon, lat] for all rows at once: strip brackets and blanks, split at commas, cast."""
     is_line = pc.match_substring_regex(texts, _LINE)
-    _refuse(
+    _reject(
         path,
         ~np.asarray(pc.fill_null(is_line, False)),
         "coordinates is not a list of [lon, lat] pairs.",
@@ -211,7 +211,7 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
         at = int(np.argmin(is_number))
         row = int(np.searchsorted(2 * offsets, at, side="right")) - 1
         raise DataError(path, f"coordinates contains {numbers[at].as_py()!r}, not a number.", row=row) from None
-    _refuse(path, counts < 4, "the line has fewer than two points.", "A road needs at least a start and an end.")
+    _reject(path, counts < 4, "the line has fewer than two points.", "A road needs at least a start and an end.")
     outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
     if outside.any():
         row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
@@ -222,7 +222,7 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
 def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     """Return the class of each road: the text, or the first entry of a list (the second after `unclassified`)."""
     words = pd.Series(texts.to_pandas(), dtype=object)
-    _refuse(path, words.isna().to_numpy(), "highway is empty.", "Set the class of the road, `unclassified` if unknown.")
+    _reject(path, words.isna().to_numpy(), "highway is empty.", "Set the class of the road, `unclassified` if unknown.")
     for text in words[words.str.startswith("[")].unique():
         try:
             entries = [str(entry) for entry in ast.literal_eval(text)]
@@ -243,10 +243,10 @@ def _read_connections(path: Path, num_roads: int) -> Csr:
         raise DataError(path, "no connections.", hint="The file needs one row per pair of consecutive roads.")
     ends = ends.astype(np.int64) if ends.dtype.kind == "i" else np.nan_to_num(ends, nan=-1).astype(np.int64)
     outside: npt.NDArray[np.bool_] = np.any((ends < 0) | (ends >= num_roads), axis=1)
-    _refuse(path, outside, "a road id is not in roadmap.geo.", f"Valid ids are 0 to {num_roads - 1}.")
+    _reject(path, outside, "a road id is not in roadmap.geo.", f"Valid ids are 0 to {num_roads - 1}.")
     _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
     repeated = np.ones(len(ends), bool)
     repeated[first] = False
-    _refuse(path, repeated, "the connection is a duplicate.", "Remove this row.")
+    _reject(path, repeated, "the connection is a duplicate.", "Remove this row.")
     order = np.argsort(ends[:, 0], kind="stable")
     return Csr(offsets_of(np.bincount(ends[:, 0], minlength=num_roads)), ends[order, 1])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARTITION_FILE = "road_network_partition"
 TRANSITIONS_FILE = "zone_trans_mat.npy"
-FEWEST_ROADS_PER_ZONE = 4
+MIN_ROADS_PER_ZONE = 4
 """Minimum mean number of roads per zone; small networks get fewer zones than configured."""
 
 _STRONG = 2
@@ -46,7 +46,7 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
     Method `kahip` partitions the undirected graph of `network.successors`, all weights 1, in KaHIP's strong mode; it is
     deterministic for a seed. Method `bisection` is described at `bisection`.
     """
-    count = min(config.count, max(1, network.num_roads // FEWEST_ROADS_PER_ZONE))
+    count = min(config.count, max(1, network.num_roads // MIN_ROADS_PER_ZONE))
     if count == 1:
         return np.zeros(network.num_roads, np.int64)
     if config.method == "bisection":

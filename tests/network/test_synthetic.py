@@ -16,7 +16,7 @@ from hoser_kd.common.geodesy import great_circle_m
 from hoser_kd.config.schema import SyntheticConfig
 from hoser_kd.network import road_network, trajectories
 from hoser_kd.network.synthetic.city import make_city
-from hoser_kd.network.synthetic.trips import SHORTEST_TRIP
+from hoser_kd.network.synthetic.trips import MIN_ROADS
 from hoser_kd.network.trajectories import SPLITS
 
 SMALL = SyntheticConfig(blocks=(8, 8), num_trips=200)
@@ -67,7 +67,7 @@ def test_all_sizes_are_readable_and_strongly_connected(tmp_path, blocks, seed):
     network = road_network.read_hoser(tmp_path)
     assert _num_components(network) == 1
     for split in SPLITS:
-        assert trajectories.read_hoser(tmp_path / f"{split}.csv", network).lengths.min() >= SHORTEST_TRIP
+        assert trajectories.read_hoser(tmp_path / f"{split}.csv", network).lengths.min() >= MIN_ROADS
 
 
 def _num_components(network):
@@ -132,7 +132,7 @@ def test_coordinates_are_written_as_json(folder, network):
 
 def test_splits_and_lengths(trips, everything):
     assert [len(trips[split]) for split in SPLITS] == [2400, 210, 390]
-    assert everything.lengths.min() >= SHORTEST_TRIP
+    assert everything.lengths.min() >= MIN_ROADS
     assert ((everything.lengths >= 8) & (everything.lengths <= 40)).mean() > 0.85
     assert len(set(everything.ids)) == len(everything)
 

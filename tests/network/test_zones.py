@@ -14,7 +14,7 @@ from hoser_kd.network import road_network, trajectories
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.network.zones import FEWEST_ROADS_PER_ZONE, partition, read_shipped, transitions
+from hoser_kd.network.zones import MIN_ROADS_PER_ZONE, partition, read_shipped, transitions
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def test_bisection_is_balanced_compact_and_deterministic(city, count):
 def test_a_small_network_gets_fewer_zones(city):
     network, _ = city
     zones = partition(network, ZonesConfig(count=300))
-    assert zones.max() + 1 <= network.num_roads // FEWEST_ROADS_PER_ZONE < 300
+    assert zones.max() + 1 <= network.num_roads // MIN_ROADS_PER_ZONE < 300
 
 
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_tiny_networks(count):
     zones = partition(_line(count), ZonesConfig())
     assert zones.shape == (count,)
-    assert set(zones) == set(range(max(1, count // FEWEST_ROADS_PER_ZONE)))
+    assert set(zones) == set(range(max(1, count // MIN_ROADS_PER_ZONE)))
 
 
 def test_kahip_prints_nothing(city, capfd):

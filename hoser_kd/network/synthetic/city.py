@@ -23,7 +23,7 @@ from hoser_kd.network.synthetic.streets import Streets, build_streets
 from hoser_kd.network.synthetic.trips import draw_trips
 from hoser_kd.network.trajectories import SPLITS
 
-FEWEST_BLOCKS = 5
+MIN_BLOCKS = 5
 """Minimum number of blocks along each axis; fewer leave no room for a river, a primary street and a rim."""
 _SHARES = (0.80, 0.07, 0.13)
 
@@ -34,10 +34,8 @@ def make_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Pr
     Trips are split at random (80 / 7 / 13 %) and sorted by departure in each file; `entity_id` is the driver. Raises
     ConfigError if `blocks` is too small.
     """
-    if min(config.blocks) < FEWEST_BLOCKS:
-        raise ConfigError(
-            f"source.synthetic.blocks is {list(config.blocks)}; it must be at least {FEWEST_BLOCKS} each."
-        )
+    if min(config.blocks) < MIN_BLOCKS:
+        raise ConfigError(f"source.synthetic.blocks is {list(config.blocks)}; it must be at least {MIN_BLOCKS} each.")
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     progress("streets", 0, 1)

@@ -27,7 +27,7 @@ from hoser_kd.network.trajectories import Trajectories
 FIRST_DAY = np.datetime64("2023-05-01", "s")
 """A Monday, 00:00:00 UTC."""
 NUM_DAYS = 14
-SHORTEST_TRIP = 5
+MIN_ROADS = 5
 """Minimum number of roads of a trip."""
 _FIRST_DAY_S = int(FIRST_DAY.astype(np.int64))
 
@@ -90,7 +90,7 @@ class _Requests(NamedTuple):
 
 
 def draw_trips(seed: int, streets: Streets, num_trips: int, progress: Progress = silent) -> Trips:
-    """Sample trips of at least `SHORTEST_TRIP` roads over two weeks from Monday `FIRST_DAY`."""
+    """Sample trips of at least `MIN_ROADS` roads over two weeks from Monday `FIRST_DAY`."""
     rng = np.random.default_rng([seed, 2])
     num_drivers = max(8, num_trips // 40)
     costs = _Costs(rng, streets, num_drivers)
@@ -100,7 +100,7 @@ def draw_trips(seed: int, streets: Streets, num_trips: int, progress: Progress =
     while accepted < num_trips:
         requests = demand.draw(rng, max(64, int((num_trips - accepted) * 1.25)), num_drivers)
         offsets, road_ids = _routes(costs, requests, partial(_report, progress, accepted, num_trips))
-        long_enough = np.flatnonzero(np.diff(offsets) >= SHORTEST_TRIP)[: num_trips - accepted]
+        long_enough = np.flatnonzero(np.diff(offsets) >= MIN_ROADS)[: num_trips - accepted]
         kept, at = take_rows(offsets, long_enough)
         parts.append((_Requests(*(column[long_enough] for column in requests)), np.diff(kept), road_ids[at]))
         accepted += len(long_enough)
