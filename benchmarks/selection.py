@@ -158,8 +158,8 @@ def foresight(seeds: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 _ABOUT = (
     "`python benchmarks/selection.py --config config/<city>.yaml` trains one student per seed and keeps the weights of",
     "every epoch. Each rule selects an epoch by its metrics on the validation trips. The table shows the metrics of",
-    "that epoch on test: the mean over seeds, and the difference from the published choice, paired by seed, with the 95 % t",
-    "interval (no interval for one seed).",
+    "that epoch on test: the mean over seeds, and the difference from the published choice, paired by seed, with the",
+    "95 % t interval (no interval for one seed).",
 )
 
 
