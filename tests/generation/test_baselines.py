@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 from small_graphs import edges, least_costs, network_of, networks, path_cost, walks
@@ -66,6 +67,7 @@ def test_paths_are_optimal(name, city):
 
 
 @pytest.mark.parametrize("name", BASELINES.names())
+@hypothesis_settings(max_examples=40)
 @given(city=cities(), memory_bytes=st.integers(1, 300))
 def test_trips_are_well_formed_and_the_memory_limit_changes_nothing(name, city, memory_bytes):
     network, train, od = city
