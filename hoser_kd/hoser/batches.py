@@ -10,7 +10,7 @@ steps together, C candidates of the step that has most, N roads, L connections.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.hoser.config import CandidateAngle, TimeIntervals
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
-
-CandidateAngle = Literal["published", "true_bearing"]
-TimeIntervals = Literal["published", "elapsed"]
 
 MAX_DISTANCE_M = 1000.0
 MAX_INTERVAL_MIN = 5.0

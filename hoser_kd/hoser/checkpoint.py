@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
+    from hoser_kd.hoser.config import CandidateAngle, TimeIntervals
     from hoser_kd.network.road_network import RoadNetwork
 
 WEIGHTS_FILE = "model.safetensors"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from hoser_kd.config.schema import StudentConfig
-from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
-from hoser_kd.hoser.features import GraphFeatures
+if TYPE_CHECKING:
+    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.hoser.features import GraphFeatures
+
+CandidateAngle = Literal["published", "true_bearing"]
+"""`published`: with longitude and latitude swapped, as in the published code. `true_bearing`: without the swap."""
+TimeIntervals = Literal["published", "elapsed"]
+"""`published`: difference of the minutes of the day, in float32. `elapsed`: difference of the times."""
 
 
 @dataclass(frozen=True)

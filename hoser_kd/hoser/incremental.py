@@ -23,7 +23,7 @@ from hoser_kd.hoser.batches import clipped_distances, clipped_intervals, time_of
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Float32Array, Float64Array, Int64Array
-    from hoser_kd.hoser.batches import TimeIntervals
+    from hoser_kd.hoser.config import TimeIntervals
     from hoser_kd.hoser.model import HOSER, Block, CandidateMap
 
 NO_PARENT = -1
