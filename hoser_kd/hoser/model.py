@@ -11,7 +11,7 @@ R roads a batch needs, Z zones, h width of road and zone vectors, e = 2h width o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -340,10 +340,6 @@ class HOSER(nn.Module):
                 "they are mean and std of log1p(seconds to the next road) over the training steps"
             )
         return TimeScale(self.config.log1p_mean, self.config.log1p_std)
-
-    def set_time_scale(self, mean: float, std: float) -> None:
-        """Set the scale of the predicted times."""
-        self.config = replace(self.config, log1p_mean=mean, log1p_std=std)
 
     def forward(self, batch: Batch, *, all_times: bool = False) -> StudentOutput:
         """Score the candidates of every step of a batch on the model's device (equations of section 4).

@@ -172,11 +172,11 @@ def test_bf16_is_near_and_loss_is_float32(small_city, small_model):
     assert rough.next_step_loss().dtype == torch.float32
 
 
-def test_time_scale_is_asked_for(small_city):
-    model = HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions, max_len=8)
+def test_time_scale_is_required(small_city, small_model):
+    without_scale = HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions, max_len=8)
     with pytest.raises(ValueError, match="log1p_mean"):
-        _ = model.time_scale
-    model.set_time_scale(3.0, 0.5)
+        _ = without_scale.time_scale
+    model = small_model
     assert model.time_scale.seconds(torch.tensor([0.0, -100.0])).tolist() == pytest.approx([np.expm1(3.0), 0.0])
 
 
