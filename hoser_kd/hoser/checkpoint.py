@@ -7,7 +7,6 @@ scale of the predicted times or the reading of the candidate angle; our own fold
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from safetensors.torch import save as to_bytes
 
 from hoser_kd.common.errors import CheckpointError
 from hoser_kd.common.files import atomic_path
+from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.hoser.batches import RoadTables, road_tables
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
@@ -140,21 +140,6 @@ def _blank(config: HoserConfig, features: GraphFeatures, tables: dict[str, Tenso
         return HOSER(config, features, RoadTables(tables, time_intervals=config.time_intervals))
 
 
-def read_tensors(file: Path) -> Any:
-    """Return what a file of torch.save holds, as tensors and plain containers; no code in it is run.
-
-    Raises CheckpointError where the file is missing, damaged, or holds something else.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file.")
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: holds something else than weights: {_first_line(error)}.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: damaged or no PyTorch file: {_first_line(error)}") from None
-
-
 def _read_state_dict(file: Path) -> dict[str, Tensor]:
     state = read_tensors(file)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -162,10 +147,6 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
             f"{file}: no bare state dict. Give the file that HOSER's training writes, not one that wraps it."
         )
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _infer_config(

@@ -30,6 +30,7 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
 from hoser_kd.lmtad.model import LMTAD, LMTADConfig
@@ -96,11 +97,11 @@ def train(
     """Train a teacher and leave its best epoch in `folder`.
 
     Corpora are ragged tokens without specials, all below `vocab_size` - 3. `dataset_config` is kept in the checkpoint
-    (grid, bounds). A run with other data or settings than those of the folder starts afresh; so does resume=False.
-    `on_epoch` is told each new row of the history.
+    (grid, bounds). A run whose folder holds a state resumes from it, or returns its result if it is finished;
+    resume=False deletes the state first. `on_epoch` is called with each new row of the history.
 
-    Raises TrainingError where a sequence cannot be used, a loss is not finite or the state file is damaged,
-    ConfigError where the device is not there.
+    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state in the folder
+    is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
     run = _Run(
@@ -189,7 +190,7 @@ class _Run:
             betas=(_BETA1, config.beta2),
             floor=min(config.min_learning_rate / config.learning_rate, 1.0),
         )
-        self.made_from = digest_json(
+        key = digest_json(
             {
                 "shape": asdict(self.shape),
                 "settings": self.config.model_dump(mode="json"),
@@ -197,7 +198,10 @@ class _Run:
                 "dataset": digest_json(self.dataset_config),
             }
         )
-        return (self._read_state() if resume else None) or _State()
+        self.state_file = TrainingState(self.folder / STATE_FILE, key)
+        if not resume:
+            self.state_file.clear()
+        return self.state_file.restore(self._restore) or _State()
 
     def epoch(self, state: _State, board: SummaryWriter) -> Figures:
         """Train one epoch, judge it, keep it if it is the best, and write down where the run stands."""
@@ -216,7 +220,7 @@ class _Run:
             save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
         waited = state.epoch - state.best_epoch
         state.finished = state.epoch == self.config.max_epochs or waited >= self.config.patience
-        self._write_state(state)
+        self._save(state)
         return row
 
     def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Figures:
@@ -268,31 +272,19 @@ class _Run:
             raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
         return loss
 
-    def _write_state(self, state: _State) -> None:
-        content: dict[str, Any] = {"made_from": self.made_from, "state": asdict(state)}
+    def _save(self, state: _State) -> None:
+        content: dict[str, Any] = {"state": asdict(state)}
         if not state.finished:
             content |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         with atomic_path(self.folder / HISTORY_FILE) as file:
             file.write_text(json.dumps(state.history, indent=1) + "\n", encoding="utf-8")
-        with atomic_path(self.folder / STATE_FILE) as file:
-            torch.save(content, file)
+        self.state_file.save(content)
 
-    def _read_state(self) -> _State | None:
-        file = self.folder / STATE_FILE
-        if not file.is_file():
-            return None
-        try:
-            content = torch.load(file, map_location=self.device, weights_only=True)
-            if content["made_from"] != self.made_from:
-                return None
-            state = _State(**content["state"])
-            if not state.finished:
-                self.model.load_state_dict(content["model"])
-                self.optimizer.load_state_dict(content["optimizer"])
-        except Exception as error:  # noqa: BLE001  a damaged file can fail in any way
-            raise TrainingError(
-                f"{file}: damaged ({type(error).__name__}). Remove it to start the training afresh."
-            ) from None
+    def _restore(self, content: dict[str, Any]) -> _State:
+        state = _State(**content["state"])
+        if not state.finished:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
         return state
 
 

@@ -15,6 +15,7 @@ from test_training import train, weights
 
 from hoser_kd import hoser
 from hoser_kd.common.distributed import DistributedContext
+from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.config.schema import CityConfig, StudentConfig
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
@@ -123,7 +124,7 @@ def test_the_epoch_that_is_kept_is_the_best_by_the_rule(small_city, tmp_path, by
     kept = {}
 
     def keep(figures):
-        state = hoser.checkpoint.read_tensors(tmp_path / "state.pt")
+        state = read_tensors(tmp_path / "state.pt")
         kept[figures["epoch"]] = state["model"]
 
     result = train(small_city, tmp_path, WATCHED.model_copy(update={"select_by": by}), on_epoch=keep)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.common.errors import TrainingError
+from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad import LMTAD, load_checkpoint
 from hoser_kd.lmtad.model import LMTADConfig
@@ -226,25 +226,25 @@ def test_a_process_killed_outright_is_gone_on_with_to_the_same_weights(trained, 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
 
 
-def test_a_finished_run_is_not_repeated_and_another_one_starts_afresh(tmp_path):
+def test_a_finished_run_is_not_repeated(tmp_path):
     first = train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
     epochs = []
     again = train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu", on_epoch=epochs.append)
     assert epochs == []
     assert again.history == first.history
     assert all(torch.equal(value, weights(first)[name]) for name, value in weights(again).items())
-    for changes, options in (({"seed": 1}, {}), ({}, {"resume": False})):
-        train(
-            TRAIN,
-            VAL,
-            VOCABULARY,
-            settings(max_epochs=1, **changes),
-            tmp_path,
-            "cpu",
-            on_epoch=epochs.append,
-            **options,
-        )
-    assert len(epochs) == 2
+    train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu", on_epoch=epochs.append, resume=False)
+    assert len(epochs) == 1
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    first = train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
+    for config, corpus in ((settings(max_epochs=1, seed=1), TRAIN), (settings(max_epochs=1), ring(60, 5))):
+        with pytest.raises(StoreError, match=r"training_state\.pt: .* other settings, data or seed.*resume=False"):
+            train(corpus, VAL, VOCABULARY, config, tmp_path, "cpu")
+    assert torch.equal(load_checkpoint(tmp_path).model.lm_head.weight, first.checkpoint.model.lm_head.weight)
+    other = train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1, seed=1), tmp_path, "cpu", resume=False)
+    assert other.history != first.history
 
 
 def test_patience_keeps_the_best_epoch(tmp_path):
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_batch(tmp_path, monkey
 def test_a_damaged_state_is_named(tmp_path):
     train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
     (tmp_path / "training_state.pt").write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=r"training_state\.pt: damaged.*Remove it"):
+    with pytest.raises(StoreError, match=r"training_state\.pt: damaged.*Delete it, or pass resume=False"):
         train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
 
 
