@@ -74,7 +74,9 @@ def load_checkpoint(
         raise CheckpointError(
             f"{path}: its attention has {config.num_heads} heads, not {num_heads}. Leave num_heads out."
         )
-    _check_fit(Path(path), features, network, zones)
+    _check_network(Path(path), features, network)
+    if zones is not None:
+        _check_zones(Path(path), features, zones)
     model = _blank(config, features, road_tables(network, candidate_angle))
     try:
         model.load_state_dict(state)
@@ -100,8 +102,8 @@ def save(model: HOSER, folder: str | PathLike[str]) -> None:
         beside.write_text(json.dumps({"model": "HOSER", **asdict(model.config)}, indent=2) + "\n", encoding="utf-8")
 
 
-def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOSER:
-    """Read back what `save` wrote, in eval mode; `network` is compared with the model's own where given.
+def load(folder: str | PathLike[str], network: RoadNetwork | None = None, zones: Int64Array | None = None) -> HOSER:
+    """Load a folder written by `save`, in eval mode; `network` and `zones` are compared with the model's if given.
 
     Raises CheckpointError where a file is missing, damaged or made for another network.
     """
@@ -123,7 +125,9 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
         }
         features = _features_of(tensors)
         if network is not None:
-            _check_fit(source, features, network, None)
+            _check_network(source, features, network)
+        if zones is not None:
+            _check_zones(source, features, zones)
         model = _blank(config, features, tables)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -187,7 +191,7 @@ def _features_of(state: dict[str, Tensor]) -> GraphFeatures:
     return GraphFeatures(**{field.name: array(field.name) for field in fields(GraphFeatures)})
 
 
-def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones: Int64Array | None) -> None:
+def _check_network(file: Path, features: GraphFeatures, network: RoadNetwork) -> None:
     """Refuse a network the weights were not made for.
 
     Road classes are not compared: the published code numbers them in ways that depend on the city, and the
@@ -213,8 +217,17 @@ def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones:
                 f"{file}: made for another network: {what} of the roads differ ({name}). "
                 "Give the network it was trained on."
             )
-    if zones is not None and not np.array_equal(features.road2zone, zones):
-        differ = int((features.road2zone != zones).sum()) if len(zones) == network.num_roads else len(zones)
+
+
+def _check_zones(file: Path, features: GraphFeatures, zones: Int64Array) -> None:
+    """Refuse a partition the weights were not made for."""
+    if np.shape(zones) != features.road2zone.shape:
+        raise CheckpointError(
+            f"{file}: made for {features.num_roads} roads, `zones` has the shape {np.shape(zones)}. "
+            "Give the zone of each road, (N,)."
+        )
+    if not np.array_equal(features.road2zone, zones):
+        differ = int((features.road2zone != zones).sum())
         raise CheckpointError(
             f"{file}: made for another partition: {differ} roads lie in another zone. "
             "Give the partition it was trained on."

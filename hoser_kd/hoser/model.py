@@ -98,6 +98,8 @@ class RoadNetworkEncoder(nn.Module):
     road_attr_type: Tensor
     road_attr_lon: Tensor
     road_attr_lat: Tensor
+    zone_edge_index: Tensor
+    zone_edge_weight: Tensor
 
     def __init__(self, config: HoserConfig, features: GraphFeatures) -> None:
         super().__init__()

@@ -13,7 +13,6 @@ import torch
 from hoser_cities import TINY
 from test_training import train, weights
 
-from hoser_kd import hoser
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.config.schema import CityConfig, StudentConfig
