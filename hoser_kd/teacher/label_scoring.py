@@ -68,8 +68,8 @@ class SoftLabelScorer:
         self.half, self.outside_mass = half, outside_mass
         self._batch_tokens = batch_tokens
 
-    def __call__(self, trips: Trajectories, report: Callable[[int], object] = lambda _: None) -> Scores:
-        """Score the candidates of every step of the trips; `report` is told the steps done so far."""
+    def score(self, trips: Trajectories, on_progress: Callable[[int], object] = lambda _: None) -> Scores:
+        """Score the candidates of every step of the trips; `on_progress` is called with the number of steps done."""
         roads = trips.road_ids[trips.step_positions()[0]]
         offsets = offsets_of(self.network.successors.degrees[roads])
         scores = np.zeros(offsets[-1], np.float32)
@@ -86,7 +86,7 @@ class SoftLabelScorer:
             if outside is not None:
                 outside[steps] = _outside_mass(self.model, vectors_KD, row, cell).cpu().numpy()
             done += len(steps)
-            report(done)
+            on_progress(done)
         return Scores(offsets, scores, outside)
 
 

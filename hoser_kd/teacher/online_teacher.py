@@ -45,8 +45,8 @@ class OnlineTeacher:
         half: bool = False,
     ) -> None:
         """`grid_tokens` (N,) int64: the teacher's token of each road; the rest as for `teacher.soft_labels.label`."""
-        self._labeler = SoftLabelScorer(teacher, grid_tokens, network, window, device=device, half=half)
-        self.fingerprint = teacher_fingerprint(self._labeler.model, self._labeler.tokens, network, window)
+        self._scorer = SoftLabelScorer(teacher, grid_tokens, network, window, device=device, half=half)
+        self.fingerprint = teacher_fingerprint(self._scorer.model, self._scorer.tokens, network, window)
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1).
@@ -59,7 +59,7 @@ class OnlineTeacher:
             offsets_of(lengths), batch.road_ids.cpu().numpy()[inside], batch.times.cpu().numpy()[inside]
         )
         with torch.autocast(candidates.device.type, enabled=False):
-            found = self._labeler(trips)
-        scores = torch.from_numpy(found.scores).to(candidates.device)
+            labels = self._scorer.score(trips)
+        scores = torch.from_numpy(labels.scores).to(candidates.device)
         mask = candidates >= 0
         return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

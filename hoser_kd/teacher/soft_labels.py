@@ -193,12 +193,12 @@ def label_with(
     shards = _shards(scorer, trajectories, shards_folder, shard_steps)
     total = shards[-1].steps_before + shards[-1].steps
 
-    def report(steps: int) -> None:
+    def on_progress(steps: int) -> None:
         progress("labels", min(steps, total - 1), total)
 
     parts = []
     for shard in shards:
-        parts.append(shard.made(scorer, trajectories, beyond(shard.steps_before, report)))
+        parts.append(shard.load_or_score(scorer, trajectories, beyond(shard.steps_before, on_progress)))
         progress("labels", shard.steps_before + shard.steps, total)
     return _joined(parts, fingerprint_of(scorer, trajectories))
 
@@ -220,7 +220,7 @@ def make_shards(
     """
     done = 0
     for shard in _shards(scorer, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
-        shard.made(scorer, trajectories, beyond(done, report))
+        shard.load_or_score(scorer, trajectories, beyond(done, report))
         done += shard.steps
         report(done)
     return done
@@ -253,11 +253,13 @@ class _Shard:
     key: Mapping[str, str]
     """What the shard's file says it was made from."""
 
-    def made(self, scorer: SoftLabelScorer, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
-        """Return the shard, from its file if that is whole and of the same making."""
-        if self.path is not None and (found := found_labels(self.path, self.key)) is not None:
-            return found
-        labels = SoftLabels(*scorer(trajectories.take(np.arange(self.first, self.last)), report))
+    def load_or_score(
+        self, scorer: SoftLabelScorer, trajectories: Trajectories, on_progress: Callable[[int], object]
+    ) -> SoftLabels:
+        """Return the shard, from its file if that is readable and has the same fingerprint."""
+        if self.path is not None and (stored := found_labels(self.path, self.key)) is not None:
+            return stored
+        labels = SoftLabels(*scorer.score(trajectories.take(np.arange(self.first, self.last)), on_progress))
         if self.path is not None:
             labels.save(self.path, self.key)
         return labels
