@@ -31,8 +31,8 @@ def window_tokens(teacher: LMTAD, window: Window) -> int:
     """Return the tokens a history may have: never more than the teacher's context. Raises ValueError below 1."""
     if window == "full":
         return teacher.config.block_size
-    if window < 1:
-        raise ValueError(f"window is `full` or a whole number from 1, not {window}")
+    if not isinstance(window, int | np.integer) or window < 1:
+        raise ValueError(f"window is {window!r}; it must be 'full' or an integer of at least 1.")
     return min(window, teacher.config.block_size)
 
 

@@ -91,8 +91,18 @@ class SoftLabelScorer:
 
 
 def checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) -> Int64Array:
-    """Return the roads' tokens, (N,) int64. Raises CheckpointError where one is not a cell of the vocabulary."""
-    tokens = np.asarray(grid_tokens, np.int64)
+    """Return the roads' tokens, (N,) int64.
+
+    Raises TypeError if they are not integers, CheckpointError if their number is not that of the roads or one of them
+    is out of the vocabulary's range.
+    """
+    given = np.asarray(grid_tokens)
+    if given.dtype.kind not in "iu":
+        raise TypeError(
+            f"grid_tokens is a {type(grid_tokens).__name__} of {given.dtype}. Give the token of each road, "
+            '(N,) integers: token_table(grid, network)["token"].to_numpy().'
+        )
+    tokens = given.astype(np.int64, copy=False)
     if tokens.shape != (network.num_roads,):
         raise CheckpointError(
             f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.lmtad.checkpoint import LMTADCheckpoint
 from hoser_kd.lmtad.model import LMTAD
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -141,7 +143,7 @@ def data_fingerprint(
 
 
 def label(
-    teacher: LMTAD,
+    teacher: LMTAD | LMTADCheckpoint,
     grid_tokens: Int64Array,
     trajectories: Trajectories,
     network: RoadNetwork,
@@ -157,19 +159,22 @@ def label(
 ) -> SoftLabels:
     """Return the teacher's scores of the candidates of every step that has a next road.
 
-    `grid_tokens` (N,) int64 is the teacher's token of each road. `window`: full reads the whole history in one pass a
-    trip (beyond `block_size`, its last `block_size` tokens); W reads the last W tokens of [SOT, tokens so far], at
-    positions restarting at 0. `half` asks for half precision, which only a GPU gives; scores are float32 either way.
-    `batch_tokens` bounds a batch (default by device), `device` defaults to the teacher's own.
+    `grid_tokens` (N,) integers: the teacher's token of each road. `window`: "full" computes all histories of a trip in
+    one pass (those longer than `block_size` are cut to their last `block_size` tokens); W cuts each history [SOT,
+    tokens so far] to its last W tokens, at positions from 0. `half` uses half precision on a GPU; a CPU ignores it,
+    and scores are float32 either way. `batch_tokens` limits the tokens per batch (default: by device); `device`
+    defaults to the teacher's.
 
-    With `shards_folder`, labels are written there shard by shard of about `shard_steps`, and a later call with the
-    same arguments goes on behind the last whole shard; the folder can go once the labels are saved elsewhere.
-    `outside_mass` adds the probability outside the candidates' cells, which costs the head over the vocabulary.
+    With `shards_folder`, labels are written to that folder in shards of about `shard_steps` steps, and a later call
+    with the same arguments resumes after the last complete shard. The folder can be deleted once the labels are saved.
+    `outside_mass` adds the probability outside the candidates' cells, at the cost of the head over the vocabulary.
 
-    Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad window.
+    Raises TypeError for an argument of the wrong kind, ValueError for a bad window or trips of another network,
+    CheckpointError if a road's token is out of the range of the teacher's vocabulary.
     """
+    _refuse_wrong_arguments(teacher, trajectories, network)
     scorer = SoftLabelScorer(
-        teacher,
+        teacher.model if isinstance(teacher, LMTADCheckpoint) else teacher,
         grid_tokens,
         network,
         window,
@@ -179,6 +184,25 @@ def label(
         outside_mass=outside_mass,
     )
     return label_with(scorer, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
+
+
+def _refuse_wrong_arguments(teacher: object, trajectories: object, network: object) -> None:
+    call = "label(teacher, grid_tokens, trajectories, network)"
+    expected: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
+        ("teacher", teacher, (LMTAD, LMTADCheckpoint), "hoser_kd.load_teacher(path)"),
+        ("trajectories", trajectories, (Trajectories,), "hoser_kd.read_trips(csv, network)"),
+        ("network", network, (RoadNetwork,), "hoser_kd.read_network(folder)"),
+    )
+    for name, value, kinds, source in expected:
+        if not isinstance(value, kinds):
+            kind = " or ".join(each.__name__ for each in kinds)
+            raise TypeError(f"{name} is a {type(value).__name__}, not {kind}. Call {call} with {name} = {source}.")
+    trips, roads = cast("Trajectories", trajectories), cast("RoadNetwork", network).num_roads
+    if len(trips.road_ids) and not 0 <= trips.road_ids.min() <= trips.road_ids.max() < roads:
+        raise ValueError(
+            f"the trips hold roads {trips.road_ids.min()} to {trips.road_ids.max()}, but the network has roads 0 to "
+            f"{roads - 1}. Give the network with which the trips were read."
+        )
 
 
 def label_with(

@@ -11,7 +11,7 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import CheckpointError, StoreError
-from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import step_vectors
 from hoser_kd.teacher.label_diagnostics import diagnose
@@ -284,5 +284,41 @@ def test_tokens_outside_the_vocabulary_are_refused():
         label(TEACHER, wrong, TRIPS, NETWORK)
     with pytest.raises(CheckpointError, match=f"{NETWORK.num_roads} roads"):
         label(TEACHER, CELLS[:-1], TRIPS, NETWORK)
-    with pytest.raises(ValueError, match="window"):
-        label(TEACHER, CELLS, TRIPS, NETWORK, 0)
+
+
+@pytest.mark.parametrize("window", [0, -3, "5", "all", 2.5, None])
+def test_a_bad_window_is_refused(window):
+    with pytest.raises(ValueError, match="must be 'full' or an integer of at least 1"):
+        label(TEACHER, CELLS, TRIPS, NETWORK, window)
+
+
+def test_a_loaded_checkpoint_is_a_teacher():
+    checkpoint = LMTADCheckpoint(TEACHER, TEACHER.config, {})
+    expected = label(TEACHER, CELLS, TRIPS, NETWORK)
+    np.testing.assert_array_equal(label(checkpoint, CELLS, TRIPS, NETWORK).scores, expected.scores)
+    np.testing.assert_array_equal(label(TEACHER, CELLS.tolist(), TRIPS, NETWORK).scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("teacher.pt", CELLS, TRIPS, NETWORK), r"teacher is a str.* with teacher = hoser_kd\.load_teacher\(path\)"),
+        (
+            (TEACHER, CELLS, NETWORK, TRIPS),
+            r"trajectories is a RoadNetwork, not Trajectories\. Call label\(teacher, gri",
+        ),
+        ((TEACHER, TRIPS, CELLS, NETWORK), r"trajectories is a ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
+        ((TEACHER, CELLS, TRIPS, "porto"), r"network is a str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)"),
+        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"grid_tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
+        ((TEACHER, NETWORK, TRIPS, NETWORK), r"grid_tokens is a RoadNetwork of object\. Give the token of each road"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_right_call(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        label(*arguments)
+
+
+def test_trips_of_a_larger_network_are_refused():
+    small = grid_network(3)
+    with pytest.raises(ValueError, match=rf"but the network has roads 0 to {small.num_roads - 1}\. Give the network"):
+        label(TEACHER, CELLS[: small.num_roads], TRIPS, small)
