@@ -1,7 +1,7 @@
-"""The processes that train together: who this one is, its share of the work, and sums over all of them.
+"""Data parallel work in several processes: rank of this process, its share of the rows, and sums over all processes.
 
-A training in one process is a team of one, so that there is one loop and no second code path. `torchrun` and
-`hoser_kd.pipeline.workers.launcher` start larger ones.
+A single process is a group of size 1, so that training has one code path. `torchrun` and
+`hoser_kd.pipeline.workers.launcher` start larger groups.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together."""
+    """Rank and number of the processes that work together."""
 
     rank: int = 0
-    """Place of this process, counted from 0; the first one writes and reports."""
+    """Rank of this process, from 0; rank 0 is the main process, which writes and reports."""
     size: int = 1
     """Number of processes."""
 
     @classmethod
     def current(cls) -> DistributedContext:
-        """Return the team of the default process group, a team of one where there is none."""
+        """Return the context of the default process group; size 1 if there is none."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
 
     @classmethod
     def from_torchrun_env(cls) -> DistributedContext:
-        """Return the place that `torchrun` gave this process, for work in which nobody waits for anybody."""
+        """Return the context from the environment of `torchrun`, for work without a process group."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
@@ -47,11 +47,11 @@ class DistributedContext:
         return self.rank == 0
 
     def share(self, rows: Int64Array) -> Int64Array:
-        """Return this process's part of something that all of them hold, in the same order; it may be empty."""
+        """Return this process's part of rows that all processes hold in the same order; it may be empty."""
         return rows[self.rank :: self.size]
 
     def sum(self, values: Float64Array, device: torch.device) -> Float64Array:
-        """Return the sum of float64 arrays over the processes; `device` is where their models lie."""
+        """Return the sum of float64 arrays over the processes; `device` is the device of their models."""
         if self.size == 1:
             return values
         total = torch.from_numpy(np.array(values, np.float64)).to(device)
@@ -60,20 +60,20 @@ class DistributedContext:
         return summed
 
     def replica(self, model: nn.Module) -> nn.Module:
-        """Return the module to call in training: it averages the gradients of all processes as they are made."""
+        """Return the module to call in training, which averages gradients over the processes."""
         if self.size == 1:
             return model
-        # the graphs are the same everywhere and never change; published checkpoints carry weights that nothing uses
+        # buffers (the graphs) are constant and equal everywhere; some weights of published checkpoints are unused
         return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             distributed.barrier()
 
 
 def no_sync(replica: nn.Module, *, until_later: bool) -> contextlib.AbstractContextManager[Any]:
-    """Return a context for a forward and backward pass whose gradients are averaged with those of a later one."""
+    """Return a context in which gradients are only accumulated, to be averaged in a later pass."""
     if until_later and isinstance(replica, DistributedDataParallel):
         return replica.no_sync()
     return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""The student: HOSER (Cao et al., AAAI 2025), its features, its network, its checkpoints and its decoder."""
+"""HOSER, the student network (Cao et al., AAAI 2025): features, model, checkpoints and incremental inference."""
 
 from hoser_kd.hoser.batches import Batch, collate, time_label_statistics
 from hoser_kd.hoser.checkpoint import export_checkpoint, load, load_checkpoint, save

@@ -1,4 +1,4 @@
-"""Load a trained student, whatever form it has on disk."""
+"""Load a trained student from this project's folder or from a published checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LM-TAD, the teacher: model, checkpoints, training and scores (Mbuya et al., SIGSPATIAL 2024)."""
+"""LM-TAD, the teacher network, and its checkpoints (Mbuya et al., SIGSPATIAL 2024)."""
 
 from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint
 from hoser_kd.lmtad.loading import load_teacher

@@ -1,4 +1,4 @@
-"""HOSER against the plain transcription, and what its shortcuts must not change."""
+"""HOSER equals a plain transcription of the published code; its optimizations do not change results."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_restricted_encoder_equals_full_graph(small_model):
         torch.testing.assert_close(restricted, full, rtol=1e-5, atol=1e-6)
 
 
-def test_gat_gradient_is_the_numerical_one():
+def test_gat_gradient_equals_numerical_gradient():
     from hoser_kd.hoser.graph_layers import _NeighborAttention, road_edges
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_gat_gradient_is_the_numerical_one():
 
 
 def test_padding_is_never_read(small_city, small_model):
-    """A trip's answer does not depend on what is beside it, nor on how the padding is filled."""
+    """Predictions for a trip depend neither on other trips in the batch nor on the values in padding."""
     trips = small_city.trips["test"]
     order = np.argsort(trips.lengths)
     short, long = order[0], order[-1]
@@ -213,8 +213,8 @@ def test_road_graph_equals_brute_force():
     assert road_graph(network).T.tolist() == [list(pair) for pair in expected]
 
 
-def test_loop_road_and_lonely_road():
-    """A road that ends where it starts meets its neighbors once; a road that touches none has no pair."""
+def test_loop_road_and_isolated_road():
+    """A loop road is paired with each neighbor once; an isolated road has no pair."""
     lines = [[[0, 0], [0, 1], [0, 0]], [[0, 0], [1, 1]], [[5, 5], [6, 6]]]
     network = RoadNetwork(
         offsets_of(np.array([3, 2, 2])),

@@ -31,7 +31,7 @@ def test_a_folder_needs_nothing_else(small_city, small_model, folder):
 def test_a_folder_is_compared_with_what_is_given(small_city, folder):
     with pytest.raises(CheckpointError, match="the network has 48"):
         load_student(folder, grid_network(4))
-    with pytest.raises(CheckpointError, match="lie in another zone"):
+    with pytest.raises(CheckpointError, match="are in another zone"):
         load_student(folder, zones=(small_city.zones + 1) % 6)
     with pytest.raises(CheckpointError, match=r"`zones` has the shape \(119,\)"):
         load_student(folder, zones=small_city.zones[1:])
@@ -57,7 +57,7 @@ def test_a_published_checkpoint_is_compared_with_the_zones_beside_the_network(go
         (tmp_path / name).write_bytes((golden / "hoser_city" / name).read_bytes())
     zones = golden_city.zones[::-1]
     (tmp_path / "road_network_partition").write_text("\n".join(map(str, zones)))
-    with pytest.raises(CheckpointError, match="lie in another zone"):
+    with pytest.raises(CheckpointError, match="are in another zone"):
         load_student(golden / "hoser_ckpt.pth", tmp_path)
     assert load_student(golden / "hoser_ckpt.pth", read_hoser(tmp_path))
     assert load_student(golden / "hoser_ckpt.pth", tmp_path, zones=golden_city.zones)

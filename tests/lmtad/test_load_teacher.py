@@ -1,4 +1,4 @@
-"""load_teacher: any LM-TAD file; a student's folder is named."""
+"""load_teacher: reads any LM-TAD file and refuses a student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_published_files_and_our_folder(golden, tmp_path, name):
     assert load_teacher(str(tmp_path)).config == teacher.config
 
 
-def test_what_is_no_teacher_is_refused(golden, tmp_path):
+def test_other_files_are_refused(golden, tmp_path):
     with pytest.raises(TypeError, match=r"path is a int, not a path\. Call load_teacher\(path\)"):
         load_teacher(3)
     with pytest.raises(CheckpointError, match="not an LM-TAD checkpoint"):
