@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 from hoser_kd import hoser
 from hoser_kd.common.files import atomic_path, write_json
 from hoser_kd.common.progress import TimedLines
+from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.variants import SELECTION_RULES
@@ -35,7 +36,6 @@ from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.evaluation.validation_trips import trip_score
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
-from hoser_kd.hoser.checkpoint import read_tensors
 from hoser_kd.pipeline.graph import STAGES, StageRun
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.stages.network import load_network, load_trips

@@ -1,4 +1,4 @@
-"""What every training here shares: arithmetic, learning rate, and one step that is safe in any precision."""
+"""AdamW with a learning-rate schedule, gradient clipping and mixed precision, for teacher and student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """Return what `auto` means on a device: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    """Resolve `auto` for a device: bf16 on a GPU that supports it, fp16 on an older one, fp32 on a CPU."""
     if precision != "auto":
         return precision
     if device.type != "cuda":
@@ -26,7 +26,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which a forward pass has this precision on this device."""
+    """Return the autocast context of a forward pass with this precision on this device."""
     kind = resolve_precision(precision, device)
     if kind == "fp32":
         return contextlib.nullcontext()
@@ -34,30 +34,30 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 
 def warmup_cosine(step: int, *, total_steps: int, warmup_ratio: float, floor: float = 0.0) -> float:
-    """Return the share of the peak learning rate at a step, counted from 0.
+    """Return the learning rate of a step, counted from 0, as a fraction of the peak.
 
-    Linear over `warmup_ratio` of the steps, then a cosine that reaches `floor` at the last step. The first step has
-    a rate above 0 already.
+    It rises linearly over `warmup_ratio` of the steps, then follows a cosine to `floor` at the last step. The rate of
+    the first step is above 0.
     """
-    done, warmup_steps = step + 1, warmup_ratio * total_steps
-    if done < warmup_steps:
-        return done / warmup_steps
-    share = (done - warmup_steps) / max(total_steps - warmup_steps, 1e-9)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    number, warmup_steps = step + 1, warmup_ratio * total_steps
+    if number < warmup_steps:
+        return number / warmup_steps
+    decayed = (number - warmup_steps) / max(total_steps - warmup_steps, 1e-9)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """What a step did."""
+    """Gradient norm and learning rate of one step."""
 
     grad_norm: float
-    """Norm of the gradient before clipping."""
+    """Gradient norm before clipping."""
     learning_rate: float
-    """Rate it was made with."""
+    """Learning rate of the step."""
 
 
 class Optimizer:
-    """AdamW with warm-up, cosine, clipping and, for fp16, a loss scale that grows and shrinks."""
+    """AdamW with linear warm-up, cosine decay, gradient clipping and, for fp16, dynamic loss scaling."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Optimizer:
         betas: tuple[float, float] = (0.9, 0.999),
         floor: float = 0.0,
     ) -> None:
-        """`parameters`: tensors, or AdamW's groups; `floor`: last learning rate as a share of the peak."""
+        """`parameters`: tensors, or groups as for AdamW; `floor`: final learning rate as a fraction of the peak."""
         self.precision: Precision = resolve_precision(precision, device)
         self.device, self.max_norm = device, max_norm
         self.learning_rate, self.total_steps = learning_rate, total_steps
@@ -85,17 +85,17 @@ class Optimizer:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of a forward pass."""
+        """Return the autocast context of a forward pass."""
         return autocast(self.precision, self.device)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss."""
+        """Accumulate the gradient of a loss."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> StepSize:
-        """Move the parameters by the gradients added since the last step, and forget these.
+        """Update the parameters with the accumulated gradients, and reset these.
 
-        In fp16 a step whose gradients overflow is left out and the scale shrinks; its norm is not finite.
+        In fp16, a step whose gradients overflow is skipped and the loss scale is reduced; its norm is not finite.
         """
         rate = self.learning_rate * warmup_cosine(
             self.steps_done, total_steps=self.total_steps, warmup_ratio=self.warmup_ratio, floor=self.floor
@@ -103,8 +103,8 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._scaler.unscale_(self._adamw)
-        held = [p for group in self._adamw.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(held, self.max_norm))
+        with_gradient = [p for group in self._adamw.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(with_gradient, self.max_norm))
         if math.isfinite(norm) or self.precision == "fp16":
             self._scaler.step(self._adamw)
         self._scaler.update()
@@ -113,11 +113,11 @@ class Optimizer:
         return StepSize(norm, rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that another process needs to go on."""
+        """Return all that is needed to resume."""
         return {"adamw": self._adamw.state_dict(), "scaler": self._scaler.state_dict(), "steps_done": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Resume from the result of `state_dict`."""
         self._adamw.load_state_dict(state["adamw"])
         self._scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]

@@ -1,9 +1,9 @@
-"""Compiled loops of generation on a CPU: paths through their parents, and attention along them.
+"""Compiled loops for generation on a CPU: paths by their parent links, and attention along them.
 
-A path's keys and values lie scattered over the store of nodes. Arrays would gather them first, hundreds of megabytes
-a round that are read once; a loop reads them where they are.
+Keys and values of a path are scattered over the node store. Array code would gather hundreds of megabytes per round
+and read them once; a loop reads them in place.
 
-Shapes: B paths, P roads of the longest, M nodes in the store, N roads, e width of a token, d of a head.
+Shapes: B paths, P roads of the longest path, M nodes in the store, N roads, e width of a token, d width of a head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _METERS = EARTH_RADIUS_M / MAX_DISTANCE_M
 
 @compiled
 def trace(parent, depth, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return (B, P) int64 slots of the paths that end in `slots` (B,), first road first, -1 behind the end."""
+    """Return (B, P) int64 slots of the paths that end in `slots` (B,), in path order, -1 after the end."""
     longest = 0
     for slot in slots:
         longest = max(longest, depth[slot])
@@ -36,7 +36,7 @@ def trace(parent, depth, slots):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 @compiled
 def pairs(path, length, road, minute, point):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return clipped distances and intervals of the last road of each path to all of it, both (B, P) float32.
+    """Return clipped distances and intervals between the last road of each path and all its roads, (B, P) float32 each.
 
     `road` (M,) and `minute` (M,) of the nodes, `point` (N, 3) float64 of the roads.
     """
@@ -50,17 +50,17 @@ def pairs(path, length, road, minute, point):  # type: ignore[no-untyped-def]  #
             r = road[slot]
             chord = np.sqrt((point[r, 0] - x) ** 2 + (point[r, 1] - y) ** 2 + (point[r, 2] - z) ** 2)
             distance[b, j] = min(chord * _METERS, 1.0)
-            apart = np.float32(abs(minute[slot] - minute[last]))
-            interval[b, j] = min(apart, np.float32(MAX_INTERVAL_MIN)) / np.float32(MAX_INTERVAL_MIN)
+            minutes = np.float32(abs(minute[slot] - minute[last]))
+            interval[b, j] = min(minutes, np.float32(MAX_INTERVAL_MIN)) / np.float32(MAX_INTERVAL_MIN)
     return distance, interval
 
 
 @partial(compiled, fastmath={"reassoc", "contract", "nsz", "arcp"})
 def attend(joint, store, path, length, distance, interval, pair_key, pair_value, heads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return (B, e) float32: what the last road of each path gathers from all of it.
+    """Return (B, e) float32: attention of the last road of each path over the path.
 
     `joint` (B, 3 e) holds the scaled queries first; `store` (M, 2 e) a layer's keys and values by slot; `pair_key` and
-    `pair_value` (2, d) what a unit of distance and of interval adds to a key and a value.
+    `pair_value` (2, d) the contributions of a unit of distance and of interval to a key and a value.
     """
     e = store.shape[1] // 2
     d = e // heads

@@ -1,9 +1,9 @@
-"""Causal attention in which distance and interval of each pair of steps add to its key and its value.
+"""Causal attention with relative positions: distance and time interval of each pair of steps add to key and value.
 
 P_ij = W_k [d_ij, t_ij] + b_k is added to key j, so q_i · P_ij = d_ij (q_i · w_d) + t_ij (q_i · w_t) + q_i · b_k: two
-scalars a query and two shapes (T, T) in place of one (T, T, d). The sum over values unfolds in the same way. In
-training both fold on into the projections before and after, so that all but the pairs themselves is counted in valid
-steps, not in padded ones.
+scalars per query and two (T, T) arrays instead of one (T, T, d) array. The sum over values is expanded in the same
+way. In training, both are merged into the projections before and after, so that only the pairs are computed on padded
+steps.
 
 Shapes: B trips, T steps, S valid steps, H heads, d width of a head, e = H d width of the trajectory encoder.
 """
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What attention reads of the pairs of Q queries and T keys."""
+    """Pairwise inputs of attention for Q queries and T keys."""
 
     distance: Tensor
     """(…, 1, Q, T) float32: clipped distances."""
     interval: Tensor
     """(…, 1, Q, T) float32: clipped intervals."""
     hidden: Tensor
-    """Broadcasts to (…, 1, Q, T), float32: 0 where a query may see a key, -inf where not."""
+    """Additive mask, broadcasts to (…, 1, Q, T), float32: 0 where a query attends to a key, -inf elsewhere."""
 
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """Where the valid steps of a padded batch are, head by head: only the pairs need the padding."""
+    """Maps the valid steps of a batch to padded arrays by head and back; only pairs are computed padded."""
 
     shape: tuple[int, int, int]
     """(B, H, T)."""
     source: Tensor
-    """(B * H * T,) int64: the row s * H + h of a place; some row that exists where the place is padding."""
+    """(B * H * T,) int64: row s * H + h of each padded place; an arbitrary valid row in padding."""
     place: Tensor
-    """(S * H,) int64: the place of a row."""
+    """(S * H,) int64: padded place of each row."""
 
     @classmethod
     def of(cls, step_mask: Tensor, num_heads: int) -> HeadLayout:
-        """Lay out a batch of (B, T) bool, true at the valid steps, in the order of their rows."""
+        """Build the layout from a (B, T) bool mask of the valid steps."""
         size, num_steps = step_mask.shape
         head = torch.arange(num_heads, device=step_mask.device)
         row = (step_mask.flatten().cumsum(0) - 1).clamp(min=0).view(size, 1, num_steps)
@@ -59,7 +59,7 @@ class HeadLayout:
     def spread(self, rows: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Return each of the `parts` of (S, parts * H * w) rows as (B, H, T, w).
 
-        Padding holds other rows' values: no valid step may see it, and its gradient must be zero.
+        Padding holds values of other rows: it must be masked for valid steps, and its gradient must be zero.
         """
         return _Spread.apply(rows, self, parts)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -69,7 +69,7 @@ class HeadLayout:
 
 
 class _Spread(torch.autograd.Function):
-    """Gathers forwards and backwards: torch's own gradient of a gather fills and adds."""
+    """Gather with a gather as its gradient, which is faster than torch's scatter-add."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layout: HeadLayout, parts: int) -> tuple[Tensor, ...]:
@@ -95,7 +95,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The way back: padding gets no gradient."""
+    """Inverse of `_Spread`; padding has zero gradient."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, layout: HeadLayout) -> Tensor:
@@ -111,13 +111,13 @@ class _Gather(torch.autograd.Function):
 
 
 class PairAttention(nn.Module):
-    """Attention of HOSER's trajectory encoder, with the published parameters."""
+    """Attention of HOSER's trajectory encoder; parameter names are the published ones."""
 
     def __init__(self, config: HoserConfig) -> None:
         super().__init__()
         width = config.encoder_dim
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        # never read: a published checkpoint carries its causal mask
+        # unused: published checkpoints contain the causal mask
         self.register_buffer("bias", torch.ones(1, 1, config.max_len, config.max_len).tril())
         self.relative_position_emb_k = nn.Linear(2, self.head_dim)
         self.relative_position_emb_v = nn.Linear(2, self.head_dim)
@@ -150,17 +150,17 @@ class PairAttention(nn.Module):
         return self.finish(layout.gather(mixed), linear(layout.gather(sums), sums_weight))
 
     def scaled(self) -> tuple[Tensor, Tensor]:
-        """Return weight (3 e, e) and bias (3 e,) of the projection, with 1 / sqrt(d) in the queries' third."""
+        """Return weight (3 e, e) and bias (3 e,) of the input projection, that of queries scaled by 1 / sqrt(d)."""
         scale = self.c_attn.bias.new_ones(3, 1)
         scale[0] = 1 / math.sqrt(self.head_dim)
         scale = scale.repeat_interleave(len(self.c_attn.bias) // 3, 0)
         return self.c_attn.weight * scale, self.c_attn.bias * scale[:, 0]
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, slope: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Return what queries gather of values, (B, H, Q, d), and of distances and intervals, (B, H, Q, 2).
+        """Return attention-weighted sums of values, (B, H, Q, d), and of distances and intervals, (B, H, Q, 2).
 
-        `query` (B, H, Q, d) scaled by 1 / sqrt(d), `key` and `value` (B, H, T, d) with their pair biases, `slope`
-        (B, H, Q, 2): the queries' products with w_d and w_t.
+        `query` (B, H, Q, d) scaled by 1 / sqrt(d), `key` and `value` (B, H, T, d) including their pair biases, `slope`
+        (B, H, Q, 2): products of the queries with w_d and w_t.
         """
         score = query @ key.transpose(-1, -2)
         score = score.addcmul(slope[..., :1], pairs.distance).addcmul(slope[..., 1:], pairs.interval)
@@ -169,6 +169,6 @@ class PairAttention(nn.Module):
         return share @ value, sums
 
     def finish(self, mixed: Tensor, of_pairs: Tensor | None = None) -> Tensor:
-        """Return (…, e) to be added to the residual stream; `of_pairs` is what the pairs add, already projected."""
+        """Return (…, e), to be added to the residual stream; `of_pairs` is the projected sum over the pairs."""
         projected = self.c_proj(mixed)
         return self.resid_dropout(projected if of_pairs is None else projected + of_pairs)  # type: ignore[no-any-return]

@@ -1,16 +1,16 @@
-"""A batch of trips, and everything a step of HOSER reads about them, derived where the model lives.
+"""Batches of trips, and the input features of HOSER, derived from them on the model's device.
 
-A trip of roads r_0 … r_n gives n steps: history r_0 … r_t, label r_{t+1}, destination r_n. Nothing is stored per
-step: positions, intervals and candidates follow from road ids and times by gathers.
+A trip of roads r_0 … r_n has n steps: history r_0 … r_t, label r_{t+1}, destination r_n. No feature is stored per
+step: positions, intervals and candidates are gathered from tables by road id and time.
 
-Shapes: B trips, T steps of the longest one (its roads - 1), S valid steps of the batch, K candidates of all valid
-steps together, C candidates of the step that has most, N roads, L connections.
+Shapes: B trips, T steps of the longest trip, S valid steps of the batch, K candidates of all valid steps, C maximum
+number of candidates per step, N roads, L connections.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.hoser.config import CandidateAngle, TimeIntervals
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
-
-CandidateAngle = Literal["published", "true_bearing"]
-TimeIntervals = Literal["published", "elapsed"]
 
 MAX_DISTANCE_M = 1000.0
 MAX_INTERVAL_MIN = 5.0
@@ -34,16 +32,16 @@ PADDING = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """Trips as padded arrays; row b holds `lengths[b]` roads, and -1 after them."""
+    """Trips as padded arrays; row b holds `lengths[b]` roads, then -1."""
 
     road_ids: Tensor
     """(B, T + 1) int64: roads, the destination last; -1 is padding."""
     times: Tensor
     """(B, T + 1) int64: seconds since the epoch; 0 in padding."""
     lengths: Tensor
-    """(B,) int64: roads of each trip, 2 or more."""
+    """(B,) int64: number of roads of each trip, at least 2."""
     rows: Tensor
-    """(B,) int64: the trip's row in the store it came from."""
+    """(B,) int64: row of the trip in its `Trajectories`."""
 
     @property
     def num_steps(self) -> int:
@@ -62,20 +60,20 @@ class Batch:
         return self.road_ids.gather(1, self.lengths[:, None] - 1)[:, 0]
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device."""
+        """Copy the batch to a device."""
         return Batch(
             *(part.to(device, non_blocking=True) for part in (self.road_ids, self.times, self.lengths, self.rows))
         )
 
 
 def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
-    """Pad these rows of a ragged (memory-mapped) store into a batch; nothing but these rows is read."""
+    """Pad rows of (memory-mapped) trajectories into a batch; only these rows are read from the file."""
     rows = np.asarray(rows, np.int64)
     starts = trajectories.offsets[rows]
     lengths = trajectories.offsets[rows + 1] - starts
     column = np.arange(lengths.max())
     inside = column < lengths[:, None]
-    # padding reads the trip's own first road and is overwritten, so no foreign page of the file is touched
+    # padding reads the first road of its own trip and is overwritten, so no other page of the file is read
     at = starts[:, None] + np.where(inside, column, 0)
     return Batch(
         road_ids=torch.from_numpy(np.where(inside, trajectories.road_ids[at], PADDING)),
@@ -87,34 +85,34 @@ def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
 
 @dataclass(frozen=True)
 class StepFeatures:
-    """What the network reads of a batch. Steps are flat in row-major order of (B, T), candidates in that of steps."""
+    """Input features of a batch. Steps are flat in row-major order of (B, T), candidates in the order of steps."""
 
     step_mask: Tensor
     """(B, T) bool: steps that have a next road."""
     road: Tensor
-    """(S,) int64: the road a step stands on."""
+    """(S,) int64: current road of each step."""
     time_of_day: Tensor
     """(B, T) float32: minute of the day / 1440, negated where the trip starts on a weekend."""
     distance: Tensor
-    """(B, T, T) float32: meters between the centers of two roads of the history, clipped to 1000, / 1000."""
+    """(B, T, T) float32: distance between the centers of two roads of the history, clipped to 1000 m, over 1000 m."""
     interval: Tensor
-    """(B, T, T) float32: minutes between them, clipped to 5, / 5."""
+    """(B, T, T) float32: time between two roads of the history, clipped to 5 min, over 5 min."""
     destination: Tensor
     """(B,) int64: last road of each trip."""
     candidate: Tensor
     """(K,) int64: road ids of the candidates."""
     candidate_step: Tensor
-    """(K,) int64: the step a candidate belongs to, 0 … S-1."""
+    """(K,) int64: step of each candidate, 0 … S-1."""
     candidate_place: Tensor
-    """(K,) int64: its place among the candidates of the step, in the order of the network's successors."""
+    """(K,) int64: position among the candidates of the step, in the order of the network's successors."""
     metric_distance: Tensor
-    """(K,) float32: log1p of the hectometers by which it is further from the destination than the best candidate."""
+    """(K,) float32: log1p of the excess distance to the destination over the nearest candidate, in units of 100 m."""
     metric_angle: Tensor
-    """(K,) float32: angle between going there and going to the destination, over pi."""
+    """(K,) float32: angle between the directions to the candidate and to the destination, over pi."""
     label: Tensor
-    """(S,) int64: place of the next road among the candidates."""
+    """(S,) int64: position of the next road among the candidates."""
     label_candidate: Tensor
-    """(S,) int64: index of the next road in the flat candidates, 0 … K-1."""
+    """(S,) int64: index of the next road among all candidates, 0 … K-1."""
     seconds: Tensor
     """(S,) float32: seconds until the next road is entered."""
     num_candidates: int
@@ -127,40 +125,40 @@ class StepFeatures:
         return row[self.candidate_step], step[self.candidate_step], self.candidate_place
 
     def padded(self, values: Tensor, fill: float) -> Tensor:
-        """Lay (K,) values of candidates out as (B, T, C), `fill` where there is no candidate."""
+        """Return (K,) values of candidates as (B, T, C), with `fill` where there is no candidate."""
         shape = (*self.step_mask.shape, self.num_candidates)
         return values.new_full(shape, fill).index_put(self.cells, values)
 
     def padded_steps(self, values: Tensor, fill: float) -> Tensor:
-        """Lay (S,) values of steps out as (B, T), `fill` in padding."""
+        """Return (S,) values of steps as (B, T), with `fill` in padding."""
         return values.new_full(self.step_mask.shape, fill).masked_scatter(self.step_mask, values)
 
 
 class RoadTables(nn.Module):
-    """The arrays over roads and connections from which the features of any step are gathered."""
+    """Tables over roads and connections from which step features are gathered."""
 
     unit_vector: Tensor
-    """(N, 3) float64: the center as a point of the unit sphere."""
+    """(N, 3) float64: center of each road as a point on the unit sphere."""
     end: Tensor
-    """(N, 2) float64: (y, x) of the last coordinate in radians, as the candidate angle reads them."""
+    """(N, 2) float64: (y, x) of the last coordinate in radians, in the axis order of the candidate angle."""
     end_scale: Tensor
-    """(N,) float64: cosine that scales x at that point."""
+    """(N,) float64: cosine of y, which scales x at that point."""
     successor_start: Tensor
     """(N + 1,) int64: where the candidates of each road start in `successor`."""
     successor: Tensor
-    """(L,) int64: candidates, road after road."""
+    """(L,) int64: candidates of all roads."""
     successor_direction: Tensor
     """(L,) float64: direction from the end of a road to the end of its candidate, radians."""
 
     def __init__(self, tables: dict[str, Tensor], *, time_intervals: TimeIntervals) -> None:
-        """`tables`: the arrays by name, as `road_tables` makes them."""
+        """`tables`: the arrays by name, from `road_tables`."""
         super().__init__()
         self.time_intervals = time_intervals
         for name, values in tables.items():
             self.register_buffer(name, values, persistent=False)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return the arrays by name, for a store."""
+        """Return the arrays by name."""
         return dict(self.named_buffers())
 
     @property
@@ -174,11 +172,11 @@ class RoadTables(nn.Module):
         return 2 * EARTH_RADIUS_M * torch.asin((chord / 2).clamp(max=1.0))
 
     def candidates(self, roads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the candidates of (S,) roads: (position in `successor`, index of the road, place), each (K,) int64."""
+        """Return (index in `successor`, index of the road, position) of the candidates of (S,) roads, (K,) each."""
         return take_rows(self.successor_start, roads)
 
     def metrics(self, roads: Tensor, destinations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Derive the candidates of (S,) roads and what they are worth on the way to (S,) destinations.
+        """Return the candidates of (S,) roads and their features with respect to (S,) destinations.
 
         Returns (candidate, step, place, metric_distance, metric_angle), each (K,).
         """
@@ -193,20 +191,20 @@ class RoadTables(nn.Module):
         return candidate, step, place, metric_distance.float(), metric_angle.float()
 
     def pair_distances(self, road_ids: Tensor) -> Tensor:
-        """Return (B, T, T) float32 clipped distances between all roads of each row of (B, T) ids.
+        """Return (B, T, T) float32 clipped distances between all roads in each row of (B, T) ids.
 
-        Positions are relative to the row's first road, where float32 is exact to well under a millimeter.
+        Positions are relative to the row's first road, so float32 is exact to well under a millimeter.
         """
         point = self.unit_vector[road_ids]
         local = (point - point[:, :1]).float()
         return clipped_distances(local[:, :, None], local[:, None])
 
     def pair_intervals(self, times: Tensor) -> Tensor:
-        """Return (B, T, T) float32 clipped intervals between all times of each row of (B, T) int64 seconds."""
+        """Return (B, T, T) float32 clipped intervals between all times in each row of (B, T) int64 seconds."""
         return clipped_intervals(times[:, :, None], times[:, None], self.time_intervals)
 
     def derive(self, batch: Batch) -> StepFeatures:
-        """Derive the features of every step of a batch that lies on the same device as the tables."""
+        """Return the features of a batch on the device of the tables."""
         mask = batch.step_mask
         history, times = batch.road_ids[:, :-1], batch.times[:, :-1]
         row = mask.nonzero()[:, 0]
@@ -218,7 +216,7 @@ class RoadTables(nn.Module):
             step_mask=mask,
             road=road,
             time_of_day=time_of_day(times, batch.times[:, 0]),
-            # padded places take the first road of their own trip: no other road is ever read
+            # padding takes the first road of its own trip, since id -1 is no road
             distance=self.pair_distances(torch.where(mask, history, history[:, :1])),
             interval=self.pair_intervals(times),
             destination=destination,
@@ -240,8 +238,8 @@ class RoadTables(nn.Module):
 def road_tables(network: RoadNetwork, candidate_angle: CandidateAngle) -> dict[str, Tensor]:
     """Return the arrays of `RoadTables` for a network.
 
-    `candidate_angle`: `published` takes longitude for latitude and the reverse, as the published code does and its
-    checkpoints need; `true_bearing` does not.
+    `candidate_angle`: `published` swaps longitude and latitude, as the published code does and its checkpoints
+    require; `true_bearing` does not.
     """
     end = np.radians(network.end)
     if candidate_angle == "published":
@@ -261,9 +259,9 @@ def road_tables(network: RoadNetwork, candidate_angle: CandidateAngle) -> dict[s
 
 
 def clipped_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Return the clipped distance between points (…, 3) of the unit sphere (or both less one vector), float32.
+    """Return clipped distances between points (…, 3) of the unit sphere, both possibly shifted by one vector, float32.
 
-    Below the clip a chord and its arc differ by 1e-9 of themselves, so no arcsine is taken.
+    Below the clip, the relative difference of chord and arc is 1e-9, so the arcsine is left out.
     """
     x, y, z = (one[..., axis] - other[..., axis] for axis in range(3))
     chord_m = torch.sqrt(x * x + y * y + z * z) * EARTH_RADIUS_M
@@ -271,9 +269,9 @@ def clipped_distances(one: Tensor, other: Tensor) -> Tensor:
 
 
 def clipped_intervals(one: Tensor, other: Tensor, reading: TimeIntervals) -> Tensor:
-    """Return the clipped interval between times in int64 seconds, float32.
+    """Return clipped intervals between times in int64 seconds, float32.
 
-    `published` rounds each to float32 as a share of its day and forgets the day; `elapsed` does neither.
+    `published` takes each time as a fraction of its day in float32 and ignores the date; `elapsed` subtracts the times.
     """
     if reading == "published":
         between_min = _share_of_day(one) * 1440 - _share_of_day(other) * 1440
@@ -285,17 +283,17 @@ def clipped_intervals(one: Tensor, other: Tensor, reading: TimeIntervals) -> Ten
 def time_of_day(times: Tensor, start_times: Tensor) -> Tensor:
     """Return minute of day / 1440, float32, negated for trips that start on a Saturday or a Sunday.
 
-    `times` (B, T) int64 s; `start_times` (B,) int64 s. At midnight the negated value is -0.0, which a cosine and a
-    sine cannot tell from 0: published behavior.
+    `times` (B, T) int64 s; `start_times` (B,) int64 s. At midnight the negated value is -0.0, whose cosine and sine
+    equal those of 0: published behavior.
     """
     share = _share_of_day(times)
     return torch.where(is_weekend(start_times)[:, None], -share, share)
 
 
 def time_label_statistics(trajectories: Trajectories) -> tuple[float, float]:
-    """Return mean and population std of log1p(seconds to the next road) over all steps.
+    """Return mean and population standard deviation of log1p(seconds to the next road) over all steps.
 
-    Both are what a predicted time is scaled by.
+    They scale predicted times; the standard deviation is 1 where it would be 0.
     """
     at, _ = trajectories.step_positions()
     labels = np.log1p((trajectories.times[at + 1] - trajectories.times[at]).astype(np.float64))
@@ -306,8 +304,8 @@ def time_label_statistics(trajectories: Trajectories) -> tuple[float, float]:
 def take_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Select rows of a ragged array on its device.
 
-    Returns for every value of the selection its position in the flat array, the index of its row in `rows`, and its
-    place in the row, all int64.
+    Returns, for each selected value, its index in the flat array, the index of its row in `rows`, and its position in
+    the row, all int64.
     """
     start = offsets[rows]
     size = offsets[rows + 1] - start

@@ -1,13 +1,12 @@
-"""Weights of a HOSER on disk: published `.pth` in and out, and our own folder of safetensors and JSON.
+"""Read and write HOSER checkpoints: published `.pth` files, and this project's folder of safetensors and JSON.
 
-A published checkpoint is a bare state dict. It holds the graph features, but not the network's candidates, the
-scale of the predicted times or the reading of the candidate angle; our own folder holds all of it and stands alone.
+A published checkpoint is a bare state dict. It holds the graph features, but not the candidates of the network, the
+scale of the predicted times and the variant of the candidate angle. This project's folder is complete.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from safetensors.torch import save as to_bytes
 
 from hoser_kd.common.errors import CheckpointError
 from hoser_kd.common.files import atomic_path
+from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.hoser.batches import RoadTables, road_tables
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
+    from hoser_kd.hoser.config import CandidateAngle, TimeIntervals
     from hoser_kd.network.road_network import RoadNetwork
 
 WEIGHTS_FILE = "model.safetensors"
@@ -39,7 +39,7 @@ CONFIG_FILE = "model.json"
 _TABLE_PREFIX = "tables."
 _MASK_SUFFIX = ".attn.bias"
 _FEATURE_PREFIX = "road_network_encoder."
-# features may differ by the rounding of whoever derived them, not by more
+# features may differ by rounding only
 _TOLERANCE = 1e-3
 
 
@@ -54,13 +54,13 @@ def load_checkpoint(
     time_intervals: TimeIntervals = "published",
     num_heads: int | None = None,
 ) -> HOSER:
-    """Load a published checkpoint (`.pth`, a state dict) for a network; the model comes in eval mode.
+    """Load a published checkpoint (`.pth`, a state dict) for its network, in eval mode.
 
-    Sizes follow from the shapes. `zones` (N,) int64 is compared with the checkpoint's own where given. `log1p_mean`
+    Sizes are inferred from the weights. `zones` (N,) int64 is compared with the checkpoint's if given. `log1p_mean`
     and `log1p_std` scale the predicted times (`time_label_statistics` of the training trips); without them only the
-    logits can be used. `num_heads` is checked where given. No code in the file is run.
+    logits can be used. `num_heads` is checked if given. No code in the file is run.
 
-    Raises CheckpointError where the file is missing, damaged, of another kind, or made for another network.
+    Raises CheckpointError if the file is missing, damaged, of another kind, or trained on another network.
     """
     state = _read_state_dict(Path(path))
     try:
@@ -68,13 +68,15 @@ def load_checkpoint(
         features = _features_of(state)
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(
-            f"{path}: no weights of HOSER: {error}. Give a state dict with the published keys."
+            f"{path}: not a state dict of HOSER: {error}. Give a state dict with the published keys."
         ) from None
     if num_heads not in (None, config.num_heads):
         raise CheckpointError(
             f"{path}: its attention has {config.num_heads} heads, not {num_heads}. Leave num_heads out."
         )
-    _check_fit(Path(path), features, network, zones)
+    _check_network(Path(path), features, network)
+    if zones is not None:
+        _check_zones(Path(path), features, zones)
     model = _blank(config, features, road_tables(network, candidate_angle))
     try:
         model.load_state_dict(state)
@@ -84,7 +86,7 @@ def load_checkpoint(
 
 
 def export_checkpoint(model: HOSER, path: str | PathLike[str]) -> None:
-    """Write the published layout: a state dict with every published key, dead ones included."""
+    """Write the published format: a state dict with all published keys, including unused ones."""
     with atomic_path(path) as beside:
         torch.save({key: value.detach().cpu() for key, value in model.state_dict().items()}, beside)
 
@@ -94,16 +96,16 @@ def save(model: HOSER, folder: str | PathLike[str]) -> None:
     tensors = {key: value for key, value in model.state_dict().items() if not key.endswith(_MASK_SUFFIX)}
     tensors |= {_TABLE_PREFIX + name: values for name, values in model.tables.arrays().items()}
     with atomic_path(Path(folder) / WEIGHTS_FILE) as beside:
-        # save_file would make a file that only its owner can read
+        # save_file creates a file that only its owner can read
         beside.write_bytes(to_bytes({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
     with atomic_path(Path(folder) / CONFIG_FILE) as beside:
         beside.write_text(json.dumps({"model": "HOSER", **asdict(model.config)}, indent=2) + "\n", encoding="utf-8")
 
 
-def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOSER:
-    """Read back what `save` wrote, in eval mode; `network` is compared with the model's own where given.
+def load(folder: str | PathLike[str], network: RoadNetwork | None = None, zones: Int64Array | None = None) -> HOSER:
+    """Load a folder written by `save`, in eval mode; `network` and `zones` are compared with the model's if given.
 
-    Raises CheckpointError where a file is missing, damaged or made for another network.
+    Raises CheckpointError if a file is missing, damaged, or of another network.
     """
     source = Path(folder)
     try:
@@ -123,7 +125,9 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
         }
         features = _features_of(tensors)
         if network is not None:
-            _check_fit(source, features, network, None)
+            _check_network(source, features, network)
+        if zones is not None:
+            _check_zones(source, features, zones)
         model = _blank(config, features, tables)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -135,37 +139,16 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None) -> HOS
 
 
 def _blank(config: HoserConfig, features: GraphFeatures, tables: dict[str, Tensor]) -> HOSER:
-    """Return a model whose weights are about to be replaced, without a draw from the caller's generator."""
+    """Build a model whose weights will be replaced, without advancing the caller's random generator."""
     with torch.random.fork_rng(devices=[]):
         return HOSER(config, features, RoadTables(tables, time_intervals=config.time_intervals))
-
-
-def read_tensors(file: Path) -> Any:
-    """Return what a file of torch.save holds, as tensors and plain containers; no code in it is run.
-
-    Raises CheckpointError where the file is missing, damaged, or holds something else.
-    """
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file.")
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: holds something else than weights: {_first_line(error)}.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: damaged or no PyTorch file: {_first_line(error)}") from None
 
 
 def _read_state_dict(file: Path) -> dict[str, Tensor]:
     state = read_tensors(file)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{file}: no bare state dict. Give the file that HOSER's training writes, not one that wraps it."
-        )
+        raise CheckpointError(f"{file}: not a bare state dict. Give the file as HOSER's training writes it.")
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _infer_config(
@@ -206,15 +189,15 @@ def _features_of(state: dict[str, Tensor]) -> GraphFeatures:
     return GraphFeatures(**{field.name: array(field.name) for field in fields(GraphFeatures)})
 
 
-def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones: Int64Array | None) -> None:
-    """Refuse a network the weights were not made for.
+def _check_network(file: Path, features: GraphFeatures, network: RoadNetwork) -> None:
+    """Raise CheckpointError if the features in a checkpoint are not those of the network.
 
-    Road classes are not compared: the published code numbers them in ways that depend on the city, and the
-    checkpoint's own numbering is what its weights know.
+    Road classes are not compared: the published code numbers them by city, and the weights belong to the checkpoint's
+    own numbering.
     """
     if features.num_roads != network.num_roads:
         raise CheckpointError(
-            f"{file}: made for {features.num_roads} roads, the network has {network.num_roads}. "
+            f"{file}: trained on {features.num_roads} roads, the network has {network.num_roads}. "
             "Give the network it was trained on."
         )
     no_zones = np.zeros(network.num_roads, np.int64)
@@ -226,15 +209,23 @@ def _check_fit(file: Path, features: GraphFeatures, network: RoadNetwork, zones:
         ("road_edge_index", "neighbors"),
         ("intersection_attr", "connections or angles"),
     ):
-        theirs, ours = getattr(features, name), getattr(own, name)
-        if theirs.shape != ours.shape or not np.allclose(theirs, ours, atol=_TOLERANCE, rtol=0):
+        stored, expected = getattr(features, name), getattr(own, name)
+        if stored.shape != expected.shape or not np.allclose(stored, expected, atol=_TOLERANCE, rtol=0):
             raise CheckpointError(
-                f"{file}: made for another network: {what} of the roads differ ({name}). "
+                f"{file}: trained on another network: {what} of the roads differ ({name}). "
                 "Give the network it was trained on."
             )
-    if zones is not None and not np.array_equal(features.road2zone, zones):
-        differ = int((features.road2zone != zones).sum()) if len(zones) == network.num_roads else len(zones)
+
+
+def _check_zones(file: Path, features: GraphFeatures, zones: Int64Array) -> None:
+    """Raise CheckpointError if the zones in a checkpoint are others."""
+    if np.shape(zones) != features.road2zone.shape:
         raise CheckpointError(
-            f"{file}: made for another partition: {differ} roads lie in another zone. "
-            "Give the partition it was trained on."
+            f"{file}: trained on {features.num_roads} roads, `zones` has the shape {np.shape(zones)}. "
+            "Give the zone of each road, (N,)."
+        )
+    if not np.array_equal(features.road2zone, zones):
+        differ = int((features.road2zone != zones).sum())
+        raise CheckpointError(
+            f"{file}: trained with other zones: {differ} roads are in another zone. Give the zones it was trained with."
         )

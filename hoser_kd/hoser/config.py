@@ -1,18 +1,23 @@
-"""Sizes of a HOSER and how it reads its inputs."""
+"""Sizes of a HOSER and the variants of its inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from hoser_kd.config.schema import StudentConfig
-from hoser_kd.hoser.batches import CandidateAngle, TimeIntervals
-from hoser_kd.hoser.features import GraphFeatures
+if TYPE_CHECKING:
+    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.hoser.features import GraphFeatures
+
+CandidateAngle = Literal["published", "true_bearing"]
+"""`published`: with longitude and latitude swapped, as in the published code. `true_bearing`: without the swap."""
+TimeIntervals = Literal["published", "elapsed"]
+"""`published`: difference of the minutes of the day, in float32. `elapsed`: difference of the times."""
 
 
 @dataclass(frozen=True)
 class HoserConfig:
-    """Sizes of a HOSER and the readings of its inputs; the defaults are the published ones."""
+    """Sizes of a HOSER and the variants of its inputs; the defaults are the published ones."""
 
     num_roads: int
     """N."""
@@ -21,17 +26,17 @@ class HoserConfig:
     num_zones: int
     """Z."""
     hidden_dim: int = 128
-    """h."""
+    """h, width of road and zone vectors: the sum of the five widths below."""
     road_id_dim: int = 64
-    """Width of the id's part of a road vector."""
+    """Width of the embedding of the road id."""
     length_dim: int = 16
-    """Width of the length's part."""
+    """Width of the embedding of the length."""
     type_dim: int = 16
-    """Width of the class's part."""
+    """Width of the embedding of the road class."""
     lon_dim: int = 16
-    """Width of the longitude's part."""
+    """Width of the embedding of the longitude."""
     lat_dim: int = 16
-    """Width of the latitude's part."""
+    """Width of the embedding of the latitude."""
     num_heads: int = 2
     """Attention heads."""
     num_layers: int = 2
@@ -39,21 +44,24 @@ class HoserConfig:
     dropout: float = 0.0
     """Dropout in the trajectory encoder."""
     max_len: int = 1024
-    """Side of the stored causal mask of a published checkpoint; trips may be longer here."""
+    """Size of the causal mask stored in a published checkpoint; it does not limit the length of trips here."""
     candidate_angle: CandidateAngle = "published"
-    """Whether the candidate angle swaps latitude and longitude."""
+    """Whether the candidate angle swaps longitude and latitude."""
     time_intervals: TimeIntervals = "published"
-    """Whether intervals come from the minute of the day or are true ones."""
+    """Whether time intervals are differences of the minute of the day or of the times."""
     log1p_mean: float | None = None
-    """Mean of log1p(seconds to the next road) over the training steps: the scale of predicted times."""
+    """Mean of log1p(seconds to the next road) over the training steps, which scales predicted times."""
     log1p_std: float | None = None
-    """Standard deviation of the same."""
+    """Standard deviation of log1p(seconds to the next road) over the training steps."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit together."""
+        """Validate the sizes."""
         parts = self.road_id_dim + self.length_dim + self.type_dim + self.lon_dim + self.lat_dim
         if parts != self.hidden_dim:
-            raise ValueError(f"the parts of a road vector are {parts} wide together, hidden_dim is {self.hidden_dim}")
+            raise ValueError(
+                f"hidden_dim is {self.hidden_dim}, but road_id_dim, length_dim, type_dim, lon_dim and lat_dim "
+                f"sum to {parts}"
+            )
         if self.hidden_dim % 2 or (2 * self.hidden_dim) % self.num_heads:
             raise ValueError("hidden_dim must be even and 2 * hidden_dim a multiple of num_heads")
 
@@ -69,7 +77,7 @@ class HoserConfig:
 
     @classmethod
     def from_student(cls, student: StudentConfig, features: GraphFeatures, num_zones: int, **more: Any) -> HoserConfig:
-        """Take the sizes from the settings and the counts from the city; `more` overrides single fields."""
+        """Build from the settings and the counts of the city; `more` overrides fields."""
         sizes: dict[str, Any] = {
             "num_roads": features.num_roads,
             "num_types": features.num_types,

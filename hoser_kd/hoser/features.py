@@ -1,6 +1,6 @@
-"""What HOSER knows of a city before it sees a trip: road attributes, the road graph and the zone graph.
+"""Static inputs of HOSER: road attributes, the road graph and the zone graph.
 
-Shapes: N roads, E directed pairs of roads that share an end point, Z zones, K non-zero entries of the zone matrix.
+Shapes: N roads, E ordered pairs of roads that share an end point, Z zones, K non-zero entries of the zone matrix.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphFeatures:
-    """The fixed inputs of the road encoder (HOSER, section "Road Network Encoder").
+    """Inputs of the road network encoder (HOSER, section "Road Network Encoder").
 
-    Fields are named as the buffers of a published checkpoint.
+    Fields have the names of the buffers in a published checkpoint.
     """
 
     road2zone: Int64Array
@@ -38,9 +38,9 @@ class GraphFeatures:
     intersection_attr: Float32Array
     """(E, 2) float32: angle between the directions of a and b over pi, and 1 where b can follow a."""
     zone_edge_index: Int64Array
-    """(2, K) int64: zones with traffic between them, row-major."""
+    """(2, K) int64: pairs of zones with traffic between them, row-major."""
     zone_edge_weight: Float32Array
-    """(K,) float32: traffic over the root of both zones' totals."""
+    """(K,) float32: traffic over the square root of the product of both zones' totals."""
 
     @property
     def num_roads(self) -> int:
@@ -49,12 +49,12 @@ class GraphFeatures:
 
     @property
     def num_types(self) -> int:
-        """Road classes in use."""
+        """Number of road classes."""
         return int(self.road_attr_type.max()) + 1
 
 
 def build_graph_features(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> GraphFeatures:
-    """Derive all graph features.
+    """Compute all graph features.
 
     `zones`: (N,) int64, zone of each road. `zone_transitions`: (Z, Z) counts of zone changes between consecutive
     roads of the training trips, dense or a SciPy sparse array.
@@ -77,12 +77,12 @@ def build_graph_features(network: RoadNetwork, zones: Int64Array, zone_transitio
 def road_graph(network: RoadNetwork) -> Int64Array:
     """Return (2, E) int64: ordered pairs of distinct roads that share an end point, by first road, then second.
 
-    Roads are grouped by end point, so the cost is that of the pairs, never of N x N.
+    Roads are grouped by end point, so the cost grows with E, not with N².
     """
     num_roads = network.num_roads
     point = _equal_rows(np.concatenate([network.start, network.end]))
     road = np.tile(np.arange(num_roads), 2)
-    # a loop road touches its end point twice, and is counted there once
+    # a loop road has the same end point twice and counts once
     incidence = _distinct(point * num_roads + road)
     point, road = np.divmod(incidence, num_roads)
     size = np.bincount(point)
@@ -95,8 +95,8 @@ def road_graph(network: RoadNetwork) -> Int64Array:
 
 
 def _equal_rows(points: Float64Array) -> Int64Array:
-    """Return (P,) int64: the same number for equal rows of (P, 2), another for each other one, from 0 on."""
-    # NumPy's own distinct rows compare bytes or complex numbers, ten times as slow on a million roads
+    """Return (P,) int64: equal numbers, from 0, for equal rows of (P, 2)."""
+    # np.unique over rows compares bytes or complex numbers, ten times slower on a million roads
     order = np.lexsort(points.T)
     ordered = points[order]
     is_new = (ordered[1:] != ordered[:-1]).any(axis=1)
@@ -112,7 +112,7 @@ def _distinct(keys: Int64Array) -> Int64Array:
 
 
 def direction(from_lat_lon_deg: Float64Array, to_lat_lon_deg: Float64Array) -> Float64Array:
-    """Return the direction in radians, [0, 2 pi), 0 towards east; both (..., 2) float64, lat and lon in degrees."""
+    """Return the direction in radians, [0, 2 pi), 0 is east; both (..., 2) float64, lat and lon in degrees."""
     delta = np.radians(to_lat_lon_deg - from_lat_lon_deg)
     east = np.cos(np.radians(from_lat_lon_deg[..., 0])) * delta[..., 1]
     radians: Float64Array = np.arctan2(delta[..., 0], east) % (2 * np.pi)
@@ -120,7 +120,7 @@ def direction(from_lat_lon_deg: Float64Array, to_lat_lon_deg: Float64Array) -> F
 
 
 def folded(angle: Float64Array) -> Float64Array:
-    """Return a difference of two directions as the angle between them over pi, in [0, 1]."""
+    """Return the angle between two directions over pi, in [0, 1], from their difference."""
     absolute = np.abs(angle)
     share: Float64Array = np.minimum(absolute, 2 * np.pi - absolute) / np.pi
     return share
@@ -145,10 +145,10 @@ def zone_graph(zone_transitions: Any) -> tuple[Int64Array, Float32Array]:
 
 
 def _standardize(values: Float64Array) -> Float32Array:
-    """Standardize with mean and population std, in float32 as the published numbers are."""
+    """Standardize with mean and population standard deviation, in float32 as published."""
     single = values.astype(np.float32)
     spread = single.std()
-    # a network whose roads are all alike in this has nothing to scale
+    # constant values have no scale
     standard: Float32Array = (single - single.mean()) / (spread if spread > 0 else np.float32(1))
     return standard
 

@@ -1,7 +1,7 @@
-"""The two graph layers of HOSER's road encoder, restricted exactly to the roads a batch needs.
+"""Graph layers of HOSER's road network encoder, computed only for the roads that a batch needs.
 
-Roads are vectorized by GATv2 (Brody et al., ICLR 2022) with edge attributes, zones by GCN (Kipf and Welling,
-ICLR 2017); both give the numbers of PyTorch Geometric's layers of those names, whose weights they load.
+Roads are encoded by GATv2 (Brody et al., ICLR 2022) with edge attributes, zones by GCN (Kipf and Welling, ICLR 2017).
+Results and parameter names equal those of PyTorch Geometric's layers of these names.
 
 Shapes: N roads, R targets, M sources (targets and their neighbors), E edges into the targets with one self-loop
 each, Z zones, h width of a vector.
@@ -24,10 +24,10 @@ NEGATIVE_SLOPE = 0.2
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """The edges into some roads, ordered by target; indices are local, so the arrays are as small as the need."""
+    """The edges into a subset of roads, ordered by target; indices are local to the subset."""
 
     sources: Tensor
-    """(M,) int64: ids of the roads that edges come from, ascending; the targets are among them."""
+    """(M,) int64: ids of the source roads, ascending; they include the targets."""
     source: Tensor
     """(E,) int64: index of each edge's source in `sources`."""
     target: Tensor
@@ -51,7 +51,7 @@ class IncomingEdges(nn.Module):
     """(E, …) float32: attribute of each edge."""
 
     def __init__(self, edge_index: Tensor, attribute: Tensor, loop_attribute: Tensor) -> None:
-        """`edge_index` (2, E) int64 of (source, target); `loop_attribute` (N, …) is added on a self-loop a node."""
+        """`edge_index` (2, E) int64 of (source, target); `loop_attribute` (N, …): attributes of the self-loops."""
         super().__init__()
         num_nodes = len(loop_attribute)
         loops = torch.arange(num_nodes)
@@ -80,7 +80,7 @@ class IncomingEdges(nn.Module):
 
 
 def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> IncomingEdges:
-    """Return the road graph with a self-loop on each road, whose attribute is the mean over the road's edges."""
+    """Return the road graph with self-loops, whose attribute is the mean over the road's incoming edges."""
     target = edge_index[1]
     total = attribute.new_zeros(num_roads, attribute.shape[1]).index_add_(0, target, attribute)
     count = torch.bincount(target, minlength=num_roads).clamp(min=1)
@@ -90,7 +90,7 @@ def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> Incomin
 def zone_edges(edge_index: Tensor, weight: Tensor, num_zones: int) -> IncomingEdges:
     """Return the zone graph with the symmetrically normalized weights of a GCN.
 
-    The weights are normalized already; that the layer does it once more is published behavior.
+    The given weights are normalized already; normalizing them again is published behavior.
     """
     loop = edge_index[0] == edge_index[1]
     loop_weight = torch.ones(num_zones)
@@ -142,7 +142,7 @@ class GCNConv(nn.Module):
 
 
 class ConvStack(nn.Module):
-    """Layers under the name `convs`, as a published checkpoint has them."""
+    """Layers under the name `convs`, as in a published checkpoint."""
 
     def __init__(self, *convs: nn.Module) -> None:
         super().__init__()
@@ -150,11 +150,11 @@ class ConvStack(nn.Module):
 
 
 class _NeighborAttention(torch.autograd.Function):
-    """Attention over each target's edges without keeping anything of shape (E, h).
+    """Attention over the edges of each target without storing any (E, h) array.
 
     score_e = att · leaky_relu(source + target + W attribute), a = softmax over the edges of a target,
-    out = sum_e a_e source_e. Edges go by in pieces that stay in the processor's cache; the backward pass makes the
-    pre-activations anew, which is faster than reading them back, and needs a hundredth of the memory.
+    out = sum_e a_e source_e. Edges are processed in chunks that fit the processor's cache. The backward pass
+    recomputes the pre-activations, which is faster than reading them back and needs a hundredth of the memory.
     """
 
     @staticmethod
@@ -176,7 +176,7 @@ class _NeighborAttention(torch.autograd.Function):
         edges: Neighborhood = ctx.edges
         grad = grad.contiguous()
         d_source, d_target = torch.zeros_like(source), torch.zeros_like(target)
-        # two rows, not two columns: the product is six times as fast so
+        # transposed: with two rows instead of two columns the product is six times faster
         d_weight_t, d_att = torch.zeros_like(weight.T, memory_format=torch.contiguous_format), torch.zeros_like(att)
         mean_gain = (grad * out).sum(1)
         for piece in _pieces(edges.source):

@@ -1,11 +1,11 @@
-"""HOSER one road at a time, for decoders that grow many paths together.
+"""Incremental inference: extend many paths by one road at a time, with cached keys and values.
 
-Road vectors, candidate keys and time parts are made once for all N roads. A path is a chain of nodes in a tree; a
-node keeps the keys and values of its own road and finds those of its path through its parents, so a new road costs one
-token whatever shares its beginning. What comes out equals the full forward pass (see `HOSER.forward`).
+Road vectors, candidate keys and time parts are computed once for all N roads. A path is a chain of nodes in a tree. A
+node stores the keys and values of its own road and refers to its parent, so each new road costs one token, and paths
+share their common prefix. Results equal the full forward pass (see `HOSER.forward`).
 
-Shapes: B new nodes (paths that grow by one road), P roads of the longest path, C candidates of the node that has
-most, M nodes there is room for, l layers, e width of the trajectory encoder, d of a head, N roads.
+Shapes: B new nodes (paths extended by one road), P roads of the longest path, C maximum number of candidates per node,
+M capacity in nodes, l layers, e width of the trajectory encoder, d width of a head, N roads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hoser_kd.hoser.batches import clipped_distances, clipped_intervals, time_of
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Float32Array, Float64Array, Int64Array
-    from hoser_kd.hoser.batches import TimeIntervals
+    from hoser_kd.hoser.config import TimeIntervals
     from hoser_kd.hoser.model import HOSER, Block, CandidateMap
 
 NO_PARENT = -1
 
 
 class PathTree:
-    """Nodes of paths under way, by slot; a slot is used again once it is given back."""
+    """Nodes of the current paths, by slot; released slots are reused."""
 
     def __init__(
         self,
@@ -41,29 +41,29 @@ class PathTree:
         time_intervals: TimeIntervals = "published",
         capacity: int = 4096,
     ) -> None:
-        """`width` e; `capacity` nodes at first, twice as many whenever they run out."""
+        """`width` is e; `capacity` is the initial M, doubled when needed."""
         self._by_day = time_intervals == "published"
         self.parent: Int64Array = np.full(capacity, NO_PARENT, np.int64)
-        """(M,) int64: slot of the road before; -1 at a path's start."""
+        """(M,) int64: slot of the previous road; -1 at the start of a path."""
         self.road: Int64Array = np.zeros(capacity, np.int64)
-        """(M,) int64."""
+        """(M,) int64: road id."""
         self.time: Int64Array = np.zeros(capacity, np.int64)
         """(M,) int64: seconds since the epoch."""
         self.minute: Float64Array = np.zeros(capacity)
-        """(M,) float64: the same in minutes, as intervals read it: see `clipped_intervals`."""
+        """(M,) float64: time in minutes, as in `clipped_intervals`."""
         self.depth: Int64Array = np.zeros(capacity, np.int64)
-        """(M,) int64: roads of the path that ends here."""
+        """(M,) int64: number of roads of the path that ends here."""
         self.store = torch.empty(num_layers, capacity, 2 * width, device=device)
         """(l, M, 2 e) float32: keys, then values."""
         self._free = list(range(capacity - 1, -1, -1))
 
     @property
     def num_nodes(self) -> int:
-        """Slots in use."""
+        """Number of slots in use."""
         return len(self.parent) - len(self._free)
 
     def add(self, parents: Int64Array, roads: Int64Array, times: Int64Array) -> Int64Array:
-        """Append a road behind each parent (-1 starts a path); returns the new slots, (B,) int64."""
+        """Append a road to each parent (-1 starts a path); return the new slots, (B,) int64."""
         while len(self._free) < len(roads):
             self._grow()
         slots = np.array(self._free[-1 : -len(roads) - 1 : -1], np.int64)
@@ -86,11 +86,11 @@ class PathTree:
         self._free.extend(range(2 * size - 1, size - 1, -1))
 
     def give_back(self, slots: list[int]) -> None:
-        """Take slots back; nothing may lead to them any more."""
+        """Release slots; no node in use may have them as parent."""
         self._free.extend(slots)
 
     def paths(self, slots: Int64Array) -> Int64Array:
-        """Return (B, P) int64: slots of the paths that end here, first road first, -1 behind the end."""
+        """Return (B, P) int64: slots of the paths that end here, in path order, -1 after the end."""
         from hoser_kd.hoser import _path_kernels as kernel
 
         path: Int64Array = kernel.trace(self.parent, self.depth, slots)
@@ -104,39 +104,39 @@ class PathTree:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What HOSER says after each new road."""
+    """Scores and times of the candidates after each new road."""
 
     slots: Int64Array
     """(B,) int64: the new nodes."""
     candidates: Tensor
     """(B, C) int64: road ids in the order of the network's successors; -1 where there is none."""
     logits: Tensor
-    """(B, C) float32: scores; -inf where there is no candidate. A dead end has a row of -inf."""
+    """(B, C) float32: scores; -inf where there is no candidate, so a dead end has a row of -inf."""
     times: Tensor
     """(B, C) float32: standardized time until the candidate is entered (see `HOSER.time_scale`)."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """An attention block with everything that does not depend on the path worked out."""
+    """An attention block with all that does not depend on the path precomputed."""
 
     block: Block
     weight: Tensor
-    """(3 e, e): of scaled queries, keys and values."""
+    """(3 e, e): projection to scaled queries, keys and values."""
     bias: Tensor
-    """(3 e,): that of the pairs included."""
+    """(3 e,): including the bias of the pairs."""
     pair: tuple[Float32Array, Float32Array]
-    """What a unit of distance and of interval adds to a key and to a value, (2, d) each."""
+    """Contributions of a unit of distance and of interval to a key and to a value, (2, d) each."""
 
 
 class Decoder:
-    """A HOSER made ready for generation; weights are read when it is built, and must not change after."""
+    """HOSER for generation; it reads the weights once, so they must not change afterwards."""
 
     @torch.no_grad()
     def __init__(self, model: HOSER, *, compiled: bool | None = None) -> None:
-        """Encode all roads and zones of the model, on the model's device.
+        """Encode all roads and zones on the model's device.
 
-        `compiled` attends by the loop for CPUs rather than by arrays; by default wherever the model lies on a CPU.
+        `compiled` computes attention in the compiled loop for CPUs instead of array code (default: on CPU).
         """
         self.model = model
         self.tables = model.tables
@@ -144,12 +144,12 @@ class Decoder:
         road = model.encode_all_roads()
         zone = model.road_network_encoder.encode_zones()
         self.fused = model.trajectory_encoder.fuse(road, embedding(model.road2zone, zone))
-        """(N, h): what enters the transformer for a road."""
+        """(N, h): input of the transformer for each road."""
         self.zone_query = model.navigator.zone_query(zone)
-        """(Z, h): what a destination's zone adds to a query."""
+        """(Z, h): contribution of the destination's zone to a query."""
         self.candidate_map: CandidateMap = model.navigator.candidate_map(road)
         self.time_part = model.navigator.time_estimator_linear_2(road)
-        """(N, 64): what a candidate adds to its predicted time."""
+        """(N, 64): contribution of a candidate to its predicted time."""
         self._layers = [self._layer(block) for block in model.trajectory_encoder.blocks]
         self._point = self.tables.unit_vector.cpu().numpy()
 
@@ -171,11 +171,11 @@ class Decoder:
 
     @property
     def num_heads(self) -> int:
-        """Attention heads."""
+        """Number of attention heads."""
         return self.model.config.num_heads
 
     def tree(self, capacity: int = 4096) -> PathTree:
-        """Return an empty tree for this model's paths."""
+        """Return an empty tree for paths of this model."""
         config = self.model.config
         return PathTree(config.num_layers, config.encoder_dim, self.fused.device, config.time_intervals, capacity)
 
@@ -191,8 +191,8 @@ class Decoder:
     ) -> Decoded:
         """Extend B paths by one road each.
 
-        All (B,) int64 on the host: the node each path ends with so far (-1: none), the road entered, when, when the
-        path started (its weekday decides the sign of the time of day), and where it goes.
+        All arguments are (B,) int64 on the host: last node of each path (-1: none), the road entered, the time of
+        entry, the start time of the path (its weekday sets the sign of the time of day), and the destination.
         """
         slots = tree.add(parents, road_ids, times)
         road_t, time_t, start_t, destination_t = (
@@ -217,7 +217,7 @@ class Decoder:
     def _histories(
         self, tree: PathTree, slots: Int64Array, roads: Tensor, times: Tensor, start_times: Tensor
     ) -> Tensor:
-        """Return (B, e) vectors of the paths, and keep the new nodes' keys and values."""
+        """Return (B, e) vectors of the paths, and store keys and values of the new nodes."""
         encoder = self.model.trajectory_encoder
         clock = encoder.temporal_encoder(time_of_day(times[:, None], start_times))
         x = torch.cat([embedding(roads, self.fused), clock[:, 0]], dim=-1)
@@ -232,11 +232,11 @@ class Decoder:
         return x
 
     def _loop(self, tree: PathTree, path: Int64Array, slots: Int64Array) -> Any:
-        """Return attention along the paths by the compiled loop: (layer, (B, 3 e)) -> (B, e)."""
+        """Return attention along the paths as a compiled loop, (layer, (B, 3 e)) -> (B, e)."""
         from hoser_kd.hoser import _path_kernels as kernel
 
         length = tree.depth[slots]
-        apart = kernel.pairs(path, length, tree.road, tree.minute, self._point)
+        distance_interval = kernel.pairs(path, length, tree.road, tree.minute, self._point)
 
         def attend(layer: int, joint: Tensor) -> Tensor:
             return torch.from_numpy(
@@ -245,7 +245,7 @@ class Decoder:
                     tree.store[layer].numpy(),
                     path,
                     length,
-                    *apart,
+                    *distance_interval,
                     *self._layers[layer].pair,
                     self.num_heads,
                 )
@@ -254,7 +254,7 @@ class Decoder:
         return attend
 
     def _arrays(self, tree: PathTree, path: Int64Array, slots: Int64Array) -> Any:
-        """Return the same by gathers, for accelerators."""
+        """Return the same with array operations, for GPUs."""
         device = self.fused.device
         at = torch.from_numpy(np.maximum(path, 0)).to(device)
         road, time, last, now, mask = (
@@ -278,7 +278,7 @@ class Decoder:
             return flat.reshape(*flat.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         def attend(layer: int, joint: Tensor) -> Tensor:
-            # slots behind a path's end hold what other paths left there, or nothing yet
+            # entries after the end of a path are undefined
             kept = tree.store[layer][at].masked_fill(~mask[:, :, None], 0)
             key, value = heads(kept[:, :, :width]), heads(kept[:, :, width:])
             attention, query = self._layers[layer].block.attn, heads(joint[:, None, :width])

@@ -1,17 +1,17 @@
-"""HOSER (Cao et al., AAAI 2025): the next road of a trip, and the time until it is entered.
+"""HOSER (Cao et al., AAAI 2025): predicts the next road of a trip and the time until it is entered.
 
-The numbers are those of the published code and its checkpoints load; the way to them is shorter. No array of shape
-(B, T, T, h) exists, because the two scalars of a pair enter through two vectors; keys of candidates are made once a
-road; only the roads a batch needs are encoded; times are predicted at the label alone in training.
+Results equal those of the published code, and its checkpoints load, but less is computed: no (B, T, T, h) array, since
+the two scalars of a pair enter through two vectors; candidate keys once per road; only the roads that a batch needs;
+in training, times at the label only.
 
-Shapes: B trips, T steps, S valid steps, K candidates of all steps, C candidates of the step with most, N roads,
-R roads a batch needs, Z zones, h width of road and zone vectors, e = 2h width of the trajectory encoder.
+Shapes: B trips, T steps, S valid steps, K candidates of all steps, C maximum number of candidates per step, N roads,
+R roads that a batch needs, Z zones, h width of road and zone vectors, e = 2h width of the trajectory encoder.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -38,7 +38,7 @@ NUM_EDGE_ATTRIBUTES = 2
 
 @dataclass(frozen=True)
 class TimeScale:
-    """How a predicted time reads: the network gives (log1p(seconds) - mean) / std."""
+    """Scale of predicted times: the network predicts (log1p(seconds) - mean) / std."""
 
     mean: float
     std: float
@@ -54,14 +54,14 @@ class TimeScale:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """What HOSER says about every step of a batch."""
+    """Predictions of HOSER and labels, for all steps of a batch."""
 
     logits: Tensor
     """(B, T, C) float32: scores of the candidates, in the order of the successors; -inf where there is none."""
     candidates: Tensor
     """(B, T, C) int64: road ids of the candidates; -1 where there is none."""
     label: Tensor
-    """(B, T) int64: place of the true next road; -1 in padding."""
+    """(B, T) int64: position of the true next road among the candidates; -1 in padding."""
     step_mask: Tensor
     """(B, T) bool: steps that have a next road."""
     time_pred: Tensor
@@ -69,21 +69,23 @@ class StudentOutput:
     seconds: Tensor
     """(B, T) float32: true seconds to the next road; 0 in padding."""
     all_times: Tensor | None = None
-    """(B, T, C) float32: predicted times of all candidates, where they were asked for."""
+    """(B, T, C) float32: predicted times of all candidates, if requested."""
 
     @property
     def candidate_mask(self) -> Tensor:
-        """(B, T, C) bool: places that hold a candidate."""
+        """(B, T, C) bool: true where there is a candidate."""
         return self.candidates >= 0
 
 
 class RoadNetworkEncoder(nn.Module):
-    """Vectors of roads and zones from the road graph and the zone graph."""
+    """Encodes roads by the road graph and zones by the zone graph."""
 
     road_attr_len: Tensor
     road_attr_type: Tensor
     road_attr_lon: Tensor
     road_attr_lat: Tensor
+    zone_edge_index: Tensor
+    zone_edge_weight: Tensor
 
     def __init__(self, config: HoserConfig, features: GraphFeatures) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class RoadNetworkEncoder(nn.Module):
         )
 
     def raw_roads(self, roads: Tensor) -> Tensor:
-        """Return (R, h): the parts of each road's vector side by side, before the graph is looked at."""
+        """Return (R, h): concatenated embeddings of the road attributes, the input of the road graph."""
         return torch.cat(
             [
                 embedding(roads, self.road_id_emb.weight),
@@ -134,7 +136,7 @@ class RoadNetworkEncoder(nn.Module):
     def encode_roads(self, roads: Tensor) -> Tensor:
         """Return (R, h) vectors of distinct, ascending road ids.
 
-        Only what they depend on is computed: the first layer for their neighbors, inputs two roads away.
+        Only their dependencies are computed: the first layer for their neighbors, inputs up to two roads away.
         """
         last = self.road_graph.into(roads)
         first = self.road_graph.into(last.sources)
@@ -179,7 +181,7 @@ class Block(nn.Module):
         return self._feed(x + self.attn(self.ln_1(x), pairs, layout))
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Return (…, e) from the block's input and what attention gathered."""
+        """Return (…, e) from the input of the block and the output of attention before its projection."""
         return self._feed(x + self.attn.finish(mixed))
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ class Block(nn.Module):
 
 
 class TrajectoryEncoder(nn.Module):
-    """Vectors of histories: roads fused with their zones, times, and the transformer over them."""
+    """Encodes histories: roads fused with their zones and times of day, then a causal transformer."""
 
     def __init__(self, config: HoserConfig) -> None:
         super().__init__()
@@ -202,17 +204,17 @@ class TrajectoryEncoder(nn.Module):
         return [block for block in cast("nn.ModuleList", self.transformer["h"]) if isinstance(block, Block)]
 
     def fuse(self, road: Tensor, zone: Tensor) -> Tensor:
-        """Return (…, h): road vectors with as much of their zone's as the gate lets in."""
+        """Return (…, h): road vectors plus gated zone vectors."""
         gate = self.road_zone_fusion_mlp(torch.cat([road, zone], dim=-1)).sigmoid()
         return road + gate * zone  # type: ignore[no-any-return]
 
     def forward(self, fused: Tensor, steps: StepFeatures) -> Tensor:
-        """Return (S, e): what step t makes of roads 0 … t. `fused` (S, h)."""
+        """Return (S, e): the encoded history r_0 … r_t of each step t. `fused` (S, h)."""
         clock = self.temporal_encoder(steps.time_of_day[steps.step_mask])
         x = torch.cat([fused, clock], dim=-1)
         num_steps = steps.step_mask.shape[1]
         layout = HeadLayout.of(steps.step_mask, self.blocks[0].attn.num_heads)
-        # padding stands behind every valid step, so the causal mask hides it too
+        # padding comes after all valid steps, so the causal mask covers it
         hidden = x.new_full((num_steps, num_steps), -torch.inf).triu(1)
         pairs = Pairs(steps.distance[:, None], steps.interval[:, None], hidden)
         for block in self.blocks:
@@ -222,16 +224,16 @@ class TrajectoryEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class CandidateMap:
-    """The part of the navigator's key that is fixed for a road, and what the two metrics add to it."""
+    """The part of the navigator's key that depends on the road only, and the contributions of the two metrics."""
 
     road_key: Tensor
-    """(R, h)."""
+    """(R, h): contribution of each road."""
     metric_key: Tensor
-    """(2, h): a unit of metric_distance, a unit of metric_angle."""
+    """(2, h): contributions of a unit of metric_distance and of metric_angle."""
 
 
 class Navigator(nn.Module):
-    """Scores of candidates given history and destination, and the time each would take."""
+    """Scores candidates given history and destination, and predicts their times."""
 
     def __init__(self, config: HoserConfig) -> None:
         super().__init__()
@@ -241,7 +243,7 @@ class Navigator(nn.Module):
         self.q_proj = nn.Linear(3 * width, width, bias=False)
         self.k_proj = nn.Linear(3 * width, width, bias=False)
         self.v_proj = nn.Linear(width, 1, bias=False)
-        # never used: published checkpoints carry it
+        # unused: published checkpoints contain it
         self.time_estimator = nn.Sequential(nn.Linear(3 * width, TIME_DIM), nn.GELU(), nn.Linear(TIME_DIM, 1))
         self.time_estimator_linear_1 = nn.Linear(2 * width, TIME_DIM)
         self.time_estimator_linear_2 = nn.Linear(width, TIME_DIM)
@@ -252,11 +254,11 @@ class Navigator(nn.Module):
         return linear(x, self.q_proj.weight[:, : x.shape[-1]]) + zone_query
 
     def zone_query(self, zone: Tensor) -> Tensor:
-        """Return (…, h): the part of a query that its destination's zone vector (…, h) decides."""
+        """Return (…, h): contribution of the destination's zone vector (…, h) to a query."""
         return linear(zone, self.q_proj.weight[:, -zone.shape[-1] :])
 
     def candidate_map(self, road: Tensor) -> CandidateMap:
-        """Split the key projection of (R, h) road vectors into a part a road and two fixed vectors."""
+        """Split the key projection of (R, h) road vectors into one part per road and two fixed vectors."""
         by_road, by_distance, by_angle = self.k_proj.weight.chunk(3, dim=1)
         constant = by_distance @ self.metric_distance_proj.bias + by_angle @ self.metric_angle_proj.bias
         metric_key = torch.stack(
@@ -265,7 +267,7 @@ class Navigator(nn.Module):
         return CandidateMap(linear(road, by_road, constant), metric_key)
 
     def keys(self, candidates: CandidateMap, at: Tensor, metric_distance: Tensor, metric_angle: Tensor) -> Tensor:
-        """Return (K, h) keys of candidates that stand at `at` (K,) in the map."""
+        """Return (K, h) keys of the candidates with indices `at` (K,) in the map."""
         metrics = torch.stack([metric_distance, metric_angle], dim=1)
         return embedding(at, candidates.road_key) + metrics @ candidates.metric_key
 
@@ -277,20 +279,20 @@ class Navigator(nn.Module):
         """Return (K,) standardized times.
 
         `step_part` (K, TIME_DIM) is `time_estimator_linear_1` of the steps, `road_part` (K, TIME_DIM)
-        `time_estimator_linear_2` of the candidates' road vectors: each is made once a step or road, then gathered.
+        `time_estimator_linear_2` of the candidates' road vectors, each computed once per step or road and gathered.
         """
         joint = torch.cat([step_part, road_part], dim=-1)
         return self.time_estimator_linear_3(gelu(joint))[..., 0]  # type: ignore[no-any-return]
 
 
 class HOSER(nn.Module):
-    """The student."""
+    """The student network."""
 
     road2zone: Tensor
     """(N,) int64: zone of each road."""
 
     def __init__(self, config: HoserConfig, features: GraphFeatures, tables: RoadTables) -> None:
-        """`features` and `tables` belong to one network; weights are drawn from torch's generator."""
+        """`features` and `tables` must be of the same network; weights are drawn from torch's generator."""
         super().__init__()
         self.config = config
         self.register_buffer("road2zone", torch.from_numpy(np.array(features.road2zone)))
@@ -303,7 +305,7 @@ class HOSER(nn.Module):
     def build(
         cls, student: StudentConfig, network: RoadNetwork, zones: Int64Array, zone_transitions: Any, **more: Any
     ) -> HOSER:
-        """Make an untrained model for a city; `zones` (N,) int64, `zone_transitions` (Z, Z) counts.
+        """Build an untrained model for a city; `zones` (N,) int64, `zone_transitions` (Z, Z) counts.
 
         `more` overrides fields of `HoserConfig`, such as `log1p_mean` and `log1p_std`.
         """
@@ -314,36 +316,32 @@ class HOSER(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the model."""
         return self.road2zone.device
 
     @property
     def time_scale(self) -> TimeScale:
-        """Scale of the predicted times; raises ValueError where the checkpoint came without one."""
+        """Scale of the predicted times; raises ValueError if the model was loaded without one."""
         if self.config.log1p_mean is None or self.config.log1p_std is None:
             raise ValueError(
-                "this model has no log1p_mean and log1p_std: give both to load_checkpoint; "
-                "they are mean and std of log1p(seconds to the next road) over the training steps"
+                "this model has no log1p_mean and log1p_std. Pass both to load_student: mean and standard deviation of "
+                "log1p(seconds to the next road) over the training steps (time_label_statistics)."
             )
         return TimeScale(self.config.log1p_mean, self.config.log1p_std)
-
-    def set_time_scale(self, mean: float, std: float) -> None:
-        """Set the scale of the predicted times."""
-        self.config = replace(self.config, log1p_mean=mean, log1p_std=std)
 
     def forward(self, batch: Batch, *, all_times: bool = False) -> StudentOutput:
         """Score the candidates of every step of a batch on the model's device (equations of section 4).
 
-        `all_times` predicts the times of all candidates as well, which training does not need.
+        `all_times` also predicts the times of all candidates, which training does not need.
         """
         steps = self.tables.derive(batch)
         roads = torch.unique(torch.cat([steps.road, steps.candidate]))
         with torch.autocast(self.device.type, enabled=False):
-            # gathers bound this part, not arithmetic: half precision would cost exactness and win nothing
+            # this part is bound by gathers, so half precision would lose accuracy without a gain in speed
             needed = _Needed(
                 roads, self.road_network_encoder.encode_roads(roads), self.road_network_encoder.encode_zones()
             )
-        return self._answer(steps, self._histories(steps, needed), needed, all_times=all_times)
+        return self._predict(steps, self._histories(steps, needed), needed, all_times=all_times)
 
     @torch.no_grad()
     def encode_all_roads(self) -> Tensor:
@@ -357,7 +355,7 @@ class HOSER(nn.Module):
         at = torch.searchsorted(needed.roads, steps.road)
         return self.trajectory_encoder(embedding(at, fused), steps)  # type: ignore[no-any-return]
 
-    def _answer(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
+    def _predict(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
         navigator = self.navigator
         at = torch.searchsorted(needed.roads, steps.candidate)
         zone_query = navigator.zone_query(embedding(self.road2zone[steps.destination], needed.zone))
@@ -383,11 +381,11 @@ class HOSER(nn.Module):
 
 @dataclass(frozen=True)
 class _Needed:
-    """What a batch needs of the graphs."""
+    """Encoded roads and zones that a batch needs."""
 
     roads: Tensor
     """(R,) int64: distinct road ids, ascending."""
     road: Tensor
-    """(R, h): their vectors."""
+    """(R, h): vectors of these roads."""
     zone: Tensor
     """(Z, h): vectors of all zones."""

@@ -1,8 +1,8 @@
-"""Reading teachers of every known layout, and writing our own.
+"""Read LM-TAD checkpoints of all known layouts, and write this project's own.
 
-Foreign checkpoints are pickles, and a pickle can run code. They go through torch's weights-only unpickler with an
-allow-list of exactly the names a published training writes; the classes behind the names are stand-ins that hold
-fields, so no LM-TAD repository is needed and nothing of the file is executed. Ours are a folder of
+Published checkpoints are pickles, and a pickle can run code. They are read by torch's weights-only unpickler with an
+allow-list of the names that published trainings write. The classes behind these names are stand-ins that only hold
+fields, so no LM-TAD repository is needed and no code in the file is run. This project's checkpoints are a folder with
 `model.safetensors` and `config.json`.
 """
 
@@ -39,23 +39,23 @@ _COMPILED_PREFIX = "_orig_mod."
 
 @dataclass(frozen=True)
 class LMTADCheckpoint:
-    """A teacher and what its file says about the data it was trained on."""
+    """A teacher and the dataset settings stored with it."""
 
     model: LMTAD
     """In eval mode, on the CPU."""
     config: LMTADConfig
     """Shape of the model."""
     dataset_config: dict[str, Any]
-    """The data set's settings as the training wrote them: `grip_size` (H, W) and more, depending on who trained."""
+    """Dataset settings as the training wrote them: `grip_size` (H, W), and more depending on the training code."""
 
 
 def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
     """Load a teacher: a training checkpoint, a weights-only file, or a folder written by `save`.
 
-    Known layouts of a `torch.save` file: {'model': weights, 'model_config': LMTADConfig, 'dataset_config', …} as the
-    published training writes it, with or without torch.compile's prefix, and {'state_dict', 'model_config': dict}.
-    Warns for `integer_poe`. Raises CheckpointError where the file is missing, damaged, of another kind, or names
-    anything that is not on the allow-list.
+    Known layouts of a `torch.save` file: {'model': weights, 'model_config': LMTADConfig, 'dataset_config', …} as
+    published trainings write it, with or without torch.compile's prefix, and {'state_dict', 'model_config': dict}.
+    Warns for `integer_poe`. Raises CheckpointError if the file is missing, damaged, of another kind, or names anything
+    that is not on the allow-list.
     """
     file = Path(path)
     if file.name in (WEIGHTS_FILE, CONFIG_FILE):
@@ -63,24 +63,24 @@ def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
     if file.is_dir():
         return _load_folder(file)
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such file. Point `distill.ckpt_path` at an LM-TAD checkpoint.")
+        raise CheckpointError(f"{file}: no such file. Set `distill.ckpt_path` to an LM-TAD checkpoint.")
     content = _unpickle(file)
     weights = content.get("model", content.get("state_dict")) if isinstance(content, dict) else None
     fields = _fields(content.get("model_config")) if isinstance(content, dict) else None
     if not isinstance(weights, Mapping) or fields is None:
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        contents = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
             f"{file}: not an LM-TAD checkpoint. It needs weights (`model` or `state_dict`) and "
-            f"`model_config`; it holds {found[:200]}."
+            f"`model_config`; it holds {contents[:200]}."
         )
     dataset_config = _fields(content.get("dataset_config")) or {}
     return _build(file, {str(key): value for key, value in weights.items()}, fields, dataset_config)
 
 
 def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
-    """Write `model.safetensors` and `config.json` into a folder, each whole or not at all.
+    """Write `model.safetensors` and `config.json` into a folder, each atomically.
 
-    The shape of the model is written into both: a run killed between the two leaves weights that still load.
+    Both hold the sizes of the model, so the weights load even if the process is killed between the two writes.
     """
     target = Path(folder)
     shape = dataclasses.asdict(checkpoint.config)
@@ -97,36 +97,36 @@ def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
 
 
 def check_grid(vocab_size: int, shape: tuple[int, int]) -> None:
-    """Refuse a grid of (H, W) cells that does not fit a vocabulary. Raises CheckpointError naming both.
+    """Raise CheckpointError if a grid of (H, W) cells has more cells than the vocabulary has labels.
 
-    Published preprocessing leaves W + 1 labels unused, later trainings none, so a smaller grid passes.
+    A smaller grid passes: published preprocessing leaves W + 1 labels unused, later trainings none.
     """
     height, width = shape
     if height * width > vocab_size - NUM_SPECIALS:
         raise CheckpointError(
             f"a grid of {height} × {width} = {height * width} cells does not fit the teacher's vocabulary of "
-            f"{vocab_size} tokens, {vocab_size - NUM_SPECIALS} of them cells. Give the grid the teacher was trained "
-            "on under `grid`; the one written into published checkpoints is Porto's whatever the data."
+            f"{vocab_size} tokens, {vocab_size - NUM_SPECIALS} of them cells. Set `grid` to the teacher's training "
+            "grid. Published checkpoints always state Porto's grid, whatever data they were trained on."
         )
 
 
 class _Fields:
-    """Stands in for a class of a checkpoint: holds the fields, can do nothing."""
+    """Stand-in for a class named in a checkpoint: it holds the fields and has no behavior."""
 
     fields: dict[str, Any]
 
-    def __new__(cls) -> _Fields:  # noqa: PYI034  Self would be it, but nobody inherits from a stand-in
-        # pickle makes objects without calling __init__, and restores no state where there is none
-        made = super().__new__(cls)
-        made.fields = {}
-        return made
+    def __new__(cls) -> _Fields:  # noqa: PYI034  a stand-in has no subclasses
+        # pickle creates objects without __init__, and calls __setstate__ only if there is a state
+        stand_in = super().__new__(cls)
+        stand_in.fields = {}
+        return stand_in
 
     def __setstate__(self, state: object) -> None:
         self.fields = dict(state) if isinstance(state, Mapping) else {}
 
 
 class _Dtype:
-    """Stands in for numpy.dtype: the code of a plain number, such as `i8`."""
+    """Stand-in for numpy.dtype: the code of a number type, such as `i8`."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code, self.order = code, "="
@@ -136,7 +136,7 @@ class _Dtype:
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> bool | int | float:
-    """Stands in for the constructor of NumPy scalars; gives a plain number."""
+    """Stand-in for the constructor of NumPy scalars; returns a plain number."""
     if not re.fullmatch(r"[biuf][1248]", dtype.code):
         raise pickle.UnpicklingError(f"a NumPy scalar of type {dtype.code!r}")
     kind = np.dtype(dtype.code).newbyteorder(">" if dtype.order == ">" else "<")
@@ -163,22 +163,24 @@ def _unpickle(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
     if start == b"PK" and not zipped:
-        raise CheckpointError(f"{path}: truncated; its end is missing. Copy or download it again.")
+        raise CheckpointError(f"{path}: truncated. Copy or download it again.")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            # Mapped, the optimizer's moments of a training checkpoint (two thirds of it) are never read.
+            # With mmap, the optimizer state (two thirds of a training checkpoint) is never read.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # noqa: BLE001  a damaged pickle can fail in any way; none of them is ours
+    except Exception as error:  # noqa: BLE001  a damaged pickle can raise anything
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise CheckpointError(
-                f"{path}: refused, because it names `{refused[1]}`, which no LM-TAD checkpoint needs. Nothing of it "
-                "was run. Export the weights alone: {'state_dict': …, 'model_config': {…}}."
+                f"{path}: refused, because it names `{refused[1]}`, which no LM-TAD checkpoint needs. None of its "
+                "code was run. Export the weights alone: {'state_dict': …, 'model_config': {…}}."
             ) from None
-        told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(r"(.+)", str(error) or repr(error))
-        reason = told[1].strip()[:200] if told else type(error).__name__
+        detail = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(
+            r"(.+)", str(error) or repr(error)
+        )
+        reason = detail[1].strip()[:200] if detail else type(error).__name__
         raise CheckpointError(
-            f"{path}: not a readable torch.save file ({reason}). It is damaged or of another kind."
+            f"{path}: not a readable torch.save file ({reason}). It is damaged or of another format."
         ) from None
 
 
@@ -188,17 +190,17 @@ def _load_folder(folder: Path) -> LMTADCheckpoint:
         if not file.is_file():
             raise CheckpointError(f"{file}: no such file. A teacher's folder holds {WEIGHTS_FILE} and {CONFIG_FILE}.")
     try:
-        written = json.loads(config_path.read_text(encoding="utf-8"))
-        dataset_config = dict(written.pop("dataset_config", {}))
+        settings = json.loads(config_path.read_text(encoding="utf-8"))
+        dataset_config = dict(settings.pop("dataset_config", {}))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{config_path}: not readable as JSON settings ({error}).") from None
     try:
         with safetensors.safe_open(weights_path, "pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-            fields = json.loads((file.metadata() or {}).get("model_config", "null")) or written
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            fields = json.loads((file.metadata() or {}).get("model_config", "null")) or settings
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{weights_path}: not a readable safetensors file ({error}).") from None
-    # JSON has no tuples; the published field is one.
+    # The published field is a tuple, which JSON stores as a list.
     sizes = {name: tuple(size) for name, size in dataset_config.items() if name == "grip_size" and size is not None}
     return _build(weights_path, weights, fields, {**dataset_config, **sizes})
 
@@ -214,12 +216,12 @@ def _build(
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
             raise CheckpointError(
-                f"{path}: `{name}` has shape {found.get(name, 'none: it is missing')}, the model's "
-                f"config asks for {expected.get(name, 'no such weights')}."
+                f"{path}: `{name}` has shape {actual.get(name, 'none: it is missing')}; the model's "
+                f"config requires {expected.get(name, 'no such weights')}."
             )
     model.load_state_dict(state, assign=True)
     model.tie()
@@ -227,24 +229,24 @@ def _build(
 
 
 def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
-    """Return float32 copies under plain names, both names of the tied embedding among them."""
+    """Return float32 copies without torch.compile's prefix, with both names of the tied embedding."""
     state: dict[str, Tensor] = {}
     for key, value in weights.items():
         name = key.removeprefix(_COMPILED_PREFIX)
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: weight `{name}` is {type(value).__name__}, not a tensor.")
-        # Before torch 2.0 the published model stored its causal mask among the weights.
+        # With torch before 2.0, the published model stores its causal mask among the weights.
         if not (name.endswith(".attn.bias") and value.dim() == 4):
             state[name] = value.detach().to(torch.float32, copy=True).contiguous()
     for name in (_HEAD, _EMBEDDING):
         if name not in state and (other := state.get(_HEAD if name == _EMBEDDING else _EMBEDDING)) is not None:
             state[name] = other
     if _HEAD not in state:
-        raise CheckpointError(f"{path}: `{_EMBEDDING}` is missing, so these are not LM-TAD's weights.")
+        raise CheckpointError(f"{path}: `{_EMBEDDING}` is missing, so these are not weights of LM-TAD.")
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"{path}: `{name}` holds numbers that are not finite. The file is damaged, or the training diverged."
+                f"{path}: `{name}` holds values that are not finite. The file is damaged, or the training diverged."
             )
     if not torch.equal(state[_HEAD], state[_EMBEDDING]):
         raise CheckpointError(f"{path}: `{_HEAD}` and `{_EMBEDDING}` differ; in LM-TAD they are one tensor.")
@@ -252,10 +254,10 @@ def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) -> LMTADConfig:
-    """Take the config's fields; what the weights' shapes tell may be missing."""
+    """Build the config from its stored fields; missing ones are inferred from the shapes of the weights."""
     layers = {name.split(".")[2] for name in state if name.startswith("transformer.h.")}
     positions = state.get("transformer.wpe.weight")
-    told: dict[str, Any] = {
+    inferred: dict[str, Any] = {
         "vocab_size": len(state[_EMBEDDING]),
         "n_embd": state[_EMBEDDING].shape[-1],
         "n_layer": len(layers),
@@ -265,36 +267,38 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
         "dropout": 0.0,
         "n_head": None,
     }
-    values = {name: fields[name] if fields.get(name) is not None else value for name, value in told.items()}
+    values = {name: fields[name] if fields.get(name) is not None else value for name, value in inferred.items()}
     for name in ("n_head", "block_size"):
         if values[name] is None:
-            raise CheckpointError(f"{path}: `model_config` has no `{name}`, and the weights do not tell it.")
+            raise CheckpointError(
+                f"{path}: `model_config` has no `{name}`, and it cannot be inferred from the weights."
+            )
     kinds: dict[str, Callable[[Any], Any]] = {"dropout": float, "bias": bool, "integer_poe": bool}
     try:
         config = LMTADConfig(**{name: kinds.get(name, int)(value) for name, value in values.items()})
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None
     if config.n_layer != len(layers):
-        raise CheckpointError(f"{path}: `model_config` says {config.n_layer} layers, the weights have {len(layers)}.")
+        raise CheckpointError(f"{path}: `model_config` states {config.n_layer} layers, the weights have {len(layers)}.")
     pad = fields.get("pad_token")
     if pad is not None and pad != config.pad_token:
         warnings.warn(
-            f"{path}: pad_token is {pad}; the vocabulary of {config.vocab_size} puts PAD at "
-            f"{config.pad_token}, which is taken.",
+            f"{path}: pad_token is {pad}, but PAD of a vocabulary of {config.vocab_size} is "
+            f"{config.pad_token}; {config.pad_token} is used.",
             stacklevel=4,
         )
     return config
 
 
 def _fields(value: object) -> dict[str, Any] | None:
-    """Return the fields of a plain dict or of a stand-in, None for anything else."""
+    """Return the fields of a mapping or a stand-in, None for anything else."""
     if isinstance(value, _Fields):
         return value.fields
     return dict(value) if isinstance(value, Mapping) else None
 
 
 def _plain(value: Any) -> Any:
-    """Return a value JSON can hold."""
+    """Return the value as JSON can store it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

@@ -1,9 +1,9 @@
-"""LM-TAD, the teacher: a causal language model over the cells that trips pass (Mbuya et al., SIGSPATIAL 2024).
+"""LM-TAD, the teacher: a causal language model over the grid cells of trips (Mbuya et al., SIGSPATIAL 2024).
 
-Shaped like GPT-2: pre-norm blocks, learned positions, input and output embedding tied. Parameter names are the
-published ones, so published weights load as they are.
+The architecture is GPT-2's: pre-norm blocks, learned positions, tied input and output embedding. Parameter names are
+the published ones, so published weights load unchanged.
 
-Shapes: B batch, T tokens, V vocabulary, D width (`n_embd`), H heads, L tokens already in a cache.
+Shapes: B batch, T tokens, V vocabulary, D width (`n_embd`), H heads, L tokens in a cache.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ NUM_SPECIALS = 3
 SINUSOIDAL_POSITIONS = 5000
 """Rows of the position table of models with `integer_poe`."""
 LOGITS_AT_ONCE = 1 << 24
-"""Numbers the head over the vocabulary gives in one call where they are not all kept: 64 MiB of float32."""
+"""Logits per call of the output head if they are reduced right away: 64 MiB of float32."""
 TRAINED_AT_ONCE = 256
-"""Rows whose scores are in memory together in training on a CPU."""
+"""Rows per chunk of the training loss on a CPU."""
 
 
 @dataclass(frozen=True)
 class LMTADConfig:
-    """Shape of a teacher; names are those of the published checkpoints."""
+    """Sizes of a teacher; field names are those of the published checkpoints."""
 
     block_size: int
-    """Longest sequence, special tokens included."""
+    """Maximum length of a sequence, including special tokens."""
     vocab_size: int
-    """V: the cells' labels and the three special tokens."""
+    """V: labels of the cells and the three special tokens."""
     n_layer: int = 8
     """Transformer blocks."""
     n_head: int = 12
@@ -47,31 +47,33 @@ class LMTADConfig:
     n_embd: int = 768
     """D: width of a token's vector."""
     dropout: float = 0.0
-    """Dropout in training; nothing at inference."""
+    """Dropout rate in training."""
     bias: bool = False
     """Biases in linear layers and layer norms."""
     integer_poe: bool = False
-    """Sinusoidal positions as the published code adds them: along the batch, so that order is nearly lost."""
+    """Sinusoidal positions as in the published code: along the batch, so the order of tokens is nearly lost."""
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot be built."""
+        """Validate the sizes."""
         sizes = {name: getattr(self, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigError(f"LM-TAD: {name} is {size}; it must be at least 1.")
         if self.vocab_size <= NUM_SPECIALS:
-            raise ConfigError(f"LM-TAD: vocab_size is {self.vocab_size}; three tokens of it are PAD, EOT and SOT.")
+            raise ConfigError(
+                f"LM-TAD: vocab_size is {self.vocab_size}; it must be at least 4, for PAD, EOT, SOT and one cell."
+            )
         if self.n_embd % self.n_head:
             raise ConfigError(f"LM-TAD: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}.")
 
     @property
     def num_labels(self) -> int:
-        """Tokens that stand for cells: 0 … V-4."""
+        """Number of cell tokens, 0 … V-4."""
         return self.vocab_size - NUM_SPECIALS
 
     @property
     def pad_token(self) -> int:
-        """PAD: fills a batch on the right, ignored by the loss."""
+        """PAD: right padding of a batch, ignored by the loss."""
         return self.vocab_size - 3
 
     @property
@@ -86,7 +88,7 @@ class LMTADConfig:
 
 
 class KeyValueCache:
-    """Keys and values of the tokens a model has seen, so that one more token costs one token."""
+    """Keys and values of past tokens, so that only new tokens are computed."""
 
     def __init__(
         self, config: LMTADConfig, batch_size: int, capacity: int, device: torch.device, half: bool = False
@@ -97,15 +99,15 @@ class KeyValueCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
-        """L: tokens seen so far."""
+        """L: tokens in the cache."""
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit."""
+        """Maximum number of tokens."""
         return self.keys.shape[3]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, T, D/H) of one layer behind the first L tokens; return all L+T of them."""
+        """Append (B, H, T, D/H) keys and values of one layer; return those of all L+T tokens."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
@@ -130,13 +132,13 @@ class _Attention(nn.Module):
         else:
             q_BTD, k_BTD, v_BTD = torch.split(self.c_attn(x_BTD), width, dim=2)
         query, key, value = self._heads(q_BTD), self._heads(k_BTD), self._heads(v_BTD)
-        seen = 0
+        past = 0
         if cache is not None:
-            seen = cache.length
+            past = cache.length
             key, value = cache.extend(self.layer, key, value)
         num_queries, num_keys = query.shape[2], key.shape[2]
         mask = None
-        if seen and num_queries > 1:
+        if past and num_queries > 1:
             mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key.device).tril(num_keys - num_queries)
         out = scaled_dot_product_attention(
             query,
@@ -193,8 +195,8 @@ class _SinusoidalPositions(nn.Module):
         self.register_buffer("pe", table)
 
     def forward(self, positions_T: Tensor) -> Tensor:
-        # The published code indexes the table by the row of the batch instead of the place in the sequence.
-        # A sequence alone in its batch therefore has row 0 added at every place, and so has every sequence here.
+        # The published code indexes the table by the row in the batch instead of the position in the sequence.
+        # In a batch of one, row 0 is added at all positions; here, that holds for every sequence.
         return self.pe[0].expand(len(positions_T), -1)
 
 
@@ -213,18 +215,18 @@ class _Transformer(nn.Module):
 
 
 class LMTAD(nn.Module):
-    """Language model over grid tokens; a sequence is SOT, t_1 … t_n, EOT, padded on the right with PAD.
+    """Language model over grid tokens; a sequence is SOT, t_1 … t_n, EOT, right-padded with PAD.
 
-    Attention is causal, so padding on the right changes nothing in front of it.
+    Attention is causal, so right padding has no effect on the tokens before it.
     """
 
     def __init__(self, config: LMTADConfig) -> None:
-        """Build with fresh weights (normal, deviation 0.02, as GPT-2 does); warns for `integer_poe`."""
+        """Initialize the weights as GPT-2 does (normal, standard deviation 0.02); warns for `integer_poe`."""
         super().__init__()
         if config.integer_poe:
             warnings.warn(
-                "LM-TAD with integer_poe: the published code gives a sequence other scores in another row of the "
-                "batch. Here each gets those of a batch of one, which hardly depend on the order of its tokens.",
+                "LM-TAD with integer_poe: in the published code, the scores of a sequence depend on its row in the "
+                "batch. Here they are those of a batch of one, which hardly depend on the order of the tokens.",
                 stacklevel=2,
             )
         self.config = config
@@ -234,7 +236,7 @@ class LMTAD(nn.Module):
         self._initialize()
 
     def tie(self) -> None:
-        """Make the output embedding the input embedding, as it is in every LM-TAD."""
+        """Tie the output embedding to the input embedding."""
         self.lm_head.weight = self.transformer.wte.weight
 
     def _initialize(self) -> None:
@@ -242,35 +244,35 @@ class LMTAD(nn.Module):
             if name.endswith(".bias"):
                 nn.init.zeros_(parameter)
             elif parameter.dim() >= 2:
-                # The two projections of a block that end in the residual stream: its variance stays 1 over the depth.
+                # Projections into the residual stream are scaled so that its variance does not depend on the depth.
                 deep = name.endswith("c_proj.weight")
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer) if deep else 0.02)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.lm_head.weight.device
 
     def num_parameters(self) -> int:
-        """Count the weights, the tied embedding once."""
+        """Return the number of weights; the tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return the scores of the next token, (B, T, V), after each of the (B, T) int64 tokens."""
+        """Return the logits of the next token, (B, T, V), after each of the (B, T) int64 tokens."""
         return self.lm_head(self.hidden(tokens_BT))  # type: ignore[no-any-return]
 
     def hidden(self, tokens_BT: Tensor, cache: KeyValueCache | None = None, last_only: bool = False) -> Tensor:
-        """Return the vectors behind the scores, (B, T, D): a token's score is its embedding times this.
+        """Return the final hidden states, (B, T, D); a token's logit is its embedding times the hidden state.
 
-        With a `cache`, the tokens follow those seen before, and are remembered. `last_only` gives (B, 1, D) of the
-        last token, for less. Raises ValueError where the sequence is longer than `block_size` or the cache.
+        With a `cache`, the tokens follow those in the cache and are appended to it. `last_only` returns (B, 1, D) of
+        the last token at lower cost. Raises ValueError if the sequence is longer than `block_size` or the cache.
         """
-        seen = 0 if cache is None else cache.length
-        end = seen + tokens_BT.shape[1]
+        past = 0 if cache is None else cache.length
+        end = past + tokens_BT.shape[1]
         if end > self.config.block_size or (cache is not None and end > cache.capacity):
             room = self.config.block_size if cache is None else min(self.config.block_size, cache.capacity)
-            raise ValueError(f"a sequence of {end} tokens does not fit {room}")
-        positions_T = torch.arange(seen, end, device=tokens_BT.device)
+            raise ValueError(f"a sequence of {end} tokens is too long: at most {room} fit")
+        positions_T = torch.arange(past, end, device=tokens_BT.device)
         transformer = self.transformer
         x_BTD = transformer.drop(transformer.wte(tokens_BT) + transformer.wpe(positions_T))
         for layer, block in enumerate(transformer.h):
@@ -280,7 +282,7 @@ class LMTAD(nn.Module):
         return transformer.ln_f(x_BTD[:, -1:] if last_only else x_BTD)  # type: ignore[no-any-return]
 
     def token_nll(self, tokens_BT: Tensor) -> Tensor:
-        """Return -log p, in nats, of each token after the first given those before it: (B, T-1), 0 at PAD."""
+        """Return the negative log-likelihood in nats of each token given the ones before it: (B, T-1), 0 at PAD."""
         targets = tokens_BT[:, 1:]
         kept = targets != self.config.pad_token
         hidden_SD = self.hidden(tokens_BT[:, :-1])[kept]
@@ -295,9 +297,9 @@ class LMTAD(nn.Module):
         return out
 
     def _rows_at_once(self) -> int:
-        """Count the rows whose scores are computed together where only their sum is kept.
+        """Return the rows per call of the output head if only reductions of the logits are kept.
 
-        On a CPU as many as the width: fewer read the head's weights too often, more leave the cache with their scores.
+        On a CPU at most D: fewer rows read the head's weights too often, and the logits of more exceed the cache.
         """
         most = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         return min(most, self.config.n_embd) if self.device.type == "cpu" else most
@@ -306,11 +308,11 @@ class LMTAD(nn.Module):
         return cross_entropy(self.lm_head(hidden_SD).float(), target_S, reduction="none")
 
     def loss(self, tokens_BT: Tensor) -> Tensor:
-        """Return the training loss: mean of -log p over the tokens after the first, without PAD (a scalar)."""
+        """Return the training loss, a scalar: mean NLL of the tokens after the first, without PAD."""
         in_parts = getattr(torch.nn.functional, "linear_cross_entropy", None)
         if in_parts is not None and torch.is_grad_enabled() and self.device.type == "cpu":
-            # (S, V) scores do not fit a CPU's cache: gradients made with the scores, some rows at a time, take half
-            # the time. torch has it from 2.13 on.
+            # (S, V) logits exceed a CPU's cache. Computing logits and gradients chunk by chunk takes half the time;
+            # torch provides it since 2.13.
             kept = tokens_BT[:, 1:] != self.config.pad_token
             hidden_SD, target_S = self.hidden(tokens_BT[:, :-1])[kept], tokens_BT[:, 1:][kept]
             options = nn.LinearCrossEntropyOptions(batch_chunk_size=TRAINED_AT_ONCE)
@@ -320,7 +322,7 @@ class LMTAD(nn.Module):
 
     @torch.no_grad()
     def log_perplexity(self, tokens_BT: Tensor) -> Tensor:
-        """Return (B,): mean of -log p over a sequence's tokens after SOT, up to and with EOT (the anomaly score)."""
+        """Return (B,): mean NLL of a sequence's tokens after SOT, including EOT (the anomaly score)."""
         return self.token_nll(tokens_BT).sum(1) / (tokens_BT[:, 1:] != self.config.pad_token).sum(1)
 
     @torch.no_grad()
@@ -332,14 +334,15 @@ class LMTAD(nn.Module):
     ) -> Tensor:
         """Return the probabilities of the token after a history, (V,) float32.
 
-        `window` keeps the last W tokens, at positions 0 … W-1, SOT among them only where it is one of those;
-        without one, as many as `block_size` holds. `half` asks for half precision, which only a GPU gives.
+        `window` keeps the last W tokens, at positions 0 … W-1, SOT only if it is one of them; default: the last
+        `block_size` tokens. `half` uses half precision on a GPU; a CPU ignores it. Raises ValueError for an empty
+        history or a window below 1.
         """
         history_T = torch.as_tensor(history_tokens, dtype=torch.int64, device=self.device)
         if history_T.dim() != 1 or len(history_T) == 0:
-            raise ValueError("history_tokens must be a sequence of one token or more, SOT at least")
+            raise ValueError("history_tokens must be a sequence of at least one token: start it with SOT")
         if window is not None and window < 1:
-            raise ValueError(f"window is a whole number from 1, not {window}")
+            raise ValueError(f"window is {window}; it must be at least 1")
         keep = min(window or self.config.block_size, self.config.block_size)
         with half_precision(self.device, half):
             hidden_BTD = self.hidden(history_T[-keep:].unsqueeze(0), last_only=True)
@@ -348,7 +351,7 @@ class LMTAD(nn.Module):
     def start_cache(self, batch_size: int = 1, capacity: int | None = None, half: bool = False) -> KeyValueCache:
         """Return an empty cache for sequences of up to `capacity` tokens (default: `block_size`).
 
-        `half` keeps and computes in half precision, which only a GPU gives.
+        `half` stores and computes in half precision on a GPU; a CPU ignores it.
         """
         return KeyValueCache(
             self.config, batch_size, min(capacity or self.config.block_size, self.config.block_size), self.device, half
@@ -356,19 +359,19 @@ class LMTAD(nn.Module):
 
     @torch.no_grad()
     def extend_next_distribution(self, tokens_BT: Tensor, cache: KeyValueCache) -> Tensor:
-        """Append (B, T) tokens to what the cache holds; return the probabilities of the next one, (B, V) float32.
+        """Append (B, T) tokens to the cache; return the probabilities of the next token, (B, V) float32.
 
-        Equal to `predict_next_distribution` of all tokens so far, at the cost of the new ones. The cache holds one
-        sequence from its position 0: a window that slides moves every position, so it is computed anew.
+        Equals `predict_next_distribution` of all tokens so far, but only the new tokens are computed. It does not
+        apply to a sliding window, which changes the positions of all tokens.
         """
         with half_precision(self.device, cache.half):
             hidden_BD = self.hidden(tokens_BT, cache, last_only=True)[:, 0]
         return linear(hidden_BD.float(), self.lm_head.weight.float()).softmax(1)
 
 
-def half_precision(device: torch.device, wanted: bool = True) -> AbstractContextManager[object]:
+def half_precision(device: torch.device, enabled: bool = True) -> AbstractContextManager[object]:
     """Return a context for float16 matrix products on a GPU; sums, norms and the residual stream stay float32.
 
-    A CPU computes in float32 whatever is wanted.
+    On a CPU it has no effect.
     """
-    return torch.autocast("cuda", torch.float16) if wanted and device.type == "cuda" else nullcontext()
+    return torch.autocast("cuda", torch.float16) if enabled and device.type == "cuda" else nullcontext()

@@ -1,1 +1,1 @@
-"""The teacher group: training, importing and evaluating LM-TAD, and its soft labels."""
+"""Train, import and evaluate LM-TAD teachers, and compute their soft labels."""

@@ -1,6 +1,6 @@
-"""Token sequences as the teacher reads them: a ragged array of cells, framed by SOT and EOT batch by batch.
+"""Token sequences for the teacher: a ragged array of cells; SOT, EOT and PAD are added per batch.
 
-Shapes: n sequences, P tokens of all sequences together, B batch, T tokens of the longest sequence with its specials.
+Shapes: n sequences, P tokens of all sequences, B batch, T tokens of the longest sequence including specials.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.lmtad.model import LMTADConfig
 
 FRAME = 2
-"""Tokens a sequence gains: SOT and EOT."""
+"""Special tokens per sequence: SOT and EOT."""
 
 
 class Corpus(NamedTuple):
-    """n sequences of cells, without special tokens; a plain (offsets, tokens) pair does as well."""
+    """n sequences of cells without special tokens; functions also accept a plain (offsets, tokens) pair."""
 
     offsets: Int64Array
     """(n + 1,) int64: sequence i is `tokens[offsets[i]:offsets[i + 1]]`."""
@@ -31,21 +31,21 @@ class Corpus(NamedTuple):
 
     @property
     def num_sequences(self) -> int:
-        """Count the sequences."""
+        """Number n of sequences."""
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> Int64Array:
-        """(n,) int64: tokens of each sequence, without specials."""
+        """(n,) int64: number of tokens of each sequence, without specials."""
         return np.diff(self.offsets)
 
     def take(self, rows: Int64Array) -> Corpus:
-        """Return the sequences of these rows, in this order."""
+        """Return the sequences of these rows, in the given order."""
         offsets, at = take_rows(self.offsets, rows)
         return Corpus(offsets, self.tokens[at])
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write one uncompressed Arrow IPC file, whole or not at all."""
+        """Write one uncompressed Arrow IPC file, atomically."""
         batch = pa.record_batch({"tokens": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.tokens))})
         with (
             atomic_path(path) as beside,
@@ -56,18 +56,18 @@ class Corpus(NamedTuple):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Corpus:
-        """Map a file written by `save`; arrays are read-only views. Raises StoreError if it is missing or damaged."""
+        """Memory-map a file written by `save`; arrays are read-only. Raises StoreError if it is missing or damaged."""
         if not Path(path).is_file():
-            raise StoreError(f"{path}: no such file. Make the corpus first.")
+            raise StoreError(f"{path}: no such file. Create the corpus first.")
         try:
             with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
                 tokens = reader.get_batch(0).column("tokens")
         except (pa.ArrowInvalid, OSError, KeyError) as error:
-            raise StoreError(f"{path}: not a readable corpus ({error}). Make it again.") from None
+            raise StoreError(f"{path}: not a readable corpus ({error}). Create it again.") from None
         return cls(tokens.offsets.to_numpy(), tokens.values.to_numpy())
 
     def batch(self, rows: Int64Array, config: LMTADConfig) -> Int64Array:
-        """Return SOT, t_1 … t_n, EOT of these rows, padded with PAD on the right: (B, T) int64."""
+        """Return SOT, t_1 … t_n, EOT of these rows, right-padded with PAD: (B, T) int64."""
         offsets, at = take_rows(self.offsets, rows)
         row = row_of_value(offsets)
         lengths = np.diff(offsets)
@@ -79,32 +79,32 @@ class Corpus(NamedTuple):
 
 
 def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: str) -> None:
-    """Refuse sequences a model cannot read. Raises TrainingError naming the first one and the mend."""
+    """Raise TrainingError for the first sequence that a model with this vocabulary and block size cannot read."""
     num_labels = vocab_size - 3
     outside = (corpus.tokens < 0) | (corpus.tokens >= num_labels)
     if outside.any():
         at = int(np.argmax(outside))
         row = int(np.searchsorted(corpus.offsets, at, side="right")) - 1
         raise TrainingError(
-            f"{name} sequence {row} holds token {corpus.tokens[at]}, but the cells are 0 to "
-            f"{num_labels - 1} (vocabulary {vocab_size}). Make the corpus from this vocabulary's grid."
+            f"{name} sequence {row} holds token {corpus.tokens[at]}, which is out of the range of cells, 0 to "
+            f"{num_labels - 1} (vocabulary {vocab_size}). Create the corpus from the grid of this vocabulary."
         )
     if block_size is not None and (corpus.lengths > block_size - FRAME).any():
         row = int(np.argmax(corpus.lengths > block_size - FRAME))
         raise TrainingError(
             f"{name} sequence {row} has {corpus.lengths[row]} tokens; `teacher.block_size` "
-            f"{block_size} holds {block_size - FRAME} beside SOT and EOT. Raise it, or leave it out "
-            "to take that of the longest sequence."
+            f"{block_size} allows {block_size - FRAME} besides SOT and EOT. Increase it, or leave it out "
+            "to use that of the longest sequence."
         )
 
 
 def length_batches(
     lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None, pool_batches: int = 64
 ) -> list[Int64Array]:
-    """Cut rows into batches of like length, so that padding is little.
+    """Split rows into batches of similar length, so that there is little padding.
 
     With `rng`, rows are shuffled, sorted within pools of `pool_batches` batches, and the batches shuffled again;
-    without one, all rows are sorted. Always ceil(n / batch_size) batches, each row in one of them.
+    without one, all rows are sorted. There are always ceil(n / batch_size) batches, with each row in one of them.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
     pool = len(order) if rng is None else pool_batches * batch_size

@@ -1,10 +1,9 @@
-"""Whether a teacher's grid lies where the settings say, asked of the teacher itself.
+"""Test whether the grid bounds in the settings match a teacher's training grid, by the likelihood of trips.
 
-A published checkpoint holds the size of its grid and not its bounds. Bounds given for it that are half a cell off keep
-every figure of the grid as it was and move most roads into another cell. The teacher notices: it knows which cell
-follows which, so its surprise over the city's own trips is least where the grid lies as in its training. Here the grid
-is shifted by up to half a cell to all sides and, where that does not settle it, by whole cells, and the surprise of
-each is compared trip by trip. A teacher that has learnt next to nothing cannot tell, and says so.
+A published checkpoint holds the size of its grid, not its bounds. Bounds that are wrong by half a cell leave all counts
+unchanged but move most roads into another cell. A trained teacher detects it: its negative log-likelihood (NLL) of the
+city's trips is lowest at its training grid. The grid is shifted by up to half a cell in all directions and, if that is
+inconclusive, by whole cells, and NLLs are compared trip by trip. A hardly trained teacher gives no conclusive result.
 
 Shapes: n trips, S shifts.
 """
@@ -36,66 +35,66 @@ if TYPE_CHECKING:
 
 
 class Shift(NamedTuple):
-    """A grid moved by cells to the north and to the east."""
+    """Displacement of a grid in cells to the north and to the east."""
 
     north: float
     east: float
 
 
 NEAR = tuple(Shift(*shift) for shift in product((0.0, 0.25, -0.25, 0.5, -0.5), repeat=2))
-"""The grid as it is, and around it."""
+"""The unshifted grid first, then shifts of up to half a cell."""
 FAR = tuple(Shift(*shift) for shift in product(range(-5, 6), repeat=2) if shift != (0, 0))
-"""Tried where the near ones leave it open, with fewer trips."""
+"""Shifts by whole cells, evaluated on fewer trips if `NEAR` is inconclusive."""
 
 _NEAR_TRIPS, _FAR_TRIPS = 48, 16
 _SURE = 4.0
-"""Standard errors by which a shifted grid must suit better before the grid counts as misplaced."""
+"""Standard errors of the gain above which a difference is significant."""
 _LEAST_GAIN_NATS = 0.05
-"""Gain a token below which a difference is no matter, however sure."""
+"""Gain per token below which a difference is negligible, even if significant."""
 _MORE_CLAMPED = 0.02
-"""A shift that clamps this share of the points more is no candidate: clamped trips repeat a cell, which is easy."""
+"""A shift that clamps this share more of the points is excluded: clamped trips repeat a cell, which is easy."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """The teacher's surprise over the same trips in grids shifted this way and that."""
+    """The teacher's NLL of the same trips in shifted grids."""
 
     shifts: tuple[Shift, ...]
-    """S shifts; the first is the grid as it is."""
+    """S shifts; the first one is zero."""
     losses: Float64Array
-    """(S,) float64: mean surprise in nats a token."""
+    """(S,) float64: mean NLL in nats per token."""
     gains: Float64Array
-    """(S,) float64: by how much each loss is below that of the grid as it is, over the same trips."""
+    """(S,) float64: loss of the unshifted grid minus the loss of each shift, over the same trips."""
     errors: Float64Array
-    """(S,) float64: standard error of the gain."""
+    """(S,) float64: standard error of each gain."""
     guess_nats: float
-    """SequenceNLL of a guess among all labels and the end."""
+    """NLL in nats per token of a uniform distribution over all labels and EOT."""
     num_trips: int
     """n."""
 
     @property
     def best(self) -> Shift:
-        """The shift that gains most."""
+        """The shift with the largest gain."""
         return self.shifts[int(np.argmax(self.gains))]
 
     @property
     def is_misplaced(self) -> bool:
-        """Whether a shifted grid suits the teacher better, surely and by an amount that matters."""
-        return bool((self.gains > self._telling).any())
+        """Whether a shifted grid has a clearly lower NLL."""
+        return bool((self.gains > self._threshold).any())
 
     @property
     def can_tell(self) -> bool:
-        """Whether half a cell of shift to any side costs the teacher surely more, or a shift surely less."""
-        half = np.array([max(map(abs, shift)) >= 0.5 for shift in self.shifts])
-        return self.is_misplaced or bool((-self.gains > self._telling)[half].all())
+        """Whether the test is conclusive: all shifts of half a cell or more are clearly worse, or one is better."""
+        far = np.array([max(map(abs, shift)) >= 0.5 for shift in self.shifts])
+        return self.is_misplaced or bool((-self.gains > self._threshold)[far].all())
 
     @property
-    def _telling(self) -> Float64Array:
+    def _threshold(self) -> Float64Array:
         return np.maximum(_SURE * self.errors, _LEAST_GAIN_NATS)
 
-    def figures(self) -> dict[str, Any]:
-        """Return what is worth showing."""
-        half = [loss for shift, loss in zip(self.shifts, self.losses, strict=True) if max(map(abs, shift)) == 0.5]
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the check."""
+        half_cell = [loss for shift, loss in zip(self.shifts, self.losses, strict=True) if max(map(abs, shift)) == 0.5]
         tried = [
             {
                 "cells_north": shift.north,
@@ -109,7 +108,7 @@ class Alignment:
             "trips": self.num_trips,
             "loss": round(float(self.losses[0]), 4),
             "guess": round(self.guess_nats, 4),
-            "least_half_a_cell_off": round(float(min(half)), 4),
+            "least_half_a_cell_off": round(float(min(half_cell)), 4),
             "misplaced": self.is_misplaced,
             "can_tell": self.can_tell,
             "best_cells_north": self.best.north,
@@ -128,32 +127,32 @@ def alignment(
     device: torch.device | str | None = None,
     progress: Progress = silent,
 ) -> Alignment | None:
-    """Return the teacher's surprise in the grid and in shifted ones; None where no trip fits its context.
+    """Return the teacher's NLL in the grid and in shifted grids; None if no trip fits the teacher's context.
 
-    `centroids` (N, 2) float64 are lat and lon of the roads in degrees. Raises TrainingError where the grid has more
-    cells than the teacher has labels.
+    `centroids` (N, 2) float64 are latitude and longitude of the roads in degrees. Raises TrainingError if the grid has
+    more cells than the teacher has labels.
     """
     rows = np.flatnonzero(np.diff(trips.offsets) <= model.config.block_size - FRAME)[:_NEAR_TRIPS]
     if len(rows) == 0:
         return None
 
-    def tried(shifts: Sequence[Shift], num_trips: int) -> _Compared:
+    def evaluate(shifts: Sequence[Shift], num_trips: int) -> _Compared:
         some = trips.take(rows[:num_trips])
 
         def cells(shift: Shift) -> tuple[Corpus, BoolArray]:
-            found = shifted(grid, shift).cell_of(*centroids.T)
-            tokens = found.row * grid.shape[1] + found.column
-            return Corpus(some.offsets, tokens[some.road_ids]), found.clamped[some.road_ids]
+            road_cells = shifted(grid, shift).cell_of(*centroids.T)
+            tokens = road_cells.row * grid.shape[1] + road_cells.column
+            return Corpus(some.offsets, tokens[some.road_ids]), road_cells.clamped[some.road_ids]
 
         return _compare(model, shifts, cells, device, progress)
 
-    near = tried(NEAR, _NEAR_TRIPS)
-    found = Alignment(NEAR, *near, math.log(model.config.num_labels + 1), len(rows))
-    if found.can_tell:
-        return found
-    far = tried((NEAR[0], *FAR), _FAR_TRIPS)
-    losses, gains, errors = (np.concatenate([here, there[1:]]) for here, there in zip(near, far, strict=True))
-    return replace(found, shifts=NEAR + FAR, losses=losses, gains=gains, errors=errors)
+    near = evaluate(NEAR, _NEAR_TRIPS)
+    result = Alignment(NEAR, *near, math.log(model.config.num_labels + 1), len(rows))
+    if result.can_tell:
+        return result
+    far = evaluate((NEAR[0], *FAR), _FAR_TRIPS)
+    losses, gains, errors = (np.concatenate([first, second[1:]]) for first, second in zip(near, far, strict=True))
+    return replace(result, shifts=NEAR + FAR, losses=losses, gains=gains, errors=errors)
 
 
 def _compare(
@@ -163,29 +162,29 @@ def _compare(
     device: torch.device | str | None,
     progress: Progress,
 ) -> _Compared:
-    """Return losses, gains and errors, (S,) float64; no gain where a shift clamps clearly more points."""
+    """Return losses, gains and errors, (S,) float64; gains are at most 0 where a shift clamps clearly more points."""
     nats, clamped = [], []
     for done, shift in enumerate(shifts, 1):
         corpus, outside = cells(shift)
-        found = score(model, corpus, device=device)
-        nats.append(np.bincount(row_of_value(found.offsets), found.nats, minlength=corpus.num_sequences))
+        nll = score(model, corpus, device=device)
+        nats.append(np.bincount(row_of_value(nll.offsets), nll.nats, minlength=corpus.num_sequences))
         clamped.append(float(outside.mean()))
         progress("grid alignment", done, len(shifts))
     nats_Sn, tokens_n = np.stack(nats), corpus.lengths + 1
     losses = nats_Sn.sum(1) / tokens_n.sum()
-    # standard error of a ratio of sums over trips: what trips gain beyond their share of the whole
-    beyond_Sn = nats_Sn[0] - nats_Sn - (losses[0] - losses)[:, None] * tokens_n
-    errors = np.sqrt((beyond_Sn**2).sum(1)) / tokens_n.sum()
+    # standard error of a ratio of sums over trips: gains of trips minus their share of the total gain
+    excess_Sn = nats_Sn[0] - nats_Sn - (losses[0] - losses)[:, None] * tokens_n
+    errors = np.sqrt((excess_Sn**2).sum(1)) / tokens_n.sum()
     allowed = np.array(clamped) <= clamped[0] + _MORE_CLAMPED
     return losses, np.where(allowed, losses[0] - losses, np.minimum(losses[0] - losses, 0.0)), errors
 
 
 def shifted(grid: GridSpec, shift: Shift) -> GridSpec:
-    """Return the grid moved by shares of its (merged) cells; its rows and columns stay as many."""
+    """Return the grid displaced by fractions of its (merged) cells, with the same number of rows and columns."""
     south = grid.min_lat + shift.north * grid.cell_lat * grid.downsample_factor
     west = grid.min_lng + shift.east * grid.cell_lng * grid.downsample_factor
     height, width = grid.full_shape
-    # the far bounds only count cells: the middle of the last one is safe from rounding
+    # the upper bounds only determine the number of cells: the middle of the last cell is safe from rounding
     return replace(
         grid,
         min_lat=south,

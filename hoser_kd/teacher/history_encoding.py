@@ -1,10 +1,10 @@
-"""What the teacher makes of every step's history, with as few tokens computed as the window allows.
+"""Encode the history of every step with the teacher, with as few tokens as the window allows.
 
 The history of step t of a trip r_0 … r_n is [SOT, token of r_0, …, token of r_t], cut to its last W tokens at
-positions 0 … W-1. The model is causal, so all histories that are not cut come out of one pass over the trip:
-position t + 1 is step t. Cut histories share nothing, because their positions differ; each is a window of its own.
+positions 0 … W-1. The model is causal, so one pass over a trip encodes all histories that are not cut: position t + 1
+is step t. Cut histories share no computation, because their positions differ; each is a sequence of its own.
 
-Shapes: n trips, P their tokens together, S steps, B batch, T tokens, W window, D width.
+Shapes: n trips, P tokens of all trips, S steps, K steps of a batch, B batch, T tokens, W window, D width.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from hoser_kd.common.arrays import Int64Array, offsets_of, ranges, row_of_value,
 from hoser_kd.lmtad.model import LMTAD, half_precision
 
 Window = Literal["full"] | int
-"""`full`: as many tokens of the history as the teacher's `block_size` holds; W: the last W of them."""
+"""`full`: the last `block_size` tokens of the history; W: the last W tokens."""
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 512, 65_536
-"""Tokens of a batch for each CPU thread, where activations stay in its cache, and for a GPU, which wants them many."""
+"""Tokens per batch: per CPU thread, so that activations fit its cache, and per GPU, which needs large batches."""
 
 
 def window_tokens(teacher: LMTAD, window: Window) -> int:
-    """Return the tokens a history may have: never more than the teacher's context. Raises ValueError below 1."""
+    """Return the maximum length of a history, at most the teacher's context. Raises ValueError for a bad window."""
     if window == "full":
         return teacher.config.block_size
-    if window < 1:
-        raise ValueError(f"window is `full` or a whole number from 1, not {window}")
+    if not isinstance(window, int | np.integer) or window < 1:
+        raise ValueError(f"window is {window!r}; it must be 'full' or an integer of at least 1.")
     return min(window, teacher.config.block_size)
 
 
 def ready(teacher: LMTAD, device: torch.device | str | None) -> LMTAD:
-    """Return the teacher in eval mode on the device (None: where it is); a copy, if that takes a change."""
+    """Return the teacher in eval mode on the device (None: its own), as a copy if anything has to change."""
     target = teacher.device if device is None else torch.device(device)
-    there = target.type == teacher.device.type and target.index in (None, teacher.device.index)
-    if teacher.training or not there:
+    is_there = target.type == teacher.device.type and target.index in (None, teacher.device.index)
+    if teacher.training or not is_there:
         teacher = copy.deepcopy(teacher).to(target).eval()
     return teacher
 
@@ -53,11 +53,11 @@ def step_vectors(
     batch_tokens: int | None = None,
     half: bool = False,
 ) -> Iterator[tuple[Int64Array, Tensor]]:
-    """Yield (steps, vectors behind the scores) until every step that has a next token was given once.
+    """Yield (steps, hidden states) in batches that cover each step with a next token once.
 
-    `offsets` (n + 1,) int64 and `tokens` (P,) int64 are the trips; steps are numbered as
-    `Trajectories.step_positions` does. Yields (K,) int64 and (K, D) float32 on the teacher's device; trips of like
-    length share a batch of about `batch_tokens`.
+    `offsets` (n + 1,) int64 and `tokens` (P,) int64 are the trips; steps are numbered as in
+    `Trajectories.step_positions`. Yields (K,) int64 and (K, D) float32 on the teacher's device. Trips of similar length
+    share a batch of about `batch_tokens` tokens.
     """
     size = window_tokens(teacher, window)
     on_cpu = teacher.device.type == "cpu"
@@ -83,7 +83,7 @@ def step_vectors(
 def _prefixes(
     teacher: LMTAD, offsets: Int64Array, tokens: Int64Array, rows: Int64Array, lengths: Int64Array
 ) -> Int64Array:
-    """Return SOT and the first `lengths` tokens of these trips, (B, T) int64, padded on the right."""
+    """Return SOT and the first `lengths` tokens of these trips, (B, T) int64, right-padded."""
     places = offsets_of(lengths)
     row = row_of_value(places)
     column = np.arange(len(row)) - places[row]

@@ -1,4 +1,4 @@
-"""Taking over a foreign teacher: what its file holds, what it lacks to be of use here, and its form in this project."""
+"""Import a published teacher: describe its file, list what is missing, and convert it to this project's format."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hoser_kd.lmtad.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LMTADCheckpoint
 
 
 def import_teacher(source: str | PathLike[str], out: str | PathLike[str] | None = None) -> list[str]:
-    """Convert a teacher's file into a folder of safetensors and JSON; return what was found, in lines.
+    """Convert a teacher's file into a folder of safetensors and JSON; return a description, line by line.
 
-    The folder (default: in the working directory, named as the file) serves as `distill.ckpt_path` as well as the
-    file does, and cannot hold code. A folder that is one already is described and left as it is.
+    The folder (default: in the working directory, with the name of the file) can be used as `distill.ckpt_path` in
+    place of the file, and cannot contain code. A folder in this format is described and left unchanged.
 
-    Raises CheckpointError as `load_checkpoint` does, and where the folder cannot be written.
+    Raises CheckpointError as `load_checkpoint` does, and if the folder cannot be written.
     """
     file = Path(source)
     with warnings.catch_warnings(record=True) as caught:
@@ -28,35 +28,35 @@ def import_teacher(source: str | PathLike[str], out: str | PathLike[str] | None 
     converted = file if file.is_dir() else file.parent if file.name in (WEIGHTS_FILE, CONFIG_FILE) else None
     folder = Path(out) if out is not None else converted or Path(file.stem)
     if converted is not None and folder.resolve() == converted.resolve():
-        return [*lines, "written: nothing, it is in this form already"]
+        return [*lines, "written: nothing, it is in this format already"]
     _check_free(folder)
     try:
         save(checkpoint, folder)
     except OSError as error:
         raise CheckpointError(
-            f"{folder}: cannot be written ({error.strerror}). Name another folder with --out."
+            f"{folder}: cannot be written ({error.strerror}). Choose another folder with --out."
         ) from None
     lines.append(f"written: {folder / WEIGHTS_FILE} and {folder / CONFIG_FILE}")
     return lines
 
 
 def _check_free(folder: Path) -> None:
-    """Refuse a place that holds something else: its config.json would be replaced."""
+    """Raise CheckpointError for a folder with other content, whose config.json would be replaced."""
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is a file of this name. Name another folder with --out.")
+        raise CheckpointError(f"{folder}: a file of this name exists. Choose another folder with --out.")
     if folder.is_dir() and not (folder / WEIGHTS_FILE).is_file() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder}: holds other files. Name a new folder with --out.")
+        raise CheckpointError(f"{folder}: holds other files. Choose a new folder with --out.")
 
 
 def report(checkpoint: LMTADCheckpoint) -> list[str]:
-    """Return what a person wants to know of a teacher, and what it still needs, in lines."""
+    """Return a description of a teacher and of the settings it needs, line by line."""
     about, config = describe(checkpoint), checkpoint.config
     size = f"{about['layers']} layers, {about['heads']} heads, width {about['width']}, {about['parameters']:,} weights"
     specials = f"PAD {config.pad_token}, EOT {config.eot_token}, SOT {config.sot_token}"
     return [
         f"model: {size}",
         f"positions: {about['positions']}",
-        f"context: {about['block_size']} tokens, SOT and EOT among them",
+        f"context: {about['block_size']} tokens, including SOT and EOT",
         f"vocabulary: {about['vocabulary']} tokens: cells 0 to {about['labels'] - 1}, {specials}",
         f"grid: {_grid(about)}",
         *_needs(checkpoint, about),
@@ -71,8 +71,8 @@ def _grid(about: dict[str, Any]) -> str:
     written = f"{height} × {width} = {height * width} cells, as written in the file"
     if not about["grid_fits"]:
         return (
-            f"{written}, do not fit its {labels} labels: the file states a grid it was not trained on, as "
-            "published trainings do for other data than Porto's"
+            f"{written}, do not fit its {labels} labels: the file states another grid than that of its training, as "
+            "published trainings do for data other than Porto"
         )
     if labels == height * width:
         return written
@@ -81,24 +81,24 @@ def _grid(about: dict[str, Any]) -> str:
 
 
 def _needs(checkpoint: LMTADCheckpoint, about: dict[str, Any]) -> list[str]:
-    """Say whether bounds are known, what is missing, and what contradicts."""
+    """Return lines on bounds, missing settings and contradictions."""
     from hoser_kd.grid.spec import OCCUPIED_KEY, GridSpec
 
     about_data, missing = checkpoint.dataset_config, about["missing"]
     if about_data.get("kind") == "roads":
-        return ["tokens: one a road, of the road network it was trained on", "needs: `kind: roads` under `grid`"]
+        return ["tokens: one per road of the road network it was trained on", "needs: `kind: roads` under `grid`"]
     if about["problem"] is not None:
         return [f"needs: a file whose settings can be read. {about['problem']}"]
     lines = [f"bounds: {'known' if about['bounds_known'] else 'not in the file'}"]
     if OCCUPIED_KEY in about_data:
-        lines.append(f"cells: {len(about_data[OCCUPIED_KEY])} of the grid's have a token")
+        lines.append(f"cells: {len(about_data[OCCUPIED_KEY])} cells of the grid have a token")
     if missing:
         bounds = [name for name in missing if name.startswith("m")]
         cells = "`cell_size_m`, or `cell_lat` and `cell_lng`" if len(bounds) < len(missing) else ""
-        wanted = " and ".join(filter(None, [f"`bounds` ({', '.join(bounds)})" if bounds else "", cells]))
+        required = " and ".join(filter(None, [f"`bounds` ({', '.join(bounds)})" if bounds else "", cells]))
         lines.append(
-            f"needs: {wanted}, those of its training, under `grid` in the city's YAML; H rows and W columns "
-            f"must make H · W or H · W + W + 1 = {about['labels']} labels"
+            f"needs: {required} of its training, under `grid` in the city's YAML; H rows and W columns must give "
+            f"H · W or H · W + W + 1 = {about['labels']} labels"
         )
         return lines
     try:
@@ -122,11 +122,11 @@ def _needs(checkpoint: LMTADCheckpoint, about: dict[str, Any]) -> list[str]:
 
 
 def describe(checkpoint: LMTADCheckpoint) -> dict[str, Any]:
-    """Return what a person wants to know of a teacher.
+    """Return the properties of a teacher.
 
     Keys: layers, heads, width, parameters, vocabulary, labels, block_size, positions, grid ((H, W) or None),
-    grid_fits (None without a grid), bounds_known, missing (what the grid still needs, from `grid` in the config) and
-    problem (why the file's word on its grid cannot be read, else None).
+    grid_fits (None without a grid), bounds_known, missing (grid parameters to be set under `grid` in the config) and
+    problem (why the grid parameters in the file cannot be read, else None).
     """
     config, problem = checkpoint.config, None
     try:

@@ -1,4 +1,4 @@
-"""What the teacher's whole distribution looks like at a sample of steps: does it speak of the candidates at all?
+"""Diagnose the teacher's full distribution at a sample of steps: how much of it is on the candidates' cells.
 
 Shapes: K steps, V vocabulary, D width.
 """
@@ -35,12 +35,12 @@ def diagnose(
     device: torch.device | str | None = None,
     half: bool = False,
 ) -> dict[str, Any]:
-    """Look at the teacher's whole distribution at the steps of `sample` trips drawn by `seed` (None: all).
+    """Compute statistics of the teacher's full distribution at the steps of `sample` random trips (None: all trips).
 
     Returns arrays over the K sampled steps, in trip order: `step` (int64, row of the labels), `num_candidates`,
     `num_cells` (distinct cells among them), `candidate_mass` (probability on those cells), `entropy_nats` (of the
-    whole distribution), `true_probability` (of the true next cell), `top_is_true` (it is the likeliest of all cells)
-    and `candidate_top_is_true` (the likeliest among the candidates' cells); and `means`, a dict of their means.
+    full distribution), `true_probability` (of the true next cell), `top_is_true` (it has the highest probability of
+    all cells) and `candidate_top_is_true` (of the candidates' cells); and `means`, a dict of their means.
     """
     model = ready(teacher, device)
     tokens = checked_tokens(model, grid_tokens, network)
@@ -50,22 +50,22 @@ def diagnose(
     at, _ = trips.step_positions()
     roads, true_cells = trips.road_ids[at], tokens[trips.road_ids[at + 1]]
     lengths = np.maximum(trajectories.lengths - 1, 0)
-    figures: dict[str, npt.NDArray[Any]] = {name: np.zeros(len(at), kind) for name, kind in _DIAGNOSED.items()}
+    metrics: dict[str, npt.NDArray[Any]] = {name: np.zeros(len(at), kind) for name, kind in _DIAGNOSED.items()}
     for steps, vectors_KD in step_vectors(model, trips.offsets, tokens[trips.road_ids], window, batch_tokens, half):
         size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         for start in range(0, len(steps), size):
             part = steps[start : start + size]
             places, cells = candidate_tokens(*network.successors, tokens, roads[part])
             row = np.repeat(np.arange(len(part)), np.diff(places))
-            found = _diagnose(model, vectors_KD[start : start + size], row, cells, true_cells[part])
-            for name, values in found.items():
-                figures[name][part] = values
+            batch = _diagnose(model, vectors_KD[start : start + size], row, cells, true_cells[part])
+            for name, values in batch.items():
+                metrics[name][part] = values
     out: dict[str, Any] = {
         "step": ranges(offsets_of(lengths)[:-1][drawn], lengths[drawn]),
         "num_candidates": network.successors.degrees[roads],
-        **figures,
+        **metrics,
     }
-    out["means"] = {name: float(values.mean()) for name, values in figures.items() if len(values)}
+    out["means"] = {name: float(values.mean()) for name, values in metrics.items() if len(values)}
     return out
 
 
@@ -88,7 +88,7 @@ def _diagnose(
     inside_KV = torch.zeros_like(logs_KV, dtype=torch.bool)
     inside_KV[torch.from_numpy(row).to(model.device), torch.from_numpy(cells).to(model.device)] = True
     true = torch.from_numpy(true_cells).to(model.device)
-    found = {
+    metrics = {
         "num_cells": inside_KV.sum(1),
         "candidate_mass": (probabilities_KV * inside_KV).sum(1),
         "entropy_nats": -torch.special.xlogy(probabilities_KV, probabilities_KV).sum(1),
@@ -96,4 +96,4 @@ def _diagnose(
         "top_is_true": logs_KV.argmax(1) == true,
         "candidate_top_is_true": logs_KV.masked_fill(~inside_KV, -torch.inf).argmax(1) == true,
     }
-    return {name: values.cpu().numpy() for name, values in found.items()}
+    return {name: values.cpu().numpy() for name, values in metrics.items()}

@@ -1,10 +1,10 @@
-"""The teacher's scores of every step's candidates, for trips at hand: what labels are made of, stored or not.
+"""Score the candidates of every step with the teacher; used for stored labels and for online distillation.
 
 A candidate's score is the teacher's unnormalized logit of the candidate's cell at temperature 1. The normalizer over
-the vocabulary cancels when the teacher is renormalized on the candidates, so it is never computed unless the mass
-outside the candidates is asked for.
+the vocabulary cancels when the distribution is renormalized over the candidates, so it is computed only if the
+probability outside the candidates is requested.
 
-Shapes: N roads, S steps, C candidates of all steps together, K steps of a batch, V vocabulary, D width.
+Shapes: N roads, S steps, C candidates of all steps, K steps of a batch, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hoser_kd.network.trajectories import Trajectories
 
 _GATHERED_NUMBERS = 1 << 22
-"""Numbers of gathered embedding rows at once: 16 MiB of float32."""
+"""Elements of gathered embedding rows per chunk: 16 MiB of float32."""
 
 
 class Scores(NamedTuple):
@@ -38,11 +38,11 @@ class Scores(NamedTuple):
     scores: Float32Array
     """(C,) float32."""
     outside_mass: Float32Array | None
-    """(S,) float32, where it was asked for."""
+    """(S,) float32, if requested."""
 
 
 class SoftLabelScorer:
-    """A teacher with all it needs to label trips; checked once, asked as often as one likes."""
+    """A teacher with its tokens and network; validated once, `score` can be called repeatedly."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class SoftLabelScorer:
     ) -> None:
         """The arguments are those of `hoser_kd.teacher.soft_labels.label`.
 
-        Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad
-        window.
+        Raises CheckpointError if a road's token is out of the range of the teacher's vocabulary, TypeError if the
+        tokens are not integers, ValueError for a bad window.
         """
         self.model = ready(teacher, device)
         self.tokens = checked_tokens(self.model, grid_tokens, network)
@@ -68,8 +68,8 @@ class SoftLabelScorer:
         self.half, self.outside_mass = half, outside_mass
         self._batch_tokens = batch_tokens
 
-    def __call__(self, trips: Trajectories, report: Callable[[int], object] = lambda _: None) -> Scores:
-        """Score the candidates of every step of the trips; `report` is told the steps done so far."""
+    def score(self, trips: Trajectories, on_progress: Callable[[int], object] = lambda _: None) -> Scores:
+        """Score the candidates of every step of the trips; `on_progress` is called with the number of steps done."""
         roads = trips.road_ids[trips.step_positions()[0]]
         offsets = offsets_of(self.network.successors.degrees[roads])
         scores = np.zeros(offsets[-1], np.float32)
@@ -86,32 +86,42 @@ class SoftLabelScorer:
             if outside is not None:
                 outside[steps] = _outside_mass(self.model, vectors_KD, row, cell).cpu().numpy()
             done += len(steps)
-            report(done)
+            on_progress(done)
         return Scores(offsets, scores, outside)
 
 
 def checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) -> Int64Array:
-    """Return the roads' tokens, (N,) int64. Raises CheckpointError where one is not a cell of the vocabulary."""
-    tokens = np.asarray(grid_tokens, np.int64)
+    """Return the roads' tokens, (N,) int64.
+
+    Raises TypeError if they are not integers, CheckpointError if their number is not that of the roads or one of them
+    is out of the vocabulary's range.
+    """
+    given = np.asarray(grid_tokens)
+    if given.dtype.kind not in "iu":
+        raise TypeError(
+            f"grid_tokens is a {type(grid_tokens).__name__} of {given.dtype}. Give the token of each road, "
+            '(N,) integers: token_table(grid, network)["token"].to_numpy().'
+        )
+    tokens = given.astype(np.int64, copy=False)
     if tokens.shape != (network.num_roads,):
         raise CheckpointError(
-            f"there are {network.num_roads} roads and {tokens.shape} tokens of roads. Make the "
-            "token table from the same road network."
+            f"grid_tokens has the shape {tokens.shape}, but the network has {network.num_roads} roads. "
+            "Create the token table from the same road network."
         )
     outside = (tokens < 0) | (tokens >= model.config.num_labels)
     if outside.any():
         road = int(np.argmax(outside))
         raise CheckpointError(
-            f"road {road} has token {tokens[road]}, but the teacher's cells are 0 to "
-            f"{model.config.num_labels - 1} (vocabulary {model.config.vocab_size}); {outside.sum()} "
-            "roads are outside. Give the grid the teacher was trained on under `grid`."
+            f"token {tokens[road]} of road {road} is out of range [0, {model.config.num_labels - 1}] (vocabulary "
+            f"{model.config.vocab_size}), as are those of {outside.sum()} roads in all. Set `grid` to the teacher's "
+            "training grid."
         )
     return tokens
 
 
 @torch.no_grad()
 def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
-    """Return the logits of `cell` after the history of `row`, float32, without the other logits."""
+    """Return the logits of `cell` after the history of `row`, float32, without computing the other logits."""
     head_VD = model.lm_head.weight
     size = max(1, _GATHERED_NUMBERS // head_VD.shape[1])
     parts = [
@@ -123,13 +133,13 @@ def _scores(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tens
 
 @torch.no_grad()
 def _outside_mass(model: LMTAD, vectors_KD: Tensor, row: Tensor, cell: Tensor) -> Tensor:
-    """Return (K,): the probability of everything but the candidates' cells, exact where it is tiny."""
+    """Return (K,): the probability outside the candidates' cells, accurate even if tiny."""
     parts = []
     size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     for start in range(0, len(vectors_KD), size):
         logits_KV = model.lm_head(vectors_KD[start : start + size])
-        whole_K = logits_KV.logsumexp(1)
+        total_K = logits_KV.logsumexp(1)
         here = (row >= start) & (row < start + size)
         logits_KV[row[here] - start, cell[here]] = -torch.inf
-        parts.append((logits_KV.logsumexp(1) - whole_K).exp())
+        parts.append((logits_KV.logsumexp(1) - total_K).exp())
     return torch.cat(parts)

@@ -1,8 +1,8 @@
-"""The teacher in the loop: scores asked during training, for those who cannot store labels.
+"""Online distillation: query the teacher during training, if labels cannot be stored.
 
-It costs a pass of the teacher for every batch of every epoch, which stored labels do not; the loss is the same.
+It costs a pass of the teacher for every batch of every epoch; the loss equals that of stored labels.
 
-Shapes: B trips, T steps, C candidates of the step with most, N roads.
+Shapes: B trips, T steps, C maximum number of candidates per step, N roads.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class OnlineTeacher:
-    """A label source (`hoser_kd.student.losses.LabelSource`) that asks the teacher about each batch as it comes."""
+    """A label source (`hoser_kd.student.losses.LabelSource`) that scores each batch with the teacher."""
 
     fingerprint: Mapping[str, str]
-    """What its scores depend on besides the trips, as stored labels say it; a training resumes under the same one."""
+    """Digests of all that the scores depend on besides the trips, as in stored labels; part of a training's key."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class OnlineTeacher:
         half: bool = False,
     ) -> None:
         """`grid_tokens` (N,) int64: the teacher's token of each road; the rest as for `teacher.soft_labels.label`."""
-        self._labeler = SoftLabelScorer(teacher, grid_tokens, network, window, device=device, half=half)
-        self.fingerprint = teacher_fingerprint(self._labeler.model, self._labeler.tokens, network, window)
+        self._scorer = SoftLabelScorer(teacher, grid_tokens, network, window, device=device, half=half)
+        self.fingerprint = teacher_fingerprint(self._scorer.model, self._scorer.tokens, network, window)
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Return (B, T, C) float32 scores of `candidates` (B, T, C) int64 road ids, -inf where there is none (-1).
 
-        The student's autocast does not reach the teacher: its precision is its own.
+        The student's autocast does not apply to the teacher.
         """
         lengths = batch.lengths.cpu().numpy()
         inside = np.arange(batch.road_ids.shape[1]) < lengths[:, None]
@@ -59,7 +59,7 @@ class OnlineTeacher:
             offsets_of(lengths), batch.road_ids.cpu().numpy()[inside], batch.times.cpu().numpy()[inside]
         )
         with torch.autocast(candidates.device.type, enabled=False):
-            found = self._labeler(trips)
-        scores = torch.from_numpy(found.scores).to(candidates.device)
+            labels = self._scorer.score(trips)
+        scores = torch.from_numpy(labels.scores).to(candidates.device)
         mask = candidates >= 0
         return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

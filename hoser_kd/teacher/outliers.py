@@ -1,4 +1,4 @@
-"""Outlier detection of the teacher, as LM-TAD evaluates it (Mbuya et al., SIGSPATIAL 2024)."""
+"""Outlier detection with the teacher, evaluated as for LM-TAD (Mbuya et al., SIGSPATIAL 2024)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ KINDS = ("route_switch", "detour")
 
 
 class OutlierSetting(NamedTuple):
-    """How outliers are made."""
+    """How outliers are generated."""
 
     ratio: float
-    """Outliers of each kind, as a share of the trips."""
+    """Number of outliers of each kind, as a share of the trips."""
     level: int
-    """Cells by which a point is moved."""
+    """Number of cells by which a point is moved."""
     prob: float
-    """route_switch: chance of a point to be moved; detour: share of the trip that is moved."""
+    """route_switch: probability that a point is moved; detour: share of the trip that is moved."""
 
 
 PUBLISHED_SETTINGS = (OutlierSetting(0.05, 3, 0.1), OutlierSetting(0.05, 3, 0.3), OutlierSetting(0.05, 5, 0.1))
@@ -41,27 +41,27 @@ _DIRECTIONS = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j)
 
 @dataclass(frozen=True)
 class OutlierResult:
-    """How well one kind of outliers is told from normal trips."""
+    """Detection of one kind of outliers among normal trips."""
 
     kind: str
     """route_switch or detour."""
     setting: OutlierSetting
-    """How they were made."""
+    """How they were generated."""
     threshold: float
-    """Mean + 3 standard deviations of the normal scores."""
+    """Mean + 3 standard deviations of the scores of normal trips."""
     normal: Float64Array
     """(n,) float64: log-perplexities of normal trips."""
     outliers: Float64Array
     """Log-perplexities of the outliers, float64."""
     share_changed: float = 1.0
-    """Outliers that differ from their trip: short ones may, as published, have no point moved."""
+    """Share of outliers that differ from their trip: in short ones, possibly no point is moved, as published."""
 
-    def figures(self) -> dict[str, Any]:
-        """Return kind, setting, counts, threshold and how well outliers are told.
+    def metrics(self) -> dict[str, Any]:
+        """Return kind, setting, counts, threshold and detection metrics.
 
-        The six published figures are accuracy, precision, recall and f1 at the threshold, average_precision and
-        pr_auc; chance is what a coin would have for these two. roc_auc is the chance that an outlier scores above a
-        normal trip, whatever the threshold and however few outliers there are.
+        The six published metrics are accuracy, precision, recall and f1 at the threshold, average_precision and
+        pr_auc; `chance` is the expected value of the last two for random scores. roc_auc is the probability that an
+        outlier scores above a normal trip; it depends neither on the threshold nor on the share of outliers.
         """
         is_outlier = np.repeat([False, True], [len(self.normal), len(self.outliers)])
         scores = np.concatenate([self.normal, self.outliers])
@@ -81,11 +81,11 @@ class OutlierResult:
         }
 
 
-def _at_threshold(is_outlier: BoolArray, told: BoolArray) -> dict[str, float]:
-    hits = int((is_outlier & told).sum())
-    precision, recall = hits / max(int(told.sum()), 1), hits / max(int(is_outlier.sum()), 1)
+def _at_threshold(is_outlier: BoolArray, flagged: BoolArray) -> dict[str, float]:
+    hits = int((is_outlier & flagged).sum())
+    precision, recall = hits / max(int(flagged.sum()), 1), hits / max(int(is_outlier.sum()), 1)
     return {
-        "accuracy": float((is_outlier == told).mean()),
+        "accuracy": float((is_outlier == flagged).mean()),
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / max(precision + recall, 1e-12),
@@ -105,13 +105,13 @@ def outlier_test(
     half: bool = False,
     progress: Progress = silent,
 ) -> list[OutlierResult]:
-    """Tell made-up outliers from normal trips by log-perplexity (Mbuya et al., SIGSPATIAL 2024).
+    """Detect generated outliers among normal trips by log-perplexity (Mbuya et al., SIGSPATIAL 2024).
 
-    For each setting, `ratio` of the trips are drawn, with replacement as published, and changed into route switches,
-    and as many into detours; each kind is held against all normal trips. Sequences longer than the teacher's context
-    are left out. `grid_shape` is (H, W). `cells` (L,) int64, ascending: the cell of each token, where tokens number
-    occupied cells only; a point whose move would end in a cell without a token goes to the nearest other that has one.
-    Raises CheckpointError where the grid does not fit the vocabulary.
+    For each setting, `ratio` of the trips are sampled, with replacement as published, and changed into route switches,
+    and as many into detours; each kind is compared with all normal trips. Sequences longer than the teacher's context
+    are left out. `grid_shape` is (H, W). `cells` (L,) int64, ascending: the cell of each token, if only occupied cells
+    have tokens; a point moved to a cell without a token is moved to the nearest other cell with one. Raises
+    CheckpointError if the grid does not fit the vocabulary.
     """
     corpus = Corpus(*corpus)
     check_grid(model.config.vocab_size, grid_shape if cells is None else (1, len(cells)))
@@ -124,11 +124,11 @@ def outlier_test(
     threshold = float(normal.mean() + 3 * normal.std(ddof=min(1, len(normal) - 1)))
     results = []
     for number, setting in enumerate(map(OutlierSetting._make, settings)):
-        for make, kind in zip((route_switches, detours), KINDS, strict=True):
+        for change, kind in zip((route_switches, detours), KINDS, strict=True):
             rng = np.random.default_rng((seed, number, KINDS.index(kind)))
             drawn = rng.integers(0, corpus.num_sequences, max(1, int(corpus.num_sequences * setting.ratio)))
             trips = corpus.take(drawn)
-            changed = make(trips, grid_shape, setting.level, setting.prob, rng)
+            changed = change(trips, grid_shape, setting.level, setting.prob, rng)
             scores = score(model, _as_tokens(changed, trips, cells, width), **options).log_perplexity
             differs = np.bincount(row_of_value(trips.offsets), changed.tokens != trips.tokens) > 0
             results.append(OutlierResult(kind, setting, threshold, normal, scores, float(differs.mean())))
@@ -136,7 +136,7 @@ def outlier_test(
 
 
 def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None, width: int) -> Corpus:
-    """Turn cells into tokens; a point moved to a cell without one goes to the nearest other cell that has one."""
+    """Map cells to tokens; a point moved to a cell without a token is moved to the nearest other cell with one."""
     if cells is None:
         return changed
     tokens = np.searchsorted(cells, original.tokens)
@@ -154,9 +154,9 @@ def _as_tokens(changed: Corpus, original: Corpus, cells: Int64Array | None, widt
 def route_switches(
     corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float, rng: np.random.Generator
 ) -> Corpus:
-    """Move each inner token, with chance `prob`, by `level` cells in one of 8 directions.
+    """Move each inner token, with probability `prob`, by `level` cells in one of 8 directions.
 
-    A move that would leave the (H, W) grid is not made, as published.
+    A point that would leave the (H, W) grid is not moved, as published.
     """
     row = row_of_value(corpus.offsets)
     place = np.arange(len(row)) - corpus.offsets[row]
@@ -167,11 +167,11 @@ def route_switches(
 
 
 def detours(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float, rng: np.random.Generator) -> Corpus:
-    """Move one contiguous part, `prob` of the inner length, by `level` cells across the part's own direction.
+    """Move one contiguous part, `prob` of the inner length, by `level` cells perpendicular to its direction.
 
-    The direction is the sign, along each axis, of the way from the part's end to its start, and one of the two axes
-    is turned over: across for a diagonal part, and along the grid for a straight one, as published. Points that
-    would leave the (H, W) grid stay.
+    The direction is the sign of (start - end) of the part along each axis, with one of the two axes inverted at random:
+    perpendicular for a diagonal part, along the grid for a straight one, as published. Points that would leave the
+    (H, W) grid are not moved.
     """
     length = (np.maximum(corpus.lengths - 2, 0) * prob).astype(np.int64)
     first = 1 + (rng.random(len(length)) * np.maximum(corpus.lengths - length - 2, 0)).astype(np.int64)
@@ -190,12 +190,12 @@ def detours(corpus: Corpus, grid_shape: tuple[int, int], level: int, prob: float
 
 
 def _at(tokens: Int64Array, places: Int64Array) -> Int64Array:
-    """Return tokens at places; trips too short for a part have none, and any token does for them."""
+    """Return tokens at positions, clipped to the array: for trips too short for a part, any token will do."""
     return tokens[np.clip(places, 0, len(tokens) - 1)]
 
 
 def _moved(tokens: Int64Array, step: npt.NDArray[np.int64], grid_shape: tuple[int, int]) -> Int64Array:
-    """Return tokens moved by (K, 2) rows and columns, unmoved where that leaves the grid."""
+    """Return tokens moved by (K, 2) rows and columns, unchanged where that leaves the grid."""
     height, width = grid_shape
     i, j = np.stack(np.divmod(tokens, width)) + step.T
     inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)

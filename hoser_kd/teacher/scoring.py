@@ -1,6 +1,6 @@
-"""How well a teacher knows a city: surprise of every token, perplexity, and the published outlier test.
+"""Evaluate a teacher on trips: negative log-likelihood (NLL) of every token, and perplexity.
 
-Shapes: n sequences, P tokens of all sequences together, m scored sequences, L labels (cells), H × W grid.
+Shapes: n sequences, m scored sequences, P tokens and EOTs of the scored sequences, L labels (cells).
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from hoser_kd.teacher.history_encoding import ready
 
 @dataclass(frozen=True)
 class SequenceNLL:
-    """-log p of each token of m sequences, EOT included, given all before it."""
+    """NLL of each token of m sequences, including EOT, given all tokens before it."""
 
     rows: Int64Array
-    """(m,) int64: the sequences scored, in order; those longer than the teacher's context are not."""
+    """(m,) int64: the scored sequences, ascending; those longer than the teacher's context are left out."""
     offsets: Int64Array
-    """(m + 1,) int64: sequence k has `nats[offsets[k]:offsets[k + 1]]`, its tokens and then EOT."""
+    """(m + 1,) int64: sequence k has `nats[offsets[k]:offsets[k + 1]]`, for its tokens and EOT."""
     nats: Float64Array
-    """(tokens and EOTs of the m sequences,) float64."""
+    """(P,) float64: NLL in nats."""
     tokens: Int64Array
-    """As `nats`, int64: the tokens themselves."""
+    """(P,) int64: the tokens."""
 
     @property
     def log_perplexity(self) -> Float64Array:
-        """(m,) float64: a sequence's mean, the anomaly score."""
+        """(m,) float64: mean NLL of each sequence, the anomaly score."""
         sums = np.bincount(row_of_value(self.offsets), self.nats, minlength=len(self.rows))
         return sums / np.diff(self.offsets)
 
     @property
     def loss(self) -> float:
-        """Mean over all tokens, in nats; NaN where no sequence was scored."""
+        """Mean NLL in nats per token; NaN if no sequence was scored."""
         return float(self.nats.mean()) if len(self.nats) else math.nan
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the mean over all tokens; NaN where no sequence was scored."""
+        """Exponential of the loss; NaN if no sequence was scored."""
         return math.exp(min(self.loss, 700.0)) if len(self.nats) else math.nan
 
     def by_cell(self, num_labels: int) -> tuple[Float64Array, Int64Array]:
-        """Return the mean surprise on entering each cell (L,) float64, NaN where no trip does, and the visits (L,)."""
+        """Return the mean NLL per cell, (L,) float64, NaN for cells without a visit, and the number of visits, (L,)."""
         inside = self.tokens < num_labels
         visits = np.bincount(self.tokens[inside], minlength=num_labels)
         sums = np.bincount(self.tokens[inside], self.nats[inside], minlength=num_labels)
@@ -64,9 +64,9 @@ def score(
     half: bool = False,
     progress: Progress = silent,
 ) -> SequenceNLL:
-    """Return the surprise of every token of the sequences that fit the teacher's context.
+    """Return the NLL of every token of the sequences that fit the teacher's context.
 
-    `half` asks for half precision, which only a GPU gives. Raises TrainingError where a token is no cell.
+    `half` uses half precision on a GPU; a CPU ignores it. Raises TrainingError if a token is not a cell.
     """
     corpus = Corpus(*corpus)
     model, config = ready(model, device), model.config

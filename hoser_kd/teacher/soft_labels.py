@@ -1,10 +1,10 @@
-"""Soft labels: the frozen teacher's scores of every step's candidates, computed once and kept.
+"""Soft labels: the frozen teacher's scores of the candidates of every step, computed once and stored.
 
-Scores are at temperature 1 and not normalized (`teacher.label_scoring`), so any temperature, weight or sharing rule is
-applied in training for free. Labels are made shard by shard, in one process or in several that share the shards, and
-joined into one file that knows what it was made from.
+Scores are unnormalized logits at temperature 1 (`teacher.label_scoring`), so temperature, weight and sharing rule are
+applied in training at no cost. Labels are computed shard by shard, in one or more processes, and joined into one file
+with a fingerprint of its inputs.
 
-Shapes: N roads, S labeled steps, C candidates of all steps together.
+Shapes: N roads, S labeled steps, C candidates of all steps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.lmtad.checkpoint import LMTADCheckpoint
 from hoser_kd.lmtad.model import LMTAD
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -41,32 +43,32 @@ _PARTS = {
     "window": "the window",
 }
 SHARD_STEPS = 500_000
-"""Steps of a shard, the most that a killed run has to make again in each process."""
+"""Steps per shard: the most that each process of a killed run has to recompute."""
 
 
 @dataclass(frozen=True)
 class SoftLabels:
     """Scores of S steps; the candidates of step s have `scores[offsets[s]:offsets[s + 1]]`.
 
-    A row for every step that has a next road, in the order of `Trajectories.step_positions`; candidates are
+    There is one row for every step with a next road, in the order of `Trajectories.step_positions`; candidates are
     `network.successors` of the step's road, in their order.
     """
 
     offsets: Int64Array
     """(S + 1,) int64."""
     scores: Float32Array
-    """(C,) float32: the teacher's logits at temperature 1, each step's up to a constant of its own."""
+    """(C,) float32: the teacher's logits at temperature 1, up to one constant per step."""
     outside_mass: Float32Array | None = None
-    """(S,) float32: the teacher's probability outside the cells of the candidates, where it was asked for."""
+    """(S,) float32: the teacher's probability outside the cells of the candidates, if requested."""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
-    """What the labels were made from: digests, by part."""
+    """Digests of the inputs of the labels, by part."""
 
     def __len__(self) -> int:
         """S."""
         return len(self.offsets) - 1
 
     def save(self, path: str | PathLike[str], fingerprint: Mapping[str, str] | None = None) -> None:
-        """Write one uncompressed Arrow IPC file, whole or not at all; `fingerprint` replaces the labels' own."""
+        """Write one uncompressed Arrow IPC file, atomically; `fingerprint` replaces the labels' own."""
         parts = self.fingerprint if fingerprint is None else fingerprint
         columns = {"scores": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.scores))}
         if self.outside_mass is not None:
@@ -81,10 +83,10 @@ class SoftLabels:
 
     @classmethod
     def load(cls, path: str | PathLike[str], expect: Mapping[str, str] | None = None) -> SoftLabels:
-        """Map a file written by `save`; arrays are read-only views of it.
+        """Memory-map a file written by `save`; arrays are read-only.
 
-        `expect` holds parts of the fingerprint that must be the same. Raises StoreError where the file is missing or
-        damaged, or a part differs, naming it.
+        `expect` holds parts of the fingerprint that must be equal. Raises StoreError if the file is missing or damaged,
+        or if a part differs; the message names it.
         """
         if not Path(path).is_file():
             raise StoreError(f"{path}: no such file. Label the trips first.")
@@ -99,7 +101,7 @@ class SoftLabels:
         differing = [_PARTS.get(name, name) for name, value in (expect or {}).items() if parts.get(name) != value]
         if differing:
             raise StoreError(
-                f"{path}: the labels were made from something else: {', '.join(differing)} differ. "
+                f"{path}: the labels were computed from other inputs: {', '.join(differing)} differ. "
                 "Label the trips again."
             )
         return cls(scores.offsets.to_numpy(), scores.values.to_numpy(), outside, parts)
@@ -108,7 +110,7 @@ class SoftLabels:
 def fingerprint(
     teacher: LMTAD, grid_tokens: Int64Array, trajectories: Trajectories, network: RoadNetwork, window: Window = "full"
 ) -> dict[str, str]:
-    """Return what labels depend on, as digests: teacher, grid, roads, trajectories, and the window in words."""
+    """Return the inputs of labels: digests of teacher, grid, roads and trajectories, and the window."""
     return {
         **teacher_fingerprint(teacher, grid_tokens, network, window),
         **data_fingerprint(network, trajectories, grid_tokens),
@@ -118,7 +120,7 @@ def fingerprint(
 def teacher_fingerprint(
     teacher: LMTAD, grid_tokens: Int64Array, network: RoadNetwork, window: Window = "full"
 ) -> dict[str, str]:
-    """Return `fingerprint` without its trajectories: what any label of this teacher depends on."""
+    """Return `fingerprint` without the trajectories."""
     state = {name: value.cpu().numpy() for name, value in teacher.state_dict().items()}
     shape = digest_json({**dataclasses.asdict(teacher.config), "names": list(state)})
     return {
@@ -141,7 +143,7 @@ def data_fingerprint(
 
 
 def label(
-    teacher: LMTAD,
+    teacher: LMTAD | LMTADCheckpoint,
     grid_tokens: Int64Array,
     trajectories: Trajectories,
     network: RoadNetwork,
@@ -157,19 +159,22 @@ def label(
 ) -> SoftLabels:
     """Return the teacher's scores of the candidates of every step that has a next road.
 
-    `grid_tokens` (N,) int64 is the teacher's token of each road. `window`: full reads the whole history in one pass a
-    trip (beyond `block_size`, its last `block_size` tokens); W reads the last W tokens of [SOT, tokens so far], at
-    positions restarting at 0. `half` asks for half precision, which only a GPU gives; scores are float32 either way.
-    `batch_tokens` bounds a batch (default by device), `device` defaults to the teacher's own.
+    `grid_tokens` (N,) integers: the teacher's token of each road. `window`: "full" computes all histories of a trip in
+    one pass (those longer than `block_size` are cut to their last `block_size` tokens); W cuts each history [SOT,
+    tokens so far] to its last W tokens, at positions from 0. `half` uses half precision on a GPU; a CPU ignores it,
+    and scores are float32 either way. `batch_tokens` limits the tokens per batch (default: by device); `device`
+    defaults to the teacher's.
 
-    With `shards_folder`, labels are written there shard by shard of about `shard_steps`, and a later call with the
-    same arguments goes on behind the last whole shard; the folder can go once the labels are saved elsewhere.
-    `outside_mass` adds the probability outside the candidates' cells, which costs the head over the vocabulary.
+    With `shards_folder`, labels are written to that folder in shards of about `shard_steps` steps, and a later call
+    with the same arguments resumes after the last complete shard. The folder can be deleted once the labels are saved.
+    `outside_mass` adds the probability outside the candidates' cells, at the cost of the head over the vocabulary.
 
-    Raises CheckpointError where a road's token is not a cell of the teacher's vocabulary, ValueError for a bad window.
+    Raises TypeError for an argument of the wrong kind, ValueError for a bad window or trips of another network,
+    CheckpointError if a road's token is out of the range of the teacher's vocabulary.
     """
+    _refuse_wrong_arguments(teacher, trajectories, network)
     scorer = SoftLabelScorer(
-        teacher,
+        teacher.model if isinstance(teacher, LMTADCheckpoint) else teacher,
         grid_tokens,
         network,
         window,
@@ -181,6 +186,25 @@ def label(
     return label_with(scorer, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
 
 
+def _refuse_wrong_arguments(teacher: object, trajectories: object, network: object) -> None:
+    call = "label(teacher, grid_tokens, trajectories, network)"
+    expected: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
+        ("teacher", teacher, (LMTAD, LMTADCheckpoint), "hoser_kd.load_teacher(path)"),
+        ("trajectories", trajectories, (Trajectories,), "hoser_kd.read_trips(csv, network)"),
+        ("network", network, (RoadNetwork,), "hoser_kd.read_network(folder)"),
+    )
+    for name, value, kinds, source in expected:
+        if not isinstance(value, kinds):
+            kind = " or ".join(each.__name__ for each in kinds)
+            raise TypeError(f"{name} is a {type(value).__name__}, not {kind}. Call {call} with {name} = {source}.")
+    trips, roads = cast("Trajectories", trajectories), cast("RoadNetwork", network).num_roads
+    if len(trips.road_ids) and not 0 <= trips.road_ids.min() <= trips.road_ids.max() < roads:
+        raise ValueError(
+            f"the trips hold roads {trips.road_ids.min()} to {trips.road_ids.max()}, but the network has roads 0 to "
+            f"{roads - 1}. Give the network with which the trips were read."
+        )
+
+
 def label_with(
     scorer: SoftLabelScorer,
     trajectories: Trajectories,
@@ -189,16 +213,16 @@ def label_with(
     shards_folder: str | PathLike[str] | None = None,
     shard_steps: int = SHARD_STEPS,
 ) -> SoftLabels:
-    """Return the labels of these trips, from the shards in the folder where they are there; otherwise as `label`."""
+    """Return the labels of these trips as `label` does; shards that exist in the folder are not recomputed."""
     shards = _shards(scorer, trajectories, shards_folder, shard_steps)
     total = shards[-1].steps_before + shards[-1].steps
 
-    def report(steps: int) -> None:
+    def on_progress(steps: int) -> None:
         progress("labels", min(steps, total - 1), total)
 
     parts = []
     for shard in shards:
-        parts.append(shard.made(scorer, trajectories, beyond(shard.steps_before, report)))
+        parts.append(shard.load_or_score(scorer, trajectories, beyond(shard.steps_before, on_progress)))
         progress("labels", shard.steps_before + shard.steps, total)
     return _joined(parts, fingerprint_of(scorer, trajectories))
 
@@ -212,32 +236,31 @@ def make_shards(
     shard_steps: int = SHARD_STEPS,
     report: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Write this process's part of the shards, those that are there already left out; `label_with` joins them.
+    """Write this process's part of the shards, except for those that exist; `label_with` joins them.
 
-    Process k of n takes every n-th shard from the k-th on, so that each has near and far trips. Nobody waits for
-    anybody. `report` is told the steps this process has done, those of shards that were there included; their number
-    is returned.
+    Process k of n takes every n-th shard, starting with the k-th. Processes do not synchronize. `report` is called with
+    the number of steps finished by this process, including those of existing shards; the final number is returned.
     """
     done = 0
     for shard in _shards(scorer, trajectories, shards_folder, shard_steps)[team.rank :: team.size]:
-        shard.made(scorer, trajectories, beyond(done, report))
+        shard.load_or_score(scorer, trajectories, beyond(done, report))
         done += shard.steps
         report(done)
     return done
 
 
 def beyond(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
-    """Return a report of steps that come after others."""
+    """Return a callback that adds `before` to the number of steps."""
     return lambda steps: report(before + steps)
 
 
 def shared_shard_steps(num_steps: int, num_processes: int) -> int:
-    """Return the steps of a shard with which so many processes end at about the same time."""
+    """Return the steps per shard with which `num_processes` processes finish at about the same time."""
     return SHARD_STEPS if num_processes == 1 else min(SHARD_STEPS, -(-max(num_steps, 1) // (8 * num_processes)))
 
 
 def fingerprint_of(scorer: SoftLabelScorer, trajectories: Trajectories) -> dict[str, str]:
-    """Return the `fingerprint` of the labels that a scorer makes of these trips."""
+    """Return the `fingerprint` of a scorer's labels of these trips."""
     return fingerprint(scorer.model, scorer.tokens, trajectories, scorer.network, scorer.window)
 
 
@@ -251,13 +274,15 @@ class _Shard:
     steps: int
     path: Path | None
     key: Mapping[str, str]
-    """What the shard's file says it was made from."""
+    """Fingerprint of the shard's file."""
 
-    def made(self, scorer: SoftLabelScorer, trajectories: Trajectories, report: Callable[[int], object]) -> SoftLabels:
-        """Return the shard, from its file if that is whole and of the same making."""
-        if self.path is not None and (found := found_labels(self.path, self.key)) is not None:
-            return found
-        labels = SoftLabels(*scorer(trajectories.take(np.arange(self.first, self.last)), report))
+    def load_or_score(
+        self, scorer: SoftLabelScorer, trajectories: Trajectories, on_progress: Callable[[int], object]
+    ) -> SoftLabels:
+        """Return the shard, from its file if that is readable and has the same fingerprint."""
+        if self.path is not None and (stored := found_labels(self.path, self.key)) is not None:
+            return stored
+        labels = SoftLabels(*scorer.score(trajectories.take(np.arange(self.first, self.last)), on_progress))
         if self.path is not None:
             labels.save(self.path, self.key)
         return labels
@@ -268,7 +293,7 @@ def _shards(
 ) -> list[_Shard]:
     steps_before = offsets_of(np.maximum(trajectories.lengths - 1, 0))
     half = scorer.half and scorer.model.device.type == "cuda"
-    made_from = (
+    key = (
         {}
         if folder is None
         else {**fingerprint_of(scorer, trajectories), "half": str(half), "outside_mass": str(scorer.outside_mass)}
@@ -280,14 +305,14 @@ def _shards(
             int(steps_before[first]),
             int(steps_before[last] - steps_before[first]),
             None if folder is None else Path(folder) / f"shard-{number:05d}.arrow",
-            {**made_from, "shard": f"trips {first} to {last}"},
+            {**key, "shard": f"trips {first} to {last}"},
         )
         for number, (first, last) in enumerate(_bounds(steps_before, shard_steps if folder is not None else None))
     ]
 
 
 def _bounds(steps_before: Int64Array, shard_steps: int | None) -> Iterator[tuple[int, int]]:
-    """Cut the trips into runs of about `shard_steps` steps (None: one run); a trip is never cut."""
+    """Split the trips into ranges of about `shard_steps` steps (None: one range) without cutting any trip."""
     total = int(steps_before[-1])
     targets = np.arange(shard_steps or max(total, 1), total, shard_steps or max(total, 1))
     ends = np.unique(np.append(np.searchsorted(steps_before, targets), len(steps_before) - 1))
@@ -295,18 +320,18 @@ def _bounds(steps_before: Int64Array, shard_steps: int | None) -> Iterator[tuple
 
 
 def found_labels(path: str | PathLike[str], expect: Mapping[str, str]) -> SoftLabels | None:
-    """Return the labels in a file; None where it is missing, damaged, or made from something else."""
+    """Return the labels in a file; None if it is missing, damaged, or has another fingerprint."""
     try:
         return SoftLabels.load(path, expect)
     except StoreError:
         return None
 
 
-def _joined(shards: list[SoftLabels], made_from: Mapping[str, str]) -> SoftLabels:
+def _joined(shards: list[SoftLabels], fingerprint: Mapping[str, str]) -> SoftLabels:
     masses = [shard.outside_mass for shard in shards if shard.outside_mass is not None]
     return SoftLabels(
         offsets_of(np.concatenate([np.diff(shard.offsets) for shard in shards])),
         np.concatenate([shard.scores for shard in shards]),
         np.concatenate(masses) if masses else None,
-        made_from,
+        fingerprint,
     )

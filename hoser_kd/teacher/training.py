@@ -1,11 +1,12 @@
-"""Training a teacher on token sequences: the published recipe, scaled by the settings.
+"""Train a teacher on token sequences with the published recipe, scaled by the settings.
 
-AdamW with weight decay on matrices only, linear warm-up and cosine over the whole run, clipped gradients. Two mends:
-the kept weights are those of the best validation loss, not the last ones, and a killed run goes on from its last
-whole epoch to the same weights (exactly, on a CPU: order and dropout of an epoch follow from its number alone).
+AdamW with weight decay on matrices only, linear warm-up and cosine decay over the whole run, gradient clipping. There
+are two differences: the weights of the best validation loss are kept, not the last ones, and an interrupted run resumes
+after its last complete epoch and ends with the same weights (exactly on a CPU, since order and dropout of an epoch
+depend on seed and epoch number only).
 
-In the folder: `model.safetensors` and `config.json` (the best epoch), `history.json`, `tensorboard/`, and
-`training_state.pt`, which holds the last epoch's weights and moments while the run lasts.
+The folder holds `model.safetensors` and `config.json` (the best epoch), `history.json`, `tensorboard/`, and
+`training_state.pt` (weights and optimizer state of the last epoch, while the run is not finished).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
 from hoser_kd.lmtad.model import LMTAD, LMTADConfig
@@ -45,10 +47,10 @@ STATE_FILE, HISTORY_FILE, TENSORBOARD_FOLDER = "training_state.pt", "history.jso
 
 _BETA1 = 0.9
 _VALIDATION_BATCH = 64
-_STEPS_A_POINT = 10
-"""Steps between two points of a step's curves."""
+_LOG_EVERY_STEPS = 10
+"""Steps between two points of the curves by step."""
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,27 @@ class TeacherTraining:
 
     checkpoint: LMTADCheckpoint
     """The teacher of the best epoch, on the CPU."""
-    history: list[Figures]
-    """A row an epoch: epoch (from 1), step, train_loss, val_loss, val_perplexity, learning_rate, tokens_per_s."""
+    history: list[Metrics]
+    """One row per epoch: epoch (from 1), step, train_loss, val_loss, val_perplexity, learning_rate, tokens_per_s."""
     best_epoch: int
-    """The epoch that was kept."""
+    """The epoch with the lowest validation loss, whose weights are kept."""
     best_val_loss: float
-    """Its mean of -log p over the tokens of the validation sequences, in nats."""
+    """Its mean negative log-likelihood of the validation sequences, in nats per token."""
     stopped_early: bool
-    """Whether patience ended the run before `max_epochs`."""
+    """Whether the run ended before `max_epochs` by `patience`."""
     folder: Path
-    """Where everything lies."""
+    """The folder of the run."""
 
 
 @dataclass
 class _State:
-    """What an epoch leaves to the next one, beside weights and moments."""
+    """State between epochs besides weights and optimizer state."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_val_loss: float = math.inf
     finished: bool = False
-    history: list[Figures] = field(default_factory=list)
+    history: list[Metrics] = field(default_factory=list)
 
 
 def train(
@@ -90,17 +92,17 @@ def train(
     progress: Progress = silent,
     resume: bool = True,
     *,
-    on_epoch: Callable[[Figures], object] | None = None,
+    on_epoch: Callable[[Metrics], object] | None = None,
     dataset_config: Mapping[str, Any] | None = None,
 ) -> TeacherTraining:
-    """Train a teacher and leave its best epoch in `folder`.
+    """Train a teacher and save its best epoch in `folder`.
 
-    Corpora are ragged tokens without specials, all below `vocab_size` - 3. `dataset_config` is kept in the checkpoint
-    (grid, bounds). A run with other data or settings than those of the folder starts afresh; so does resume=False.
-    `on_epoch` is told each new row of the history.
+    Corpora are ragged tokens without specials, all below `vocab_size` - 3. `dataset_config` is stored in the checkpoint
+    (grid, bounds). A run whose folder holds a state resumes from it, or returns its result if it is finished;
+    resume=False deletes the state first. `on_epoch` is called with each new row of the history.
 
-    Raises TrainingError where a sequence cannot be used, a loss is not finite or the state file is damaged,
-    ConfigError where the device is not there.
+    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state in the folder
+    is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
     run = _Run(
@@ -135,7 +137,7 @@ def train(
 def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherConfig) -> LMTADConfig:
     for corpus, name in ((train, "training"), (val, "validation")):
         if corpus.num_sequences == 0:
-            raise TrainingError(f"there are no {name} sequences. Give the {name} split at least one trip.")
+            raise TrainingError(f"there are no {name} sequences. The {name} split needs at least one trip.")
         check_corpus(corpus, vocab_size, config.block_size, name)
     layers, heads, width = PRESETS[config.preset]
     longest = int(max(train.lengths.max(), val.lengths.max()))
@@ -150,7 +152,7 @@ def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherCo
 
 
 class _Run:
-    """The parts of one training: model, optimizer, data, and the way of one epoch through them."""
+    """One training run: model, optimizer, data, and the loop over one epoch."""
 
     def __init__(
         self,
@@ -168,11 +170,11 @@ class _Run:
         self.total_steps = config.max_epochs * -(-self.train.num_sequences // config.batch_size)
 
     def start(self, resume: bool) -> _State:
-        """Build the model with the seed's weights, or with those the folder's last epoch left."""
+        """Build model and optimizer, and restore the state in the folder unless `resume` is false."""
         torch.manual_seed(_seed(self.config.seed, 0))
         self.model = LMTAD(self.shape).to(self.device)
         if self.config.compile:
-            # All but the loss, whose choice of rows by their content cannot be compiled.
+            # The loss is left out: its data-dependent selection of rows cannot be compiled.
             self.model.hidden = torch.compile(self.model.hidden, dynamic=True)  # type: ignore[method-assign]
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
@@ -189,7 +191,7 @@ class _Run:
             betas=(_BETA1, config.beta2),
             floor=min(config.min_learning_rate / config.learning_rate, 1.0),
         )
-        self.made_from = digest_json(
+        key = digest_json(
             {
                 "shape": asdict(self.shape),
                 "settings": self.config.model_dump(mode="json"),
@@ -197,10 +199,13 @@ class _Run:
                 "dataset": digest_json(self.dataset_config),
             }
         )
-        return (self._read_state() if resume else None) or _State()
+        self.state_file = TrainingState(self.folder / STATE_FILE, key)
+        if not resume:
+            self.state_file.clear()
+        return self.state_file.restore(self._restore) or _State()
 
-    def epoch(self, state: _State, board: SummaryWriter) -> Figures:
-        """Train one epoch, judge it, keep it if it is the best, and write down where the run stands."""
+    def epoch(self, state: _State, board: SummaryWriter) -> Metrics:
+        """Train and validate one epoch, save the weights if they are the best, and save the state."""
         seed = _seed(self.config.seed, state.epoch + 1)
         torch.manual_seed(seed)
         row = self._train(np.random.default_rng(seed), state.epoch + 1, board)
@@ -214,13 +219,13 @@ class _Run:
         if val_loss < state.best_val_loss:
             state.best_val_loss, state.best_epoch = val_loss, state.epoch
             save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
-        waited = state.epoch - state.best_epoch
-        state.finished = state.epoch == self.config.max_epochs or waited >= self.config.patience
-        self._write_state(state)
+        epochs_without_gain = state.epoch - state.best_epoch
+        state.finished = state.epoch == self.config.max_epochs or epochs_without_gain >= self.config.patience
+        self._save(state)
         return row
 
-    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Figures:
-        """Make an epoch's steps; return what is known of it without the validation."""
+    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Metrics:
+        """Make the steps of one epoch; return its training metrics."""
         self.model.train()
         started, nats, count, rate = time.perf_counter(), 0.0, 0, 0.0
         for rows in length_batches(self.train.lengths, self.config.batch_size, rng):
@@ -228,7 +233,7 @@ class _Run:
             tokens = int(self.train.lengths[rows].sum()) + len(rows)
             nats, count = nats + loss * tokens, count + tokens
             step = self.optimizer.steps_done
-            if step % _STEPS_A_POINT == 0:
+            if step % _LOG_EVERY_STEPS == 0:
                 board.add_scalar("step/train_loss", loss, step)
                 board.add_scalar("step/learning_rate", rate, step)
             self.progress("teacher", min(step, self.total_steps - 1), self.total_steps, {"train_loss": loss})
@@ -241,7 +246,7 @@ class _Run:
         }
 
     def step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
-        """Return the loss and the learning rate of one step."""
+        """Make one optimizer step; return its loss and learning rate."""
         with self.optimizer.autocast():
             loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
         value = loss.item()
@@ -256,7 +261,7 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Return the mean of -log p over all tokens of the validation sequences."""
+        """Return the mean negative log-likelihood of the validation sequences, in nats per token."""
         self.model.eval()
         nats = 0.0
         for rows in length_batches(self.val.lengths, _VALIDATION_BATCH):
@@ -268,37 +273,25 @@ class _Run:
             raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
         return loss
 
-    def _write_state(self, state: _State) -> None:
-        content: dict[str, Any] = {"made_from": self.made_from, "state": asdict(state)}
+    def _save(self, state: _State) -> None:
+        content: dict[str, Any] = {"state": asdict(state)}
         if not state.finished:
             content |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         with atomic_path(self.folder / HISTORY_FILE) as file:
             file.write_text(json.dumps(state.history, indent=1) + "\n", encoding="utf-8")
-        with atomic_path(self.folder / STATE_FILE) as file:
-            torch.save(content, file)
+        self.state_file.save(content)
 
-    def _read_state(self) -> _State | None:
-        file = self.folder / STATE_FILE
-        if not file.is_file():
-            return None
-        try:
-            content = torch.load(file, map_location=self.device, weights_only=True)
-            if content["made_from"] != self.made_from:
-                return None
-            state = _State(**content["state"])
-            if not state.finished:
-                self.model.load_state_dict(content["model"])
-                self.optimizer.load_state_dict(content["optimizer"])
-        except Exception as error:  # noqa: BLE001  a damaged file can fail in any way
-            raise TrainingError(
-                f"{file}: damaged ({type(error).__name__}). Remove it to start the training afresh."
-            ) from None
+    def _restore(self, content: dict[str, Any]) -> _State:
+        state = _State(**content["state"])
+        if not state.finished:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
         return state
 
 
 @contextmanager
 def _tensorboard(folder: Path, state: _State) -> Iterator[SummaryWriter]:
-    """Give a writer; curves of steps that a killed run had not finished are cut off."""
+    """Yield a writer that discards the points of steps after the last complete epoch."""
     from torch.utils.tensorboard import SummaryWriter
 
     steps = int(state.history[-1]["step"]) if state.history else 0

@@ -1,4 +1,4 @@
-"""The layout of heads: valid steps to padded places and back, with the gradients torch's own gathers give."""
+"""HeadLayout maps valid steps to padded arrays and back, with the gradients of torch's indexing."""
 
 import torch
 from hypothesis import given
@@ -14,7 +14,7 @@ from hoser_kd.hoser.attention import HeadLayout
     width=st.integers(1, 4),
     seed=st.integers(0, 2**31),
 )
-def test_spread_and_gather_are_the_plain_indexing(lengths, heads, parts, width, seed):
+def test_spread_and_gather_equal_plain_indexing(lengths, heads, parts, width, seed):
     torch.manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     layout = HeadLayout.of(mask, heads)

@@ -1,4 +1,4 @@
-"""Checkpoints: published ones in and out, our own, and what is refused."""
+"""Checkpoints: published and own formats round-trip; other files are refused."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_round_trips_keep_every_number(small_city, small_model, tmp_path):
     assert sorted(p.name for p in (tmp_path / "student").iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_features_of_the_loaded_checkpoint_are_its_own(small_city, small_model, tmp_path):
-    """The reading of the angle is no part of a published file: it is what the caller says."""
+def test_the_candidate_angle_is_an_argument(small_city, small_model, tmp_path):
+    """A published file does not contain the variant of the angle; the caller sets it."""
     export_checkpoint(small_model, tmp_path / "model.pth")
     true = load_checkpoint(tmp_path / "model.pth", small_city.network, candidate_angle="true_bearing")
     batch = collate(small_city.trips["test"], np.arange(6))
@@ -56,18 +56,18 @@ def test_features_of_the_loaded_checkpoint_are_its_own(small_city, small_model, 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no such file"),
         (b"", "damaged"),
         (b"no checkpoint at all", "damaged|something else"),
     ],
 )
-def test_unreadable_files_are_refused(small_city, tmp_path, content, said):
+def test_unreadable_files_are_refused(small_city, tmp_path, content, message):
     path = tmp_path / "x.pth"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path, small_city.network)
     assert "x.pth" in str(caught.value)
 
@@ -94,16 +94,16 @@ def test_code_in_a_file_is_not_run(small_city, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ({"model": {"a": torch.ones(1)}}, "bare state dict"),
-        ({"transformer.wte.weight": torch.ones(3, 2)}, "no weights of HOSER"),
+        ({"transformer.wte.weight": torch.ones(3, 2)}, "not a state dict of HOSER"),
         ([torch.ones(1)], "bare state dict"),
     ],
 )
-def test_other_kinds_are_refused(small_city, tmp_path, state, said):
+def test_other_kinds_are_refused(small_city, tmp_path, state, message):
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "x.pth", small_city.network)
 
 
@@ -126,7 +126,7 @@ def test_another_network_is_refused(small_city, small_model, tmp_path):
     stretched = replace(small_city.network, length_m=lengths)
     with pytest.raises(CheckpointError, match="lengths of the roads differ"):
         load_checkpoint(tmp_path / "x.pth", stretched)
-    with pytest.raises(CheckpointError, match="lie in another zone"):
+    with pytest.raises(CheckpointError, match="are in another zone"):
         load_checkpoint(tmp_path / "x.pth", small_city.network, (small_city.zones + 1) % 6)
     save(small_model, tmp_path / "student")
     with pytest.raises(CheckpointError, match="the network has 48"):

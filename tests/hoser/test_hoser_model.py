@@ -1,4 +1,4 @@
-"""HOSER against the plain transcription, and what its shortcuts must not change."""
+"""HOSER equals a plain transcription of the published code; its optimizations do not change results."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_restricted_encoder_equals_full_graph(small_model):
         torch.testing.assert_close(restricted, full, rtol=1e-5, atol=1e-6)
 
 
-def test_gat_gradient_is_the_numerical_one():
+def test_gat_gradient_equals_numerical_gradient():
     from hoser_kd.hoser.graph_layers import _NeighborAttention, road_edges
 
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_gat_gradient_is_the_numerical_one():
 
 
 def test_padding_is_never_read(small_city, small_model):
-    """A trip's answer does not depend on what is beside it, nor on how the padding is filled."""
+    """Predictions for a trip depend neither on other trips in the batch nor on the values in padding."""
     trips = small_city.trips["test"]
     order = np.argsort(trips.lengths)
     short, long = order[0], order[-1]
@@ -173,11 +173,11 @@ def test_bf16_is_near_and_loss_is_float32(small_city, small_model):
     assert next_step_loss(rough).dtype == torch.float32
 
 
-def test_time_scale_is_asked_for(small_city):
-    model = HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions, max_len=8)
+def test_time_scale_is_required(small_city, small_model):
+    without_scale = HOSER.build(TINY, small_city.network, small_city.zones, small_city.transitions, max_len=8)
     with pytest.raises(ValueError, match="log1p_mean"):
-        _ = model.time_scale
-    model.set_time_scale(3.0, 0.5)
+        _ = without_scale.time_scale
+    model = small_model
     assert model.time_scale.seconds(torch.tensor([0.0, -100.0])).tolist() == pytest.approx([np.expm1(3.0), 0.0])
 
 
@@ -214,8 +214,8 @@ def test_road_graph_equals_brute_force():
     assert road_graph(network).T.tolist() == [list(pair) for pair in expected]
 
 
-def test_loop_road_and_lonely_road():
-    """A road that ends where it starts meets its neighbors once; a road that touches none has no pair."""
+def test_loop_road_and_isolated_road():
+    """A loop road is paired with each neighbor once; an isolated road has no pair."""
     lines = [[[0, 0], [0, 1], [0, 0]], [[0, 0], [1, 1]], [[5, 5], [6, 6]]]
     network = RoadNetwork(
         offsets_of(np.array([3, 2, 2])),

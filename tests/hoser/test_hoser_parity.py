@@ -1,4 +1,4 @@
-"""The published code's numbers: features, batches and outputs of both checkpoints."""
+"""Parity with the published code: features, batches and outputs of both checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One road at a time gives what the whole trip gives."""
+"""Incremental inference equals the forward pass over the whole trip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def one(*values):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_steps_equal_the_full_forward(small_city, small_model, compiled):
-    """Trips of different lengths, extended together, in slots that other trips have used before."""
+    """Trips of different lengths are extended together, in slots that other trips used before."""
     small_model.eval()
     batch = collate(small_city.trips["test"], np.arange(10))
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_steps_equal_the_full_forward(small_city, small_model, compiled):
         assert tree.path(int(slot))[0].tolist() == small_city.trips["test"].roads(row)[:-1].tolist()
 
 
-def test_slots_are_used_again(small_model):
+def test_slots_are_reused(small_model):
     decoder = Decoder(small_model)
     tree = decoder.tree(capacity=2)
     first = decoder.step(tree, one(-1, -1), one(3, 4), one(0, 0), one(0, 0), one(9, 9))
@@ -51,7 +51,7 @@ def test_slots_are_used_again(small_model):
 
 
 def test_dead_end_has_no_candidate(small_city, small_model):
-    """A road that nothing follows gets a row without candidates, alone or among others."""
+    """A road without successors has a row without candidates, alone or among others."""
     tables = small_model.tables
     start = tables.successor_start.clone()
     gone = int(start[6] - start[5])

@@ -1,6 +1,6 @@
-"""What the published HOSER does that one would not expect: each kept, mended or offered as a choice, and held here.
+"""Unexpected behavior of the published HOSER code, each kept, fixed or made an option.
 
-Held elsewhere: dead ends and bad rows (test_generator, test_trajectories), lists of road classes (test_road_network),
+Tested elsewhere: dead ends and bad rows (test_generator, test_trajectories), lists of road classes (test_road_network),
 the published EDR and its overflow bin (test_metrics), plain numbers in generated CSV and OD sources (test_generator).
 """
 
@@ -29,8 +29,8 @@ def tables(network, angle="published", intervals="published"):
 
 
 @pytest.mark.parametrize(("reading", "order"), [("true_bearing", (0, 1)), ("published", (1, 0))])
-def test_candidate_angle_published_takes_longitude_for_latitude(reading, order):
-    """Both readings: the published one, which published weights need, and the bearing as it is on the map."""
+def test_published_candidate_angle_swaps_longitude_and_latitude(reading, order):
+    """An option: the published variant, which published weights require, and the true bearing."""
     network = grid_network(5)
     road, destination = 3, network.num_roads - 2
     candidate, _, _, _, angle = tables(network, reading).metrics(torch.tensor([road]), torch.tensor([destination]))
@@ -47,8 +47,8 @@ def test_candidate_angle_published_takes_longitude_for_latitude(reading, order):
     assert other.metrics(torch.tensor([road]), torch.tensor([destination]))[4].tolist() != pytest.approx(expected)
 
 
-def test_time_loss_is_of_log_seconds_and_figures_beside_it_are_of_seconds():
-    """Kept in the loss: 30 s for 60 s costs 0.165. The figures of a student tell the 30 s as well."""
+def test_time_loss_is_of_log_seconds_and_metrics_are_of_seconds():
+    """Kept in the loss: predicting 30 s for 60 s costs 0.165. The metrics also include errors in seconds."""
     one = torch.ones(1, 1)
     scale = TimeScale(0.0, 1.0)
     output = StudentOutput(
@@ -62,47 +62,47 @@ def test_time_loss_is_of_log_seconds_and_figures_beside_it_are_of_seconds():
     assert time_loss(output, scale).item() == pytest.approx(0.1647, abs=1e-4)
 
     class Half:
-        """A student that predicts half of a minute."""
+        """A student that predicts 30 s."""
 
         training, device, time_scale = False, torch.device("cpu"), scale
         eval = train = lambda self, *_: self
         __call__ = staticmethod(lambda batch: output)
 
     network = grid_network(3)
-    figures = evaluate_student(Half(), random_trips(network, 1, lengths=(2, 2)))
-    assert figures["time_mae_s"] == pytest.approx(30, rel=1e-5)
-    assert figures["time_mape"] == pytest.approx(0.5, rel=1e-5)
-    assert figures["time_log_mape"] == pytest.approx(0.1647, abs=1e-4)
+    metrics = evaluate_student(Half(), random_trips(network, 1, lengths=(2, 2)))
+    assert metrics["time_mae_s"] == pytest.approx(30, rel=1e-5)
+    assert metrics["time_mape"] == pytest.approx(0.5, rel=1e-5)
+    assert metrics["time_log_mape"] == pytest.approx(0.1647, abs=1e-4)
 
 
 def test_weekend_is_that_of_the_first_point_and_negates_the_time_of_day():
-    """Kept. A trip from Friday into Saturday counts as Friday's; a weekend midnight is -0.0, which nothing can see."""
+    """Kept: a trip from Friday to Saturday counts as Friday; midnight at a weekend is -0.0, which equals 0.0."""
     friday_night = torch.tensor([[SATURDAY_S - 60, SATURDAY_S + 60]])
     assert (time_of_day(friday_night, friday_night[:, 0]) > 0).all()
     saturday = torch.tensor([[SATURDAY_S, SATURDAY_S + 43_200]])
-    told = time_of_day(saturday, saturday[:, 0])
-    assert told[0, 1] == -0.5
-    assert told[0, 0] == 0
-    assert torch.signbit(told[0, 0])
+    clock = time_of_day(saturday, saturday[:, 0])
+    assert clock[0, 1] == -0.5
+    assert clock[0, 0] == 0
+    assert torch.signbit(clock[0, 0])
     monday = saturday + 2 * 86_400
     assert (time_of_day(monday, monday[:, 0]) >= 0).all()
 
 
-def test_weekend_midnight_reads_as_any_other(small_model):
+def test_weekend_midnight_equals_any_other(small_model):
     encoder = small_model.trajectory_encoder.temporal_encoder
     assert torch.equal(encoder(torch.tensor([-0.0])), encoder(torch.tensor([0.0])))
 
 
-def test_intervals_forget_the_day_unless_asked_not_to():
-    """A choice: from 23:59 to 00:01 the published reading counts the longest interval there is, `elapsed` 2 min."""
+def test_published_intervals_ignore_the_date():
+    """An option: from 23:59 to 00:01 is the maximum interval in the published variant, and 2 min in `elapsed`."""
     times = torch.tensor([[86_340, 86_460]])
     assert tables(grid_network(3)).pair_intervals(times)[0, 0, 1] == 1.0
     true = tables(grid_network(3), intervals="elapsed").pair_intervals(times)[0, 0, 1]
     assert true.item() == pytest.approx(2 / 5)
 
 
-def test_batches_are_made_again_without_touching_the_trips(small_city):
-    """Mended: padding in place made the second epoch another one."""
+def test_collate_does_not_change_the_trips(small_city):
+    """Fixed: padding in place changed the second epoch."""
     trips = small_city.trips["train"]
     before = [part.copy() for part in (trips.offsets, trips.road_ids, trips.times)]
     rows = np.array([4, 9, 1])
@@ -114,8 +114,8 @@ def test_batches_are_made_again_without_touching_the_trips(small_city):
         np.testing.assert_array_equal(was, now)
 
 
-def test_padding_is_no_road_and_no_best_candidate(small_city, small_model):
-    """Mended: padding was road 0 at the best distance there is."""
+def test_padding_is_not_a_candidate(small_city, small_model):
+    """Fixed: padding was road 0 at the best possible distance."""
     output = small_model(collate(small_city.trips["train"], np.arange(6)))
     nothing = ~output.candidate_mask
     assert nothing.any()
@@ -124,7 +124,7 @@ def test_padding_is_no_road_and_no_best_candidate(small_city, small_model):
 
 
 def test_zone_weights_are_normalized_twice():
-    """Kept: by traffic of the zones first, then once more by the layer, self-loops of weight 1 included."""
+    """Kept: first by the traffic of the zones, then again in the layer, including self-loops of weight 1."""
     edges, weights = zone_graph(np.array([[0, 4], [1, 0]]))
     assert weights.tolist() == [2.0, 0.5]
     graph = zone_edges(torch.from_numpy(edges), torch.from_numpy(weights), 2)
@@ -133,9 +133,8 @@ def test_zone_weights_are_normalized_twice():
     assert graph.attribute.tolist() == pytest.approx([0.5 / np.sqrt(3 * 1.5), 1 / 1.5, 2 / np.sqrt(3 * 1.5), 1 / 3])
 
 
-def test_nothing_is_held_for_each_pair_of_roads():
-    """Mended: adjacency and distances of roads x roads took 6.4 GB at 40,000 roads. Four times the roads, four times
-    the bytes."""
+def test_memory_grows_linearly_with_roads():
+    """Fixed: (N, N) adjacency and distances took 6.4 GB at 40,000 roads."""
     size = {}
     for blocks in (8, 16):
         network = grid_network(blocks)
@@ -150,7 +149,7 @@ def test_nothing_is_held_for_each_pair_of_roads():
 
 @pytest.mark.parametrize("what", ["road", "zone"])
 def test_vectors_of_roads_and_zones_are_trained(small_city, small_model, what):
-    """Mended: computed once without a gradient, a third of the student never learned."""
+    """Fixed: road and zone vectors were computed once without gradient, so a third of the weights was not trained."""
     output = small_model(collate(small_city.trips["train"], np.arange(6)))
     next_step_loss(output).backward()
     encoder = small_model.road_network_encoder

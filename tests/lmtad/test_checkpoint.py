@@ -1,4 +1,4 @@
-"""Every layout of a teacher's file loads; everything else is refused, by name and without harm."""
+"""Checkpoints of all known layouts load; anything else is refused with its name, and no code is run."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def test_weights_only_layout(tmp_path, model):
     assert torch.equal(checkpoint.model(tokens), model(tokens))
 
 
-def test_old_masks_among_the_weights_are_left_out(tmp_path, model):
+def test_stored_causal_masks_are_ignored(tmp_path, model):
     weights = {**model.state_dict(), "transformer.h.0.attn.bias": torch.ones(1, 1, 12, 12)}
     path = write(tmp_path / "a.pt", {"state_dict": weights, "model_config": asdict(CONFIG)})
     assert same_weights(load_checkpoint(path).model, model)
 
 
 @pytest.mark.parametrize("name", ["lmtad_ckpt", "lmtad_ckpt_orig_mod", "lmtad_ckpt_official_vocab"])
-def test_published_files_survive_saving_here(golden, tmp_path, name):
+def test_published_files_round_trip(golden, tmp_path, name):
     before = load_checkpoint(golden / f"{name}.pt")
     save(before, tmp_path / "teacher")
     for path in (tmp_path / "teacher", tmp_path / "teacher" / "model.safetensors"):
@@ -147,7 +147,7 @@ def test_a_failed_write_leaves_the_previous_version(tmp_path, model, monkeypatch
 
 
 class Touch:
-    """Pickles as a call."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -270,17 +270,17 @@ def not_finite(path, model):
         (other_archive, "not a readable torch.save file"),
         (a_students_file, "not an LM-TAD checkpoint.*it holds transformer.wte.weight"),
         (a_number, "not an LM-TAD checkpoint.*it holds int"),
-        (other_architecture, "not LM-TAD's weights"),
+        (other_architecture, "not weights of LM-TAD"),
         (missing_weight, r"`transformer.h.1.ln_2.weight` has shape none: it is missing.*\(8,\)"),
-        (wrong_config, r"has shape \(28, 8\), the model's config asks for \(28, 16\)"),
+        (wrong_config, r"has shape \(28, 8\); the model's config requires \(28, 16\)"),
         (unusable_config, "n_embd 8 is not a multiple of n_head 3"),
         (no_heads, "has no `n_head`"),
-        (too_many_layers, "says 1000000000 layers, the weights have 2"),
+        (too_many_layers, "states 1000000000 layers, the weights have 2"),
         (untied, "differ"),
-        (not_finite, "`transformer.ln_f.weight` holds numbers that are not finite"),
+        (not_finite, "`transformer.ln_f.weight` holds values that are not finite"),
     ],
 )
-def test_other_files_are_refused_with_one_clear_error(tmp_path, model, spoil, text):
+def test_other_files_are_refused(tmp_path, model, spoil, text):
     spoil(tmp_path / "a.pt", model)
     with pytest.raises(CheckpointError, match=f"^{tmp_path / 'a.pt'}: .*{text}"):
         load_checkpoint(tmp_path / "a.pt")
@@ -302,7 +302,7 @@ def test_missing_files_are_named(tmp_path, model):
         load_checkpoint(tmp_path)
 
 
-def test_pad_elsewhere_is_told(tmp_path, model):
+def test_another_pad_token_is_warned_of(tmp_path, model):
     path = write(
         tmp_path / "a.pt", {"state_dict": model.state_dict(), "model_config": {**asdict(CONFIG), "pad_token": 0}}
     )
@@ -322,17 +322,17 @@ def test_grids_that_do_not_fit_are_refused_naming_both(golden):
 
 
 def test_description(golden, model):
-    said = describe(load_checkpoint(golden / "lmtad_ckpt_official_vocab.pt"))
-    assert said["missing"] == ["min_lat", "max_lat", "min_lng", "max_lng", "cell_lat", "cell_lng"]
-    sizes = [said[name] for name in ("layers", "heads", "width", "vocabulary", "grid")]
+    about = describe(load_checkpoint(golden / "lmtad_ckpt_official_vocab.pt"))
+    assert about["missing"] == ["min_lat", "max_lat", "min_lng", "max_lng", "cell_lat", "cell_lng"]
+    sizes = [about[name] for name in ("layers", "heads", "width", "vocabulary", "grid")]
     assert sizes == [2, 2, 32, 114, (51, 158)]
-    assert not said["bounds_known"]
-    assert said["grid_fits"] is False
+    assert not about["bounds_known"]
+    assert about["grid_fits"] is False
     known = {"min_lat": 1.0, "max_lat": 2.0, "min_lng": 1.0, "max_lng": 2.0}
-    said = describe(LMTADCheckpoint(model, CONFIG, known))
-    assert (said["bounds_known"], said["missing"]) == (True, ["cell_lat", "cell_lng"])
-    said = describe(LMTADCheckpoint(model, CONFIG, {**known, "grid_size": 0.1}))
-    assert said["bounds_known"]
-    assert (said["missing"], said["grid"], said["grid_fits"]) == ([], None, None)
-    assert said["parameters"] == 28 * 8 + 12 * 8 + 2 * (2 * 8 + 12 * 8 * 8) + 8
-    json.dump(said, io.StringIO())
+    about = describe(LMTADCheckpoint(model, CONFIG, known))
+    assert (about["bounds_known"], about["missing"]) == (True, ["cell_lat", "cell_lng"])
+    about = describe(LMTADCheckpoint(model, CONFIG, {**known, "grid_size": 0.1}))
+    assert about["bounds_known"]
+    assert (about["missing"], about["grid"], about["grid_fits"]) == ([], None, None)
+    assert about["parameters"] == 28 * 8 + 12 * 8 + 2 * (2 * 8 + 12 * 8 * 8) + 8
+    json.dump(about, io.StringIO())

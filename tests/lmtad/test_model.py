@@ -1,4 +1,4 @@
-"""The teacher against the published code's outputs, and its own ways of computing one thing."""
+"""The teacher equals the published code, with and without cache, window and padding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model():
 
 
 def batch(published, config):
-    """The fixture's batch with the special tokens where this vocabulary has them."""
+    """Batch of the fixture with the special tokens of this vocabulary."""
     ids = torch.tensor(published["ids"])
     return torch.where(ids >= 100, ids - 103 + config.vocab_size, ids)
 
@@ -45,7 +45,7 @@ def test_outputs_equal_the_published_code(golden, published, name):
     close(model.log_perplexity(tokens_BT), published[f"{name}_log_perplexity_slow"])
 
 
-def test_integer_positions_give_what_a_batch_of_one_gives(golden, published):
+def test_integer_positions_equal_a_batch_of_one(golden, published):
     with pytest.warns(UserWarning, match="integer_poe"):
         model = load_checkpoint(golden / "lmtad_ckpt_integer_poe.pt").model
     tokens_BT = torch.tensor(published["ids"])
@@ -74,8 +74,8 @@ def test_cached_and_uncached_distributions_agree(model, tokens, data):
     close(probabilities[0], model.predict_next_distribution(tokens))
 
 
-def test_one_more_token_computes_one_token(model, monkeypatch):
-    """With a cache the blocks see the new token alone, whatever was before it."""
+def test_a_cached_step_computes_only_the_new_token(model, monkeypatch):
+    """With a cache, blocks receive only the new token."""
     seen = []
     block = model.transformer.h[0].forward
     monkeypatch.setattr(model.transformer.h[0], "forward", lambda x, *rest: seen.append(x.shape[1]) or block(x, *rest))
@@ -94,7 +94,7 @@ def test_half_precision_on_a_cpu_is_float32(model):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_half_precision_on_a_gpu_is_close_and_cached_alike(model):
+def test_half_precision_on_a_gpu_is_close_with_and_without_cache(model):
     import copy
 
     teacher, history = copy.deepcopy(model).cuda(), [32, 4, 5, 6]
@@ -111,7 +111,7 @@ def test_half_precision_on_a_gpu_is_close_and_cached_alike(model):
 def test_a_full_cache_refuses_more(model):
     cache = model.start_cache(capacity=2)
     model.extend_next_distribution(torch.tensor([[32, 1]]), cache)
-    with pytest.raises(ValueError, match="3 tokens does not fit 2"):
+    with pytest.raises(ValueError, match="3 tokens is too long: at most 2 fit"):
         model.extend_next_distribution(torch.tensor([[1]]), cache)
     assert cache.length == 2
 
@@ -119,14 +119,14 @@ def test_a_full_cache_refuses_more(model):
 def test_histories_beyond_the_context_keep_its_last_tokens(model):
     history = torch.randint(0, 30, (27,))
     close(model.predict_next_distribution(history), model.predict_next_distribution(history[-20:]))
-    with pytest.raises(ValueError, match="21 tokens does not fit 20"):
+    with pytest.raises(ValueError, match="21 tokens is too long: at most 20 fit"):
         model(history[None, :21])
     for tokens, window in (([], None), ([[1, 2]], None), ([1, 2], 0)):
         with pytest.raises(ValueError, match=r"history_tokens|window"):
             model.predict_next_distribution(tokens, window)
 
 
-def test_padding_on_the_right_changes_nothing(model):
+def test_right_padding_has_no_effect(model):
     tokens_BT = torch.tensor([[32, 5, 6, 31, 30, 30, 30]])
     with torch.no_grad():
         close(model(tokens_BT)[:, :4], model(tokens_BT[:, :4]))
@@ -134,7 +134,7 @@ def test_padding_on_the_right_changes_nothing(model):
     assert (model.token_nll(tokens_BT)[0, 3:] == 0).all()
 
 
-def test_the_loss_in_parts_is_the_plain_one(monkeypatch):
+def test_the_chunked_loss_equals_the_plain_loss(monkeypatch):
     monkeypatch.setattr("hoser_kd.lmtad.model.TRAINED_AT_ONCE", 8)  # 30 tokens are then several parts, the last short
     torch.manual_seed(0)
     model = LMTAD(LMTADConfig(block_size=20, vocab_size=33, n_layer=2, n_head=2, n_embd=16))
@@ -157,7 +157,7 @@ def test_the_loss_in_parts_is_the_plain_one(monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_loss_has_the_gradient_of_every_weight():
+def test_every_weight_has_a_gradient():
     model = LMTAD(LMTADConfig(block_size=8, vocab_size=13, n_layer=2, n_head=2, n_embd=8, bias=True, dropout=0.1))
     model.loss(torch.tensor([[12, 1, 2, 11]])).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -172,12 +172,12 @@ def test_loss_has_the_gradient_of_every_weight():
         ({"n_layer": 0}, "n_layer is 0"),
     ],
 )
-def test_shapes_that_cannot_be_built_are_refused(change, text):
+def test_invalid_sizes_are_refused(change, text):
     with pytest.raises(ConfigError, match=text):
         LMTADConfig(**{"block_size": 8, "vocab_size": 13, "n_layer": 1, "n_head": 2, "n_embd": 16, **change})
 
 
-def test_learned_positions_warn_of_nothing():
+def test_learned_positions_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LMTAD(LMTADConfig(block_size=8, vocab_size=13, n_layer=1, n_head=1, n_embd=4))

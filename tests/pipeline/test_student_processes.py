@@ -178,5 +178,5 @@ def test_labels_made_from_something_else_are_refused_before_any_training(inputs,
         labels = SoftLabels.load(source / f"{split}.arrow")
         labels.save(folder / f"{split}.arrow", {**labels.fingerprint, part: "another"})
     other = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
-    with pytest.raises(StoreError, match=f"made from something else: {said} differ"):
+    with pytest.raises(StoreError, match=f"computed from other inputs: {said} differ"):
         distilled_student(run_of(other, in_processes(1), tmp_path / "student"))

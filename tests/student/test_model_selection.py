@@ -13,9 +13,9 @@ import torch
 from hoser_cities import TINY
 from test_training import train, weights
 
-from hoser_kd import hoser
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.config.schema import CityConfig, StudentConfig
 from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
@@ -140,7 +140,7 @@ def test_the_best_epoch_by_the_rule_is_kept(small_city, tmp_path, by):
     kept = {}
 
     def keep(metrics):
-        state = hoser.checkpoint.read_tensors(tmp_path / "state.pt")
+        state = read_tensors(tmp_path / "state.pt")
         kept[metrics["epoch"]] = state["model"]
 
     result = train(small_city, tmp_path, WATCHED.model_copy(update={"select_by": by}), on_epoch=keep)

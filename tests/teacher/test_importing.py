@@ -1,4 +1,4 @@
-"""`hoser-kd import-teacher`: says what a file holds and lacks, converts it, and refuses the rest in one line."""
+"""`hoser-kd import-teacher` describes and converts a file, lists missing settings, and refuses other files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BOUNDS = {"min_lat": 41.0, "max_lat": 41.0045, "min_lng": -8.0, "max_lng": -7.99
 
 @pytest.fixture
 def call(capsys, tmp_path, monkeypatch):
-    """The command in an empty folder: status, output and errors."""
+    """Runs the command in an empty folder; returns status, output and errors."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
         status = main(["import-teacher", *map(str, arguments)])
-        said = capsys.readouterr()
-        return status, said.out, said.err
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return run
 
@@ -58,7 +58,7 @@ GOLDEN = {
 def test_published_files_are_described_and_converted(golden, call, tmp_path, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning is a line of the answer, not one of Python's
-        status, said, error = call(golden / f"{name}.pt", "--out", tmp_path / "teacher")
+        status, output, error = call(golden / f"{name}.pt", "--out", tmp_path / "teacher")
     assert (status, error) == (0, "")
     for part in (
         *GOLDEN[name],
@@ -67,7 +67,7 @@ def test_published_files_are_described_and_converted(golden, call, tmp_path, nam
         "bounds: not in the file",
         "needs: `bounds` (min_lat, max_lat, min_lng, max_lng) and `cell_size_m`, or `cell_lat`",
     ):
-        assert part in said
+        assert part in output
     assert {file.name for file in (tmp_path / "teacher").iterdir()} == {"model.safetensors", "config.json"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,10 +82,10 @@ def test_the_folder_is_named_as_the_file_and_importing_it_changes_nothing(golden
     assert call(golden / "lmtad_ckpt.pt")[0] == 0
     written = (tmp_path / "lmtad_ckpt" / "model.safetensors").stat()
     for again in ("lmtad_ckpt", "lmtad_ckpt/model.safetensors", "lmtad_ckpt/config.json"):
-        status, said, _ = call(again)
+        status, output, _ = call(again)
         assert status == 0
-        assert "10 × 10 = 100 cells" in said
-        assert said.endswith("written: nothing, it is in this form already\n")
+        assert "10 × 10 = 100 cells" in output
+        assert output.endswith("written: nothing, it is in this format already\n")
     assert (tmp_path / "lmtad_ckpt" / "model.safetensors").stat() == written
 
 
@@ -96,7 +96,7 @@ def weights_only(path, model, **dataset_config):
 
 
 @pytest.mark.parametrize(
-    ("about", "said"),
+    ("about", "lines"),
     [
         (
             {},
@@ -109,12 +109,12 @@ def weights_only(path, model, **dataset_config):
         ),
         (
             {**BOUNDS, "grip_size": (5, 5)},
-            ["bounds: known", "needs: `cell_size_m`, or `cell_lat` and `cell_lng`, those"],
+            ["bounds: known", "needs: `cell_size_m`, or `cell_lat` and `cell_lng` of its training"],
         ),
         (
             {**BOUNDS, "grip_size": (4, 4), "grid_size": 0.001},
             ["bounds: known", "9 labels unused", "needs: nothing"],
-        ),  # the labels say that grip_size is the one to doubt
+        ),  # the number of labels contradicts grip_size
         ({**BOUNDS, "grip_size": (4, 5), "grid_size": 0.001}, ["20 cells, as written in the file, 5 labels unused"]),
         ({**BOUNDS, "grip_size": (5, 5), "grid_size": 0.001}, ["extent: 41 to 41.0045 north", "needs: nothing"]),
         (
@@ -129,23 +129,23 @@ def weights_only(path, model, **dataset_config):
         ({"min_lat": "north"}, ["needs: a file whose settings can be read. The grid's min_lat is 'north'"]),
         ({"grip_size": 7}, ["The grid's grip_size is 7: it must be rows and columns"]),
         ({"grip_size": ("a", "b")}, ["grip_size is 'a': it must be a number"]),
-        ({"kind": "roads", "grip_size": (1, 25)}, ["tokens: one a road", "needs: `kind: roads`"]),
+        ({"kind": "roads", "grip_size": (1, 25)}, ["tokens: one per road", "needs: `kind: roads`"]),
         (
             {**BOUNDS, "cell_lat": 0.001, "cell_lng": 0.001, "occupied_cells": list(range(25))},
-            ["cells: 25 of the grid's have a token", "needs: nothing"],
+            ["cells: 25 cells of the grid have a token", "needs: nothing"],
         ),
     ],
 )
-def test_what_a_file_needs_is_told_also_where_its_grid_does_not_fit(call, tmp_path, model, about, said):
+def test_missing_settings_are_listed_even_if_the_grid_does_not_fit(call, tmp_path, model, about, lines):
     status, out, error = call(weights_only(tmp_path / "a.pt", model, **about))
     assert (status, error) == (0, "")
-    for part in said:
+    for part in lines:
         assert part in out
     assert (tmp_path / "a" / "config.json").is_file()
 
 
 class Call:
-    """Pickles as a call."""
+    """An object that pickles as a function call."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -186,7 +186,7 @@ def students(path, model):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (hostile, "refused, because it names `posix.system`"),
         (truncated, "truncated"),
@@ -197,31 +197,31 @@ def students(path, model):
         (students, "not an LM-TAD checkpoint"),
     ],
 )
-def test_other_files_are_one_clear_error_and_leave_nothing(call, tmp_path, model, spoil, said):
+def test_other_files_are_refused_and_nothing_is_written(call, tmp_path, model, spoil, message):
     path = tmp_path / "a.pt"
     spoil(path, model)
     before = set(tmp_path.iterdir())
     status, out, error = call(path)
     assert (status, out) == (2, "")
     assert error.startswith(f"hoser-kd: {path}")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
 
 
-def test_other_peoples_files_are_not_replaced(call, tmp_path, model):
+def test_other_files_in_the_folder_are_not_replaced(call, tmp_path, model):
     file = weights_only(tmp_path / "a.pt", model)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     (tmp_path / "name").write_text("")
-    for out, said in (
+    for out, message in (
         ("mine", "holds other files"),
-        ("name", "there is a file of this name"),
+        ("name", "a file of this name exists"),
         ("name/below", "cannot be written"),
     ):
         status, _, error = call(file, "--out", out)
         assert status == 2
-        assert said in error
+        assert message in error
     assert (tmp_path / "mine" / "config.json").read_text() == "{}"
     shutil.rmtree(tmp_path / "mine")
     assert call(file, "--out", "mine")[0] == call(file, "--out", "mine")[0] == 0

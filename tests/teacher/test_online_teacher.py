@@ -1,4 +1,4 @@
-"""Asking the teacher during training gives the loss that stored labels give."""
+"""Online distillation has the same loss as stored labels."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def test_the_loss_is_that_of_stored_labels(city, window, steps):
         SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
     )
     stored = StoredLabels(label(teacher, tokens, trips, network, window), trips)
-    asked = OnlineTeacher(teacher, tokens, network, window)
+    online = OnlineTeacher(teacher, tokens, network, window)
     config = DistillConfig(window=window, sample_steps_per_trace=steps)
     for rows in (np.arange(8), np.array([23, 3, 11])):
         batch = collate(trips, rows)
         output = model(batch)
-        losses = [Distillation(config, source).loss(batch, output, epoch=0) for source in (stored, asked)]
+        losses = [Distillation(config, source).loss(batch, output, epoch=0) for source in (stored, online)]
         torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
 
 
-def test_a_student_trains_with_the_teacher_in_the_loop(city, tmp_path):
+def test_a_student_trains_with_an_online_teacher(city, tmp_path):
     network, teacher, tokens, trips = city
     zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
     histories = [
@@ -75,7 +75,7 @@ def test_a_student_trains_with_the_teacher_in_the_loop(city, tmp_path):
         assert online["nll"] == pytest.approx(stored["nll"], abs=1e-4)
 
 
-def test_the_students_autocast_does_not_reach_the_teacher(city):
+def test_the_students_autocast_does_not_apply_to_the_teacher(city):
     network, teacher, tokens, trips = city
     torch.manual_seed(1)
     model = HOSER.build(
@@ -83,34 +83,34 @@ def test_the_students_autocast_does_not_reach_the_teacher(city):
     )
     batch = collate(trips, np.arange(8))
     candidates = model(batch).candidates
-    asked = OnlineTeacher(teacher, tokens, network)
-    plain = asked(batch, candidates)
+    online = OnlineTeacher(teacher, tokens, network)
+    plain = online(batch, candidates)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = asked(batch, candidates)
+        inside = online(batch, candidates)
     assert torch.equal(inside, plain)
 
 
-def test_a_teacher_says_what_its_scores_depend_on(city):
+def test_the_fingerprint_of_an_online_teacher(city):
     network, teacher, tokens, trips = city
     stored = fingerprint(teacher, tokens, trips, network, 4)
-    asked = OnlineTeacher(teacher, tokens, network, 4).fingerprint
-    assert asked == {part: stored[part] for part in ("teacher", "grid", "roads", "window")}
+    online = OnlineTeacher(teacher, tokens, network, 4).fingerprint
+    assert online == {part: stored[part] for part in ("teacher", "grid", "roads", "window")}
 
 
-def test_a_batch_does_not_digest_the_teacher_anew(city, monkeypatch):
+def test_a_batch_does_not_digest_the_teacher_again(city, monkeypatch):
     network, teacher, tokens, trips = city
     torch.manual_seed(1)
     model = HOSER.build(
         SMALL, network, np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64), log1p_mean=3.0, log1p_std=0.5
     )
     batch = collate(trips, np.arange(8))
-    asked = OnlineTeacher(teacher, tokens, network)
+    online = OnlineTeacher(teacher, tokens, network)
 
     def refuse(*_):
         raise AssertionError("a digest in the training loop")
 
     monkeypatch.setattr("hoser_kd.teacher.soft_labels.digest_arrays", refuse)
-    asked(batch, model(batch).candidates)
+    online(batch, model(batch).candidates)
 
 
 def town(**distill) -> CityConfig:
@@ -135,8 +135,8 @@ def town(**distill) -> CityConfig:
     )
 
 
-def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_are_stored(tmp_path):
-    """Through the stages: the setting is all that differs, and no file of labels is written."""
+def test_online_and_stored_labels_train_the_same_students(tmp_path):
+    """Through the stages: only the setting differs, and no label file is written."""
     store, made = Store(tmp_path), {}
     for labels in ("stored", "online"):
         made[labels] = {}
@@ -167,7 +167,7 @@ def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_
     }
 
 
-def test_stored_labels_keep_the_version_they_had_before_there_was_a_choice():
+def test_the_version_of_stored_labels_does_not_depend_on_the_setting():
     assert SETTINGS["labels"](town()) == {"window": 4, "teacher_fp16": True}
     assert SETTINGS["labels"](town(labels="online")) == {"window": 4, "teacher_fp16": True, "labels": "online"}
     assert "labels" not in SETTINGS["distillation"](town(labels="online"))

@@ -1,4 +1,4 @@
-"""Perplexity equals the model's own word; outliers are made as described, and told from normal trips."""
+"""Scores equal the model's own; outliers are generated as described, and detected among normal trips."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VOCABULARY = HEIGHT * WIDTH + 3
 
 
 def rows_of_the_grid(num, seed):
-    """Trips along a row or a column of the grid, always one cell on."""
+    """Trips along a row or a column of the grid, one cell per step."""
     rng = np.random.default_rng(seed)
     trips = []
     for _ in range(num):
@@ -73,7 +73,7 @@ def test_published_log_perplexities(golden):
     np.testing.assert_allclose(score(teacher, corpus).log_perplexity, published["lmtad_ckpt_log_perplexity"], atol=1e-5)
 
 
-def test_surprise_by_cell(model):
+def test_nll_by_cell(model):
     corpus = Corpus(np.array([0, 2, 3]), np.array([5, 6, 5]))
     scores = score(model, corpus)
     mean, visits = scores.by_cell(model.config.num_labels)
@@ -83,7 +83,7 @@ def test_surprise_by_cell(model):
     assert np.isnan(mean[7])
 
 
-def test_sequences_beyond_the_context_are_left_out_and_told(model):
+def test_sequences_beyond_the_context_are_left_out(model):
     corpus = Corpus(np.array([0, 11, 13, 23]), np.arange(23) % 40)
     scores = score(model, corpus)
     assert scores.rows.tolist() == [1, 2]
@@ -115,7 +115,7 @@ def test_route_switches_move_inner_points_by_whole_levels(corpus, level, prob, s
         assert (step == 0).all()
 
 
-def test_route_switches_move_the_asked_share_in_all_directions():
+def test_route_switches_move_the_requested_share_in_all_directions():
     middle = Corpus(np.array([0, 20_000]), np.full(20_000, 2 * WIDTH + 3))
     changed = route_switches(middle, (HEIGHT, WIDTH), 2, 0.3, np.random.default_rng(0))
     moved = changed.tokens != middle.tokens
@@ -158,7 +158,7 @@ def test_points_that_would_leave_the_grid_stay():
 
 
 def test_moved_points_of_a_teacher_of_occupied_cells_land_on_cells_with_a_token():
-    """Every moved point moves: where its new cell has no token, to the nearest other cell that has one."""
+    """A point whose new cell has no token moves to the nearest other cell with a token."""
     occupied = np.array([8, 10, 22, 24, 38])  # (1, 1) (1, 3) (3, 1) (3, 3) (5, 3) of 7 columns
     trips = Corpus(np.array([0, 4]), np.array([8, 10, 24, 38]))
     changed = Corpus(trips.offsets, np.array([8, 3 * WIDTH + 3, 3 * WIDTH + 4, 38]))
@@ -170,8 +170,8 @@ def test_moved_points_of_a_teacher_of_occupied_cells_land_on_cells_with_a_token(
     assert _as_tokens(changed, trips, None, WIDTH) is changed
 
 
-def test_a_teacher_of_occupied_cells_tells_outliers_as_one_of_all_cells_does(tmp_path):
-    """Most cells of a fine grid hold no road: an outlier test that lets such points stay has no outliers."""
+def test_a_teacher_of_occupied_cells_detects_outliers_as_well(tmp_path):
+    """Most cells of a fine grid contain no road: if points did not move there, there would be no outliers."""
     rng = np.random.default_rng(0)
     height, width = 24, 24
     lines = np.arange(0, 24, 4)
@@ -196,13 +196,13 @@ def test_a_teacher_of_occupied_cells_tells_outliers_as_one_of_all_cells_does(tmp
     for result in outlier_test(
         teacher.model, as_tokens(test_trips), (height, width), settings=[(0.3, 3, 0.3)], cells=occupied
     ):
-        figures = result.figures()
+        figures = result.metrics()
         assert figures["share_changed"] > 0.8
         assert figures["roc_auc"] > 0.9
         assert figures["pr_auc"] > 2 * figures["chance"]
 
 
-def test_a_trained_teacher_tells_outliers(tmp_path):
+def test_a_trained_teacher_detects_outliers(tmp_path):
     config = TeacherConfig(preset="tiny", n_embd=32, max_epochs=8, batch_size=16, learning_rate=1e-2, dropout=0.0)
     teacher = train(rows_of_the_grid(200, 0), rows_of_the_grid(30, 1), VOCABULARY, config, tmp_path, "cpu").checkpoint
     trips = rows_of_the_grid(60, 2)
@@ -210,7 +210,7 @@ def test_a_trained_teacher_tells_outliers(tmp_path):
     switched, detoured = outlier_test(teacher.model, trips, (HEIGHT, WIDTH), **options)
     assert (switched.kind, detoured.kind) == ("route_switch", "detour")
     for result in (switched, detoured):
-        figures = result.figures()
+        figures = result.metrics()
         json.dumps(figures)
         assert (figures["num_normal"], figures["num_outliers"], figures["level"]) == (60, 12, 2)
         assert figures["threshold"] == pytest.approx(result.normal.mean() + 3 * result.normal.std(ddof=1))

@@ -1,4 +1,4 @@
-"""Labels equal what the teacher says step by step, whatever the window, and know what they were made from."""
+"""Labels equal the teacher's distribution at each step, for any window; files carry a fingerprint of their inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import CheckpointError, StoreError
-from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import step_vectors
 from hoser_kd.teacher.label_diagnostics import diagnose
@@ -38,7 +38,7 @@ TRIPS = random_trips(NETWORK, 12, seed=1, lengths=(1, 18))
 
 
 def distributions(teacher, trips, window, tokens=CELLS):
-    """The plain way: one call of the teacher for each step."""
+    """Reference: one call of the teacher per step."""
     at, row = trips.step_positions()
     rows = []
     for position, trip in zip(at, row, strict=True):
@@ -47,7 +47,7 @@ def distributions(teacher, trips, window, tokens=CELLS):
     return np.array(rows), trips.road_ids[at]
 
 
-def assert_labels_equal_the_plain_way(labels, teacher, trips, window, tokens=CELLS):
+def assert_labels_equal_the_reference(labels, teacher, trips, window, tokens=CELLS):
     probabilities, roads = distributions(teacher, trips, window, tokens)
     assert len(labels) == len(roads) == trips.num_steps
     for step, road in enumerate(roads):
@@ -69,7 +69,7 @@ def log_softmax(scores):
 def test_labels_equal_one_call_a_step(window):
     labels = label(TEACHER, CELLS, TRIPS, NETWORK, window, batch_tokens=30)
     assert labels.scores.dtype == np.float32
-    assert_labels_equal_the_plain_way(labels, TEACHER, TRIPS, None if window == "full" else window)
+    assert_labels_equal_the_reference(labels, TEACHER, TRIPS, None if window == "full" else window)
 
 
 ROADS = np.arange(NETWORK.num_roads)
@@ -84,25 +84,25 @@ ROADS = np.arange(NETWORK.num_roads)
     st.integers(1, 5),
 )
 def test_any_window_equals_one_call_a_step_on_any_trips(kind, seed, window, batch_tokens, num_trips):
-    """Trips shorter and longer than the window and than the context, tokens that are cells and tokens that are roads:
-    scores of the candidates, and with the mass outside them their share of the whole distribution too."""
+    """Trips shorter and longer than window and context, tokens of cells and of roads: scores of the candidates, and
+    with the outside mass their share of the full distribution."""
     teacher, tokens = (SHORT, CELLS) if kind == "cells" else (SHORT_OF_ROADS, ROADS)
     trips = random_trips(NETWORK, num_trips, seed, lengths=(1, 34))
     labels = label(teacher, tokens, trips, NETWORK, window, batch_tokens=batch_tokens, outside_mass=True)
-    assert_labels_equal_the_plain_way(labels, teacher, trips, None if window == "full" else window, tokens)
+    assert_labels_equal_the_reference(labels, teacher, trips, None if window == "full" else window, tokens)
 
 
 def test_histories_beyond_the_context_are_its_window():
     short = teacher_with(block_size=7)
     labels = label(short, CELLS, TRIPS, NETWORK, "full")
-    assert_labels_equal_the_plain_way(labels, short, TRIPS, None)
+    assert_labels_equal_the_reference(labels, short, TRIPS, None)
     np.testing.assert_array_equal(labels.scores, label(short, CELLS, TRIPS, NETWORK, 7).scores)
 
 
 def test_published_weights(golden):
     teacher = load_checkpoint(golden / "lmtad_ckpt.pt").model
     labels = label(teacher, CELLS, TRIPS, NETWORK, 4)
-    assert_labels_equal_the_plain_way(labels, teacher, TRIPS, 4)
+    assert_labels_equal_the_reference(labels, teacher, TRIPS, 4)
 
 
 def test_each_step_is_computed_once_and_whole_trips_cost_their_length():
@@ -146,7 +146,7 @@ def test_outside_mass_and_diagnosis_equal_one_call_a_step(monkeypatch):
     assert found["means"]["candidate_mass"] == pytest.approx(inside.mean(), abs=1e-5)
 
 
-def test_outside_mass_is_exact_where_it_is_tiny():
+def test_a_tiny_outside_mass_is_accurate():
     certain = teacher_with()
     with torch.no_grad():
         certain.lm_head.weight.mul_(60)
@@ -176,7 +176,7 @@ def test_file_keeps_everything_and_is_mapped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "message"),
     [
         ("teacher", "the teacher's weights"),
         ("grid", "the roads' tokens"),
@@ -185,7 +185,7 @@ def test_file_keeps_everything_and_is_mapped(tmp_path):
         ("window", "the window"),
     ],
 )
-def test_labels_of_something_else_are_refused_by_name(tmp_path, part, said):
+def test_labels_of_other_inputs_are_refused(tmp_path, part, message):
     labels = label(TEACHER, CELLS, TRIPS, NETWORK)
     labels.save(tmp_path / "labels.arrow")
     args = {"teacher": TEACHER, "grid": CELLS, "roads": NETWORK, "trajectories": TRIPS, "window": "full"}
@@ -197,7 +197,7 @@ def test_labels_of_something_else_are_refused_by_name(tmp_path, part, said):
         "window": 64,
     }[part]
     expect = fingerprint(args["teacher"], args["grid"], args["trajectories"], args["roads"], args["window"])
-    with pytest.raises(StoreError, match=f"made from something else: {said} differ"):
+    with pytest.raises(StoreError, match=f"computed from other inputs: {message} differ"):
         SoftLabels.load(tmp_path / "labels.arrow", expect=expect)
     SoftLabels.load(tmp_path / "labels.arrow")
 
@@ -216,7 +216,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_behind_the_last_whole_shard(tmp_path):
+def test_a_killed_run_resumes_after_the_last_complete_shard(tmp_path):
     whole = label(TEACHER, CELLS, TRIPS, NETWORK, 6, outside_mass=True)
     reported = []
 
@@ -238,7 +238,7 @@ def test_a_killed_run_goes_on_behind_the_last_whole_shard(tmp_path):
     assert reported == sorted(reported)
 
 
-def test_shards_of_other_settings_are_made_again(tmp_path):
+def test_shards_of_other_settings_are_recomputed(tmp_path):
     label(TEACHER, CELLS, TRIPS, NETWORK, 6, shards_folder=tmp_path, shard_steps=20)
     other = label(TEACHER, CELLS, TRIPS, NETWORK, 3, shards_folder=tmp_path, shard_steps=20)
     plain = label(TEACHER, CELLS, TRIPS, NETWORK, 3)
@@ -271,18 +271,54 @@ def test_a_teacher_in_training_is_labeled_without_dropout_and_left_as_it_was():
     assert busy.training
 
 
-def test_a_cpu_labels_in_float32_whatever_is_asked():
+def test_half_precision_is_ignored_on_a_cpu():
     plain = label(TEACHER, CELLS, TRIPS, NETWORK)
-    asked = label(TEACHER, CELLS, TRIPS, NETWORK, half=True, device="cpu")
-    np.testing.assert_array_equal(asked.scores, plain.scores)
+    half = label(TEACHER, CELLS, TRIPS, NETWORK, half=True, device="cpu")
+    np.testing.assert_array_equal(half.scores, plain.scores)
 
 
 def test_tokens_outside_the_vocabulary_are_refused():
     wrong = CELLS.copy()
     wrong[7] = NUM_CELLS
-    with pytest.raises(CheckpointError, match="road 7 has token 12, but the teacher's cells are 0 to 11"):
+    with pytest.raises(CheckpointError, match=r"token 12 of road 7 is out of range \[0, 11\]"):
         label(TEACHER, wrong, TRIPS, NETWORK)
     with pytest.raises(CheckpointError, match=f"{NETWORK.num_roads} roads"):
         label(TEACHER, CELLS[:-1], TRIPS, NETWORK)
-    with pytest.raises(ValueError, match="window"):
-        label(TEACHER, CELLS, TRIPS, NETWORK, 0)
+
+
+@pytest.mark.parametrize("window", [0, -3, "5", "all", 2.5, None])
+def test_a_bad_window_is_refused(window):
+    with pytest.raises(ValueError, match="must be 'full' or an integer of at least 1"):
+        label(TEACHER, CELLS, TRIPS, NETWORK, window)
+
+
+def test_a_loaded_checkpoint_is_a_teacher():
+    checkpoint = LMTADCheckpoint(TEACHER, TEACHER.config, {})
+    expected = label(TEACHER, CELLS, TRIPS, NETWORK)
+    np.testing.assert_array_equal(label(checkpoint, CELLS, TRIPS, NETWORK).scores, expected.scores)
+    np.testing.assert_array_equal(label(TEACHER, CELLS.tolist(), TRIPS, NETWORK).scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("teacher.pt", CELLS, TRIPS, NETWORK), r"teacher is a str.* with teacher = hoser_kd\.load_teacher\(path\)"),
+        (
+            (TEACHER, CELLS, NETWORK, TRIPS),
+            r"trajectories is a RoadNetwork, not Trajectories\. Call label\(teacher, gri",
+        ),
+        ((TEACHER, TRIPS, CELLS, NETWORK), r"trajectories is a ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
+        ((TEACHER, CELLS, TRIPS, "porto"), r"network is a str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)"),
+        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"grid_tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
+        ((TEACHER, NETWORK, TRIPS, NETWORK), r"grid_tokens is a RoadNetwork of object\. Give the token of each road"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_right_call(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        label(*arguments)
+
+
+def test_trips_of_a_larger_network_are_refused():
+    small = grid_network(3)
+    with pytest.raises(ValueError, match=rf"but the network has roads 0 to {small.num_roads - 1}\. Give the network"):
+        label(TEACHER, CELLS[: small.num_roads], TRIPS, small)

@@ -99,7 +99,7 @@ def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, netwo
         device=pick_device(run.device),
         progress=run.progress,
     )
-    return {} if found is None else {"alignment": found.figures()}
+    return {} if found is None else {"alignment": found.metrics()}
 
 
 def load_tokens(folder: Path) -> Int64Array:

@@ -148,7 +148,7 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
             device=device,
             cells=cell_of_token if isinstance(grid, OccupiedCells) else None,
         )
-        outliers = [result.figures() for result in results]
+        outliers = [result.metrics() for result in results]
         means, counts = np.full(spec.num_labels, np.nan), np.zeros(spec.num_labels, np.int64)
         means[cell_of_token], counts[cell_of_token] = found["test"].by_cell(grid.num_labels)
         cells = _highest_nll(means, counts, spec)
