@@ -18,15 +18,14 @@ from small_city import grid_network, random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
-from hoser_kd.evaluation.metrics import (
-    DEFINITIONS,
-    evaluate,
-    flatten,
+from hoser_kd.evaluation.comparison import compare
+from hoser_kd.evaluation.distributions import histogram_edges
+from hoser_kd.evaluation.metric_registry import METRICS, SECTIONS, Metric, all_metrics, register
+from hoser_kd.evaluation.metrics import evaluate, flatten
+from hoser_kd.evaluation.pairing import od_cells, pair_by_od_cell
+from hoser_kd.evaluation.trip_measures import (
     gyration_km,
-    histogram_edges,
     length_km,
-    od_cells,
-    pair_by_od_cell,
     radius_km,
     step_minutes,
     traveled_km,
@@ -273,12 +272,26 @@ class TestValues:
         assert evaluate(real, made, self.NETWORK)["road_use"]["jsd"] == pytest.approx(wanted)
 
 
+_DISTRIBUTIONS = ("distance", "radius", "gyration", "duration", "trip_length", "trip_duration")
+_SHAPES = ("hausdorff", "dtw", "edr", "edr_published", "hausdorff_per_road", "dtw_per_road")
+ORDER = [
+    *(("counts", key) for key in ("real", "generated", "pairs")),
+    *((section, key) for section in _DISTRIBUTIONS for key in ("real_mean", "generated_mean", "jsd")),
+    ("road_use", "jsd"),
+    *(("similarity", key) for key in _SHAPES),
+    *(("requests", key) for key in ("reached_share", "od_cell_share")),
+    *(("paired", key) for key in (*_SHAPES, "edit_similarity", "jaccard", "identical_share", "detour_ratio")),
+    *(("training", key) for key in ("memorized_share", "real_memorized_share")),
+]
+"""Sections and keys of metrics.json, in order: files of earlier versions are read by these names."""
+
+
 class TestEvaluate:
     def test_a_perfect_generator(self):
         real = random_trips(NETWORK, 40)
         figures = flatten(evaluate(real, real, NETWORK, paired=True, training=real))
         for name, value in figures.items():
-            _, _, better = DEFINITIONS[name]
+            better = METRICS[name].better
             if better == "lower":
                 assert value == pytest.approx(0, abs=1e-12), name
             elif better == "higher":
@@ -312,16 +325,13 @@ class TestEvaluate:
         cell = np.floor(NETWORK.centroids / 0.001)
         assert requests["od_cell_share"] == (0.75 if (cell[4] != cell[5]).any() else 1.0)
 
-    def test_every_figure_is_defined_and_every_definition_reported(self):
+    def test_every_record_with_a_function_is_computed_and_nothing_else(self):
         real, made = random_trips(NETWORK, 30, seed=3), random_trips(NETWORK, 30, seed=4)
         mixed = trips_of(*[real.roads(i).tolist() for i in range(15)], *[made.roads(i).tolist() for i in range(15)])
-        figures = flatten(evaluate(real, mixed, NETWORK, paired=True, training=made, details=True))
-        assert set(figures) == set(DEFINITIONS)
-        assert all(isinstance(value, float) and math.isfinite(value) for value in figures.values())
-        for unit, text, better in DEFINITIONS.values():
-            assert unit in {"", "km", "min", "nat", "trips", "pairs"}
-            assert text.endswith(".")
-            assert better in {"lower", "higher", None}
+        metrics = flatten(evaluate(real, mixed, NETWORK, paired=True, training=made, details=True))
+        assert list(metrics) == [f"{section}.{key}" for section, key in ORDER]
+        assert set(metrics) == {metric.name for metric in all_metrics() if metric.compute is not None}
+        assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
 
     def test_result_is_strict_json(self):
         real, made = random_trips(NETWORK, 20, seed=5), random_trips(NETWORK, 20, seed=6)
@@ -336,7 +346,7 @@ class TestEvaluate:
 
     def test_arguments_that_do_not_fit_are_refused(self):
         trips = random_trips(NETWORK, 3)
-        with pytest.raises(ValueError, match="equally many"):
+        with pytest.raises(ValueError, match="as many generated trips as real ones, got 1 and 3"):
             evaluate(trips, trips.take(np.array([0])), NETWORK, paired=True)
         with pytest.raises(ValueError, match="2 destinations for 3"):
             evaluate(trips, trips, NETWORK, destinations=np.array([0, 1]))
@@ -347,6 +357,84 @@ class TestEvaluate:
         edges = histogram_edges(np.array([1.0, 4.0]))
         assert np.histogram([4.0], edges)[0][-1] == 1
         assert len(edges) == 101
+
+
+class TestRecords:
+    def test_every_metric_has_heading_label_definition_and_a_known_unit(self):
+        units = {metric.name: metric.unit for metric in all_metrics()}
+        for metric in all_metrics():
+            assert SECTIONS[metric.section].heading
+            assert metric.label
+            assert metric.text.endswith(".")
+            assert metric.unit in {"", "km", "min", "s", "nat", "trips", "pairs", "steps"}
+            assert not (metric.is_share and metric.unit)
+            for other in (metric.real, metric.same_as):
+                assert other is None or units[other] == metric.unit
+
+    def test_units_follow_from_what_is_measured(self):
+        """Divergences are in nats, lengths in km, times in min or s; shares, ratios and edit distances have no unit."""
+        for metric in all_metrics():
+            if metric.key in {"jsd", "nll", "teacher_kl"}:
+                assert metric.unit == "nat", metric.name
+            elif metric.key.split("_")[0] in {"hausdorff", "dtw"}:
+                assert metric.unit == "km", metric.name
+            elif metric.key in {"real_mean", "generated_mean"}:
+                assert metric.unit == ("min" if "duration" in metric.section else "km"), metric.name
+            elif metric.section == "counts" or metric.key == "steps":
+                assert metric.unit in {"trips", "pairs", "steps"}, metric.name
+            else:
+                assert metric.unit == ("s" if metric.key.endswith("_s") else ""), metric.name
+
+    def test_shares_are_shown_in_percent(self):
+        for metric in all_metrics():
+            if metric.key.endswith("_share"):
+                assert metric.is_share, metric.name
+
+    @pytest.mark.parametrize(
+        ("metric", "message"),
+        [
+            (Metric("elsewhere.wiggle", label="wiggle", text="Wiggle."), "key of SECTIONS"),
+            (Metric("counts", label="wiggle", text="Wiggle."), "section.metric"),
+            (Metric("counts.wiggle", label="", text="Wiggle."), "label"),
+            (Metric("counts.wiggle", label="wiggle", text=""), "definition"),
+            (Metric("counts.real", label="real", text="Real trips."), "registered already"),
+        ],
+    )
+    def test_an_incomplete_record_is_refused(self, metric, message):
+        before = METRICS.names()
+        with pytest.raises(ValueError, match=message):
+            register(metric)
+        assert METRICS.names() == before
+
+    def test_a_registered_metric_is_computed_and_compared(self):
+        trips = random_trips(NETWORK, 5)
+        metric = Metric(
+            "counts.longest",
+            label="longest trip",
+            text="Roads of the longest generated trip.",
+            unit="roads",
+            better="higher",
+            compute=lambda context: context.generated.lengths.max(),
+            headline=True,
+        )
+        register(metric)
+        try:
+            metrics = flatten(evaluate(trips, trips, NETWORK))
+            (row,) = [row for row in compare({0: metrics}, {0: metrics}) if row.name == metric.name]
+        finally:
+            METRICS.unregister(metric.name)
+        assert metrics[metric.name] == trips.lengths.max()
+        assert row.metric is metric
+        assert row.verdict == "same"
+        assert metric.name not in flatten(evaluate(trips, trips, NETWORK))
+
+    def test_an_undefined_metric_is_left_out(self):
+        trips = random_trips(NETWORK, 5)
+        register(Metric("counts.nothing", label="nothing", text="Nothing.", compute=lambda _: None))
+        try:
+            assert "nothing" not in evaluate(trips, trips, NETWORK)["counts"]
+        finally:
+            METRICS.unregister("counts.nothing")
 
 
 def test_a_real_city_against_itself(porto: Path):
