@@ -1,4 +1,4 @@
-"""The report: that its page is whole, loads nothing, escapes everything and says what the numbers say."""
+"""The report: the page is complete, loads nothing, escapes everything and agrees with the numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text_of(data: ReportData) -> Page:
 
 
 def answers(seed: int) -> Trajectories:
-    """Trips with the real origins: each real trip cut short at random."""
+    """Return trips with the real origins: each real trip truncated at random."""
     rng = np.random.default_rng(seed)
     keep = rng.integers(2, REAL.lengths + 1)
     at = np.concatenate([np.arange(start, start + count) for start, count in zip(REAL.offsets[:-1], keep, strict=True)])
@@ -86,7 +86,7 @@ def page(data: ReportData) -> str:
 
 
 class Page(HTMLParser):
-    """Tags, their attributes and the text, and whether every tag is closed."""
+    """Tags with attributes, text, table rows, and the tags that are open."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -142,7 +142,7 @@ class TestPage:
                     assert value.startswith(("data:image/png;base64,", "#")), value[:60]
         assert "default-src 'none'" in page
 
-    def test_links_lead_somewhere(self, page):
+    def test_links_have_targets(self, page):
         tags = Page(page).tags
         targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
         assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= targets
@@ -178,7 +178,7 @@ class TestPage:
         assert "@media print" in page
         assert 'content="width=device-width' in page
 
-    def test_every_figure_shown_is_defined(self, page, data):
+    def test_every_metric_shown_is_defined(self, page, data):
         words = Page(page).words
         rows = compare({0: {"next_step.accuracy": 1.0}}, {})
         assert rows[0].metric.text in words
@@ -209,7 +209,7 @@ class TestPage:
 
 
 class TestVerdict:
-    def test_says_what_is_clearly_better_and_worse(self, page):
+    def test_names_what_is_clearly_better_and_worse(self, page):
         words = Page(page).words
         assert "A mixed result" in words
         better, worse = words.split("Clearly worse with the teacher:")[0], words.split("Clearly worse")[1]
@@ -223,7 +223,7 @@ class TestVerdict:
         row = Page(page).row("negative log-likelihood")
         assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "worse"]
 
-    def test_one_seed_has_no_interval_and_says_so(self, data):
+    def test_one_seed_has_no_interval_and_a_caveat(self, data):
         one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
         words = text_of(one).words
         assert words.count("One seed gives no interval") == 1
@@ -247,7 +247,7 @@ class TestVerdict:
         words = text_of(replace(data, students=bare)).words
         assert "No trips have been generated." in words
 
-    def test_seeds_that_do_not_meet_are_not_compared(self, data):
+    def test_students_without_a_common_seed_are_not_compared(self, data):
         apart = {"vanilla": {0: data.students["vanilla"][0]}, "distilled": {1: data.students["distilled"][1]}}
         words = text_of(replace(data, students=apart)).words
         assert "The students share no seed" in words
@@ -274,14 +274,14 @@ class TestCompare:
         assert row.difference.mean == pytest.approx(3)
         assert row.verdict == "better"
 
-    def test_a_clear_interval_makes_it_plain(self):
+    def test_an_interval_without_zero_is_clear(self):
         vanilla = {seed: {"similarity.edr": 0.5 + seed / 1000} for seed in range(4)}
         distilled = {seed: {"similarity.edr": 0.4 + seed / 500} for seed in range(4)}
         assert compare(vanilla, distilled)[0].verdict == "better"
         assert compare(distilled, vanilla)[0].verdict == "worse"
         assert compare(vanilla, vanilla)[0].verdict == "same"
 
-    def test_only_seeds_both_have_are_paired(self):
+    def test_only_common_seeds_are_paired(self):
         (row,) = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
         assert row.difference.mean == pytest.approx(-0.1)
         assert row.vanilla == (0.5, 9.0)
@@ -394,10 +394,10 @@ def test_a_registered_metric_reaches_the_page(data):
     assert metric.text in parsed.words
 
 
-def test_a_killed_write_leaves_the_report_that_was_there(data, tmp_path):
+def test_a_failed_write_keeps_the_previous_report(data, tmp_path):
     path = tmp_path / "report.html"
-    path.write_bytes(b"the report of yesterday")
+    path.write_bytes(b"the previous report")
     with pytest.raises(UnicodeEncodeError):
         write_report(path, replace(data, city="\ud800"))  # fails in the middle of writing
-    assert path.read_bytes() == b"the report of yesterday"
+    assert path.read_bytes() == b"the previous report"
     assert list(tmp_path.iterdir()) == [path]
