@@ -48,7 +48,7 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """Everything the project says about a metric."""
+    """Definition, presentation and function of a metric."""
 
     name: str
     """`section.metric`."""

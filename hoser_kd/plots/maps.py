@@ -57,7 +57,7 @@ def network_map(network: RoadNetwork, title: str = "Roads by class") -> Figure:
 def _other_layers(names: npt.NDArray[Any], rows: BoolArray, *, few: bool) -> list[tuple[str, BoolArray, str]]:
     """Return the layers of classes that `_CLASSES` does not name: one, or the five most frequent classes if `few`.
 
-    `few` says that the network has no class of `_CLASSES` at all (numbered classes, for example).
+    `few` is true where the network has no class of `_CLASSES` (numbered classes, for example).
     """
     if not few:
         return [("other", rows, _OTHER_CLASSES[0])]

@@ -16,7 +16,7 @@ class Value(NamedTuple):
     text: str
     """The value."""
     about: str = ""
-    """Explanation; empty where the label says it all."""
+    """Explanation; empty where the label is enough."""
 
 
 _SHARE_OF_DECISIONS = "Share of the steps with two or more candidates where "
