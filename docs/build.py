@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that follow from the code: `python docs/build.py`. A test holds that they are current."""
+"""Generate the pages of docs/ that follow from the code: `python docs/build.py`. tests/test_docs.py checks them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.evaluation.comparison import NEXT_STEP, SECTIONS
 from hoser_kd.evaluation.failures import CAUSES
-from hoser_kd.evaluation.metrics import DEFINITIONS
+from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
 from hoser_kd.evaluation.scenarios import SCENARIOS
 
 DOCS = Path(__file__).resolve().parent
@@ -66,68 +65,73 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
+_METRICS_INTRO = """\
+# Metrics
+
+Every metric with its unit, the better direction and its definition. Distances and radii follow the published
+evaluation (HOSER: Cao et al., AAAI 2025): histograms have 100 evenly spaced edges from 0 to the real maximum, and the
+earth radius is 6,371.009 km for distance and radius, 6,378 km for Hausdorff and DTW, 6,378.137 km for EDR. `→ real`
+and `→ 1` mark metrics that are best where they equal the value of the real trips, or 1.
+
+To add a metric, register one record in `hoser_kd/evaluation/metrics.py`; the evaluation, the comparison, the report
+and this page read it.
+
+*Generated from `hoser_kd/evaluation/` (`metrics.py`, `metric_registry.py`, `scenarios.py`, `failures.py`) by
+`python docs/build.py`.*
+"""
+_SCENARIOS_INTRO = """
+## Scenarios
+
+All metrics of generated trips are also computed for subsets of the trips, defined by `evaluation` in the YAML. A
+generated trip belongs to the scenarios of its request (origin, start time, destination).
+"""
+_SCENARIOS_NOTES = """
+Each of the pairs weekday/weekend, peak/off-peak and center/suburb divides all trips in two. Hours and days are taken
+from the trips' times without conversion. A scenario with fewer than five real or generated trips has no metrics.
+
+Next-step metrics (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are also grouped by the `scenario` of
+the trip, the `hour` of the day, `to_go` (great-circle distance to the destination, km) and the `road_class` of the
+current road.
+"""
+_COMPARISON = """
+## Comparison
+
+Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean difference over
+its standard deviation over the seeds (Cohen's d for pairs). Where the pairs of the same OD cells are those of the same
+request, the metrics of both sections are equal, and the report's verdict counts them once.
+"""
+
+
 def evaluation_page() -> str:
-    """Return docs/evaluation.md: every figure with unit, direction and definition."""
-    lines = [
-        "# What is measured",
-        "",
-        "Every figure, its unit, the direction that is better, and its definition. Distances and radii are those of",
-        "the published evaluation (HOSER: Cao et al., AAAI 2025), with histograms of 100 even edges from 0 to the",
-        "real maximum; the earth radius is 6,371.009 km for distance and radius, 6,378 km for Hausdorff and DTW,",
-        "6,378.137 km for EDR.",
-        "",
-        "*This page is made from `evaluation/metrics.py`, `comparison.py`, `scenarios.py` and `failures.py` by",
-        "`python docs/build.py`.*",
+    """Return docs/evaluation.md: every metric with unit, direction and definition."""
+    parts = [_METRICS_INTRO]
+    for section, (heading, _) in SECTIONS.items():
+        rows = [_metric_row(metric) for metric in all_metrics() if metric.section == section]
+        if rows:
+            table = ["| metric | unit | better | definition |", "|---|---|---|---|", *rows]
+            parts.append("\n".join(["", f"## {heading}", "", *table, ""]))
+    parts += [
+        _SCENARIOS_INTRO,
+        _table("scenario", "contains", {f"`{name}`": about for name, about in SCENARIOS.items()}),
+        _SCENARIOS_NOTES,
+        "\n## Failures\n",
+        _table("cause", "meaning", dict(CAUSES)),
+        _COMPARISON,
     ]
-    for section, heading in SECTIONS.items():
-        figures = (
-            NEXT_STEP
-            if section == "next_step"
-            else {
-                name.partition(".")[2]: found for name, found in DEFINITIONS.items() if name.startswith(f"{section}.")
-            }
-        )
-        if figures:
-            lines += ["", f"## {heading}", "", "| figure | unit | better | definition |", "|---|---|---|---|"]
-            lines += [
-                f"| `{section}.{name}` | {found.unit or '–'} | {found.better or '–'} | {_one_line(found.text)} |"
-                for name, found in figures.items()
-            ]
-    lines += [
-        "",
-        "## Scenarios",
-        "",
-        "All figures of generated trips are also given for parts of them, set in `evaluation` of the YAML. A",
-        "generated trip belongs where its request (origin, start time, destination) belongs.",
-        "",
-        "| scenario | holds |",
-        "|---|---|",
-        *(f"| `{name}` | {about} |" for name, about in SCENARIOS.items()),
-    ]
-    lines += [
-        "",
-        "Weekday and weekend, peak and off-peak, center and suburb each share all trips out. Hours and days are",
-        "those of the trips' times as they stand. A part with fewer than five real or generated trips has no",
-        "figures.",
-        "",
-        "Next-step figures (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are given by the",
-        "`scenario` of the trip, by the `hour` of the day, by `to_go` (great circle to the destination, km) and",
-        "by the `road_class` of the road that is left.",
-        "",
-        "## Failures",
-        "",
-        "| cause | meaning |",
-        "|---|---|",
-        *(f"| {cause} | {about} |" for cause, about in CAUSES.items()),
-    ]
-    lines += [
-        "",
-        "## Comparison",
-        "",
-        "Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean",
-        "difference over its standard deviation over the seeds (Cohen's d for pairs).",
-    ]
-    return "\n".join(lines) + "\n"
+    return "".join(parts)
+
+
+def _metric_row(metric: Metric) -> str:
+    aim = metric.better or "–"
+    if metric.target is not None:
+        aim = f"→ {metric.target if metric.target == 'real' else f'{metric.target:g}'}"
+    text = _one_line(metric.text).replace("|", "\\|")
+    return f"| `{metric.name}` | {metric.unit or '–'} | {aim} | {text} |"
+
+
+def _table(first: str, second: str, rows: dict[str, str]) -> str:
+    lines = [f"| {first} | {second} |", "|---|---|", *(f"| {name} | {about} |" for name, about in rows.items())]
+    return "\n".join(["", *lines, ""])
 
 
 PAGES = {"settings.md": settings_page, "evaluation.md": evaluation_page}

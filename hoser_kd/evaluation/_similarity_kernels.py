@@ -1,7 +1,8 @@
-"""The one compiled loop of the metrics: every distance between two trips, in a single sweep over their roads.
+"""The compiled loop of the metrics: all distances between two trips in one pass over their roads.
 
-DTW and edit distances are recurrences, which arrays cannot express; compiled, a pair of 40-road trips costs tens of
-microseconds. Importing this module imports numba (seconds), so `hoser_kd.evaluation.metrics` does it late.
+DTW and edit distances are recurrences, which array operations cannot express. Compiled, a pair of 40-road trips takes
+tens of microseconds. Importing this module imports numba (seconds), so `hoser_kd.evaluation.trip_similarity` imports it
+on first use.
 
 Shapes: N roads, P pairs, n roads of the real trip of a pair, m roads of the generated one.
 """
@@ -34,10 +35,10 @@ def pair_distances(
 ) -> Float64Array:
     """Return (P, 5) float64: Hausdorff (km), DTW (km), EDR, EDR as published, and edits between the road sequences.
 
-    Every trip has at least a road; `pairs` is (P, 2) int64 of (real, generated) rows; `centroids` is (N, 2) lat, lon
-    in degrees. EDR is divided by the longer trip's roads and counts a match below
-    `edr_threshold_m`; the published one takes latitude for longitude. The edits are a plain count (Levenshtein).
-    DTW is exact, where the published figures come from an approximation that is never below it.
+    Every trip has at least one road. `pairs` is (P, 2) int64 of (real, generated) rows; `centroids` is (N, 2) float64
+    lat, lon in degrees. EDR counts a match below `edr_threshold_m` and is divided by the longer trip's number of roads;
+    the published EDR swaps latitude and longitude. The edits are an absolute count (Levenshtein). DTW is exact; the
+    published values come from an approximation that is never below it.
     """
     match_below = math.sin(min(edr_threshold_m / (2 * EDR_RADIUS_M), math.pi / 2)) ** 2
     points = unit_vectors(centroids), unit_vectors(centroids[:, ::-1])
@@ -46,14 +47,14 @@ def pair_distances(
 
 
 def _arrays(trips: Trajectories) -> tuple[Int64Array, Int64Array]:
-    """Return offsets and road ids, copied where they are read-only views of a file: numba compiles those anew."""
+    """Return offsets and road ids; read-only views of a file are copied, because numba would compile again for them."""
     offsets, roads = (values if values.flags.writeable else values.copy() for values in (trips.offsets, trips.road_ids))
     return offsets, roads
 
 
 @compiled
 def _sweep(real, generated, pairs, points, match_below):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Run every recurrence row by row; only one row of each table is kept."""
+    """Run all recurrences row by row, keeping one row of each table; return (P, 5) float64."""
     (real_offsets, real_roads), (generated_offsets, generated_roads), (point, swapped) = real, generated, points
     out = np.empty((len(pairs), 5))
     longest = 0
@@ -67,8 +68,8 @@ def _sweep(real, generated, pairs, points, match_below):  # type: ignore[no-unty
     edits = np.empty(longest + 1, np.int64)
     for p in range(len(pairs)):
         real = real_roads[real_offsets[pairs[p, 0]] : real_offsets[pairs[p, 0] + 1]]
-        made = generated_roads[generated_offsets[pairs[p, 1]] : generated_offsets[pairs[p, 1] + 1]]
-        n, m = len(real), len(made)
+        generated = generated_roads[generated_offsets[pairs[p, 1]] : generated_offsets[pairs[p, 1] + 1]]
+        n, m = len(real), len(generated)
         for j in range(m + 1):
             dtw[j] = np.inf
             edr[j] = edr_published[j] = edits[j] = j
@@ -77,13 +78,13 @@ def _sweep(real, generated, pairs, points, match_below):  # type: ignore[no-unty
         farthest = 0.0
         for i in range(n):
             a = real[i]
-            # the value up-left of the next cell, for each table, before its place is overwritten
+            # the diagonal predecessor of the next cell in each table, read before it is overwritten
             dtw_corner, edr_corner, published_corner, edit_corner = dtw[0], edr[0], edr_published[0], edits[0]
             dtw[0] = np.inf
             edr[0] = edr_published[0] = edits[0] = i + 1
             nearest_to_a = np.inf
             for j in range(m):
-                b = made[j]
+                b = generated[j]
                 hav = _haversine(point, a, b)
                 nearest_to_a = min(nearest_to_a, hav)
                 nearest[j] = min(nearest[j], hav)
@@ -114,7 +115,7 @@ def _haversine(point, a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
 
 @compiled
 def _edit(row, j, corner, matches):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Advance one edit table by a cell, in place; return the corner of the next cell."""
+    """Compute one cell of an edit table in place; return the diagonal predecessor of the next cell."""
     above = row[j + 1]
     row[j + 1] = min(above + 1, row[j] + 1, corner + (0 if matches else 1))
     return above

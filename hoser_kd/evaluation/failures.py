@@ -1,4 +1,4 @@
-"""Generated trips that went wrong, and why.
+"""Failed generated trips and the causes.
 
 Shapes: n trips.
 """
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 Cause = Literal["no path", "step limit", "wrong turn"]
 CAUSES: dict[Cause, str] = {
-    "no path": "nothing was left to expand before the destination was found",
-    "step limit": "the limit of expansions was reached before the destination",
-    "wrong turn": "it arrived, over less than half of the roads of the real trip",
+    "no path": "the search had no node left to expand before it reached the destination",
+    "step limit": "the search reached its limit of expansions before the destination",
+    "wrong turn": "the trip reached the destination but shares less than half of the real trip's roads",
 }
-"""Causes, in the order in which they are told."""
+"""Causes and their meanings, in the order of tables and docs."""
 LEAST_SHARED = 0.5
-"""A trip that has fewer of the real trip's roads took a wrong turn."""
+"""Share of the real trip's roads below which a trip counts as a wrong turn."""
 
 
 class Failure(NamedTuple):
-    """A trip that went wrong."""
+    """A failed trip."""
 
     row: int
-    """Which one."""
+    """Its row."""
     cause: Cause
-    """Why."""
+    """Its cause."""
     away_km: float
-    """From its end to the destination; for a wrong turn, of its road farthest from the real trip to that trip."""
+    """Distance from its end to the destination; for a wrong turn, largest distance of its roads from the real trip."""
 
 
 def failures(
@@ -47,33 +47,34 @@ def failures(
     network: RoadNetwork,
     real: Trajectories | None = None,
 ) -> list[Failure]:
-    """Return the trips that went wrong, those that are farthest away first.
+    """Return the failed trips, the largest distance first.
 
-    `destinations` (n,) int64 were asked for with at most `max_steps` expansions; trip i of `real` is the real answer
-    to request i: wrong turns are told only where it is given.
+    `destinations` (n,) int64 are the requested destinations, `max_steps` the limit of expansions. Trip i of `real` is
+    the real trip of request i; without it, wrong turns are not reported.
     """
     ends, goals = network.centroids[generated.destinations], network.centroids[destinations]
     away_km = great_circle_m(ends[:, 0], ends[:, 1], goals[:, 0], goals[:, 1]) / 1000
-    found = [
+    failed = [
         Failure(int(row), "step limit" if generated.expansions[row] >= max_steps else "no path", float(away_km[row]))
         for row in np.flatnonzero(~generated.reached)
     ]
     if real is not None:
         turned = generated.reached & (_share_of_real(real, generated, network.num_roads) < LEAST_SHARED)
-        found += [
+        failed += [
             Failure(row, "wrong turn", _farthest_km(generated.roads(row), real.roads(row), network))
             for row in np.flatnonzero(turned).tolist()
         ]
-    return sorted(found, key=lambda failure: -failure.away_km)
+    return sorted(failed, key=lambda failure: -failure.away_km)
 
 
 def _farthest_km(roads: Int64Array, from_roads: Int64Array, network: RoadNetwork) -> float:
+    """Return the largest distance of a road center of `roads` from the nearest one of `from_roads`, km."""
     a, b = network.centroids[roads][:, None], network.centroids[from_roads][None]
     return float(great_circle_m(a[..., 0], a[..., 1], b[..., 0], b[..., 1]).min(1).max()) / 1000
 
 
 def _share_of_real(real: Trajectories, generated: Trajectories, num_roads: int) -> Float64Array:
-    """Return (n,) float64: the share of each real trip's roads that the generated trip has too."""
+    """Return (n,) float64: share of each real trip's roads that the generated trip shares."""
     a, b = (np.unique(row_of_value(trips.offsets) * num_roads + trips.road_ids) for trips in (real, generated))
     both = np.intersect1d(a, b, assume_unique=True)
     in_both, in_real = (np.bincount(keys // num_roads, minlength=len(real)) for keys in (both, a))

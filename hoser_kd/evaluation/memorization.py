@@ -1,6 +1,6 @@
-"""Which trips are copies of others: the same roads in the same order.
+"""Exact duplicates: trips with the same roads in the same order as another trip.
 
-Shapes: n trips, m trips they may be copies of, P roads of n trips together.
+Shapes: n trips, m known trips.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def copied(trips: Trajectories, known: Trajectories) -> BoolArray:
-    """Return (n,) bool: whether a trip has exactly the roads of one of `known`. All have a road or more.
+    """Return (n,) bool: whether a trip has exactly the roads of one of the m `known` trips; all have one road or more.
 
-    Memory and time grow with the roads of both, not with n · m: trips meet by a hash of their roads, and those that
-    meet are compared road by road.
+    Memory and time grow with the total number of roads, not with n · m: trips are matched by a hash of their roads, and
+    matches are compared road by road.
     """
-    found = np.zeros(len(trips), bool)
+    is_copy = np.zeros(len(trips), bool)
     if len(trips) == 0 or len(known) == 0:
-        return found
+        return is_copy
     mine, others = _hashes(trips), _hashes(known)
     order = np.argsort(others, kind="stable")
     place = np.minimum(np.searchsorted(others, mine, sorter=order), len(others) - 1)
     match = order[place]
     for row in np.flatnonzero(others[match] == mine).tolist():
-        found[row] = np.array_equal(trips.roads(row), known.roads(int(match[row])))
-    return found
+        is_copy[row] = np.array_equal(trips.roads(row), known.roads(int(match[row])))
+    return is_copy
 
 
 def _hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
-    """Return (n,) uint64: a sum over a trip's roads of each with its place, scrambled (splitmix64)."""
+    """Return (n,) uint64: sum over a trip's roads of the hash of road and position (splitmix64)."""
     place = np.arange(len(trips.road_ids)) - trips.offsets[:-1][row_of_value(trips.offsets)]
     x = trips.road_ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40)) + _GOLDEN
     x = (x ^ (x >> np.uint64(30))) * _MIX[0]

@@ -1,4 +1,4 @@
-"""What all pictures share: colors, axes, legends, and the way to PNG."""
+"""What all figures share: colors, axes, legends, PNG export."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FAINT = "#d4d4d4"
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """Return the figure as PNG; the same figure gives the same bytes."""
+    """Return the figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def color_of(name: str) -> str:
-    """Return the color of a set of trips or a kind of model; names without their own share a few spare ones."""
+    """Return the color of a set of trips or a kind of model; other names share the `SPARE` colors."""
     for known, color in COLORS.items():
         if name.lower().startswith(known):
             return color
@@ -40,12 +40,12 @@ def color_of(name: str) -> str:
 
 
 def sequential() -> Colormap:
-    """Return the scale of all maps."""
+    """Return the color scale of all maps."""
     return colormaps["cividis_r"]
 
 
 def plain_axes(axes: Axes) -> None:
-    """Take away what is no data: frames, strong ticks; add a faint grid."""
+    """Style axes: no frame at the top and right, soft ticks, a faint grid."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -56,13 +56,13 @@ def plain_axes(axes: Axes) -> None:
 
 
 def share_axis(axes: Axes) -> None:
-    """Label the vertical axis in percent, at steps that need no rounding."""
+    """Label the vertical axis in percent, with ticks at round values."""
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
 
 
 def bar_below(figure: Figure, panels: Sequence[Axes], colors: ScalarMappable, label: str, **options: Any) -> Any:
-    """Add a color bar under the maps and return it."""
+    """Add a color bar below the maps and return it."""
     bar = figure.colorbar(
         colors, ax=list(panels), orientation="horizontal", fraction=0.05, pad=0.02, aspect=40, shrink=0.6, **options
     )
@@ -73,7 +73,7 @@ def bar_below(figure: Figure, panels: Sequence[Axes], colors: ScalarMappable, la
 
 
 def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """Add a legend under everything, in as many columns as fit the width."""
+    """Add a legend below the figure, in as many columns as fit its width."""
     if handles:
         widest = max(len(handle.get_label()) for handle in handles) * 0.075 + 0.55  # inches at this font size
         columns = int(np.clip(figure.get_figwidth() // widest, 1, len(handles)))

@@ -1,4 +1,4 @@
-"""Curves, distributions and bars: training, figures by group, values, differences."""
+"""Curves, distributions and bars: training, metrics by group, values, differences."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hoser_kd.evaluation import metrics
-from hoser_kd.evaluation.comparison import LABELS
+from hoser_kd.evaluation.metric_registry import epoch_label
+from hoser_kd.evaluation.trip_measures import radius_km, step_minutes, traveled_km
 from hoser_kd.plots.canvas import COLORS, FAINT, INK, color_of, legend_below, plain_axes, share_axis
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
-_SAME_FIGURE = {"train_next_step": "nll", "train_time": "time_log_mape"}
-"""The student's training losses, under the name of the validation figure that means the same."""
+LOSS_PANELS = {"next_step": "nll", "time": "time_log_mape"}
+"""Validation metric in whose panel the training values of a loss term are drawn, because it measures the same."""
 
 
 def by_group(
@@ -33,30 +33,21 @@ def by_group(
     weights: Mapping[str, Mapping[str, float]],
     ylabel: str,
 ) -> Figure:
-    """Draw a figure by group (hour, say), a panel a grouping, a color a kind of student.
+    """Draw a metric by group (hour of the day, for example): one panel per grouping, one color per kind of student.
 
-    `values` holds by grouping, then kind, the value of each group by its name; `weights` by grouping how much of the
-    whole each group is (drawn as bars); `labels` names the groupings.
+    `values` holds the metric by grouping, kind of student and group; `weights` holds the size of each group by
+    grouping and group (drawn as bars); `labels` names the groupings.
     """
     figure = Figure(figsize=(10.2, 3.1 * len(values)), layout="constrained")
     panels = figure.subplots(len(values), 1, squeeze=False).ravel()
     for axes, (grouping, kinds) in zip(panels, values.items(), strict=True):
         names = list(weights[grouping])
-        behind = axes.twinx()
-        share = np.array([weights[grouping][name] for name in names])
-        behind.bar(range(len(names)), share / max(share.sum(), 1), color=FAINT, width=0.8)
-        behind.set_ylabel("share of the steps (bars)", size=8, color="#8a8a8a")
-        behind.tick_params(labelsize=8, colors="#8a8a8a")
-        behind.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        for side in ("top", "left"):
-            behind.spines[side].set_visible(False)
-        axes.set_zorder(behind.get_zorder() + 1)
-        axes.patch.set_visible(False)
-        for kind, found in kinds.items():
-            at = [place for place, name in enumerate(names) if name in found]
+        _draw_shares_behind(axes, np.array([weights[grouping][name] for name in names]))
+        for kind, by_name in kinds.items():
+            at = [place for place, name in enumerate(names) if name in by_name]
             axes.plot(
                 at,
-                [found[names[place]] for place in at],
+                [by_name[names[place]] for place in at],
                 "o-",
                 color=color_of(kind),
                 label=kind,
@@ -78,14 +69,27 @@ def by_group(
     return figure
 
 
+def _draw_shares_behind(axes: Axes, weights: Float64Array) -> None:
+    """Draw the share of each group, (groups,) float64 weights, as bars behind a panel, on an axis at the right."""
+    behind = axes.twinx()
+    behind.bar(range(len(weights)), weights / max(weights.sum(), 1), color=FAINT, width=0.8)
+    behind.set_ylabel("share of the steps (bars)", size=8, color="#8a8a8a")
+    behind.tick_params(labelsize=8, colors="#8a8a8a")
+    behind.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for side in ("top", "left"):
+        behind.spines[side].set_visible(False)
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
 def distributions(real: Trajectories, generated: Mapping[str, Trajectories], network: RoadNetwork) -> Figure:
-    """Draw how distance, radius and step duration are distributed, real (filled) against each generated set (lines)."""
+    """Draw the distributions of distance, radius and step duration: real trips filled, generated sets as lines."""
     figure = Figure(figsize=(10.2, 3.0), layout="constrained")
     panels = figure.subplots(1, 3)
     columns: tuple[tuple[str, Callable[[Trajectories], Float64Array]], ...] = (
-        ("traveled distance (km)", lambda trips: metrics.traveled_km(trips, network)),
-        ("radius (km)", lambda trips: metrics.radius_km(trips, network)),
-        ("time to the next road (s)", lambda trips: metrics.step_minutes(trips) * 60),
+        ("traveled distance (km)", lambda trips: traveled_km(trips, network)),
+        ("radius (km)", lambda trips: radius_km(trips, network)),
+        ("time to the next road (s)", lambda trips: step_minutes(trips) * 60),
     )
     for axes, (label, values_of) in zip(panels, columns, strict=True):
         reference = values_of(real)
@@ -108,11 +112,11 @@ def distributions(real: Trajectories, generated: Mapping[str, Trajectories], net
 def training_curves(
     histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], labels: Mapping[str, str] | None = None
 ) -> Figure:
-    """Draw every figure of the epochs' dicts: a panel a figure, a color a kind, a thin line a run, thick their mean.
+    """Draw the metrics of the epochs: one panel per metric, one color per kind, thin lines for runs, thick for means.
 
-    `histories` holds, by kind (`vanilla`, `distilled`, …), one list of epochs a run; keys `train_x` and `val_x` (or
-    plain `x`) share a panel, training dashed. Figures that never change are left out. `labels` names the panels, and
-    chooses and orders them where it is given.
+    `histories` holds one list of epochs per run, by kind (`vanilla`, `distilled`, …). Keys `train_x` and `val_x` (or
+    `x`) share a panel; training is dashed. Metrics that never change are left out. `labels` selects, orders and names
+    the panels; by default all metrics are drawn.
     """
     keys = _panel_keys(histories, labels)
     across = min(len(keys), 3)
@@ -128,7 +132,7 @@ def training_curves(
                 for handle in _draw_runs(axes, runs, key, color_of(kind), style):
                     handles.setdefault(f"{kind}{', training' if style == '--' else ''}", handle)
         plain_axes(axes)
-        axes.set_title((labels or LABELS).get(panel, panel.replace("_", " ")), size=9.5, color=INK, loc="left")
+        axes.set_title((labels or {}).get(panel) or epoch_label(panel), size=9.5, color=INK, loc="left")
         axes.set_xlabel("epoch", size=9, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     for axes in panels[len(keys) :]:
@@ -142,13 +146,14 @@ def training_curves(
 def _panel_keys(
     histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], labels: Mapping[str, str] | None
 ) -> dict[str, dict[str, str]]:
-    """Return {panel: {key: line style}} for the numeric keys of all epochs."""
+    """Return the line style of each numeric key of the epochs, by panel and key."""
     panels: dict[str, dict[str, str]] = {}
     values: dict[str, set[float]] = {}
     epochs = [epoch for runs in histories.values() for run in runs for epoch in run]
     for key, value in ((key, value) for epoch in epochs for key, value in epoch.items()):
         if isinstance(value, int | float) and not isinstance(value, bool) and key not in {"epoch", "step"}:
-            panel = _SAME_FIGURE.get(key, key.removeprefix("train_").removeprefix("val_"))
+            name = key.removeprefix("train_").removeprefix("val_")
+            panel = LOSS_PANELS.get(name, name) if key.startswith("train_") else name
             panels.setdefault(panel, {})[key] = "--" if key.startswith("train_") else "-"
             values.setdefault(panel, set()).add(float(value))
     changing = [panel for panel in panels if len(values[panel]) > 1 or len(epochs) == 1]
@@ -158,7 +163,7 @@ def _panel_keys(
 def _draw_runs(
     axes: Axes, runs: Sequence[Sequence[Mapping[str, Any]]], key: str, color: str, style: str
 ) -> Iterable[Line2D]:
-    """Draw every run thin and, where there are several, their mean over the epochs all have thick."""
+    """Draw every run and, for several runs, their mean over the common epochs; yield the lines for the legend."""
     curves = [
         np.array(
             [[epoch.get("epoch", number + 1), epoch[key]] for number, epoch in enumerate(run) if key in epoch], float
@@ -185,9 +190,9 @@ def _draw_runs(
 
 
 def histograms(values: Mapping[str, npt.NDArray[Any]], color: str = COLORS["teacher"], bins: int = 40) -> Figure:
-    """Draw the distribution of each array (label diagnostics, say), a panel each; the keys name the axes.
+    """Draw the distribution of each array (label diagnostics, for example) in a panel; the keys label the axes.
 
-    Whole numbers with few distinct values get a bar each. A line marks the median.
+    Integers with a small range get one bar per value. A line marks the median.
     """
     across = min(max(len(values), 1), 3)
     down = -(-max(len(values), 1) // across)
@@ -211,10 +216,10 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], color: str = COLORS["teac
 
 
 def differences(rows: Sequence[tuple[str, float, float, float, str | None]]) -> Figure:
-    """Draw relative differences with their intervals: (label, mean, low, high, better), all in percent.
+    """Draw relative differences with their intervals: rows (label, mean, low, high, better), in percent.
 
-    `better` is lower, higher or None and decides the color: blue for a change to the better, orange to the worse,
-    hollow where the interval holds 0 or is missing (low and high not finite).
+    `better` (lower, higher or None) decides the color: blue for better, orange for worse, gray for None. The marker is
+    hollow where the interval includes 0 or is missing (low and high not finite).
     """
     figure = Figure(figsize=(8.4, 0.34 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Where on the map the teacher knows what comes next: figures of sampled steps as colors of the roads they leave.
+"""Maps of road values: diagnostics of the teacher's labels, averaged over the sampled steps that leave each road.
 
 Shapes: N roads, K sampled steps.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 def mean_by_road(roads: Int64Array, values: npt.NDArray[np.floating], num_roads: int) -> Float64Array:
-    """Return the mean of (K,) values over the steps that leave each road, (N,) float64, NaN where none does.
+    """Return (N,) float64: mean value of the steps that leave each road, NaN without any.
 
-    `roads` is (K,) int64.
+    `roads` (K,) int64 and `values` (K,) hold the road and the value of each step.
     """
     count = np.bincount(roads, minlength=num_roads)
     total = np.bincount(roads, values, minlength=num_roads)
@@ -39,10 +39,10 @@ def mean_by_road(roads: Int64Array, values: npt.NDArray[np.floating], num_roads:
 def road_value_maps(
     network: RoadNetwork, values: Mapping[str, Float64Array], spans: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Draw values of roads, (N,) float64 each, a map a value; the keys name the maps, NaN leaves a road faint.
+    """Draw road values, (N,) float64 each, one map per value; the keys name the maps, roads with NaN are faint.
 
-    A scale goes over what is drawn, up to the 99th percentile, unless `spans` gives its ends. Where roads lie on one
-    another, as the two directions of a street do, the highest value is on top.
+    A color scale ends at the 99th percentile of the values, unless `spans` gives its ends. Where roads overlap, such
+    as the two directions of a street, the highest value is on top.
     """
     figure, panels = map_panels(network, list(values))
     width = width_scale(network)

@@ -1,4 +1,4 @@
-"""What maps are made of: roads, cells, windows, scale bars.
+"""Parts of maps: roads, cells, windows, scale bars.
 
 Shapes: N roads, H rows and W columns of cells.
 """
@@ -27,7 +27,7 @@ _METERS_PER_DEGREE = 111_195.0
 
 
 def road_lines(network: RoadNetwork, rows: npt.NDArray[Any]) -> list[Float64Array]:
-    """Return the (points, 2) lon, lat lines of these roads."""
+    """Return the line of each of these roads, (points, 2) float64 lon, lat in degrees."""
     starts, ends = network.coord_offsets[:-1][rows].tolist(), network.coord_offsets[1:][rows].tolist()
     return [network.coords[a:b] for a, b in zip(starts, ends, strict=True)]
 
@@ -42,7 +42,7 @@ def draw_roads(
     order: float = 2,
     alpha: float = 1.0,
 ) -> None:
-    """Draw these roads, all where `rows` (N,) is None; what has a higher `order` lies above."""
+    """Draw the roads of `rows`, (N,) bool; None draws all. A higher `order` is drawn on top."""
     chosen = np.arange(network.num_roads) if rows is None else np.flatnonzero(rows)
     axes.add_collection(
         LineCollection(
@@ -55,29 +55,29 @@ def draw_roads(
 def draw_cells(
     axes: Axes, lat_edges: Float64Array, lng_edges: Float64Array, values_HW: npt.NDArray[Any], norm: Normalize
 ) -> Any:
-    """Draw values of cells; NaN leaves one blank."""
+    """Draw the values of cells, (H, W); cells with NaN are blank."""
     masked = np.ma.masked_invalid(values_HW)
     return axes.pcolormesh(lng_edges, lat_edges, masked, cmap=sequential(), norm=norm, zorder=1)
 
 
 def width_scale(network: RoadNetwork) -> float:
-    """Thinner lines where there are more roads on the same paper."""
+    """Return a factor for line widths: thinner lines for networks with more roads."""
     return float(np.clip(60 / np.sqrt(max(network.num_roads, 1)), 0.45, 2.2))
 
 
 def extent_of(network: RoadNetwork) -> Float64Array:
-    """Return (2, 2) float64: the south-west and north-east corners as lon, lat."""
+    """Return (2, 2) float64: south-west and north-east corner, lon and lat in degrees."""
     return np.stack([network.coords.min(0), network.coords.max(0)])
 
 
 def _shape(extent: Float64Array) -> float:
-    """Height over width of an extent on paper."""
+    """Return height over width of an extent as drawn."""
     width, height = np.maximum(extent[1] - extent[0], 1e-9)
     return float(np.clip(height / (width * np.cos(np.radians(extent[:, 1].mean()))), 0.25, 2.0))
 
 
 def map_figure(extent: Float64Array, title: str, *, below_in: float = 0.1) -> tuple[Figure, Axes]:
-    """Return a figure of one map, with room for a legend or a color bar below."""
+    """Return a figure with one map, and `below_in` inches for a legend or color bar below it."""
     width = 9.0
     figure = Figure(figsize=(width, width * _shape(extent) + 0.3 + below_in), layout="constrained")
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def map_figure(extent: Float64Array, title: str, *, below_in: float = 0.1) -> tu
 
 
 def map_panels(network: RoadNetwork, names: Sequence[str]) -> tuple[Figure, Sequence[Axes]]:
-    """Return a map a name: in a row, or the first above the others where the city is wider than high."""
+    """Return a figure with one map per name: in a row, or the first above the others if the city is wider than high."""
     extent = extent_of(network)
     shape, width, head, bar = _shape(extent), 10.2, 0.3, 0.7
     row = width / max(len(names), 1) * shape + head
@@ -106,7 +106,7 @@ def map_panels(network: RoadNetwork, names: Sequence[str]) -> tuple[Figure, Sequ
 
 
 def map_axes(axes: Axes, extent: Float64Array, margin: float = 0.015) -> None:
-    """Show this extent, meters equally long both ways at its middle latitude, with a scale bar and no ticks."""
+    """Show an extent with equal scale in both directions at its middle latitude, a scale bar and no ticks."""
     (west, south), (east, north) = extent
     edge = margin * max(east - west, north - south, 1e-6)
     axes.set_xlim(west - edge, east + edge)
@@ -120,7 +120,7 @@ def map_axes(axes: Axes, extent: Float64Array, margin: float = 0.015) -> None:
 
 
 def square_window(points: Float64Array) -> Float64Array:
-    """Return the extent of a window, square in meters, that holds (lat, lon) points with room around them."""
+    """Return the extent of a window, square in meters, around (points, 2) lat, lon with a margin."""
     low, high = points.min(0)[::-1], points.max(0)[::-1]
     middle = (low + high) / 2
     stretch = np.cos(np.radians(middle[1]))
@@ -130,7 +130,7 @@ def square_window(points: Float64Array) -> Float64Array:
 
 
 def near_roads(network: RoadNetwork, window: Float64Array) -> BoolArray:
-    """Return (N,) whether a road's bounding box meets the window."""
+    """Return (N,) bool: whether the bounding box of a road intersects the window."""
     low = np.minimum.reduceat(network.coords, network.coord_offsets[:-1])
     high = np.maximum.reduceat(network.coords, network.coord_offsets[:-1])
     near: BoolArray = ((low < window[1]) & (high > window[0])).all(1)
@@ -138,12 +138,12 @@ def near_roads(network: RoadNetwork, window: Float64Array) -> BoolArray:
 
 
 def _scale_bar(axes: Axes) -> None:
-    """Draw a bar of a round length, about a fifth of the map, into the lower left corner."""
+    """Draw a scale bar of a round length, about a fifth of the map, in the lower left corner."""
     (west, east), (south, north) = axes.get_xlim(), axes.get_ylim()
     meter = 1 / (_METERS_PER_DEGREE * np.cos(np.radians((south + north) / 2)))
-    wanted = (east - west) / meter / 5
-    power = 10.0 ** np.floor(np.log10(wanted))
-    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    longest = (east - west) / meter / 5
+    power = 10.0 ** np.floor(np.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
     x, y = west + 0.03 * (east - west), south + 0.035 * (north - south)
     axes.plot([x, x + length * meter], [y, y], color=INK, linewidth=2.5, solid_capstyle="butt", zorder=8)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"

@@ -1,4 +1,4 @@
-"""Maps of a city: its roads, zones and the teacher's cells.
+"""Maps of a city: its roads, zones and grid cells.
 
 Shapes: N roads, H rows and W columns of cells.
 """
@@ -36,7 +36,7 @@ _OTHER_CLASSES = ("#b8a27a", 0.45)
 
 
 def network_map(network: RoadNetwork, title: str = "Roads by class") -> Figure:
-    """Draw the roads, colored by class, wider roads above narrower ones; the legend counts roads and kilometers."""
+    """Draw the roads colored by class, wider roads on top; the legend gives number and total length of each class."""
     figure, axes = map_figure(extent_of(network), title, below_in=0.8)
     names = np.array([str(name).removesuffix("_link") for name in network.highway])
     known = [name for name in _CLASSES if (names == name).any()]
@@ -55,18 +55,21 @@ def network_map(network: RoadNetwork, title: str = "Roads by class") -> Figure:
 
 
 def _other_layers(names: npt.NDArray[Any], rows: BoolArray, *, few: bool) -> list[tuple[str, BoolArray, str]]:
-    """Return layers of classes that are no OpenStreetMap words: the five longest apart where they are all there is."""
+    """Return the layers of classes that `_CLASSES` does not name: one, or the five most frequent classes if `few`.
+
+    `few` is true where the network has no class of `_CLASSES` (numbered classes, for example).
+    """
     if not few:
         return [("other", rows, _OTHER_CLASSES[0])]
-    found, counts = np.unique(names[rows], return_counts=True)
-    main = found[np.argsort(-counts, kind="stable")][: len(SPARE)]
+    classes, counts = np.unique(names[rows], return_counts=True)
+    main = classes[np.argsort(-counts, kind="stable")][: len(SPARE)]
     layers = [(f"class {name}", names == name, color) for name, color in zip(main.tolist(), SPARE, strict=False)]
     rest = rows & ~np.isin(names, main)
     return [*layers, ("other", rest, _OTHER_CLASSES[0])] if rest.any() else layers
 
 
 def zones_map(network: RoadNetwork, zones: Int64Array, title: str | None = None) -> Figure:
-    """Draw the roads, colored by zone so that zones next to each other differ; `zones` is (N,) int64."""
+    """Draw the roads colored by zone, so that adjacent zones differ; `zones` is (N,) int64."""
     sizes = np.bincount(zones)
     sizes = sizes[sizes > 0]
     text = f"{len(sizes):,} zones of {sizes.min():,} to {sizes.max():,} roads; neighbors differ in color"
@@ -81,7 +84,7 @@ def zones_map(network: RoadNetwork, zones: Int64Array, title: str | None = None)
 
 
 def _color_zones(network: RoadNetwork, zones: Int64Array) -> Int64Array:
-    """Give each zone the first color that no zone connected to it has yet; the largest zones choose first."""
+    """Return the color index of each zone: the first one that no connected zone has, the largest zones first."""
     count = int(zones.max()) + 1
     origin = np.repeat(zones, network.successors.degrees)
     links = np.column_stack([origin, zones[network.successors.indices]])
@@ -103,10 +106,10 @@ def grid_map(
     roads_per_cell_HW: Int64Array,
     title: str = "Roads that share a grid cell",
 ) -> Figure:
-    """Draw the teacher's cells, colored by how many roads have their center there, and the centers as dots.
+    """Draw the grid cells, colored by the number of road centers in them, and the centers as dots.
 
-    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending; empty cells are left blank. Centers outside the grid,
-    which it can only clamp to its rim, stand out.
+    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending. Empty cells are blank. Centers outside the grid, which
+    are clamped to its border cells, are highlighted.
     """
     grid = np.array([[lng_edges[0], lat_edges[0]], [lng_edges[-1], lat_edges[-1]]])
     centers = network.centroids[:, ::-1]
@@ -142,10 +145,10 @@ def cell_value_map(
     *,
     title: str | None = None,
 ) -> Figure:
-    """Draw a value of each grid cell (the teacher's surprise, say) over the roads; NaN leaves a cell blank.
+    """Draw a value of each grid cell (the teacher's negative log-likelihood, for example) over the roads.
 
-    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending. The map shows the cells that have a value; the scale
-    ends at their 99th percentile.
+    Edges are (H + 1,) and (W + 1,) float64 degrees, ascending. Cells with NaN are blank. The map covers the cells with
+    a value; the color scale ends at their 99th percentile.
     """
     known = np.isfinite(values_HW)
     extent = extent_of(network)

@@ -1,4 +1,4 @@
-"""Maps of trips: where they go, one by one, and where which student is closer to the real ones.
+"""Maps of trips: road use, single trips, and where each student is closer to the real trips.
 
 Shapes: N roads.
 """
@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.trip_measures import road_use
 from hoser_kd.plots.canvas import FAINT, INK, bar_below, color_of, legend_below, sequential
 from hoser_kd.plots.map_drawing import (
     draw_roads,
@@ -39,11 +39,11 @@ _DIVERGING = LinearSegmentedColormap.from_list("wins", ["#B35900", "#E69F00", "#
 
 
 def use_map(network: RoadNetwork, trips: Mapping[str, Trajectories]) -> Figure:
-    """Draw how often each road is driven, a panel a set of trips, all on one logarithmic scale of visits a trip.
+    """Draw the visits of each road, one panel per set of trips, on one logarithmic scale of visits per trip.
 
-    Roads nobody drives are faint. The keys name the panels.
+    Roads without visits are faint. The keys name the panels.
     """
-    shares = {name: metrics.road_use(each, network) / len(each) for name, each in trips.items()}
+    shares = {name: road_use(each, network) / len(each) for name, each in trips.items()}
     driven = np.concatenate([share[share > 0] for share in shares.values()])
     norm = LogNorm(float(driven.min()), float(max(driven.max(), driven.min() * 1.01)))
     colors = sequential()
@@ -51,7 +51,7 @@ def use_map(network: RoadNetwork, trips: Mapping[str, Trajectories]) -> Figure:
     for axes, share in zip(panels, shares.values(), strict=True):
         draw_roads(axes, network, share == 0, FAINT, 0.3, order=1)
         rows = np.flatnonzero(share > 0)
-        rows = rows[np.argsort(share[rows], kind="stable")]  # the busiest lie on top
+        rows = rows[np.argsort(share[rows], kind="stable")]  # the busiest roads are on top
         widths = 0.5 + 2.2 * norm(share[rows])
         axes.add_collection(
             LineCollection(
@@ -72,9 +72,10 @@ def trips_map(
     rows: Sequence[int],
     notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """Draw trips over the roads: a row an OD, a column a set of trips (`rows` index all sets alike).
+    """Draw trips over the road network: one row per OD, one column per set of trips; `rows` index every set.
 
-    Circles mark the origin, squares the destination of the first set; `notes` has a text for each trip drawn.
+    Circles mark the origin and squares the destination of the first set's trip. `notes` holds a text for each drawn
+    trip, by set.
     """
     reference = next(iter(trips.values()))
     figure = Figure(figsize=(3.1 * len(trips) + 0.2, 2.9 * len(rows) + 0.6), layout="constrained")
@@ -108,10 +109,10 @@ def trips_map(
 
 
 def wins_map(network: RoadNetwork, gain: Float64Array, visits: Int64Array, title: str) -> Figure:
-    """Draw where the distilled student's trips are closer to the real ones (blue) and where the plain one's (orange).
+    """Draw where the distilled student's trips are closer to the real ones (blue) and where the vanilla one's (orange).
 
-    `gain` (N,) float64 is the mean difference over the real trips through each road, `visits` (N,) int64 how many
-    those are; roads without any are faint. The more trips, the wider the line.
+    `gain` (N,) float64 is the mean difference over the real trips through each road, `visits` (N,) int64 the number of
+    these trips. Lines are wider for more trips; roads without trips are faint.
     """
     figure, axes = map_figure(extent_of(network), title, below_in=0.9)
     rows = np.flatnonzero(visits > 0)

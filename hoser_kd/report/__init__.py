@@ -1,4 +1,4 @@
-"""The report of a city: one self-contained HTML file over all seeds."""
+"""Report of a city: one self-contained HTML file over all seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made from: the results of every student, and all about the city."""
+"""Input of the report: the results of every student and everything about the city."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """What one training of a student came to."""
+    """Result of one trained student (one seed).
+
+    Shapes: n generated trips.
+    """
 
     history: Sequence[Mapping[str, Any]]
-    """Figures of each epoch."""
+    """Metrics of each epoch."""
     test: Mapping[str, float]
-    """Figures of the next-step prediction on the test trips, as in `hoser_kd.evaluation.comparison.NEXT_STEP`."""
+    """Next-step metrics on the test trips, as `hoser_kd.student.next_step_metrics.evaluate_student` returns them."""
     metrics: Mapping[str, Mapping[str, Any]] | None = None
-    """What `hoser_kd.evaluation.metrics.evaluate` says of its generated trips."""
+    """Metrics of the generated trips, as `hoser_kd.evaluation.metrics.evaluate` returns them."""
     generated: Trajectories | None = None
-    """Its generated trips."""
+    """The generated trips."""
     reached: BoolArray | None = None
-    """(n,) bool: which of them reached the destination asked for."""
+    """(n,) bool: which of them reached the requested destination."""
     real_rows: Int64Array | None = None
-    """(n,) int64: the real trip each of them answers; None where they are no answers to real trips, or where trip i
-    answers real trip i."""
+    """(n,) int64: row of the real test trip that each one answers. None if generated trip i answers real trip i, or if
+    the requests are not those of real trips."""
     failures: Sequence[Failure] = ()
-    """Which of them went wrong, the worst first."""
+    """Failed trips, the worst first."""
     scenarios: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    """The same as `metrics` by scenario (`hoser_kd.evaluation.scenarios`)."""
+    """`metrics` by scenario (`hoser_kd.evaluation.scenarios`)."""
     next_step_by: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    """Figures of the next step by grouping and group (`hoser_kd.evaluation.scenarios.next_step_by`)."""
+    """Next-step metrics by grouping and group (`hoser_kd.evaluation.scenarios.next_step_by`)."""
 
 
 @dataclass(frozen=True)
@@ -45,48 +48,48 @@ class ReportData:
     city: str
     """Name of the city."""
     network: RoadNetwork
-    """Its roads."""
+    """Its road network."""
     real: Trajectories
     """The real test trips."""
     students: Mapping[str, Mapping[int, StudentResult]]
-    """`vanilla` and, where distillation is on, `distilled`: results by seed."""
+    """`vanilla` and, with distillation, `distilled`: results by seed."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
-    """`history`: figures of each epoch, where it was trained here; `label_values`: arrays to draw, by axis label; every
-    other entry is a table of figures by name (`perplexity`, `labels`, …)."""
+    """`history`: metrics of each epoch, if it was trained here; `label_values`: arrays to draw, by axis label; every
+    other entry is a table of values by name (`teacher_evaluation`, `grid_token_table`, …)."""
     left_out: Sequence[Mapping[str, Any]] = ()
-    """Rows `seed` and `why`: seeds there are that could not be pooled with these."""
+    """Rows `seed` and `why`: seeds that cannot be pooled with these."""
     settings_yaml: str = ""
-    """The settings that all this was made with."""
+    """The settings of the artifacts."""
     versions: Sequence[Mapping[str, str]] = ()
-    """The artifacts it was made from: asset, version, made, inputs."""
+    """The artifacts behind the report: asset, version, made (time of creation), inputs."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall-clock seconds by stage."""
     sizes: Mapping[str, int | float | str] = field(default_factory=dict)
-    """More sizes of the data, by name (training trips, say)."""
+    """More sizes of the data, by name (training trips, for example)."""
     decoder: str = ""
-    """How the trips were generated, in words."""
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """More pictures (PNG) by caption: the grid, the zones, where the teacher is surprised."""
+    """Description of the decoder that generated the trips."""
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    """More figures (PNG) by caption: the grid, the zones, the teacher's negative log-likelihood."""
 
 
 def first_generated(data: ReportData) -> dict[str, StudentResult]:
-    """Return the first seed's result of each student that has generated trips."""
-    found = {}
-    for kind, results in data.students.items():
-        first = next((results[seed] for seed in sorted(results) if results[seed].generated is not None), None)
+    """Return, for each student, the result of its first seed with generated trips."""
+    results = {}
+    for kind, seeds in data.students.items():
+        first = next((seeds[seed] for seed in sorted(seeds) if seeds[seed].generated is not None), None)
         if first is not None:
-            found[kind] = first
-    return found
+            results[kind] = first
+    return results
 
 
 def answered_trips(data: ReportData) -> Trajectories | None:
-    """Return the real trips that the first seed's trips of all students answer, one each; None if there are none."""
-    found = [real_of(data, result) for result in first_generated(data).values()]
-    return found[0] if found and all(real is not None for real in found) else None
+    """Return the real trips that the first seed's trips of all students answer, row by row; None if there are none."""
+    answered = [real_of(data, result) for result in first_generated(data).values()]
+    return answered[0] if answered and all(real is not None for real in answered) else None
 
 
 def real_of(data: ReportData, result: StudentResult) -> Trajectories | None:
-    """Return the real trip of each generated one."""
+    """Return the real trip of each generated one, row by row; None if the requests are not those of real trips."""
     trips = result.generated
     if trips is None:
         return None

@@ -1,4 +1,4 @@
-"""The metrics: numbers of the published evaluation, and properties that hold for any trips."""
+"""Metrics: parity with the published evaluation, and properties that hold for any trips."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from small_city import grid_network, random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
-from hoser_kd.evaluation.metrics import (
-    DEFINITIONS,
-    evaluate,
-    flatten,
+from hoser_kd.evaluation.comparison import compare
+from hoser_kd.evaluation.distributions import histogram_edges
+from hoser_kd.evaluation.metric_registry import METRICS, SECTIONS, Metric, all_metrics, register
+from hoser_kd.evaluation.metrics import evaluate, flatten
+from hoser_kd.evaluation.pairing import od_cells, pair_by_od_cell
+from hoser_kd.evaluation.trip_measures import (
     gyration_km,
-    histogram_edges,
     length_km,
-    od_cells,
-    pair_by_od_cell,
     radius_km,
     step_minutes,
     traveled_km,
@@ -42,7 +41,7 @@ NETWORK = grid_network()
 
 @pytest.fixture(scope="module")
 def plain():
-    """The benchmark's definitions in plain Python."""
+    """Return the benchmark's definitions in plain Python."""
     path = Path(__file__).parents[2] / "benchmarks" / "metrics.py"
     spec = importlib.util.spec_from_file_location("benchmark_metrics", path)
     module = importlib.util.module_from_spec(spec)
@@ -94,9 +93,9 @@ class TestPublished:
 
     def test_edges(self, golden_metrics, published):
         edges = golden_metrics["details"]["distance"]["edges"]
-        wanted = published["distance"]["bin_edges_first3_last3"]
+        expected = published["distance"]["bin_edges_first3_last3"]
         assert len(edges) == published["distance"]["n_bins"]
-        np.testing.assert_allclose(edges[:3] + edges[-2:], wanted[:-1], rtol=1e-12)
+        np.testing.assert_allclose(edges[:3] + edges[-2:], expected[:-1], rtol=1e-12)
 
     def test_pairs(self, golden_metrics, published):
         assert golden_metrics["details"]["pairs"] == published["pairs"]
@@ -119,13 +118,13 @@ class TestPublished:
         exact = np.array(golden_metrics["details"]["similarity"]["dtw"])
         assert (exact <= np.array(published["dtw"]["per_pair"]) + 1e-9).all()
 
-    def test_per_road_figures_are_those_of_the_later_scripts(self, golden_trips, published):
-        """They pair trips by cells of 0.001° and use the mean earth radius; both are put in here."""
-        real, made, network = golden_trips
+    def test_per_road_metrics_equal_those_of_the_later_scripts(self, golden_trips, published):
+        """These scripts pair trips by cells of 0.001° and use the mean earth radius."""
+        real, generated, network = golden_trips
         row, column = np.floor(network.centroids / 0.001).astype(np.int64).T
-        pairs = pair_by_od_cell(real, made, (row - row.min()) * 1000 + column - column.min())
-        values = kernels.pair_distances(real, made, pairs, network.centroids, 100.0)
-        mean_roads = (real.lengths[pairs[:, 0]] + made.lengths[pairs[:, 1]]) / 2
+        pairs = pair_by_od_cell(real, generated, (row - row.min()) * 1000 + column - column.min())
+        values = kernels.pair_distances(real, generated, pairs, network.centroids, 100.0)
+        mean_roads = (real.lengths[pairs[:, 0]] + generated.lengths[pairs[:, 1]]) / 2
         scale = 6371.0 / kernels.RADIUS_KM
         theirs = published["fork_evaluation_py"]
         for name, column in (("Hausdorff", kernels.HAUSDORFF_KM), ("DTW", kernels.DTW_KM)):
@@ -158,13 +157,13 @@ class TestKernel:
         assert 0 <= there[kernels.EDR] <= 1
 
     def test_many_pairs_of_many_lengths_equal_one_by_one(self):
-        real, made = random_trips(NETWORK, 12, seed=1), random_trips(NETWORK, 9, seed=2, lengths=(1, 30))
+        real, generated = random_trips(NETWORK, 12, seed=1), random_trips(NETWORK, 9, seed=2, lengths=(1, 30))
         pairs = np.argwhere(np.ones((12, 9), bool))
-        together = kernels.pair_distances(real, made, pairs, NETWORK.centroids, 100.0)
-        single = [kernels.pair_distances(real, made, pair[None], NETWORK.centroids, 100.0)[0] for pair in pairs]
+        together = kernels.pair_distances(real, generated, pairs, NETWORK.centroids, 100.0)
+        single = [kernels.pair_distances(real, generated, pair[None], NETWORK.centroids, 100.0)[0] for pair in pairs]
         np.testing.assert_array_equal(together, single)
 
-    def test_a_trip_is_at_no_distance_from_itself(self):
+    def test_a_trip_has_no_distance_from_itself(self):
         trips = random_trips(NETWORK, 5)
         same = np.repeat(np.arange(5), 2).reshape(-1, 2)
         assert (kernels.pair_distances(trips, trips, same, NETWORK.centroids, 100.0) == 0).all()
@@ -174,9 +173,9 @@ class TestKernel:
         trips.save(tmp_path / "trips.arrow")
         mapped = Trajectories.load(tmp_path / "trips.arrow")
         pairs = np.array([[0, 1], [2, 3]])
-        wanted = kernels.pair_distances(trips, trips, pairs, NETWORK.centroids, 100.0)
+        expected = kernels.pair_distances(trips, trips, pairs, NETWORK.centroids, 100.0)
         compiled = len(kernels._sweep.signatures)
-        np.testing.assert_array_equal(kernels.pair_distances(mapped, mapped, pairs, NETWORK.centroids, 100.0), wanted)
+        np.testing.assert_array_equal(kernels.pair_distances(mapped, mapped, pairs, NETWORK.centroids, 100.0), expected)
         assert len(kernels._sweep.signatures) == compiled
 
     def test_compiles_where_no_cache_can_be_written(self):
@@ -192,17 +191,17 @@ class TestPairing:
         st.integers(1, 6),
     )
     @settings(max_examples=80, deadline=None)
-    def test_equals_pairing_one_by_one(self, real_ods, made_ods, num_cells):
+    def test_equals_pairing_one_by_one(self, real_ods, generated_ods, num_cells):
         cell = np.arange(NETWORK.num_roads) % num_cells
         waiting = defaultdict(list)
         for row, (o, d) in enumerate(real_ods):
             waiting[cell[o], cell[d]].append(row)
-        found: dict = {}
-        for row, (o, d) in enumerate(made_ods):
-            found.setdefault((cell[o], cell[d]), []).append(row)
-        wanted = [[r, g] for od, rows in found.items() for r, g in zip(waiting[od], rows, strict=False)]
-        pairs = pair_by_od_cell(trips_of(*map(list, real_ods)), trips_of(*map(list, made_ods)), cell)
-        assert pairs.tolist() == wanted
+        by_od: dict = {}
+        for row, (o, d) in enumerate(generated_ods):
+            by_od.setdefault((cell[o], cell[d]), []).append(row)
+        expected = [[r, g] for od, rows in by_od.items() for r, g in zip(waiting[od], rows, strict=False)]
+        pairs = pair_by_od_cell(trips_of(*map(list, real_ods)), trips_of(*map(list, generated_ods)), cell)
+        assert pairs.tolist() == expected
 
     def test_the_corner_is_the_published_one_in_a_published_city_and_the_roads_own_elsewhere(self):
         porto = EvaluationConfig(od_corner=(41.1406, -8.689))
@@ -212,8 +211,8 @@ class TestPairing:
         own = EvaluationConfig(od_corner=(float(lat.min()), float(lon.min())))
         np.testing.assert_array_equal(od_cells(elsewhere, EvaluationConfig()), od_cells(elsewhere, own))
 
-    def test_cells_are_as_wide_as_asked(self):
-        """200 m cells on a street grid of 222 m by 168 m: counted from a corner in plain meters."""
+    def test_cells_have_the_configured_width(self):
+        """200 m cells on a street grid of 222 m by 168 m, compared with a planar computation in meters."""
         lat, lon = NETWORK.centroids.T
         cells = od_cells(NETWORK, EvaluationConfig(od_corner=(float(lat.min()), float(lon.min()))))
         north = np.floor((lat - lat.min()) * 111_050 / 200)
@@ -232,7 +231,7 @@ class TestPairing:
 
 
 class TestValues:
-    """A trip over three roads whose centers lie on one meridian, in plain numbers."""
+    """A trip over three roads with centers on one meridian, computed by hand."""
 
     TRIP = trips_of([0, 2, 1])
     NETWORK = replace(
@@ -243,7 +242,7 @@ class TestValues:
     )
     DEGREE_KM = 6371.009 * math.pi / 180
 
-    def test_distance_is_the_way_over_the_centers(self):
+    def test_distance_is_summed_over_the_centers(self):
         assert traveled_km(self.TRIP, self.NETWORK) == pytest.approx([0.03 * self.DEGREE_KM])
 
     def test_radius_is_the_mean_distance_to_the_mean(self):
@@ -268,75 +267,88 @@ class TestValues:
 
     def test_divergence_of_halves(self):
         """Visits (1, 0) and (1/2, 1/2) of two roads, by hand."""
-        real, made = trips_of([0]), trips_of([0, 1])
-        wanted = 0.5 * math.log(1 / 0.75) + 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
-        assert evaluate(real, made, self.NETWORK)["road_use"]["jsd"] == pytest.approx(wanted)
+        real, generated = trips_of([0]), trips_of([0, 1])
+        expected = 0.5 * math.log(1 / 0.75) + 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+        assert evaluate(real, generated, self.NETWORK)["road_use"]["jsd"] == pytest.approx(expected)
+
+
+_DISTRIBUTIONS = ("distance", "radius", "gyration", "duration", "trip_length", "trip_duration")
+_SHAPES = ("hausdorff", "dtw", "edr", "edr_published", "hausdorff_per_road", "dtw_per_road")
+ORDER = [
+    *(("counts", key) for key in ("real", "generated", "pairs")),
+    *((section, key) for section in _DISTRIBUTIONS for key in ("real_mean", "generated_mean", "jsd")),
+    ("road_use", "jsd"),
+    *(("similarity", key) for key in _SHAPES),
+    *(("requests", key) for key in ("reached_share", "od_cell_share")),
+    *(("paired", key) for key in (*_SHAPES, "edit_similarity", "jaccard", "identical_share", "detour_ratio")),
+    *(("training", key) for key in ("memorized_share", "real_memorized_share")),
+]
+"""Sections and keys of metrics.json, in order: files of earlier versions are read by these names."""
 
 
 class TestEvaluate:
     def test_a_perfect_generator(self):
         real = random_trips(NETWORK, 40)
-        figures = flatten(evaluate(real, real, NETWORK, paired=True, training=real))
-        for name, value in figures.items():
-            _, _, better = DEFINITIONS[name]
+        metrics = flatten(evaluate(real, real, NETWORK, paired=True, training=real))
+        for name, value in metrics.items():
+            better = METRICS[name].better
             if better == "lower":
                 assert value == pytest.approx(0, abs=1e-12), name
             elif better == "higher":
                 assert value == 1, name
-        assert figures["paired.detour_ratio"] == 1
-        assert figures["training.memorized_share"] == 1
-        assert figures["counts.pairs"] == 40
+        assert metrics["paired.detour_ratio"] == 1
+        assert metrics["training.memorized_share"] == 1
+        assert metrics["counts.pairs"] == 40
 
     def test_a_useless_generator(self):
-        real, made = trips_of([0, 1, 2]), trips_of([50, 51])
-        figures = evaluate(real, made, NETWORK, paired=True, training=real)
-        assert figures["requests"] == {"reached_share": 0.0, "od_cell_share": 0.0}
-        assert figures["paired"]["jaccard"] == 0
-        assert figures["paired"]["edit_similarity"] == 0
-        assert figures["paired"]["identical_share"] == 0
-        assert "detour_ratio" not in figures["paired"]
-        assert figures["training"] == {"memorized_share": 0.0, "real_memorized_share": 1.0}
-        assert figures["road_use"]["jsd"] == pytest.approx(math.log(2))
+        real, generated = trips_of([0, 1, 2]), trips_of([50, 51])
+        metrics = evaluate(real, generated, NETWORK, paired=True, training=real)
+        assert metrics["requests"] == {"reached_share": 0.0, "od_cell_share": 0.0}
+        assert metrics["paired"]["jaccard"] == 0
+        assert metrics["paired"]["edit_similarity"] == 0
+        assert metrics["paired"]["identical_share"] == 0
+        assert "detour_ratio" not in metrics["paired"]
+        assert metrics["training"] == {"memorized_share": 0.0, "real_memorized_share": 1.0}
+        assert metrics["road_use"]["jsd"] == pytest.approx(math.log(2))
 
     def test_overlap_of_roads(self):
-        figures = evaluate(trips_of([1, 2, 3, 4]), trips_of([1, 2, 9, 3, 4]), NETWORK, paired=True)["paired"]
-        assert figures["edit_similarity"] == pytest.approx(1 - 1 / 5)
-        assert figures["jaccard"] == pytest.approx(4 / 5)
+        metrics = evaluate(trips_of([1, 2, 3, 4]), trips_of([1, 2, 9, 3, 4]), NETWORK, paired=True)["paired"]
+        assert metrics["edit_similarity"] == pytest.approx(1 - 1 / 5)
+        assert metrics["jaccard"] == pytest.approx(4 / 5)
         length = NETWORK.length_m
-        assert figures["detour_ratio"] == pytest.approx(length[[1, 2, 9, 3, 4]].sum() / length[[1, 2, 3, 4]].sum())
+        assert metrics["detour_ratio"] == pytest.approx(length[[1, 2, 9, 3, 4]].sum() / length[[1, 2, 3, 4]].sum())
 
-    def test_reached_share_counts_destinations_asked_for(self):
-        made = trips_of([0, 1], [0, 2], [0, 3], [0, 4])
-        requests = evaluate(made, made, NETWORK, destinations=np.array([1, 2, 3, 5]))["requests"]
+    def test_reached_share_counts_requested_destinations(self):
+        generated = trips_of([0, 1], [0, 2], [0, 3], [0, 4])
+        requests = evaluate(generated, generated, NETWORK, destinations=np.array([1, 2, 3, 5]))["requests"]
         assert requests["reached_share"] == 0.75
         cell = np.floor(NETWORK.centroids / 0.001)
         assert requests["od_cell_share"] == (0.75 if (cell[4] != cell[5]).any() else 1.0)
 
-    def test_every_figure_is_defined_and_every_definition_reported(self):
-        real, made = random_trips(NETWORK, 30, seed=3), random_trips(NETWORK, 30, seed=4)
-        mixed = trips_of(*[real.roads(i).tolist() for i in range(15)], *[made.roads(i).tolist() for i in range(15)])
-        figures = flatten(evaluate(real, mixed, NETWORK, paired=True, training=made, details=True))
-        assert set(figures) == set(DEFINITIONS)
-        assert all(isinstance(value, float) and math.isfinite(value) for value in figures.values())
-        for unit, text, better in DEFINITIONS.values():
-            assert unit in {"", "km", "min", "nat", "trips", "pairs"}
-            assert text.endswith(".")
-            assert better in {"lower", "higher", None}
+    def test_every_record_with_a_function_is_computed_and_nothing_else(self):
+        real, generated = random_trips(NETWORK, 30, seed=3), random_trips(NETWORK, 30, seed=4)
+        mixed = trips_of(
+            *[real.roads(i).tolist() for i in range(15)], *[generated.roads(i).tolist() for i in range(15)]
+        )
+        metrics = flatten(evaluate(real, mixed, NETWORK, paired=True, training=generated, details=True))
+        assert list(metrics) == [f"{section}.{key}" for section, key in ORDER]
+        assert set(metrics) == {metric.name for metric in all_metrics() if metric.compute is not None}
+        assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
 
     def test_result_is_strict_json(self):
-        real, made = random_trips(NETWORK, 20, seed=5), random_trips(NETWORK, 20, seed=6)
-        result = evaluate(real, made, NETWORK, paired=True, details=True)
+        real, generated = random_trips(NETWORK, 20, seed=5), random_trips(NETWORK, 20, seed=6)
+        result = evaluate(real, generated, NETWORK, paired=True, details=True)
         assert json.loads(json.dumps(result, allow_nan=False)) == result
 
-    def test_one_road_trips_and_no_pairs_leave_figures_out(self):
-        figures = evaluate(trips_of([0], [1]), trips_of([50]), NETWORK)
-        assert figures["counts"] == {"real": 2.0, "generated": 1.0, "pairs": 0.0}
-        assert "similarity" not in figures
-        assert "duration" not in figures
+    def test_one_road_trips_and_no_pairs_leave_metrics_out(self):
+        metrics = evaluate(trips_of([0], [1]), trips_of([50]), NETWORK)
+        assert metrics["counts"] == {"real": 2.0, "generated": 1.0, "pairs": 0.0}
+        assert "similarity" not in metrics
+        assert "duration" not in metrics
 
-    def test_arguments_that_do_not_fit_are_refused(self):
+    def test_arguments_that_do_not_match_are_refused(self):
         trips = random_trips(NETWORK, 3)
-        with pytest.raises(ValueError, match="equally many"):
+        with pytest.raises(ValueError, match="as many generated trips as real ones, got 1 and 3"):
             evaluate(trips, trips.take(np.array([0])), NETWORK, paired=True)
         with pytest.raises(ValueError, match="2 destinations for 3"):
             evaluate(trips, trips, NETWORK, destinations=np.array([0, 1]))
@@ -349,10 +361,88 @@ class TestEvaluate:
         assert len(edges) == 101
 
 
+class TestRecords:
+    def test_every_metric_has_heading_label_definition_and_a_known_unit(self):
+        units = {metric.name: metric.unit for metric in all_metrics()}
+        for metric in all_metrics():
+            assert SECTIONS[metric.section].heading
+            assert metric.label
+            assert metric.text.endswith(".")
+            assert metric.unit in {"", "km", "min", "s", "nat", "trips", "pairs", "steps"}
+            assert not (metric.is_share and metric.unit)
+            for other in (metric.real, metric.same_as):
+                assert other is None or units[other] == metric.unit
+
+    def test_units_follow_from_what_is_measured(self):
+        """Divergences are in nats, lengths in km, times in min or s; shares, ratios and edit distances have no unit."""
+        for metric in all_metrics():
+            if metric.key in {"jsd", "nll", "teacher_kl"}:
+                assert metric.unit == "nat", metric.name
+            elif metric.key.split("_")[0] in {"hausdorff", "dtw"}:
+                assert metric.unit == "km", metric.name
+            elif metric.key in {"real_mean", "generated_mean"}:
+                assert metric.unit == ("min" if "duration" in metric.section else "km"), metric.name
+            elif metric.section == "counts" or metric.key == "steps":
+                assert metric.unit in {"trips", "pairs", "steps"}, metric.name
+            else:
+                assert metric.unit == ("s" if metric.key.endswith("_s") else ""), metric.name
+
+    def test_shares_are_shown_in_percent(self):
+        for metric in all_metrics():
+            if metric.key.endswith("_share"):
+                assert metric.is_share, metric.name
+
+    @pytest.mark.parametrize(
+        ("metric", "message"),
+        [
+            (Metric("elsewhere.wiggle", label="wiggle", text="Wiggle."), "key of SECTIONS"),
+            (Metric("counts", label="wiggle", text="Wiggle."), "section.metric"),
+            (Metric("counts.wiggle", label="", text="Wiggle."), "label"),
+            (Metric("counts.wiggle", label="wiggle", text=""), "definition"),
+            (Metric("counts.real", label="real", text="Real trips."), "registered already"),
+        ],
+    )
+    def test_an_incomplete_record_is_refused(self, metric, message):
+        before = METRICS.names()
+        with pytest.raises(ValueError, match=message):
+            register(metric)
+        assert METRICS.names() == before
+
+    def test_a_registered_metric_is_computed_and_compared(self):
+        trips = random_trips(NETWORK, 5)
+        metric = Metric(
+            "counts.longest",
+            label="longest trip",
+            text="Roads of the longest generated trip.",
+            unit="roads",
+            better="higher",
+            compute=lambda context: context.generated.lengths.max(),
+            headline=True,
+        )
+        register(metric)
+        try:
+            metrics = flatten(evaluate(trips, trips, NETWORK))
+            (row,) = [row for row in compare({0: metrics}, {0: metrics}) if row.name == metric.name]
+        finally:
+            METRICS.unregister(metric.name)
+        assert metrics[metric.name] == trips.lengths.max()
+        assert row.metric is metric
+        assert row.verdict == "same"
+        assert metric.name not in flatten(evaluate(trips, trips, NETWORK))
+
+    def test_an_undefined_metric_is_left_out(self):
+        trips = random_trips(NETWORK, 5)
+        register(Metric("counts.nothing", label="nothing", text="Nothing.", compute=lambda _: None))
+        try:
+            assert "nothing" not in evaluate(trips, trips, NETWORK)["counts"]
+        finally:
+            METRICS.unregister("counts.nothing")
+
+
 def test_a_real_city_against_itself(porto: Path):
     network = read_hoser(porto)
     real = read_trips(porto / "test.csv", network)
-    figures = flatten(evaluate(real, real, network, paired=True))
-    assert figures["counts.pairs"] == figures["counts.real"] == len(real)
-    assert figures["similarity.dtw"] == 0
-    assert figures["requests.reached_share"] == 1
+    metrics = flatten(evaluate(real, real, network, paired=True))
+    assert metrics["counts.pairs"] == metrics["counts.real"] == len(real)
+    assert metrics["similarity.dtw"] == 0
+    assert metrics["requests.reached_share"] == 1

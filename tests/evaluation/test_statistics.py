@@ -1,4 +1,4 @@
-"""Paired differences: against scipy, by coverage, and at the edges."""
+"""Paired differences: parity with scipy, coverage, edge cases."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def test_equals_the_paired_t_interval_of_scipy(pairs, confidence):
     spread = (a - b).std(ddof=1)
     assert difference.mean == pytest.approx((a - b).mean())
     if spread > 1e-6:
-        wanted = stats.ttest_rel(a, b).confidence_interval(confidence)
-        assert (difference.low, difference.high) == pytest.approx(tuple(wanted), rel=1e-6, abs=1e-6)
+        expected = stats.ttest_rel(a, b).confidence_interval(confidence)
+        assert (difference.low, difference.high) == pytest.approx(tuple(expected), rel=1e-6, abs=1e-6)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=8))
-def test_turning_the_pair_turns_the_interval(pairs):
+def test_swapping_the_pair_negates_the_interval(pairs):
     a, b = np.array(pairs).T
     there, back = paired_difference(a, b), paired_difference(b, a)
     assert (there.mean, there.low, there.high) == (-back.mean, -back.high, -back.low)
 
 
-def test_covers_the_true_difference_as_often_as_it_says():
+def test_covers_the_true_difference_at_the_confidence_level():
     rng = np.random.default_rng(0)
-    held = [
+    covered = [
         low <= 1 <= high
         for _, low, high in (paired_difference(*(rng.normal([[1], [0]], 1, (2, 4))), 0.9) for _ in range(2000))
     ]
-    assert np.mean(held) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.02)
 
 
 def test_one_seed_has_no_interval():
@@ -50,7 +50,7 @@ def test_one_seed_has_no_interval():
     assert not difference.is_clear
 
 
-def test_clear_means_without_zero():
+def test_clear_means_that_the_interval_excludes_zero():
     assert paired_difference([2, 2.1, 2.2], [1, 1, 1]).is_clear
     assert paired_difference([1, 1, 1], [2, 2.1, 2.2]).is_clear
     assert not paired_difference([1, 3, 2], [2, 2, 2]).is_clear
@@ -58,6 +58,6 @@ def test_clear_means_without_zero():
 
 
 @pytest.mark.parametrize(("a", "b", "confidence"), [([1, 2], [1], 0.95), ([], [], 0.95), ([1], [1], 1.0), (1, 1, 0.95)])
-def test_what_cannot_be_paired_is_refused(a, b, confidence):
+def test_arrays_that_cannot_be_paired_are_refused(a, b, confidence):
     with pytest.raises(ValueError):
         paired_difference(a, b, confidence)

@@ -1,4 +1,4 @@
-"""The pictures: that they show what they say, without pyplot and without warnings."""
+"""Figures show the data they are given, without pyplot and without warnings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, QuadMesh
 from small_city import grid_network, random_trips
 
 from hoser_kd import plots
@@ -25,7 +25,7 @@ LNG_EDGES = np.linspace(-8.661, -8.652, 5)
 
 
 def drawn(figure: Figure) -> list[str]:
-    """Every text of a figure."""
+    """Return every text of a figure."""
     figure.draw_without_rendering()
     return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
@@ -61,12 +61,18 @@ ALL = {
     ),
     "curves": lambda: plots.training_curves({"vanilla": [history(0), history(1)], "distilled": [history(0.2)]}),
     "histograms": lambda: plots.histograms({"entropy (nat)": np.linspace(0, 1, 50), "candidates": np.arange(9) % 4}),
+    "wins": lambda: plots.wins_map(
+        NETWORK, np.linspace(-1, 1, NETWORK.num_roads), np.arange(NETWORK.num_roads) % 3, "closer"
+    ),
+    "by group": lambda: plots.by_group(
+        {"hour": {"vanilla": {"08": 0.5}}}, {"hour": "hour of the day"}, {"hour": {"08": 3.0, "09": 1.0}}, "accuracy"
+    ),
     "differences": lambda: plots.differences([("EDR", -1.0, -2.0, 0.5, "lower"), ("DTW", 1.0, np.nan, np.nan, None)]),
 }
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_picture_is_a_png_and_the_same_each_time(name):
+def test_every_figure_is_a_png_and_the_same_each_time(name):
     first, second = plots.png(ALL[name](), dpi=60), plots.png(ALL[name](), dpi=60)
     assert first.startswith(b"\x89PNG\r\n\x1a\n")
     assert first == second
@@ -101,7 +107,7 @@ def test_zones_next_to_each_other_differ_in_color():
     assert ((color[a] != color[b]) | (a == b)).all()
 
 
-def test_grid_map_tells_centers_outside_the_grid():
+def test_grid_map_counts_centers_outside_the_grid():
     lat, lon = NETWORK.centroids.T
     outside = (lat < LAT_EDGES[0]) | (lat > LAT_EDGES[-1]) | (lon < LNG_EDGES[0]) | (lon > LNG_EDGES[-1])
     texts = drawn(plots.grid_map(NETWORK, LAT_EDGES, LNG_EDGES, np.arange(24).reshape(6, 4)))
@@ -111,7 +117,14 @@ def test_grid_map_tells_centers_outside_the_grid():
 
 
 def test_cells_without_a_value_stay_blank_even_if_all_are():
-    plots.png(plots.cell_value_map(NETWORK, LAT_EDGES, LNG_EDGES, np.full((6, 4), np.nan), "nat"), dpi=40)
+    some = np.where(np.arange(24).reshape(6, 4) % 3 == 0, np.nan, 2.0)
+    for values in (some, np.full((6, 4), np.nan)):
+        figure = plots.cell_value_map(NETWORK, LAT_EDGES, LNG_EDGES, values, "nat")
+        figure.draw_without_rendering()
+        (mesh,) = [c for c in figure.axes[0].collections if isinstance(c, QuadMesh)]
+        blank = np.ma.getmaskarray(mesh.get_array()).reshape(6, 4)
+        np.testing.assert_array_equal(blank, np.isnan(values))
+        assert (mesh.norm.vmin, mesh.norm.vmax) == ((0, 1) if blank.all() else (2, 3))
 
 
 def test_scale_bar_is_round_and_true():
@@ -124,7 +137,7 @@ def test_scale_bar_is_round_and_true():
     assert float(number) * {"m": 1, "km": 1000}[unit] == pytest.approx(meters, rel=1e-3)
 
 
-def test_use_map_draws_driven_roads_over_the_others():
+def test_use_map_draws_every_road_once_and_visited_ones_apart():
     trips = random_trips(NETWORK, 6)
     axes = plots.use_map(NETWORK, {"real": trips}).axes[0]
     faint, driven = [len(c.get_segments()) for c in axes.collections if isinstance(c, LineCollection)]
@@ -132,12 +145,12 @@ def test_use_map_draws_driven_roads_over_the_others():
     assert faint + driven == NETWORK.num_roads
 
 
-def test_trips_map_has_a_panel_a_trip_and_kind_and_draws_its_roads():
-    real, made = random_trips(NETWORK, 4), random_trips(NETWORK, 4, seed=1)
-    figure = plots.trips_map(NETWORK, {"real": real, "vanilla": made}, [1, 3], {"vanilla": ["a note", "another"]})
+def test_trips_map_has_one_panel_per_trip_and_kind_and_draws_its_roads():
+    real, generated = random_trips(NETWORK, 4), random_trips(NETWORK, 4, seed=1)
+    figure = plots.trips_map(NETWORK, {"real": real, "vanilla": generated}, [1, 3], {"vanilla": ["a note", "another"]})
     assert len(figure.axes) == 4
     path = figure.axes[3].collections[-1]
-    assert len(path.get_segments()) == made.lengths[3]
+    assert len(path.get_segments()) == generated.lengths[3]
     assert {"real", "vanilla", "a note", "another"} <= set(drawn(figure))
 
 
@@ -150,20 +163,41 @@ def test_curves_pair_training_with_validation_and_choose_panels():
     assert plots.training_curves({"vanilla": [[]]}).axes == []
 
 
-def test_training_losses_share_the_panel_of_the_figure_that_means_the_same():
+def test_training_losses_share_the_panel_of_the_metric_that_measures_the_same():
     epochs = [
         {"epoch": e, "train_next_step": 1 / e, "train_time": 2 / e, "nll": 3 / e, "time_log_mape": 4 / e}
         for e in (1, 2)
     ]
     figure = plots.training_curves({"vanilla": [epochs]})
     assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2]
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
+        "negative log-likelihood",
+        "time, published loss",
+    ]
 
 
-def test_difference_is_filled_only_where_its_interval_is_clear_of_nothing():
+def test_difference_is_filled_only_where_its_interval_excludes_zero():
     rows = [("a", -1.0, -2.0, -0.5, "lower"), ("b", -1.0, -2.0, 0.5, "lower"), ("c", 2.0, np.nan, np.nan, "lower")]
     axes = plots.differences(rows).axes[0]
     faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"]
     assert faces == ["white", "white", plots.COLORS["distilled"]]  # drawn from the bottom
+
+
+def test_wins_map_colors_roads_with_trips_by_who_is_closer():
+    gain, visits = np.zeros(NETWORK.num_roads), np.zeros(NETWORK.num_roads, np.int64)
+    gain[[3, 5]], visits[[3, 5]] = (-0.5, 0.5), 2
+    axes = plots.wins_map(NETWORK, gain, visits, "closer").axes[0]
+    faint, colored = [c for c in axes.collections if isinstance(c, LineCollection)]
+    assert len(faint.get_segments()) == NETWORK.num_roads - 2
+    vanilla, distilled = colored.get_colors()
+    assert vanilla[0] > vanilla[2]  # orange: more red than blue
+    assert distilled[0] < distilled[2]
+
+
+def test_by_group_leaves_gaps_where_a_group_has_no_value():
+    axes = ALL["by group"]().axes
+    assert [list(line.get_xdata()) for line in axes[0].lines] == [[0]]
+    assert [bar.get_height() for bar in axes[1].patches] == [0.75, 0.25]
 
 
 def test_a_real_city(porto: Path):

@@ -1,4 +1,4 @@
-"""The report: that its page is whole, loads nothing, escapes everything and says what the numbers say."""
+"""The report: the page is complete, loads nothing, escapes everything and agrees with the numbers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 from small_city import grid_network, random_trips
 
 from hoser_kd import plots
-from hoser_kd.evaluation.comparison import LABELS, NEXT_STEP, SECTIONS, compare
+from hoser_kd.evaluation.comparison import compare, headline_rows
 from hoser_kd.evaluation.failures import Failure
-from hoser_kd.evaluation.metrics import DEFINITIONS, evaluate
+from hoser_kd.evaluation.metric_registry import METRICS, Metric, register
+from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.report import ReportData, StudentResult, render, write_report
+from hoser_kd.report.labels import describe_values
+from hoser_kd.report.text import judged_rows, repeated_metrics
 
 NETWORK = grid_network()
 REAL = random_trips(NETWORK, 20, seed=0, lengths=(4, 16))
@@ -24,11 +27,11 @@ VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
 def text_of(data: ReportData) -> Page:
-    return Page(render(data, with_pictures=False))
+    return Page(render(data, with_figures=False))
 
 
 def answers(seed: int) -> Trajectories:
-    """Trips with the real origins: each real trip cut short at random."""
+    """Return trips with the real origins: each real trip truncated at random."""
     rng = np.random.default_rng(seed)
     keep = rng.integers(2, REAL.lengths + 1)
     at = np.concatenate([np.arange(start, start + count) for start, count in zip(REAL.offsets[:-1], keep, strict=True)])
@@ -65,14 +68,15 @@ def data() -> ReportData:
         },
         teacher={
             "history": [{"epoch": 1, "val_loss": 2.0}, {"epoch": 2, "val_loss": 1.0}],
-            "perplexity": {"test_perplexity": 3.25, "by_hour": {"noon": 2.5}},
+            "teacher_evaluation": {"test_perplexity": 3.25, "by_hour": {"noon": 2.5}},
+            "teacher_soft_labels": {"sample_candidate_top_is_true": 0.75, "splits": [{"split": "val"}]},
             "label_values": {"entropy (nat)": np.linspace(0, 1, 40)},
         },
         settings_yaml="city: porto\nstudent:\n  hidden_dim: 128\n",
         versions=[{"asset": "teacher", "version": "abc123", "made": "2025-01-01", "inputs": "teacher_corpus 9f"}],
         seconds={"teacher": 65.0, "vanilla_student": 10.0},
         sizes={"training_trips": 30},
-        pictures={"Roads that share a cell.": plots.png(plots.network_map(NETWORK), dpi=40)},
+        figures={"Roads that share a cell.": plots.png(plots.network_map(NETWORK), dpi=40)},
     )
 
 
@@ -82,7 +86,7 @@ def page(data: ReportData) -> str:
 
 
 class Page(HTMLParser):
-    """Tags, their attributes and the text, and whether every tag is closed."""
+    """Tags with attributes, text, table rows, and the tags that are open."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -138,7 +142,7 @@ class TestPage:
                     assert value.startswith(("data:image/png;base64,", "#")), value[:60]
         assert "default-src 'none'" in page
 
-    def test_links_lead_somewhere(self, page):
+    def test_links_have_targets(self, page):
         tags = Page(page).tags
         targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
         assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= targets
@@ -146,7 +150,7 @@ class TestPage:
     def test_has_every_part(self, page):
         parsed = Page(page)
         headings = [
-            "Prediction of the next step",
+            "Next-step prediction",
             "Generated trips",
             "Real and generated trips",
             "Training",
@@ -161,8 +165,8 @@ class TestPage:
         # by group, differences, 4 of trips, a failure, curves, 2 of the teacher, network, the one handed in
         assert len(images) == 12
         assert all(image["alt"] for image in images)
-        assert "By scenario" in parsed.words
-        assert "30.10" in parsed.words.partition("By scenario")[2]
+        assert "Scenarios" in parsed.words
+        assert "30.10" in parsed.words.partition("Scenarios The same metrics")[2]
         assert "trips that start from Monday to Friday: 20" in parsed.words
         assert parsed.row("no path")[1:3] != ["0.00", "0.00"]
         assert parsed.row("step limit")[1:3] == ["0.00", "0.00"]
@@ -174,12 +178,12 @@ class TestPage:
         assert "@media print" in page
         assert 'content="width=device-width' in page
 
-    def test_every_figure_shown_is_defined(self, page, data):
+    def test_every_metric_shown_is_defined(self, page, data):
         words = Page(page).words
         rows = compare({0: {"next_step.accuracy": 1.0}}, {})
-        assert rows[0].definition.text in words
+        assert rows[0].metric.text in words
         for name in ("similarity.dtw", "distance.jsd", "paired.jaccard", "training.memorized_share"):
-            assert DEFINITIONS[name].text in words
+            assert METRICS[name].text in words
 
     def test_the_same_data_give_the_same_file(self, page, data, tmp_path):
         write_report(tmp_path / "report.html", data)
@@ -195,7 +199,7 @@ class TestPage:
             sizes={evil: evil},
             versions=[dict.fromkeys(("asset", "version", "made", "inputs"), evil)],
             seconds={evil: 1.0},
-            pictures={evil: data.pictures["Roads that share a cell."]},
+            figures={evil: data.figures["Roads that share a cell."]},
         )
         page = render(hostile)
         assert "<script" not in page
@@ -205,33 +209,33 @@ class TestPage:
 
 
 class TestVerdict:
-    def test_says_what_is_clearly_better_and_worse(self, page):
+    def test_names_what_is_clearly_better_and_worse(self, page):
         words = Page(page).words
         assert "A mixed result" in words
         better, worse = words.split("Clearly worse with the teacher:")[0], words.split("Clearly worse")[1]
         assert "accuracy (next step)" in better.split("Clearly better with the teacher:")[1]
         assert "negative log-likelihood (next step)" in worse
-        assert "names the next road in 85.10 % of the steps, the plain one in 80.10 %" in words
+        assert "predicts the next road in 85.10 % of the steps, the vanilla one in 80.10 %" in words
         assert "+5.00 points, 95 % interval +5.00 to +5.00" in words
         assert "Nothing here claims statistical significance" in words
 
     def test_tables_give_means_differences_and_intervals(self, page):
         row = Page(page).row("negative log-likelihood")
-        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "", "worse"]
+        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "worse"]
 
-    def test_one_seed_has_no_interval_and_says_so(self, data):
+    def test_one_seed_has_no_interval_and_a_caveat(self, data):
         one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
         words = text_of(one).words
         assert words.count("One seed gives no interval") == 1
         assert "Clearly" not in words.replace("“Clearly”", "")
         row = text_of(one).row("accuracy")
-        assert row[2:] == ["80.00", "85.00", "+5.00", "", "", "leans better"]
+        assert row[2:] == ["80.00", "85.00", "+5.00", "leans better"]
 
     def test_without_distillation(self, data):
         plain = replace(data, students={"vanilla": data.students["vanilla"]}, teacher={})
         parsed = text_of(plain)
-        assert "Distillation is switched off" in parsed.words
-        assert "No teacher took part." in parsed.words
+        assert "Distillation is disabled" in parsed.words
+        assert "No teacher was used." in parsed.words
         assert "distilled is" not in parsed.words
         assert parsed.open == []
 
@@ -243,7 +247,7 @@ class TestVerdict:
         words = text_of(replace(data, students=bare)).words
         assert "No trips have been generated." in words
 
-    def test_seeds_that_do_not_meet_are_not_compared(self, data):
+    def test_students_without_a_common_seed_are_not_compared(self, data):
         apart = {"vanilla": {0: data.students["vanilla"][0]}, "distilled": {1: data.students["distilled"][1]}}
         words = text_of(replace(data, students=apart)).words
         assert "The students share no seed" in words
@@ -270,37 +274,130 @@ class TestCompare:
         assert row.difference.mean == pytest.approx(3)
         assert row.verdict == "better"
 
-    def test_a_clear_interval_makes_it_plain(self):
+    def test_an_interval_without_zero_is_clear(self):
         vanilla = {seed: {"similarity.edr": 0.5 + seed / 1000} for seed in range(4)}
         distilled = {seed: {"similarity.edr": 0.4 + seed / 500} for seed in range(4)}
         assert compare(vanilla, distilled)[0].verdict == "better"
         assert compare(distilled, vanilla)[0].verdict == "worse"
         assert compare(vanilla, vanilla)[0].verdict == "same"
 
-    def test_only_seeds_both_have_are_paired(self):
+    def test_only_common_seeds_are_paired(self):
         (row,) = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
         assert row.difference.mean == pytest.approx(-0.1)
         assert row.vanilla == (0.5, 9.0)
 
-    def test_unknown_figures_take_their_direction_from_their_name(self):
-        row, other = compare(
-            {0: {"next_step.odd_loss": 2.0, "next_step.oddity": 1.0}},
-            {0: {"next_step.odd_loss": 1.0, "next_step.oddity": 2.0}},
-        )
-        assert row.verdict == "leans better"
-        assert other.verdict is None
+    def test_a_metric_without_a_record_has_no_direction(self):
+        """Its name is no evidence: `odd_loss` may be something to maximize."""
+        (row,) = compare({0: {"next_step.odd_loss": 2.0}}, {0: {"next_step.odd_loss": 1.0}})
+        assert row.metric.label == "odd loss"
+        assert row.difference.mean == -1
+        assert row.verdict is None
 
-    def test_every_figure_has_a_heading_and_a_name_for_people(self):
-        for name in [*DEFINITIONS, *(f"next_step.{figure}" for figure in NEXT_STEP)]:
-            section, _, figure = name.partition(".")
-            assert section in SECTIONS
-            assert figure in LABELS
+    def test_the_short_comparison_has_the_headline_metrics_of_all_students(self):
+        plain = {"next_step.nll": 1.0, "next_step.top_3": 0.5, "similarity.dtw": 3.0}
+        rows = headline_rows({"vanilla": plain, "distilled": {**plain, "next_step.accuracy": 0.5}})
+        assert [row["figure"] for row in rows] == ["next_step.nll", "similarity.dtw"]
+        assert rows[0] == {"figure": "next_step.nll", "vanilla": 1.0, "distilled": 1.0}
 
 
-def test_a_killed_write_leaves_the_report_that_was_there(data, tmp_path):
+class TestCounting:
+    """What the verdict counts."""
+
+    def rows(self, similarity: float, paired: float):
+        vanilla = {"similarity.dtw": 2.0, "paired.dtw": 2.0, "similarity.edr": 0.5, "similarity.edr_published": 0.25}
+        distilled = {**vanilla, "similarity.dtw": similarity, "paired.dtw": paired, "similarity.edr": 0.25}
+        return compare({0: vanilla}, {0: distilled})
+
+    def test_the_same_pairs_count_once(self):
+        rows = self.rows(1.0, 1.0 + 1e-15)
+        assert repeated_metrics(rows) == {"paired.dtw"}
+        assert [row.name for row in judged_rows(rows)] == ["similarity.dtw", "similarity.edr"]
+
+    def test_other_pairs_count_each(self):
+        rows = self.rows(1.0, 1.5)
+        assert repeated_metrics(rows) == set()
+        assert [row.name for row in judged_rows(rows)] == ["similarity.dtw", "similarity.edr", "paired.dtw"]
+
+    def test_the_page_says_so(self, data):
+        trips = evaluate(REAL, REAL, NETWORK, paired=True)
+        same = {"similarity": {"dtw": 2.0}, "paired": {"dtw": 2.0, "jaccard": 0.5}}
+        runs = {kind: {0: replace(runs[0], metrics={**trips, **same})} for kind, runs in data.students.items()}
+        words = text_of(replace(data, students=runs)).words
+        assert "pair the same trips here, so the metrics that both have are equal and count once" in words
+        assert "pair the same trips here" not in text_of(data).words
+
+
+class TestLabels:
+    def test_stored_names_become_labels_with_an_explanation(self, page):
+        parsed = Page(page)
+        (row,) = [row for row in parsed.rows if row[0] == "accuracy among the candidates' cells"]
+        assert row[1] == "0.75"
+        assert "most probable of the candidates' cells is the true one" in row[2]
+        assert "candidate top is true" not in parsed.words
+
+    def test_nested_names_and_unknown_ones_stay_readable(self):
+        values = {"alignment": {"can_tell": True, "tried": [1]}, "odd_key": 12345, "share": 0.123456, "lost": None}
+        assert [tuple(value)[:2] for value in describe_values(values)] == [
+            ("alignment: conclusive", "yes"),
+            ("odd key", "12,345"),
+            ("share", "0.1235"),
+        ]
+
+
+class TestColumns:
+    def test_one_seed_has_no_empty_columns(self, data):
+        one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
+        heads = [row for row in text_of(one).rows if row[0] == "metric" and "vanilla" in row]
+        assert heads
+        for head in heads:
+            assert not {"95 % interval", "effect"} & {cell.replace("\N{NO-BREAK SPACE}", " ") for cell in head}
+
+    @pytest.mark.parametrize("seeds", [1, 3])
+    def test_every_column_has_content_and_every_row_has_every_column(self, data, seeds):
+        some = {kind: {seed: runs[seed] for seed in range(seeds)} for kind, runs in data.students.items()}
+        tables = _tables_of(text_of(replace(data, students=some)).rows)
+        assert len(tables) == 3
+        for head, *rows in tables:
+            assert {len(row) for row in rows if len(row) > 1} == {len(head)}
+            assert all(any(row[column] for row in rows if len(row) > 1) for column in range(len(head)))
+
+
+def _tables_of(rows: list[list[str]]) -> list[list[list[str]]]:
+    """Return the rows of each table of metrics; a row with other headings ends it."""
+    tables: list[list[list[str]]] = []
+    inside = False
+    for row in rows:
+        if row[0] in {"metric", "cause", "artifact"}:
+            inside = row[0] == "metric" and "vanilla" in row
+            tables += [[]] if inside else []
+        inside = inside and not (len(row) in {2, 3} and row[0] != "metric")
+        if inside:
+            tables[-1].append(row)
+    return tables
+
+
+def test_a_registered_metric_reaches_the_page(data):
+    metric = Metric("training.wiggle", label="wiggliness", text="How much <trips> wiggle.", unit="rad", better="lower")
+    register(metric)
+    try:
+        runs = {
+            kind: {
+                seed: replace(run, metrics={**run.metrics, "training": {"wiggle": number / (1 + seed)}})
+                for seed, run in seeds.items()
+            }
+            for (kind, seeds), number in zip(data.students.items(), (2.0, 1.0), strict=True)
+        }
+        parsed = text_of(replace(data, students=runs))
+    finally:
+        METRICS.unregister(metric.name)
+    assert parsed.row("wiggliness ↓")[1] == "rad"
+    assert metric.text in parsed.words
+
+
+def test_a_failed_write_keeps_the_previous_report(data, tmp_path):
     path = tmp_path / "report.html"
-    path.write_bytes(b"the report of yesterday")
+    path.write_bytes(b"the previous report")
     with pytest.raises(UnicodeEncodeError):
         write_report(path, replace(data, city="\ud800"))  # fails in the middle of writing
-    assert path.read_bytes() == b"the report of yesterday"
+    assert path.read_bytes() == b"the previous report"
     assert list(tmp_path.iterdir()) == [path]

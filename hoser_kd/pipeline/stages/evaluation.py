@@ -19,6 +19,7 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.common.progress import Progress
 from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.generation import od_pairs as od
@@ -129,24 +130,6 @@ def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dic
     return trips, requests
 
 
-COMPARED = (
-    "next_step.accuracy",
-    "next_step.decision_accuracy",
-    "next_step.nll",
-    "next_step.calibration_error",
-    "next_step.time_mae_s",
-    "next_step.teacher_agreement",
-    "distance.jsd",
-    "duration.jsd",
-    "radius.jsd",
-    "similarity.hausdorff",
-    "similarity.dtw",
-    "similarity.edr",
-    "requests.reached_share",
-)
-"""Figures of the short comparison; the report has all of them."""
-
-
 def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     """Measure both students: next steps of all test trips, and their generated trips; JSON."""
     network, test = load_network(run), load_trips(run, "test")
@@ -189,16 +172,16 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
 
 
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures a person asks for first, a row each, a column a student."""
-    figures = {
-        kind: {
-            **{f"next_step.{name}": value for name, value in result["next_step"].items()},
-            **metrics.flatten(result["trips"]),
+    """Return the short comparison: a row per headline metric, a column per student."""
+    return headline_rows(
+        {
+            kind: {
+                **{f"next_step.{name}": value for name, value in result["next_step"].items()},
+                **metrics.flatten(result["trips"]),
+            }
+            for kind, result in results.items()
         }
-        for kind, result in results.items()
-    }
-    shared = [name for name in COMPARED if all(name in of for of in figures.values())]
-    return [{"figure": name, **{kind: of[name] for kind, of in figures.items()}} for name in shared]
+    )
 
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
@@ -225,7 +208,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         versions=_versions(run),
         seconds=_seconds(run),
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
-        pictures=_pictures(run),
+        figures=_pictures(run),
         decoder=_decoder(run),
     )
     write_report(run.folder / "report.html", data)

@@ -1,0 +1,149 @@
+"""Rows of the comparison as texts, and tables of them without empty columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hoser_kd.evaluation.comparison import Row, heading_of
+from hoser_kd.evaluation.metric_registry import SECTIONS
+
+
+class Line(NamedTuple):
+    """A row of the comparison as texts; the fields are the columns of the tables."""
+
+    label: str
+    direction: str
+    unit: str
+    real: str
+    vanilla: str
+    distilled: str
+    difference: str
+    interval: str
+    effect: str
+    verdict: str
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    key: str
+    """Field of `Line`."""
+    heading: str
+    title: str = ""
+    """Explanation, shown as a tooltip."""
+
+
+_OPTIONAL = (
+    Column("unit", "unit"),
+    Column("real", "real"),
+    Column("vanilla", "vanilla"),
+    Column("distilled", "distilled"),
+    Column("difference", "difference", "distilled minus vanilla"),
+    Column("interval", "95\N{NO-BREAK SPACE}% interval"),
+    Column("effect", "effect", "mean difference over its standard deviation (Cohen's d for pairs)"),
+    Column("verdict", "distilled is"),
+)
+
+
+class Group(NamedTuple):
+    """Lines under one heading."""
+
+    heading: str
+    """Empty for none."""
+    lines: list[Line]
+    note: str = ""
+    """What the heading means."""
+
+
+class Table(NamedTuple):
+    """A table of the comparison."""
+
+    columns: list[Column]
+    """Columns after the label; those without any content are left out."""
+    groups: list[Group]
+
+
+def table_of(groups: Sequence[Group]) -> Table:
+    """Return a table with the columns that have content: one seed gives no interval and no effect, for example."""
+    lines = [line for group in groups for line in group.lines]
+    columns = [column for column in _OPTIONAL if any(getattr(line, column.key) for line in lines)]
+    return Table(columns, list(groups))
+
+
+def full_label(row: Row) -> str:
+    """Return a metric's label with its section."""
+    return f"{row.metric.label} ({_in_text(row.section)})"
+
+
+def short_label(row: Row) -> str:
+    """Return a metric's label with the short name of its section."""
+    short = SECTIONS[row.section].short if row.section in SECTIONS else ""
+    return f"{row.metric.label} ({short or _in_text(row.section)})"
+
+
+def _in_text(section: str) -> str:
+    heading = heading_of(section)
+    return heading[:1].lower() + heading[1:]
+
+
+def format_row(row: Row) -> Line:
+    """Return a row of the comparison as texts."""
+    arrow = {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
+    decimals = _decimals(row)
+    difference = interval = ""
+    if row.difference is not None:
+        finer = _decimals_of_difference(row, decimals)
+        difference = _text(row, row.difference.mean, finer, sign=True)
+        if np.isfinite(row.difference.low):
+            interval = " to ".join(
+                _text(row, end, finer, sign=True) for end in (row.difference.low, row.difference.high)
+            )
+    return Line(
+        label=row.metric.label,
+        direction=arrow if row.metric.target is None else "→ real",
+        unit=unit_of(row),
+        real="" if row.real is None else _text(row, row.real, decimals),
+        vanilla=_spread(row, row.vanilla, decimals),
+        distilled=_spread(row, row.distilled, decimals),
+        difference=difference,
+        interval=interval,
+        effect="" if row.effect is None else f"{row.effect:+.1f}".replace("-", "−"),
+        verdict=row.verdict or "",
+    )
+
+
+def unit_of(row: Row) -> str:
+    """Return the unit in which a row is shown."""
+    return "%" if row.metric.is_share else row.metric.unit
+
+
+def _spread(row: Row, values: Sequence[float], decimals: int) -> str:
+    """Return the mean over the seeds and, for several seeds, their standard deviation."""
+    if not values:
+        return ""
+    mean = _text(row, float(np.mean(values)), decimals)
+    return mean if len(values) == 1 else f"{mean} ± {_text(row, float(np.std(values, ddof=1)), decimals)}"
+
+
+def _decimals(row: Row) -> int:
+    """Return the decimals of every number of a row: four significant digits of the mean, at most five decimals."""
+    if row.metric.is_share:
+        return 2
+    size = abs(float(np.mean(row.vanilla or row.distilled)))
+    return 3 if size == 0 else int(np.clip(3 - np.floor(np.log10(size)), 0, 5))
+
+
+def _decimals_of_difference(row: Row, decimals: int) -> int:
+    """Return up to two more decimals where the difference would be shown as 0 otherwise."""
+    size = abs(row.difference.mean) if row.difference is not None else 0.0
+    if row.metric.is_share or size == 0:
+        return decimals
+    return int(np.clip(1 - np.floor(np.log10(size)), decimals, decimals + 2))
+
+
+def _text(row: Row, value: float, decimals: int, *, sign: bool = False) -> str:
+    number = 100 * value if row.metric.is_share else value
+    return f"{number:{'+' if sign else ''},.{decimals}f}".replace("-", "−")

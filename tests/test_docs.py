@@ -1,0 +1,48 @@
+"""The generated pages of docs/ are those that the code generates now."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hoser_kd.evaluation.metric_registry import METRICS, Metric, register
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def build_module():
+    """Import docs/build.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("docs_build", DOCS / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BUILD = build_module()
+
+
+@pytest.mark.parametrize("name", BUILD.PAGES)
+def test_generated_pages_are_current(name):
+    stored = (DOCS / name).read_text(encoding="utf-8")
+    assert stored == BUILD.PAGES[name](), f"docs/{name} is stale; run: python docs/build.py"
+
+
+def test_pages_that_say_they_are_generated_are_the_generated_ones():
+    generated = {
+        page.name
+        for page in DOCS.glob("*.md")
+        if "by\n`python docs/build.py`" in (text := page.read_text()) or "by `python docs/build.py`" in text
+    }
+    assert generated == set(BUILD.PAGES)
+
+
+def test_a_registered_metric_reaches_the_page_of_metrics():
+    row = "| `counts.wiggle` | rad | → 2 | How much trips wiggle. |"
+    assert row not in BUILD.evaluation_page()
+    register(Metric("counts.wiggle", label="wiggle", text="How much trips wiggle.", unit="rad", target=2.0))
+    try:
+        assert row in BUILD.evaluation_page().splitlines()
+    finally:
+        METRICS.unregister("counts.wiggle")
