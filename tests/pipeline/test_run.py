@@ -55,7 +55,7 @@ def test_what_is_there_is_found_and_not_made_again(tmp_path, monkeypatch):
 def test_the_report_rests_on_the_seeds_it_is_given(tmp_path, monkeypatch):
     monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
     monkeypatch.setattr("hoser_kd.pipeline.run.run_checks", lambda artifact, inputs: [])
-    monkeypatch.setattr("hoser_kd.pipeline.graph.CHECKS", {})
+    monkeypatch.setattr("hoser_kd.pipeline.run.CHECKS", {})
     store = Store(tmp_path)
     report = make_with_inputs("distillation_report", town(), store, seed=2, seeds=[2, 0])
     students = sorted(name for name in report.inputs if name.startswith("vanilla_student"))
