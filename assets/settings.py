@@ -41,17 +41,18 @@ def settings_sections(context: dg.AssetExecutionContext) -> Iterator[dg.Material
     try:
         config = context.resources.pipeline.config(context.partition_key)
         for key in sorted(context.selected_asset_keys):
-            values = SETTINGS[key.path[-1]](config)
+            name = key.path[-1]
+            values = SETTINGS[name](config)
             yield dg.MaterializeResult(
-                asset_key=key, metadata=settings_shown(values), data_version=settings_version(values)
+                asset_key=key, metadata=settings_shown(values), data_version=settings_version(name, values)
             )
     except HoserKdError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
-def settings_version(values: Mapping[str, Any]) -> dg.DataVersion:
-    """Return the data version of a section of the settings."""
-    return dg.DataVersion(digest_json(values)[:16])
+def settings_version(name: str, values: Mapping[str, Any]) -> dg.DataVersion:
+    """Return the data version of a section of the settings: a digest of the values that differ from their defaults."""
+    return dg.DataVersion(digest_json(SETTINGS[name].changed(values))[:16])
 
 
 def settings_shown(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:

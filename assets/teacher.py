@@ -1,6 +1,6 @@
 """Teacher group: LM-TAD and its labels.
 
-What belongs here: corpus, teacher, its evaluation and its soft labels. What does not: the use of the labels by students.
+What belongs here: corpus, teacher, its evaluation and its soft labels. What does not: the use of labels by students.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def look(config: CityConfig, before: Seen) -> tuple[Seen, dict[str, Mapping[str,
     if looked_at == before.looked_at:
         return now, {}
     pieces = {name: piece(config) for name, piece in SETTINGS.items()}
-    now.settings = {name: settings_version(values).value for name, values in pieces.items()}
+    now.settings = {name: settings_version(name, values).value for name, values in pieces.items()}
     now.looked_at = looked_at
     return now, {name: values for name, values in pieces.items() if now.settings[name] != before.settings.get(name)}
 
@@ -156,7 +156,7 @@ def _taken_note(city: str, piece: str, values: Mapping[str, Any]) -> dg.AssetMat
         [SETTINGS_PREFIX, piece],
         partition=city,
         metadata=settings_shown(values),
-        tags={"dagster/data_version": settings_version(values).value, "dagster/code_version": CODE_VERSION},
+        tags={"dagster/data_version": settings_version(piece, values).value, "dagster/code_version": CODE_VERSION},
     )
 
 

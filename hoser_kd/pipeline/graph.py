@@ -83,6 +83,14 @@ def _label_settings(config: CityConfig) -> dict[str, Any]:
     return config.distill.model_dump(mode="json", include=_LABEL_KEYS)
 
 
+def _student_settings(config: CityConfig) -> dict[str, Any]:
+    """Return the section without the number of processes, which changes no result; an unused key has its default."""
+    settings = config.student.model_dump(mode="json", exclude={"num_processes"})
+    if not config.student.num_validation_ods:
+        settings["select_max_steps"] = type(config.student).model_fields["select_max_steps"].default
+    return settings
+
+
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"repo_path", "ckpt_path", "label_processes"})
 
@@ -127,9 +135,7 @@ SETTINGS: dict[str, SettingsSection] = {
         "Labeling by the teacher: `window`, `teacher_fp16`, `labels` and `store_outside_mass` of `distill`.",
         _label_settings,
     ),
-    "student": SettingsSection(
-        "student", "HOSER and its training: `student`.", lambda config: config.student.of_the_result()
-    ),
+    "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
     "distillation": SettingsSection(
         "distill",
         "The distillation term: `distill` without the keys for the teacher and its labels.",
@@ -144,6 +150,13 @@ SETTINGS: dict[str, SettingsSection] = {
 }
 """Sections of the settings as stages read them, by name; each is a Dagster asset in the group `settings`."""
 
+
+def changed_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return those of a stage's settings that differ from the defaults; sections without any are left out."""
+    changed = {name: SETTINGS[name].changed(values) for name, values in settings.items()}
+    return {name: values for name, values in changed.items() if values}
+
+
 SOURCE_NOTE = "source.json"
 """File of `source_files` that records where the raw files are, with their sizes and times."""
 
@@ -156,9 +169,9 @@ STAGES: dict[str, Stage] = {
         Stage(
             "source_files",
             "network",
-            "The raw files in HOSER's format: `roadmap.geo`, `roadmap.rel`, `train.csv`, `val.csv`, `test.csv`, and the "
-            "partition into zones if the data set ships one. Read from a folder, generated (`synthetic`), or downloaded "
-            "from a Hugging Face repository. The version is a digest of the files' content.",
+            "The raw files in HOSER's format: `roadmap.geo`, `roadmap.rel`, `train.csv`, `val.csv`, `test.csv`, and "
+            "the partition into zones if the data set ships one. Read from a folder, generated (`synthetic`), or "
+            "downloaded from a Hugging Face repository. The version is a digest of the files' content.",
             settings=("source",),
             kinds=("csv",),
         ),
@@ -206,9 +219,9 @@ STAGES: dict[str, Stage] = {
             "grid_token_table",
             "grid",
             "Row, column and token of each road in the teacher's grid, a flag for roads clamped into it, and the "
-            "occupied cells as polygons. Metrics: coverage, roads per cell, and resolution: the share of the steps with "
-            "two or more candidates whose candidates lie in different cells. The teacher provides no signal on the "
-            "remaining steps.",
+            "occupied cells as polygons. Metrics: coverage, roads per cell, and resolution: the share of the steps "
+            "with two or more candidates whose candidates lie in different cells. The teacher provides no signal on "
+            "the remaining steps.",
             inputs=("road_network", "road_centroids", "trajectories"),
             settings=("grid",),
             uses_model=True,
@@ -301,8 +314,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "distillation_report",
             "evaluation",
-            "Vanilla against distilled over all seeds trained with the same settings, with paired confidence intervals, "
-            "curves, distributions and maps: one HTML file that needs no network connection.",
+            "Vanilla against distilled over all seeds trained with the same settings, with paired confidence "
+            "intervals, curves, distributions and maps: one HTML file that needs no network connection.",
             inputs=(
                 *_STUDENTS,
                 "generated_trajectories",
@@ -331,7 +344,7 @@ class StageRun:
     seed: int | None
     inputs: Inputs
     folder: Path
-    """Work folder: empty, or with the files of an interrupted run of the same version. Its files become the artifact."""
+    """Work folder, empty or with the files of an interrupted run of the same version; becomes the artifact."""
     progress: Progress = silent
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""

@@ -14,7 +14,7 @@ from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.checks import CHECKS, run_checks
-from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, STAGES, Inputs, Stage, StageRun
+from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, STAGES, Inputs, Stage, StageRun, changed_settings
 from hoser_kd.pipeline.store import Artifact, Store, now_utc
 
 
@@ -27,18 +27,22 @@ def input_versions(inputs: Inputs) -> dict[str, str]:
 
 
 def settings_of(stage: Stage, config: CityConfig) -> dict[str, Any]:
-    """Return the settings the stage obeys, by the names of `SETTINGS`."""
+    """Return all settings that a stage reads, defaults included, by the names of `SETTINGS`."""
     return {name: SETTINGS[name](config) for name in stage.settings}
 
 
 def version_of(stage: Stage, config: CityConfig, inputs: Inputs, seed: int | None = None) -> str:
-    """Return the version a stage's result has: 16 hexadecimal digits."""
+    """Return the version of a stage's artifact, 16 hexadecimal digits.
+
+    It is a digest of the stage's name, its code version, the seed, the settings that differ from their defaults, and
+    the versions of the inputs.
+    """
     return digest_json(
         {
             "stage": stage.name,
             "code": stage.code_version,
             "seed": seed,
-            "settings": settings_of(stage, config),
+            "settings": changed_settings(settings_of(stage, config)),
             "inputs": input_versions(inputs),
         }
     )[:16]

@@ -53,7 +53,8 @@ def test_outside_mass_is_stored_only_where_it_is_asked_for(inputs, tmp_path):
 def test_outside_mass_concerns_the_labels_and_only_where_it_is_asked_for():
     plain, asked = town(), town(store_outside_mass=True)
     assert {name for name, piece in SETTINGS.items() if piece(plain) != piece(asked)} == {"labels"}
-    assert SETTINGS["labels"](plain) == {"window": "full", "teacher_fp16": True}
+    assert SETTINGS["labels"].changed(SETTINGS["labels"](plain)) == {}
+    assert SETTINGS["labels"].changed(SETTINGS["labels"](asked)) == {"store_outside_mass": True}
 
 
 def test_nothing_is_stored_of_a_teacher_that_is_asked():
