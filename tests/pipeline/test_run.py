@@ -10,7 +10,7 @@ from hoser_kd.common.errors import CheckError, DataError, HoserKdError
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
-from hoser_kd.pipeline.run import make, make_with_inputs, version_of
+from hoser_kd.pipeline.run import make, make_all, make_with_inputs, version_of
 from hoser_kd.pipeline.store import Store
 
 
@@ -28,9 +28,7 @@ def town(**sections) -> CityConfig:
 
 
 def versions(config, store, name="grid_token_table"):
-    made: dict = {}
-    make_with_inputs(name, config, store, made=made)
-    return {stage: artifact.version for stage, artifact in made.items()}
+    return {stage: artifact.version for stage, artifact in make_all([name], config, store).items()}
 
 
 def test_every_stage_reads_stages_in_front_of_it_and_known_settings():
@@ -158,5 +156,5 @@ def test_a_damaged_artifact_is_made_again(tmp_path):
 
 
 def test_a_missing_input_is_named(tmp_path):
-    with pytest.raises(HoserKdError, match="road_network of town needs source_files, which nobody has made yet"):
+    with pytest.raises(HoserKdError, match=r"needs source_files, which is not materialized\. Materialize it first"):
         make(STAGES["road_network"], town(), Store(tmp_path), {})

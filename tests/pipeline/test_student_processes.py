@@ -15,7 +15,7 @@ from hoser_kd.common.errors import ConfigError, ProcessError, StoreError, Traini
 from hoser_kd.common.files import write_json
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, StageRun
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import distilled_student, train_here
@@ -54,9 +54,7 @@ def in_processes(count: int, **student) -> CityConfig:
 def inputs(tmp_path_factory) -> dict[str, Artifact]:
     """What a student reads, with a made-up teacher's labels."""
     root = tmp_path_factory.mktemp("town")
-    made: dict[str, Artifact] = {}
-    for name in ("zone_transitions", "grid_token_table"):
-        make_with_inputs(name, in_processes(1), Store(root), made=made)
+    made = make_all(("zone_transitions", "grid_token_table"), in_processes(1), Store(root))
     folder = root / "labels"
     folder.mkdir()
     run = StageRun(STAGES["distilled_student"], in_processes(1), 0, made, folder)

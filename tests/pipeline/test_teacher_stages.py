@@ -16,7 +16,7 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.checks import run_checks
 from hoser_kd.pipeline.graph import STAGES
-from hoser_kd.pipeline.run import make, make_with_inputs
+from hoser_kd.pipeline.run import make, make_all, make_with_inputs
 from hoser_kd.pipeline.store import Store
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -42,22 +42,15 @@ def checked(made, name):
     return {result.name: result for result in run_checks(made[name], {k: v for k, v in made.items() if k != name})}
 
 
-def make_unchecked(name, config, store, artifacts):
-    """Make a stage and all it rests on whatever the checks say, which the caller looks at."""
-    for upstream in STAGES[name].inputs:
-        if upstream not in artifacts:
-            make_unchecked(upstream, config, store, artifacts)
-    inputs = {upstream: artifacts[upstream] for upstream in STAGES[name].inputs}
-    artifacts[name] = make(STAGES[name], config, store, inputs, device="cpu")
+def make_unchecked(name, config, store):
+    """Artifacts of a stage and its dependencies, whatever their checks say; the test runs the checks itself."""
+    return make_all([name], config, store, device="cpu", stop_at_checks=False)
 
 
 @pytest.fixture(scope="module")
 def made(golden, tmp_path_factory):
-    artifacts = {}
     store = Store(tmp_path_factory.mktemp("store"))
-    for stage in ("teacher_soft_labels", "teacher_evaluation"):
-        make_with_inputs(stage, city(golden), store, made=artifacts, device="cpu")
-    return artifacts
+    return make_all(("teacher_soft_labels", "teacher_evaluation"), city(golden), store, device="cpu")
 
 
 def test_an_imported_teacher_passes_all_checks(made):
@@ -105,8 +98,7 @@ def test_its_evaluation_is_told(made):
 
 @pytest.mark.parametrize("shift", [(0.5, 0.0), (0.0, -0.5), (-0.5, 0.5), (0.25, 0.0), (3.0, -3.0)])
 def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_path, shift):
-    artifacts = {}
-    make_unchecked("grid_token_table", city(golden, shift=shift), Store(tmp_path), artifacts)
+    artifacts = make_unchecked("grid_token_table", city(golden, shift=shift), Store(tmp_path))
     result = checked(artifacts, "grid_token_table")["grid_alignment"]
     assert not result.passed
     if max(map(abs, shift)) == 0.5:
@@ -117,12 +109,9 @@ def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_
 
 @pytest.mark.parametrize("name", ["lmtad_ckpt_orig_mod", "lmtad_ckpt_integer_poe", "lmtad_ckpt_official_vocab"])
 def test_every_published_checkpoint_goes_through(golden, tmp_path, name):
-    artifacts = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LM-TAD with integer_poe")
-        make_with_inputs(
-            "teacher_soft_labels", city(golden, name, window=6), Store(tmp_path), made=artifacts, device="cpu"
-        )
+        artifacts = make_all(["teacher_soft_labels"], city(golden, name, window=6), Store(tmp_path), device="cpu")
         for stage in ("grid_token_table", "teacher", "teacher_soft_labels"):
             assert all(result.passed for result in checked(artifacts, stage).values())
 
@@ -133,8 +122,8 @@ def test_a_teacher_whose_context_no_trip_fits_is_stopped_by_its_check(golden, tm
 
     shape = LMTADConfig(block_size=6, vocab_size=103, n_layer=1, n_head=1, n_embd=8)
     save(LMTADCheckpoint(LMTAD(shape), shape, {"grip_size": (10, 10)}), tmp_path / "short")
-    config, store, artifacts = city(golden, ckpt_path=str(tmp_path / "short")), Store(tmp_path / "store"), {}
-    make_unchecked("teacher_evaluation", config, store, artifacts)
+    config, store = city(golden, ckpt_path=str(tmp_path / "short")), Store(tmp_path / "store")
+    artifacts = make_unchecked("teacher_evaluation", config, store)
     result = checked(artifacts, "teacher")["beats_uniform_baseline"]
     assert not result.passed
     assert "context of 6 tokens" in result.message
@@ -145,8 +134,8 @@ def test_a_converted_teacher_makes_the_same_labels(made, golden, tmp_path):
     from hoser_kd.teacher.importing import import_teacher
 
     import_teacher(golden / "lmtad_ckpt.pt", tmp_path / "converted")
-    config, artifacts = city(golden, ckpt_path=str(tmp_path / "converted")), {}
-    make_with_inputs("teacher_soft_labels", config, Store(tmp_path / "store"), made=artifacts, device="cpu")
+    config = city(golden, ckpt_path=str(tmp_path / "converted"))
+    artifacts = make_all(["teacher_soft_labels"], config, Store(tmp_path / "store"), device="cpu")
     one, other = (SoftLabels.load(a["teacher_soft_labels"].path / "val.arrow") for a in (made, artifacts))
     np.testing.assert_array_equal(one.scores, other.scores)
 
@@ -168,9 +157,8 @@ TOWN = {
 
 
 def test_a_training_tells_each_epoch_as_it_ends(tmp_path):
-    config, store, artifacts = CityConfig.model_validate(TOWN), Store(tmp_path), {}
-    for name in STAGES["teacher"].inputs:
-        make_with_inputs(name, config, store, made=artifacts, device="cpu")
+    config, store = CityConfig.model_validate(TOWN), Store(tmp_path)
+    artifacts = make_all(STAGES["teacher"].inputs, config, store, device="cpu")
     told = []
     artifact = make(
         STAGES["teacher"],
@@ -188,12 +176,11 @@ def test_a_training_tells_each_epoch_as_it_ends(tmp_path):
 
 
 def test_a_teacher_trained_here_is_imported_with_its_own_grid(tmp_path):
-    config, store, artifacts = CityConfig.model_validate(TOWN), Store(tmp_path), {}
-    make_with_inputs("teacher", config, store, made=artifacts, device="cpu")
+    config, store = CityConfig.model_validate(TOWN), Store(tmp_path)
+    artifacts = make_all(["teacher"], config, store, device="cpu")
     trained = str(artifacts["teacher"].path)
     again = CityConfig.model_validate({**TOWN, "grid": {}, "distill": {"ckpt_path": trained}})
-    imported = {}
-    make_with_inputs("teacher", again, Store(tmp_path / "other"), made=imported, device="cpu")
+    imported = make_all(["teacher"], again, Store(tmp_path / "other"), device="cpu")
     assert imported["grid_token_table"].summary["bounds_from"] == "checkpoint"
     for stage in ("grid_token_table", "teacher"):
         assert all(result.passed for result in checked(imported, stage).values())

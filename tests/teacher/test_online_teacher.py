@@ -12,7 +12,7 @@ from hoser_kd.hoser import HOSER, collate
 from hoser_kd.lmtad import LMTAD, LMTADConfig
 from hoser_kd.pipeline.checks import run_checks
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.store import Store
 from hoser_kd.student.losses import Distillation, StoredLabels
 from hoser_kd.student.training import train_student
@@ -139,10 +139,7 @@ def test_a_city_whose_labels_are_asked_for_has_the_students_of_one_whose_labels_
     """Through the stages: the setting is all that differs, and no file of labels is written."""
     store, made = Store(tmp_path), {}
     for labels in ("stored", "online"):
-        made[labels] = {}
-        make_with_inputs(
-            "trajectory_metrics", town(labels=labels), store, made=made[labels], device="cpu", stop_at_checks=False
-        )
+        made[labels] = make_all(["trajectory_metrics"], town(labels=labels), store, device="cpu", stop_at_checks=False)
     stored, online = made["stored"], made["online"]
     assert not list(online["teacher_soft_labels"].path.glob("*.arrow"))
     assert (online["teacher_soft_labels"].path / "diagnostics.png").is_file()
