@@ -103,7 +103,8 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
         ),
         (
             f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-            f"{teacher['val_perplexity']:.2f}; cells tell candidates apart at {resolution['apart']:.0%} of the choices"
+            f"{teacher['val_perplexity']:.2f}; candidates are distinguishable at "
+            f"{resolution['distinguishable_share']:.0%} of the choices"
         ),
         "",
         f"  {'seed':>4}  {'figure on test trips':<34}{'vanilla':>10}{'distilled':>11}",

@@ -94,8 +94,8 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     """Return how much of the next-road choice the teacher can see through its cells.
 
     `tokens` is (N,) int64. Keys: steps, choices (steps with two candidates or more), and as shares of the choices:
-    apart (the candidates are not all in one cell), all_apart (no two share a cell), label_apart (the road that was
-    taken shares its cell with no other candidate). Shares are 1.0 where there is no choice.
+    distinguishable_share (the candidates are not all in one cell), all_apart (no two share a cell), label_apart (the
+    road that was taken shares its cell with no other candidate). Shares are 1.0 where there is no choice.
     """
     position, _ = trajectories.step_positions()
     road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]
@@ -115,7 +115,7 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     return {
         "steps": len(road),
         "choices": count,
-        "apart": share(num_repeats < np.diff(offsets) - 1),
+        "distinguishable_share": share(num_repeats < np.diff(offsets) - 1),
         "all_apart": share(num_repeats == 0),
         "label_apart": share(like_label == 1),
     }

@@ -102,8 +102,8 @@ def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_
     result = checked(artifacts, "grid_token_table")["grid_alignment"]
     assert not result.passed
     if max(map(abs, shift)) == 0.5:
-        assert result.figures["best_cells_north"] == -shift[0]
-        assert result.figures["best_cells_east"] == -shift[1]
+        assert result.metrics["best_cells_north"] == -shift[0]
+        assert result.metrics["best_cells_east"] == -shift[1]
         assert "further north" in result.message
 
 
