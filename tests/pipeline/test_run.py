@@ -126,7 +126,7 @@ def test_files_that_change_behind_a_versions_back_are_noticed(tmp_path):
     store = Store(tmp_path / "store")
     source = make_with_inputs("source_files", config, store)
     (tmp_path / "here" / "roadmap.rel").write_text("rel_id,type,origin_id,destination_id\n0,geo,0,1\n")
-    with pytest.raises(DataError, match=r"roadmap\.rel: the file has changed since source_files looked at it"):
+    with pytest.raises(DataError, match=r"roadmap\.rel: the file has changed since source_files read it"):
         make(STAGES["road_network"], config, store, {"source_files": source})
 
 
