@@ -69,7 +69,7 @@ def _gap(of_seed: Mapping[str, Artifact], stages: tuple[str, ...], current: Mapp
     for stage, artifact in of_seed.items():
         for name, version in artifact.inputs.items():
             if current.get(name, version) != version:
-                return f"{stage} was computed from an older version of {name}: materialize {stage} again"
+                return f"{stage} was computed from another version of {name} than the current one: materialize it again"
     return None
 
 

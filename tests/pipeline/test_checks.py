@@ -27,13 +27,13 @@ def artifact(stage, path=None, settings=None, **summary):
     return Artifact(stage, "town", None, "v1", path, settings=settings or {}, summary=summary)
 
 
-def run(name, made, **inputs):
-    return next(result for result in run_checks(made, inputs) if result.name == name)
+def run(name, subject, **inputs):
+    return next(result for result in run_checks(subject, inputs) if result.name == name)
 
 
-def verdict(name, made, **inputs):
+def verdict(name, subject, **inputs):
     """Whether a check passes, and its message; the metrics must be JSON, and a failure must have evidence."""
-    result = run(name, made, **inputs)
+    result = run(name, subject, **inputs)
     assert result.message.endswith(".")
     json.dumps(dict(result.metrics))
     shown = show_check(result)
@@ -45,9 +45,9 @@ def verdict(name, made, **inputs):
     return result.passed, result.message
 
 
-def where(name, made, **inputs):
+def where(name, subject, **inputs):
     """The rows of the evidence of a failed check, and whether it has a figure."""
-    shown = show_check(run(name, made, **inputs))
+    shown = show_check(run(name, subject, **inputs))
     figure = "picture" in shown and shown["picture"].value.startswith(f"![{name.replace('_', ' ')}](data:image/png")
     return [dict(row.data) for row in shown["where"].records], figure
 
@@ -100,7 +100,7 @@ def grid(tmp_path):
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
     stored_grid(tmp_path, GridSpec(south, (south + north) / 2, west, east, 0.001, 0.001), network)
 
-    def made(coverage=None, resolution=None, alignment=None, settings=None):
+    def subject(coverage=None, resolution=None, alignment=None, settings=None):
         return artifact(
             "grid_token_table",
             tmp_path,
@@ -110,7 +110,7 @@ def grid(tmp_path):
             **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}),
         )
 
-    return made
+    return subject
 
 
 def test_roads_inside_grid(grid):
@@ -251,30 +251,30 @@ def labeled(tmp_path):
     (tmp_path / "trips").mkdir()
     (tmp_path / "labels").mkdir()
     inputs = {"road_network": artifact("road_network", tmp_path), "trajectories": artifact("t", tmp_path / "trips")}
-    made = artifact("teacher_soft_labels", tmp_path / "labels")
+    subject = artifact("teacher_soft_labels", tmp_path / "labels")
 
     def written(trips_of=trips, **changed):
         for split in SPLITS:
             trips_of[split].save(tmp_path / "trips" / f"{split}.arrow")
             changed.get(split, labels[split]).save(tmp_path / "labels" / f"{split}.arrow")
-        return made, inputs
+        return subject, inputs
 
     return network, trips, labels, written
 
 
 def test_labels_on_road_graph(labeled):
     network, trips, labels, written = labeled
-    made, inputs = written()
-    assert verdict("labels_on_road_graph", made, **inputs)[0]
+    subject, inputs = written()
+    assert verdict("labels_on_road_graph", subject, **inputs)[0]
 
     short = SoftLabels(labels["val"].offsets[:-1], labels["val"].scores[: labels["val"].offsets[-2]])
     moved = labels["test"].offsets.copy()
     moved[1] += 1
     for changed in ({"val": short}, {"test": SoftLabels(moved, labels["test"].scores)}):
-        made, inputs = written(**changed)
-        passed, message = verdict("labels_on_road_graph", made, **inputs)
+        subject, inputs = written(**changed)
+        passed, message = verdict("labels_on_road_graph", subject, **inputs)
         assert not passed
-        (row, *_), _ = where("labels_on_road_graph", made, **inputs)
+        (row, *_), _ = where("labels_on_road_graph", subject, **inputs)
         assert row["split"] == next(iter(changed))
         assert "materialize teacher_soft_labels again" in message
 
@@ -287,9 +287,9 @@ def test_labels_on_road_graph(labeled):
         and network.successors.degrees[road] == network.successors.degrees[roads[1]]
     )
     jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
-    made, inputs = written({**trips, "train": jumping})
-    assert not verdict("labels_on_road_graph", made, **inputs)[0]
-    rows, _ = where("labels_on_road_graph", made, **inputs)
+    subject, inputs = written({**trips, "train": jumping})
+    assert not verdict("labels_on_road_graph", subject, **inputs)[0]
+    rows, _ = where("labels_on_road_graph", subject, **inputs)
     first = rows[0]
     assert (first["split"], first["trip"], first["road"], first["next_road"]) == ("train", 0, roads[0], roads[1])
     assert first["wrong"] == "next road is not a candidate"
@@ -299,15 +299,15 @@ def test_labels_on_road_graph(labeled):
 @pytest.mark.parametrize("split", SPLITS)
 def test_labels_finite(labeled, value, split):
     _, _, labels, written = labeled
-    made, inputs = written()
-    assert verdict("labels_finite", made, **inputs)[0]
+    subject, inputs = written()
+    assert verdict("labels_finite", subject, **inputs)[0]
     scores = labels[split].scores.copy()
     scores[3] = value
-    made, inputs = written(**{split: replace(labels[split], scores=scores)})
-    passed, message = verdict("labels_finite", made, **inputs)
+    subject, inputs = written(**{split: replace(labels[split], scores=scores)})
+    passed, message = verdict("labels_finite", subject, **inputs)
     assert not passed
     assert "1 of the stored scores" in message
-    ((row,), _) = where("labels_finite", made, **inputs)
+    ((row,), _) = where("labels_finite", subject, **inputs)
     assert row["split"] == split
     assert row["scores"].split(", ").count(f"{value:g}") == 1
 
@@ -338,11 +338,11 @@ def test_beats_frequency_baseline(stage, tmp_path):
 def test_seeds_comparable():
     assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
     left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
-    made = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
-    passed, message = verdict("seeds_comparable", made)
+    subject = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
+    passed, message = verdict("seeds_comparable", subject)
     assert not passed
     assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in message
-    assert where("seeds_comparable", made) == (left_out, False)
+    assert where("seeds_comparable", subject) == (left_out, False)
 
 
 def test_checks_belong_to_stages_and_block_those_with_downstream_stages():

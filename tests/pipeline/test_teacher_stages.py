@@ -1,4 +1,4 @@
-"""The teacher's stages on a whole city: an imported checkpoint through to labels, a trained one with its curves."""
+"""The teacher's stages on a whole city: an imported checkpoint up to its labels, and a trained one with its curves."""
 
 from __future__ import annotations
 
@@ -38,8 +38,11 @@ def city(golden, checkpoint="lmtad_ckpt", shift=(0.0, 0.0), **distill):
     )
 
 
-def checked(made, name):
-    return {result.name: result for result in run_checks(made[name], {k: v for k, v in made.items() if k != name})}
+def checked(imported_city, name):
+    return {
+        result.name: result
+        for result in run_checks(imported_city[name], {k: v for k, v in imported_city.items() if k != name})
+    }
 
 
 def make_unchecked(name, config, store):
@@ -48,37 +51,37 @@ def make_unchecked(name, config, store):
 
 
 @pytest.fixture(scope="module")
-def made(golden, tmp_path_factory):
+def imported_city(golden, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
     return make_all(("teacher_soft_labels", "teacher_evaluation"), city(golden), store, device="cpu")
 
 
-def test_an_imported_teacher_passes_all_checks(made):
+def test_an_imported_teacher_passes_all_checks(imported_city):
     for name in ("grid_token_table", "teacher", "teacher_soft_labels"):
-        results = checked(made, name)
+        results = checked(imported_city, name)
         assert results
         assert all(result.passed for result in results.values()), results
-    assert made["grid_token_table"].summary["bounds_from"] == "settings"
-    assert made["teacher"].summary["imported"] is True
-    assert made["teacher"].summary["val_perplexity"] == pytest.approx(np.exp(2.3291), rel=1e-3)
+    assert imported_city["grid_token_table"].summary["bounds_from"] == "settings"
+    assert imported_city["teacher"].summary["imported"] is True
+    assert imported_city["teacher"].summary["val_perplexity"] == pytest.approx(np.exp(2.3291), rel=1e-3)
 
 
-def test_its_tokens_are_the_published_ones(made, golden):
+def test_its_tokens_are_the_published_ones(imported_city, golden):
     import pyarrow.parquet as pq
 
-    tokens = pq.read_table(made["grid_token_table"].path / "grid_token_table.parquet")["token"].to_numpy()
+    tokens = pq.read_table(imported_city["grid_token_table"].path / "grid_token_table.parquet")["token"].to_numpy()
     expected = json.loads((golden / "grid_golden.json").read_text())["road_to_token_float64_centroids"]
     np.testing.assert_array_equal(tokens, expected)
 
 
-def test_its_labels_are_its_own_next_token_distribution(made, golden):
+def test_its_labels_are_its_own_next_token_distribution(imported_city, golden):
     import pyarrow.parquet as pq
 
     teacher = load_checkpoint(golden / "lmtad_ckpt.pt").model
-    tokens = pq.read_table(made["grid_token_table"].path / "grid_token_table.parquet")["token"].to_numpy()
-    network = RoadNetwork.load(made["road_network"].path)
-    trips = Trajectories.load(made["trajectories"].path / "test.arrow")
-    labels = SoftLabels.load(made["teacher_soft_labels"].path / "test.arrow")
+    tokens = pq.read_table(imported_city["grid_token_table"].path / "grid_token_table.parquet")["token"].to_numpy()
+    network = RoadNetwork.load(imported_city["road_network"].path)
+    trips = Trajectories.load(imported_city["trajectories"].path / "test.arrow")
+    labels = SoftLabels.load(imported_city["teacher_soft_labels"].path / "test.arrow")
     at, trip = trips.step_positions()
     for step in range(0, len(at), 37):
         start = trips.offsets[trip[step]]
@@ -89,15 +92,15 @@ def test_its_labels_are_its_own_next_token_distribution(made, golden):
         torch.testing.assert_close(scores.softmax(0), full / full.sum(), atol=1e-5, rtol=0)
 
 
-def test_its_evaluation_is_told(made):
-    summary = made["teacher_evaluation"].summary
-    assert summary["val_perplexity"] == made["teacher"].summary["val_perplexity"]
+def test_its_evaluation_has_metrics_and_a_map(imported_city):
+    summary = imported_city["teacher_evaluation"].summary
+    assert summary["val_perplexity"] == imported_city["teacher"].summary["val_perplexity"]
     assert [row["kind"] for row in summary["outlier_test"]] == ["route_switch", "detour"] * 3
-    assert (made["teacher_evaluation"].path / "nll_map.png").stat().st_size > 1000
+    assert (imported_city["teacher_evaluation"].path / "nll_map.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0.0), (0.0, -0.5), (-0.5, 0.5), (0.25, 0.0), (3.0, -3.0)])
-def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_path, shift):
+def test_a_shift_is_detected_if_only_the_settings_contain_the_bounds(golden, tmp_path, shift):
     artifacts = make_unchecked("grid_token_table", city(golden, shift=shift), Store(tmp_path))
     result = checked(artifacts, "grid_token_table")["grid_alignment"]
     assert not result.passed
@@ -108,7 +111,7 @@ def test_a_shift_is_noticed_where_only_the_settings_know_the_bounds(golden, tmp_
 
 
 @pytest.mark.parametrize("name", ["lmtad_ckpt_orig_mod", "lmtad_ckpt_integer_poe", "lmtad_ckpt_official_vocab"])
-def test_every_published_checkpoint_goes_through(golden, tmp_path, name):
+def test_every_published_checkpoint_passes_all_stages(golden, tmp_path, name):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LM-TAD with integer_poe")
         artifacts = make_all(["teacher_soft_labels"], city(golden, name, window=6), Store(tmp_path), device="cpu")
@@ -130,17 +133,17 @@ def test_a_teacher_whose_context_no_trip_fits_is_stopped_by_its_check(golden, tm
     assert artifacts["teacher_evaluation"].summary["outlier_test"] == []
 
 
-def test_a_converted_teacher_makes_the_same_labels(made, golden, tmp_path):
+def test_a_converted_teacher_has_the_same_labels(imported_city, golden, tmp_path):
     from hoser_kd.teacher.importing import import_teacher
 
     import_teacher(golden / "lmtad_ckpt.pt", tmp_path / "converted")
     config = city(golden, ckpt_path=str(tmp_path / "converted"))
     artifacts = make_all(["teacher_soft_labels"], config, Store(tmp_path / "store"), device="cpu")
-    one, other = (SoftLabels.load(a["teacher_soft_labels"].path / "val.arrow") for a in (made, artifacts))
+    one, other = (SoftLabels.load(a["teacher_soft_labels"].path / "val.arrow") for a in (imported_city, artifacts))
     np.testing.assert_array_equal(one.scores, other.scores)
 
 
-def test_a_grid_that_does_not_fit_the_vocabulary_is_refused(golden, tmp_path):
+def test_a_grid_that_does_not_fit_the_vocabulary_is_rejected(golden, tmp_path):
     config = city(golden)
     config = config.model_copy(update={"grid": config.grid.model_copy(update={"cell_lat": 0.001})})
     with pytest.raises((CheckpointError, ConfigError), match="grip_size 10 × 10"):
@@ -156,21 +159,21 @@ TOWN = {
 }
 
 
-def test_a_training_tells_each_epoch_as_it_ends(tmp_path):
+def test_a_training_reports_each_epoch_as_it_ends(tmp_path):
     config, store = CityConfig.model_validate(TOWN), Store(tmp_path)
     artifacts = make_all(STAGES["teacher"].inputs, config, store, device="cpu")
-    told = []
+    epochs = []
     artifact = make(
         STAGES["teacher"],
         config,
         store,
         {name: artifacts[name] for name in STAGES["teacher"].inputs},
-        on_epoch=told.append,
+        on_epoch=epochs.append,
         device="cpu",
     )
-    assert [row["epoch"] for row in told] == [1, 2, 3]
-    assert told == artifact.summary["epochs"]
-    assert {"train_loss", "val_loss", "learning_rate", "tokens_per_s"} <= set(told[0])
+    assert [row["epoch"] for row in epochs] == [1, 2, 3]
+    assert epochs == artifact.summary["epochs"]
+    assert {"train_loss", "val_loss", "learning_rate", "tokens_per_s"} <= set(epochs[0])
     assert (artifact.path / "curves.png").is_file()
     assert any((artifact.path / "tensorboard").iterdir())
 
