@@ -48,11 +48,11 @@ def show(artifact: Artifact) -> dict[str, Any]:
 
 def show_check(result: CheckResult) -> dict[str, Any]:
     """Return the metadata of a check result: its metrics and, on failure, the table and the figure that locate it."""
-    metadata: dict[str, Any] = {name: _entry(value) for name, value in result.figures.items()}
+    metadata: dict[str, Any] = {name: _entry(value) for name, value in result.metrics.items()}
     if result.evidence is not None and result.evidence.rows:
         metadata["where"] = _table(list(result.evidence.rows))
-    if result.evidence is not None and result.evidence.picture is not None:
-        metadata["picture"] = _figure(result.name, result.evidence.picture)
+    if result.evidence is not None and result.evidence.figure is not None:
+        metadata["picture"] = _figure(result.name, result.evidence.figure)
     return metadata
 
 

@@ -1,4 +1,4 @@
-"""Turns a stage of `pipeline.graph` into a Dagster asset: inputs, versions, checks and what a person sees of it."""
+"""Dagster assets from the stages of `hoser_kd.pipeline.graph`: inputs, data versions, checks and metadata."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,10 +21,19 @@ from hoser_kd.pipeline.store import Artifact
 SETTINGS_PREFIX = "settings"
 
 
-def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
-    """Return the asset of a stage; its key, group, inputs, settings and code version are the stage's.
+def stage_assets(group: str, reads: Mapping[str, Sequence[str]] | None = None) -> list[dg.AssetsDefinition]:
+    """Return the assets of all stages of a group, in the order of `STAGES`.
 
-    `reads` names external assets it reads besides.
+    `reads` gives the external assets that a stage reads in addition to its inputs, by the stage's name.
+    """
+    stages = [name for name, stage in STAGES.items() if stage.group == group]
+    return [stage_asset(name, (reads or {}).get(name, ())) for name in stages]
+
+
+def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
+    """Return the asset of a stage; all its properties are those of its entry in `STAGES`.
+
+    `reads` names external assets that it reads in addition to its inputs.
     """
     stage = STAGES[name]
     checks = CHECKS.get(name, ())
@@ -33,8 +42,8 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
     @dg.asset(
         name=name,
         group_name=stage.group,
-        description=description,
-        kinds=kinds,
+        description=stage.description,
+        kinds=set(stage.kinds),
         ins={upstream: _input(stage, STAGES[upstream]) for upstream in stage.inputs},
         deps=[*(_settings_dep(stage, section) for section in stage.settings), *map(dg.AssetDep, reads)],
         partitions_def=city_seed_partitions if stage.per_seed else city_partitions,
@@ -45,7 +54,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
             dg.AssetCheckSpec(check.name, asset=name, description=check.description, blocking=check.blocking)
             for check in checks
         ],
-        pool=POOL if name in _ON_DEVICE else None,
+        pool=POOL if stage.uses_model else None,
     )
     def asset(
         context: dg.AssetExecutionContext, config: run_config, **inputs: Any
@@ -56,8 +65,8 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
         pipeline = context.resources.pipeline
         try:
             settings = pipeline.config(city)
-            for said in stale_overrides(name, config, settings, context.run.tags):
-                context.log.warning(said)
+            for message in stale_overrides(name, config, settings, context.run.tags):
+                context.log.warning(message)
             changed = changes(name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
             artifact = make(
@@ -69,7 +78,7 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
                 force=config.force,
                 device=config.device,
                 progress=TimedLines(context.log.info),
-                on_epoch=lambda figures: _observe(context, figures),
+                on_epoch=lambda metrics: _observe(context, metrics),
             )
             results = run_checks(artifact, inputs)
         except HoserKdError as error:
@@ -89,22 +98,8 @@ def stage_asset(name: str, *, kinds: set[str], description: str, reads: Sequence
     return asset
 
 
-_ON_DEVICE = {
-    "grid_token_table",
-    "teacher",
-    "teacher_evaluation",
-    "teacher_soft_labels",
-    "vanilla_student",
-    "distilled_student",
-    "generated_trajectories",
-    "trajectory_metrics",
-}
-"""Stages that run a model: the grid asks an imported teacher whether it lies right, the metrics ask the students. They
-share one pool, so that a machine with one GPU runs one of them at a time."""
-
-
 def _input(stage: Stage, upstream: Stage) -> dg.AssetIn:
-    """A city's artifact serves all its seeds; a stage made once a city reads all seeds there are."""
+    """Map partitions: one artifact of a city feeds all seeds; a stage with one artifact per city reads all seeds."""
     if stage.per_seed == upstream.per_seed:
         return dg.AssetIn()
     return dg.AssetIn(partition_mapping=dg.MultiToSingleDimensionPartitionMapping("city"))
@@ -117,7 +112,7 @@ def _settings_dep(stage: Stage, section: str) -> dg.AssetDep:
     return dg.AssetDep(key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("city"))
 
 
-def _observe(context: dg.AssetExecutionContext, figures: Mapping[str, float]) -> None:
-    """Numbers in observations draw live curves in the asset's Plots tab."""
-    numbers = {name: float(value) for name, value in figures.items()}
+def _observe(context: dg.AssetExecutionContext, metrics: Mapping[str, float]) -> None:
+    """Report the metrics of an epoch as an observation, which draws live curves in the asset's Plots tab."""
+    numbers = {name: float(value) for name, value in metrics.items()}
     context.log_event(dg.AssetObservation(context.asset_key, partition=context.partition_key, metadata=numbers))

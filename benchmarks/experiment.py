@@ -140,7 +140,7 @@ def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[st
             {
                 "cells": size,
                 "tokens": summary["num_labels"],
-                "apart": summary["resolution"]["apart"],
+                "apart": summary["resolution"]["distinguishable_share"],
                 "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
                 "learnable": learnable(make, changed, seeds[0]),
                 "student_val_nll": [student["val_nll"] for student in students],

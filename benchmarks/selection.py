@@ -37,7 +37,7 @@ from hoser_kd.evaluation.validation_trips import trip_score
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
 from hoser_kd.pipeline.graph import STAGES, StageRun
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import train_here
 from hoser_kd.pipeline.store import Store
@@ -101,9 +101,8 @@ def on_test(run: StageRun, model: hoser.HOSER) -> dict[str, float]:
 def measure(config: CityConfig, seed: int, options: argparse.Namespace, lines: TimedLines) -> dict[str, Any]:
     """Train one seed and return the metrics of its epochs on validation and on test."""
     store = Store(options.store)
-    stage, made = STAGES[options.student], dict[str, Any]()
-    for name in stage.inputs:
-        make_with_inputs(name, config, store, made=made, progress=lines, stop_at_checks=False)
+    stage = STAGES[options.student]
+    made = make_all(stage.inputs, config, store, progress=lines, stop_at_checks=False)
     folder = options.work / config.city / options.student / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {name: made[name] for name in stage.inputs}
@@ -264,9 +263,7 @@ def main() -> None:
 
 def write(config: CityConfig, options: argparse.Namespace, seeds: list[dict[str, Any]]) -> None:
     """Write the results of the seeds finished so far."""
-    made: dict[str, Any] = {}
-    for name in ("road_network", "trajectories"):
-        make_with_inputs(name, config, Store(options.store), made=made, stop_at_checks=False)
+    made = make_all(("road_network", "trajectories"), config, Store(options.store), stop_at_checks=False)
     run = StageRun(STAGES[options.student], config, None, made, Path())
     trips = {split: len(load_trips(run, split)) for split in ("train", "val", "test")}
     RESULTS.mkdir(exist_ok=True)

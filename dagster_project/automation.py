@@ -95,7 +95,7 @@ def _settings_event(city: str, section: str, values: Mapping[str, Any]) -> dg.As
         [SETTINGS_PREFIX, section],
         partition=city,
         metadata=settings_shown(values),
-        tags={"dagster/data_version": settings_version(values).value, "dagster/code_version": CODE_VERSION},
+        tags={"dagster/data_version": settings_version(section, values).value, "dagster/code_version": CODE_VERSION},
     )
 
 

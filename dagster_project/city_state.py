@@ -96,7 +96,7 @@ def _compare(config: CityConfig, previous: CityState) -> tuple[CityState, dict[s
     if digest == previous.settings_digest:
         return state, {}
     sections = {name: section(config) for name, section in SETTINGS.items()}
-    state.section_versions = {name: settings_version(values).value for name, values in sections.items()}
+    state.section_versions = {name: settings_version(name, values).value for name, values in sections.items()}
     state.settings_digest = digest
     return state, {
         name: values

@@ -109,8 +109,8 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
         ),
         (
             f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-            f"{teacher['val_perplexity']:.2f}; the grid distinguishes the candidates of {resolution['apart']:.0%} of "
-            "the choices"
+            f"{teacher['val_perplexity']:.2f}; candidates are distinguishable at "
+            f"{resolution['distinguishable_share']:.0%} of the choices"
         ),
         "",
         f"  {'seed':>4}  {'metric on test trips':<34}{'vanilla':>10}{'distilled':>11}",

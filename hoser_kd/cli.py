@@ -1,6 +1,8 @@
-"""The command line `hoser-kd`: the stages without Dagster, over the same functions and the same store.
+"""The command line `hoser-kd`: runs the stages without Dagster, with the same functions and the same store.
 
-What has been made already, by Dagster or here, is found by its version and not made again.
+Artifacts of the same version that exist in the store, from Dagster or from the command line, are reused.
+
+It uses argparse: typer (click) has no option with several values, so it cannot read `report --seeds 0 1 2`.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,33 +20,32 @@ from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import TimedLines, duration
 from hoser_kd.config.loading import dump_config, load_config
 from hoser_kd.config.schema import CityConfig, GenerationConfig
-from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
 class Bars:
-    """Progress as bars on a terminal, one at a time, with the time left; as a few lines where there is none."""
+    """Progress bars on a terminal, one at a time, with the remaining time; a few lines of text if there is none."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._stage = ""
+        self._task = ""
         self._lines = None if sys.stderr.isatty() else TimedLines(lambda line: sys.stderr.write(f"  {line}\n"))
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        """Move the bar of `stage`, opening it first and closing it when it is full."""
+    def __call__(self, task: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Update the bar of `task`; it opens at the first call and closes when it is full."""
         if self._lines is not None:
-            self._lines(stage, done, total, figures)
+            self._lines(task, done, total, metrics)
             return
-        if stage == self._stage and self._bar is None and done >= total:
+        if task == self._task and self._bar is None and done >= total:
             return
-        if self._bar is None or stage != self._stage:
+        if self._bar is None or task != self._task:
             self.close()
-            self._bar, self._stage = tqdm(total=total, desc=stage, leave=True, dynamic_ncols=True), stage
+            self._bar, self._task = tqdm(total=total, desc=task, leave=True, dynamic_ncols=True), task
         self._bar.total = total
-        if figures:
-            self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+        if metrics:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
         self._bar.update(done - self._bar.n)
         if done >= total:
             self.close()
@@ -57,93 +58,112 @@ class Bars:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status. A user's mistake is one clear message and status 2."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """Run the command line and return the exit status: 2 after an error of the user, with its message on one line."""
+    options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except HoserKdError as error:
         sys.stderr.write(f"hoser-kd: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("\nhoser-kd: interrupted; what was finished is kept, the same command goes on from there.\n")
+        sys.stderr.write("\nhoser-kd: interrupted. Finished work is kept; the same command resumes from there.\n")
         return 130
     return status
 
 
+Run = Callable[[argparse.Namespace], int]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="hoser-kd", description="Distil LM-TAD into HOSER. Finished stages are kept and found again."
+        prog="hoser-kd", description="Distill LM-TAD into HOSER. Finished stages are kept in the store and reused."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, about: str, run: object, *, city: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, about: str, run: Run) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(run=run)
-        if city:
-            sub.add_argument("--config", type=Path, help="YAML of the city (default: config/<dataset>.yaml)")
-            sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
-            sub.add_argument("--seed", type=_seed, default=0, help="seed of the student (default 0)")
-            sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if any)")
-            sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
         return sub
 
-    train = command("train", "Train the student of a city, distilled unless its YAML or --vanilla says no.", _train)
-    train.add_argument("--vanilla", action="store_true", help="train the plain student, without a teacher")
-    command(
+    _add_stage_commands(command)
+    _add_file_commands(command)
+    return parser
+
+
+def _add_stage_commands(command: Callable[[str, str, Run], argparse.ArgumentParser]) -> None:
+    """Add the commands for a city."""
+
+    def city_command(name: str, about: str, run: Run) -> argparse.ArgumentParser:
+        sub = command(name, about, run)
+        sub.add_argument(
+            "--config", type=Path, help="YAML file of the city (default: <dataset>.yaml in $HOSER_KD_CONFIG or config/)"
+        )
+        sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
+        sub.add_argument("--seed", type=_seed, default=0, help="seed of the student (default 0)")
+        sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if there is one)")
+        sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
+        return sub
+
+    train = city_command(
+        "train", "Train the student of a city: distilled, unless its YAML or --vanilla disables distillation.", _train
+    )
+    train.add_argument("--vanilla", action="store_true", help="train the vanilla student, without a teacher")
+    city_command(
         "label",
-        "Make the teacher's soft labels of a city (training or importing the teacher first).",
+        "Compute the teacher's soft labels of a city; trains or imports the teacher first.",
         _stage_command("teacher_soft_labels"),
     )
-    made = command("generate", "Generate trips with both students of a seed.", _generate)
-    made.add_argument("--ods", type=Path, help="CSV or Parquet of your own ODs: origin, destination, start_time")
-    decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
-    made.add_argument("--decoder", choices=DECODERS.names(), help=f"{decoders} (default: that of the YAML)")
-    command(
-        "evaluate", "Measure both students of a seed and their generated trips.", _stage_command("trajectory_metrics")
+    generate = city_command("generate", "Generate trips with both students of a seed.", _generate)
+    generate.add_argument("--ods", type=Path, help="CSV or Parquet file of ODs: origin, destination, start_time")
+    generate.add_argument("--decoder", help="a value of generation.decoder, such as beam (default: that of the YAML)")
+    city_command(
+        "evaluate",
+        "Compute the metrics of both students of a seed and of their generated trips.",
+        _stage_command("trajectory_metrics"),
     )
-    told = command("report", "Write the report of a city.", _stage_command("distillation_report"))
-    told.add_argument(
+    report = city_command("report", "Write the report of a city.", _stage_command("distillation_report"))
+    report.add_argument(
         "--seeds",
         type=_seed,
         nargs="+",
-        help="seeds to compare over; intervals need two or more (default: that of --seed)",
+        help="seeds to compare over; confidence intervals need two or more (default: that of --seed)",
     )
-    one = command("make", "Make any one stage and all it rests on.", _make)
-    one.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
-    command("show-config", "Print a city's settings with all defaults.", _show_config)
-    imported = command(
+    make = city_command("make", "Materialize a stage and all its dependencies.", _make)
+    make.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    city_command("show-config", "Print the settings of a city with all defaults.", _show_config)
+
+
+def _add_file_commands(command: Callable[[str, str, Run], argparse.ArgumentParser]) -> None:
+    """Add the commands for single files and folders."""
+    teacher = command(
         "import-teacher",
-        "Say what an LM-TAD checkpoint holds and needs; write it as safetensors and JSON.",
+        "Describe an LM-TAD checkpoint and the settings it needs; convert it to safetensors and JSON.",
         _import_teacher,
-        city=False,
     )
-    imported.add_argument("file", type=Path, help="the checkpoint, or a folder written by this command")
-    imported.add_argument("--out", type=Path, help="folder to write (default: named as the file, here)")
-    exported = command(
-        "export-student", "Write a student as a .pth state dict in the published layout.", _export_student, city=False
+    teacher.add_argument("file", type=Path, help="the checkpoint, or a folder written by this command")
+    teacher.add_argument("--out", type=Path, help="folder to write (default: in the working folder, named as the file)")
+    student = command(
+        "export-student", "Write a student as a .pth state dict in the published layout.", _export_student
     )
-    exported.add_argument("folder", type=Path, help="folder of a student's artifact")
-    exported.add_argument("file", type=Path, help="the .pth file to write")
-    lineage = command(
-        "lineage", "Print the chain of versions that an artifact rests on, from the files alone.", _lineage, city=False
-    )
+    student.add_argument("folder", type=Path, help="folder of a student's artifact")
+    student.add_argument("file", type=Path, help="the .pth file to write")
+    lineage = command("lineage", "Print the versions that an artifact depends on, from the files alone.", _lineage)
     lineage.add_argument("artifact", type=Path, help="an artifact's folder, or a file in it such as report.html")
-    return parser
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 
 def _config(options: argparse.Namespace) -> CityConfig:
     if options.config is None and options.dataset is None:
-        raise ConfigError("name the city: --config config/<city>.yaml, or --dataset <city>.")
-    config = load_config(options.config or Path("config") / f"{options.dataset}.yaml")
+        raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
+    folder = Path(os.environ.get("HOSER_KD_CONFIG") or "config")
+    config = load_config(options.config or folder / f"{options.dataset}.yaml")
     if options.dataset is not None and options.dataset != config.city:
-        raise ConfigError(f"--dataset {options.dataset} is not the city of {options.config}.")
+        raise ConfigError(f"--dataset {options.dataset} is not the city of {options.config}, {config.city}.")
     return config
 
 
@@ -153,7 +173,7 @@ def _device(options: argparse.Namespace) -> str:
     return "cpu" if options.cuda < 0 else f"cuda:{options.cuda}"
 
 
-def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact:
+def _run(options: argparse.Namespace, config: CityConfig, name: str) -> int:
     bars = Bars()
     store = Store(options.store or os.environ.get("HOSER_KD_STORE") or "data")
     seeds: list[int] | None = getattr(options, "seeds", None)
@@ -177,16 +197,15 @@ def _run(options: argparse.Namespace, config: CityConfig, name: str) -> Artifact
     finally:
         bars.close()
     sys.stdout.write(_describe(artifact))
-    return artifact
+    return 0
 
 
 def _describe(artifact: Artifact) -> str:
-    figures = {key: value for key, value in artifact.summary.items() if isinstance(value, int | float | str)}
     head = (
-        f"{artifact.name} of {artifact.city}, version {artifact.version}, made {artifact.created_at} "
+        f"{artifact.name} of {artifact.city}, version {artifact.version}, materialized {artifact.created_at} "
         f"in {duration(artifact.seconds)}"
     )
-    lines = [f"  {key}: {value}" for key, value in figures.items()]
+    lines = [f"  {key}: {value}" for key, value in artifact.summary.items() if isinstance(value, int | float | str)]
     lines += [
         f"  {key}: " + ", ".join(f"{name} {_short(number)}" for name, number in value.items())
         for key, value in artifact.summary.items()
@@ -194,7 +213,7 @@ def _describe(artifact: Artifact) -> str:
     ]
     if rows := artifact.summary.get("comparison"):
         kinds = [kind for kind in ("vanilla", "distilled") if kind in rows[0]]
-        lines += ["", f"  {'figure on test trips':<34}" + "".join(f"{kind:>12}" for kind in kinds)]
+        lines += ["", f"  {'metric on test trips':<34}" + "".join(f"{kind:>12}" for kind in kinds)]
         lines += [f"  {row['figure']:<34}" + "".join(f"{row[kind]:>12.4f}" for kind in kinds) for row in rows]
     page = artifact.path / "report.html"
     return "\n".join([head, *lines, f"  files: {page if page.is_file() else artifact.path}"]) + "\n"
@@ -207,36 +226,31 @@ def _short(value: object) -> str:
 def _train(options: argparse.Namespace) -> int:
     config = _config(options)
     vanilla = options.vanilla or not config.distill.enabled
-    _run(options, config, "vanilla_student" if vanilla else "distilled_student")
-    return 0
+    return _run(options, config, "vanilla_student" if vanilla else "distilled_student")
 
 
-def _stage_command(name: str) -> object:
-    def run(options: argparse.Namespace) -> int:
-        _run(options, _config(options), name)
-        return 0
-
-    return run
+def _stage_command(name: str) -> Run:
+    return lambda options: _run(options, _config(options), name)
 
 
 def _generate(options: argparse.Namespace) -> int:
     config = _config(options)
-    wanted = config.generation.model_dump()
+    settings = config.generation.model_dump()
     if options.ods is not None:
-        wanted |= {"od_source": "file", "od_file": str(options.ods)}
+        settings |= {"od_source": "file", "od_file": str(options.ods)}
     if options.decoder is not None:
-        wanted["decoder"] = options.decoder
+        settings["decoder"] = options.decoder
     try:
-        config = config.model_copy(update={"generation": GenerationConfig(**wanted)})
+        config = config.model_copy(update={"generation": GenerationConfig(**settings)})
     except ValidationError as error:
-        raise ConfigError(f"generation: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
-    _run(options, config, "generated_trajectories")
-    return 0
+        problem = error.errors()[0]
+        place = ".".join(map(str, ("generation", *problem["loc"])))
+        raise ConfigError(f"{place}: {problem['msg'].removeprefix('Value error, ')}.") from None
+    return _run(options, config, "generated_trajectories")
 
 
 def _make(options: argparse.Namespace) -> int:
-    _run(options, _config(options), options.stage)
-    return 0
+    return _run(options, _config(options), options.stage)
 
 
 def _show_config(options: argparse.Namespace) -> int:
@@ -273,14 +287,14 @@ def _lineage(options: argparse.Namespace) -> int:
     return 0
 
 
-def _chain(artifact: Artifact, city: Path, depth: int, seen: set[tuple[str, str]]) -> list[str]:
+def _chain(artifact: Artifact, city: Path, depth: int, printed: set[tuple[str, str]]) -> list[str]:
     line = f"{'  ' * depth}{artifact.name} {artifact.version} (code {artifact.code_version}, {artifact.created_at})"
-    if (artifact.name, artifact.version) in seen:
+    if (artifact.name, artifact.version) in printed:
         return [f"{line} …"] if artifact.inputs else [line]
-    seen.add((artifact.name, artifact.version))
+    printed.add((artifact.name, artifact.version))
     lines = [line]
     for name, version in artifact.inputs.items():
-        lines += _chain(read_artifact(city / name / version), city, depth + 1, seen)
+        lines += _chain(read_artifact(city / name / version), city, depth + 1, printed)
     return lines
 
 

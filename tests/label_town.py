@@ -11,7 +11,7 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
 from hoser_kd.lmtad.checkpoint import save
 from hoser_kd.pipeline.graph import STAGES, StageRun
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -32,8 +32,7 @@ def town(**distill) -> CityConfig:
 
 def teacher_inputs(root: Path) -> dict[str, Artifact]:
     """Make what labels are made from; the teacher's weights are random, and large enough to take their time."""
-    made: dict[str, Artifact] = {}
-    make_with_inputs("grid_token_table", town(), Store(root), made=made)
+    made = make_all(["grid_token_table"], town(), Store(root))
     shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
     torch.manual_seed(0)
     save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")

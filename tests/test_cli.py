@@ -1,10 +1,10 @@
-"""The command line: one clear message for each mistake, the same stages as the graph, files for who wants files."""
+"""The command line: one clear message for each error of the user, and the stages of the graph."""
 
 from __future__ import annotations
 
 import pytest
 
-from hoser_kd.cli import main
+from hoser_kd.cli import _parser, main
 
 TOWN = """\
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}
@@ -28,48 +28,59 @@ def test_train_trains_and_export_writes_the_published_layout(config, tmp_path, c
 
     arguments = ["--dataset", "town", "--config", str(config), "--seed", "3", "--vanilla", "--cuda", "-1"]
     assert main(["train", *arguments]) == 0
-    said = capsys.readouterr().out
-    assert "vanilla_student/seed-3 of town" in said
+    assert "vanilla_student/seed-3 of town" in capsys.readouterr().out
     folder = next((tmp_path / "store" / "town" / "vanilla_student" / "seed-3").iterdir())
     assert main(["export-student", str(folder), str(tmp_path / "student.pth")]) == 0
     state = torch.load(tmp_path / "student.pth", weights_only=True)
     assert "navigator.time_estimator.0.weight" in state
 
 
-def test_train_obeys_a_switched_off_distillation(config, capsys):
+def test_train_without_distillation_trains_the_vanilla_student(config, capsys):
     config.write_text(TOWN + "distill: {enabled: false}\n")
     assert main(["train", "--config", str(config)]) == 0
     assert "vanilla_student/seed-0 of town" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["train"], "name the city"),
+        (["train"], "no city given"),
         (["train", "--config", "CONFIG", "--dataset", "village"], "--dataset village is not the city of"),
         (["train", "--dataset", "nowhere"], "no such file"),
         (["train", "--config", "CONFIG", "--cuda", "7", "--vanilla"], "cuda:7"),
         (["import-teacher", "nowhere.pt"], "no such file"),
-        (["lineage", "."], "so this is no artifact"),
+        (["lineage", "."], "not an artifact"),
         (["lineage", "0bc872ec6f825b8c"], "no such folder or file"),
         (["export-student", "nowhere", "out.pth"], "no such file"),
+        (["generate", "--config", "CONFIG", "--decoder", "bean"], "beam"),
     ],
 )
-def test_a_mistake_is_one_message_and_status_2(config, capsys, arguments, said):
+def test_an_error_of_the_user_is_one_message_and_status_2(config, capsys, arguments, message):
     assert main([str(config) if part == "CONFIG" else part for part in arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("hoser-kd: ")
-    assert said in error
+    assert message in error
 
 
 def test_a_seed_is_a_whole_number_from_0(config, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--config", str(config), "--seed", "-1"])
-    assert "is no whole number from 0" in capsys.readouterr().err
+    assert "is not a whole number from 0" in capsys.readouterr().err
 
 
 def test_show_config_prints_every_setting(config, capsys):
     assert main(["show-config", "--config", str(config)]) == 0
-    said = capsys.readouterr().out
-    assert "lambda_kl: 0.1" in said
-    assert "warmup_ratio: 0.1" in said
+    settings = capsys.readouterr().out
+    assert "lambda_kl: 0.1" in settings
+    assert "warmup_ratio: 0.1" in settings
+
+
+def test_the_environment_names_the_config_folder(config, capsys, monkeypatch):
+    monkeypatch.setenv("HOSER_KD_CONFIG", str(config.parent))
+    assert main(["show-config", "--dataset", "town"]) == 0
+    assert "city: town" in capsys.readouterr().out
+
+
+def test_a_report_takes_several_seeds_after_one_option():
+    options = _parser().parse_args(["report", "--dataset", "town", "--seeds", "0", "2"])
+    assert options.seeds == [0, 2]

@@ -97,7 +97,7 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     """Return how well the tokens distinguish the candidates of a step.
 
     `tokens` is (N,) int64, the token of each road. Keys: steps, choices (steps with two or more candidates), and as
-    shares of the choices: apart (the candidates have more than one token), all_apart (all candidates have different
+    shares of the choices: distinguishable_share (the candidates have more than one token), all_apart (all candidates have different
     tokens), label_apart (no other candidate has the token of the road taken). Shares are 1.0 if there are no choices.
     """
     position, _ = trajectories.step_positions()
@@ -118,7 +118,7 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     return {
         "steps": len(road),
         "choices": count,
-        "apart": share(num_repeats < np.diff(offsets) - 1),
+        "distinguishable_share": share(num_repeats < np.diff(offsets) - 1),
         "all_apart": share(num_repeats == 0),
         "label_apart": share(like_label == 1),
     }

@@ -1,1 +1,1 @@
-"""The pipeline: stages, versions, the artifact store, and checks. No Dagster here; `assets` builds on it."""
+"""The pipeline without Dagster: stages, versions, the artifact store and checks. `assets` wraps it for Dagster."""

@@ -1,7 +1,7 @@
-"""What a person is shown where a check fails: rows of a table and a picture, gathered only then.
+"""Evidence for failed checks: a table of the places where an artifact is wrong, and a figure.
 
-What belongs here: where exactly an artifact is wrong. What does not: whether it is, which `pipeline.checks` decides.
-Heavy libraries are imported where they are used, because definitions are loaded from `hoser_kd.pipeline.checks`.
+What belongs here: where an artifact is wrong. What does not: whether it is wrong (`hoser_kd.pipeline.checks`).
+Heavy libraries are imported where they are used, because Dagster's definitions load `hoser_kd.pipeline.checks`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.teacher.soft_labels import SoftLabels
 
-MOST_ROWS = 20
-"""Rows of a table that tells of single roads, cells or steps."""
+MAX_ROWS = 20
+"""Maximum number of rows of a table of single roads, cells or steps."""
 
 Row = dict[str, Any]
 
@@ -30,13 +30,13 @@ class Evidence:
     """Where and how an artifact is wrong."""
 
     rows: tuple[Row, ...] = ()
-    """Rows of a table; plain numbers and texts by the names of the columns."""
-    picture: bytes | None = None
-    """PNG."""
+    """Rows of a table: numbers and texts by column."""
+    figure: bytes | None = None
+    """A PNG file."""
 
 
 def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return, side by side, where the grid ends and where the roads' centers do, and the map of the cells."""
+    """Return the extent of the grid and of the roads' centers, by side, and the map of the cells."""
     import pyarrow.parquet as pq
     import shapely
 
@@ -57,7 +57,7 @@ def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
         {"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond": int(beyond.sum())}
         for side, edge, last, beyond in sides
     )
-    return Evidence(rows, _picture(artifact, "cells.png"))
+    return Evidence(rows, _figure(artifact, "cells.png"))
 
 
 def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -66,18 +66,18 @@ def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
 
 
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return the cells that hold most roads, and the map of the cells."""
+    """Return the cells with the most roads, and the map of the cells."""
     import pyarrow.parquet as pq
 
     names = ["row", "column", "token", "roads"]
     cells = pq.read_table(artifact.path / "grid_cells.parquet", columns=names).sort_by([("roads", "descending")])
-    return Evidence(tuple(cells.slice(0, MOST_ROWS).to_pylist()), _picture(artifact, "cells.png"))
+    return Evidence(tuple(cells.slice(0, MAX_ROWS).to_pylist()), _figure(artifact, "cells.png"))
 
 
 def nll_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return the teacher's surprise in every grid that was tried, least first, as a table and over the shifts."""
+    """Return the teacher's negative log-likelihood for every tested shift, lowest first, and a plot over the shifts."""
     tried = [dict(row) for row in artifact.summary["alignment"].get("tried", ())]
-    if not tried:  # made before each shift was kept
+    if not tried:  # an artifact older than this table
         return Evidence((dict(artifact.summary["alignment"]),))
     from matplotlib.figure import Figure
 
@@ -88,60 +88,62 @@ def nll_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     axes = figure.subplots()
     dots = axes.scatter(east, north, c=loss, cmap="cividis_r", s=70)
     axes.scatter(
-        east[:1], north[:1], s=220, facecolors="none", edgecolors="#D55E00", linewidths=1.6, label="the grid as given"
+        east[:1], north[:1], s=220, facecolors="none", edgecolors="#D55E00", linewidths=1.6, label="the configured grid"
     )
     axes.set(
         xlabel="cells further east",
         ylabel="cells further north",
-        title="The teacher's surprise by shift",
+        title="Negative log-likelihood by shift of the grid",
         aspect="equal",
     )
     figure.legend(loc="outside lower left", frameon=False)
-    figure.colorbar(dots, ax=axes, label="nats a token")
+    figure.colorbar(dots, ax=axes, label="nats per token")
     return Evidence(tuple(sorted(tried, key=lambda row: (row["loss"] != row["loss"], row["loss"]))), plots.png(figure))
 
 
 def tokens_beyond(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
-    """Return the sum that does not come out even, and the map of the grid's cells."""
+    """Return the numbers of tokens that do not match, and the map of the grid's cells."""
     grid, vocab_size = inputs["grid_token_table"], int(artifact.summary["vocab_size"])
     labels = int(grid.summary["num_labels"])
     rows = [
-        {"what": "labels of the grid", "tokens": labels},
+        {"what": "tokens of the grid", "tokens": labels},
         {"what": "special tokens", "tokens": 3},
-        {"what": "needed", "tokens": labels + 3},
+        {"what": "required", "tokens": labels + 3},
         {"what": "the teacher's vocabulary", "tokens": vocab_size},
     ]
     if "rows" in grid.summary:
         rows.insert(0, {"what": "rows of the grid", "tokens": int(grid.summary["rows"])})
         rows.insert(1, {"what": "columns of the grid", "tokens": int(grid.summary["columns"])})
-    return Evidence(tuple(rows), _picture(grid, "cells.png"))
+    return Evidence(tuple(rows), _figure(grid, "cells.png"))
 
 
 def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return loss and guess, for each epoch where it was trained here, and its curves."""
+    """Return the losses of the teacher, by epoch if it was trained here, the uniform baseline, and the curves."""
     import math
 
-    guess = round(math.log(int(artifact.summary["vocab_size"]) - 2), 4)
+    uniform = round(math.log(int(artifact.summary["vocab_size"]) - 2), 4)
     epochs = artifact.summary.get("epochs") or [{"epoch": "imported", "val_loss": artifact.summary["val_loss"]}]
     shown = ("epoch", "train_loss", "val_loss")
-    rows = tuple({**{name: epoch[name] for name in shown if name in epoch}, "blind_guess": guess} for epoch in epochs)
-    return Evidence(rows, _picture(artifact, "curves.png"))
+    rows = tuple(
+        {**{name: epoch[name] for name in shown if name in epoch}, "uniform_baseline_loss": uniform} for epoch in epochs
+    )
+    return Evidence(rows, _figure(artifact, "curves.png"))
 
 
 def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return the student's validation NLL after each epoch beside that of the most usual next road, and its curves."""
-    trivial = artifact.summary["frequency_nll"]
+    """Return the student's validation NLL after each epoch, that of the frequency baseline, and the curves."""
+    baseline = artifact.summary["frequency_nll"]
     epochs = artifact.summary.get("epochs") or [{"nll": artifact.summary["val_nll"]}]
     shown = ("epoch", "train_next_step", "nll", "accuracy")
     rows = tuple(
-        {**{name: epoch[name] for name in shown if name in epoch}, "most_usual_next_road_nll": trivial}
+        {**{name: epoch[name] for name in shown if name in epoch}, "frequency_baseline_nll": baseline}
         for epoch in epochs
     )
-    return Evidence(rows, _picture(artifact, "curves.png"))
+    return Evidence(rows, _figure(artifact, "curves.png"))
 
 
 def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
-    """Return the first steps whose labels are not those of the road graph's candidates."""
+    """Return the first steps whose labels do not match the candidates of the road graph."""
     import numpy as np
 
     network = _network(inputs)
@@ -151,12 +153,12 @@ def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
         expected = network.successors.degrees[trips.road_ids[at]]
         stored = np.diff(labels.offsets)
         if len(stored) != len(expected):
-            rows.append({"split": split, "wrong": f"{len(expected)} steps, labels of {len(stored)}"})
+            rows.append({"split": split, "wrong": f"{len(expected)} steps, but labels of {len(stored)}"})
         both = min(len(stored), len(expected))
         follows = network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1]) >= 0
         for wrong, what in (
-            (np.flatnonzero(stored[:both] != expected[:both]), "another number of candidates"),
-            (np.flatnonzero(~follows), "the next road does not follow"),
+            (np.flatnonzero(stored[:both] != expected[:both]), "number of candidates differs"),
+            (np.flatnonzero(~follows), "next road is not a candidate"),
         ):
             rows += [
                 {
@@ -165,13 +167,13 @@ def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
                     "candidates": int(expected[i]),
                     "labels": int(stored[i]) if i < both else 0,
                 }
-                for i in wrong[:MOST_ROWS].tolist()
+                for i in wrong[:MAX_ROWS].tolist()
             ]
-    return Evidence(tuple(rows[:MOST_ROWS]))
+    return Evidence(tuple(rows[:MAX_ROWS]))
 
 
 def scores_not_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
-    """Return the first steps with a score that is no finite number."""
+    """Return the first steps with a score that is not finite."""
     import numpy as np
 
     from hoser_kd.common.arrays import row_of_value
@@ -180,10 +182,10 @@ def scores_not_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence
     for split, trips, labels in _labeled(artifact, inputs):
         at, trip = trips.step_positions()
         steps = np.unique(row_of_value(labels.offsets)[~np.isfinite(labels.scores)])
-        for i in steps[:MOST_ROWS].tolist():
+        for i in steps[:MAX_ROWS].tolist():
             scores = labels.scores[labels.offsets[i] : labels.offsets[i + 1]]
             rows.append({**_step(split, trips, at, trip, i), "scores": ", ".join(f"{score:g}" for score in scores)})
-    return Evidence(tuple(rows[:MOST_ROWS]))
+    return Evidence(tuple(rows[:MAX_ROWS]))
 
 
 def _labeled(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Trajectories, SoftLabels]]:
@@ -205,7 +207,7 @@ def _network(inputs: Mapping[str, Any]) -> RoadNetwork:
 
 
 def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: int) -> Row:
-    """Say which step this is; labels of other trips may have more steps than the trips."""
+    """Return the place of a step; labels of other trips can have more steps than the trips."""
     if i >= len(at):
         return {"split": split, "step": i}
     return {
@@ -217,7 +219,7 @@ def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: 
     }
 
 
-def _picture(artifact: Artifact, name: str) -> bytes | None:
-    """A grid of very many cells is not drawn, and an imported teacher has no curves."""
+def _figure(artifact: Artifact, name: str) -> bytes | None:
+    """Return a figure of the artifact; None for very large grids, and for the curves of an imported teacher."""
     file = artifact.path / name
     return file.read_bytes() if file.is_file() else None

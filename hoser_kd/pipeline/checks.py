@@ -1,6 +1,6 @@
-"""Checks on finished artifacts: each guards against a mistake that would poison, unseen, what follows from it.
+"""Checks of finished artifacts: each detects an error that would silently spoil all later stages.
 
-A validator refuses input; a check reports on a result. A blocking check that fails keeps Dagster from going on.
+Validators reject invalid input; checks judge results. After a failed blocking check, Dagster and the command line stop.
 """
 
 from __future__ import annotations
@@ -15,160 +15,171 @@ from hoser_kd.pipeline import check_evidence
 from hoser_kd.pipeline.check_evidence import Evidence
 from hoser_kd.pipeline.store import Artifact
 
+Verdict = tuple[bool, str, dict[str, Any]]
+"""Whether a check passed, its message, and its metrics."""
+
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found."""
+    """Result of a check."""
 
     name: str
     passed: bool
     message: str
-    """One sentence for a person: what was found and, on failure, what to do."""
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    """The result in one or two sentences and, after a failure, how to fix it."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence | None = None
-    """Where it is wrong; None where the check has passed."""
+    """Where the artifact is wrong; None if the check passed."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A question asked of every new version of an artifact."""
+    """A condition on every version of an artifact."""
 
     name: str
     description: str
-    ask: Callable[[Artifact, Mapping[str, Any]], tuple[bool, str, dict[str, Any]]]
-    """Given the artifact and the inputs it was made from: passed?, a sentence, figures."""
-    show: Callable[[Artifact, Mapping[str, Any]], Evidence]
-    """Given the same, where it is wrong; asked only on failure."""
+    run: Callable[[Artifact, Mapping[str, Any]], Verdict]
+    """Judges the artifact, given its inputs."""
+    collect_evidence: Callable[[Artifact, Mapping[str, Any]], Evidence]
+    """Collects, given the same, where the artifact is wrong; called only after a failure."""
     blocking: bool = True
 
 
 def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResult]:
-    """Ask all checks of the artifact's stage."""
+    """Run all checks of the artifact's stage."""
     results = []
     for check in CHECKS.get(artifact.stage, ()):
-        passed, said, figures = check.ask(artifact, inputs)
-        evidence = None if passed else check.show(artifact, inputs)
-        results.append(CheckResult(check.name, passed, said, figures, evidence))
+        passed, message, metrics = check.run(artifact, inputs)
+        evidence = None if passed else check.collect_evidence(artifact, inputs)
+        results.append(CheckResult(check.name, passed, message, metrics, evidence))
     return results
 
 
-def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     coverage = artifact.summary["coverage"]
     share = float(coverage["share_inside"])
-    least = float(artifact.settings.get("grid", {}).get("min_share_inside", 0.9))
-    passed = share >= least
-    said = f"{share:.1%} of the roads lie inside the grid, {coverage['clamped']} are clamped to its edge."
-    figures = {"share_inside": share, "clamped": int(coverage["clamped"])}
+    required = float(artifact.settings.get("grid", {}).get("min_share_inside", 0.9))
+    passed = share >= required
+    message = f"{share:.1%} of the roads lie inside the grid; {coverage['clamped']} are clamped to its edge."
+    metrics = {"share_inside": share, "clamped": int(coverage["clamped"])}
     if "visits_inside" in coverage:
-        figures["visits_inside"] = float(coverage["visits_inside"])
-        said += f" {figures['visits_inside']:.1%} of the training trips' points are inside."
+        metrics["visits_inside"] = float(coverage["visits_inside"])
+        message += f" {metrics['visits_inside']:.1%} of the training trips' points lie inside."
     if not passed:
-        said += (
-            f" At least {least:.0%} are asked for. The grid is probably another city's or shifted: correct "
+        message += (
+            f" The required share is {required:.0%}. The grid probably belongs to another city or is shifted: correct "
             "`grid.bounds` in the city's YAML. If the teacher's grid covers only a part of the roads, lower "
             "`grid.min_share_inside`."
         )
-    return passed, said, figures
+    return passed, message, metrics
 
 
-def _cells_apart(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+_MIN_DISTINGUISHABLE_SHARE = 0.05
+"""Below this share of distinguishable choices the teacher has hardly any signal for a student."""
+
+
+def _grid_resolution(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     coverage, resolution = artifact.summary["coverage"], artifact.summary["resolution"]
-    apart, choices = float(resolution["apart"]), int(resolution["choices"])
+    share, choices = float(resolution["distinguishable_share"]), int(resolution["choices"])
     fullest = int(coverage["roads_per_cell_max"]) / max(int(coverage["roads"]), 1)
-    passed = choices == 0 or apart >= _LEAST_APART
-    said = (
-        f"A cell holds {coverage['roads_per_cell_median']:g} roads in the middle, "
-        f"{coverage['roads_per_cell_p99']:g} at the 99th percentile, {coverage['roads_per_cell_max']} at most; in "
-        f"{apart:.1%} of the choices the candidates lie in more than one cell."
+    passed = choices == 0 or share >= _MIN_DISTINGUISHABLE_SHARE
+    message = (
+        f"Roads per cell: median {coverage['roads_per_cell_median']:g}, 99th percentile "
+        f"{coverage['roads_per_cell_p99']:g}, maximum {coverage['roads_per_cell_max']}. The candidates lie in more "
+        f"than one cell at {share:.1%} of the choices."
     )
     if not passed:
-        said += (
-            " The teacher is silent on nearly all choices: its cells are too large for these roads. Check the "
-            "unit of `grid.cell_size_m`, `cell_lat` and `cell_lng`, or use a teacher of smaller cells."
+        message += (
+            " The teacher provides no signal on nearly all choices, because its cells are too large for these roads. "
+            "Check the unit of `grid.cell_size_m`, `cell_lat` and `cell_lng`, or use a teacher with smaller cells."
         )
-    figures = {
+    metrics = {
         "roads_per_cell_median": float(coverage["roads_per_cell_median"]),
         "roads_per_cell_max": int(coverage["roads_per_cell_max"]),
         "share_in_fullest_cell": round(fullest, 4),
-        "choices_apart": apart,
+        "distinguishable_share": share,
     }
-    return passed, said, figures
+    return passed, message, metrics
 
 
-_LEAST_APART = 0.05
-"""Below this share of choices that the cells tell apart, distillation is a waste of a student's training."""
+_ALIGNMENT_METRICS = (
+    "loss",
+    "guess",
+    "least_half_a_cell_off",
+    "best_cells_north",
+    "best_cells_east",
+    "shifts_tried",
+    "trips",
+)
 
 
-def _grid_aligned(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
-    found = artifact.summary.get("alignment")
-    if not isinstance(found, Mapping):
-        return True, "The grid is made here or comes with its cells: there is nothing to compare it with.", {}
-    figures = {
-        key: found[key]
-        for key in (
-            "loss",
-            "guess",
-            "least_half_a_cell_off",
-            "best_cells_north",
-            "best_cells_east",
-            "shifts_tried",
-            "trips",
+def _grid_alignment(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+    alignment = artifact.summary.get("alignment")
+    if not isinstance(alignment, Mapping):
+        return True, "Not applicable: the grid is defined here or stored in the checkpoint.", {}
+    metrics = {key: alignment[key] for key in _ALIGNMENT_METRICS}
+    loss, uniform, shifted = (float(alignment[key]) for key in ("loss", "guess", "least_half_a_cell_off"))
+    fix = "Correct `grid.bounds` and the cell size in the city's YAML to those of the teacher's training."
+    nll = f"{loss:.3f} nats per token"
+    if alignment["misplaced"]:
+        message = (
+            f"The teacher's negative log-likelihood is lower with its grid {alignment['best_cells_north']:g} cells "
+            f"further north and {alignment['best_cells_east']:g} cells further east. {fix}"
         )
-    }
-    loss, guess, off = (float(found[key]) for key in ("loss", "guess", "least_half_a_cell_off"))
-    correct = "Correct `grid.bounds` and the cell size in the city's YAML to those the teacher was trained with."
-    nats = f"{loss:.3f} nats a token"
-    if found["misplaced"]:
-        said = (
-            f"The teacher is less surprised where its grid lies {found['best_cells_north']:g} cells further north "
-            f"and {found['best_cells_east']:g} further east than given. {correct}"
+        return False, message, metrics
+    if not loss < uniform:
+        message = (
+            f"The teacher's negative log-likelihood on the trips is {nll}, that of the uniform baseline {uniform:.3f}: "
+            f"the teacher was trained on other cells. {fix}"
         )
-        return False, said, figures
-    if not loss < guess:
-        said = (
-            f"The teacher's surprise over the trips is {nats}, that of a blind guess {guess:.3f}: these are not "
-            f"the cells it was trained on. {correct}"
+        return False, message, metrics
+    if alignment["can_tell"]:
+        message = (
+            f"The teacher's negative log-likelihood is {nll}, and at least {shifted:.3f} with the grid shifted by half "
+            "a cell."
         )
-        return False, said, figures
-    if found["can_tell"]:
-        return True, f"The teacher's surprise is {nats}, and {off:.3f} or more with the grid half a cell off.", figures
-    said = (
-        f"The teacher cannot tell: its surprise of {nats} (a blind guess: {guess:.3f}) hardly changes where the "
-        "grid is shifted. It has learnt little of these trips; make sure of the bounds yourself."
+        return True, message, metrics
+    message = (
+        f"The alignment cannot be determined: the teacher's negative log-likelihood of {nll} (uniform baseline: "
+        f"{uniform:.3f}) hardly changes with the grid's position, as the teacher fits these trips poorly. Verify "
+        "`grid.bounds` yourself."
     )
-    return True, said, figures
+    return True, message, metrics
 
 
-def _tokens_in_vocabulary(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _tokens_in_vocabulary(artifact: Artifact, inputs: Mapping[str, Any]) -> Verdict:
     config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
     vocab_size = int(artifact.summary["vocab_size"])
     labels = int(inputs["grid_token_table"].summary["num_labels"])
     passed = labels <= vocab_size - 3
-    said = f"The grid has {labels} labels, the teacher's vocabulary {vocab_size} with its three special tokens."
+    message = (
+        f"The grid has {labels} tokens; the teacher's vocabulary has {vocab_size}, including three special tokens."
+    )
     if not passed:
-        said += " The grid does not belong to this teacher: correct `grid` in the city's YAML."
+        message += " The grid does not belong to this teacher: correct `grid` in the city's YAML."
     elif unused := vocab_size - 3 - labels:
-        said += f" {unused} labels are not used (published preprocessing leaves a row and one)."
-    return passed, said, {"labels": labels, "vocab_size": vocab_size, "layers": int(config.get("n_layer", 0) or 0)}
+        message += f" {unused} tokens are unused (the published preprocessing adds a row of cells and one token)."
+    return passed, message, {"labels": labels, "vocab_size": vocab_size, "layers": int(config.get("n_layer", 0) or 0)}
 
 
-def _beats_guess(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
-    loss, guess = float(artifact.summary["val_loss"]), math.log(int(artifact.summary["vocab_size"]) - 2)
-    passed = loss < guess
-    said = f"The teacher's validation loss is {loss:.4f} nats a token, that of a blind guess {guess:.4f}."
+def _beats_uniform_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+    loss, uniform = float(artifact.summary["val_loss"]), math.log(int(artifact.summary["vocab_size"]) - 2)
+    passed = loss < uniform
+    message = f"The teacher's validation loss is {loss:.4f} nats per token, that of the uniform baseline {uniform:.4f}."
     if artifact.summary.get("val_sequences_scored") == 0:
-        said = (
-            f"No validation trip fits the teacher's context of {artifact.summary.get('block_size')} tokens, so "
-            "nothing is known of it. Take a teacher of longer sequences."
+        message = (
+            f"No validation trip fits the teacher's context of {artifact.summary.get('block_size')} tokens, so its "
+            "loss is unknown. Use a teacher with a longer context."
         )
     elif not passed:
-        said += (
-            " It knows nothing of these trips: train longer, or, where it is imported, give the grid it was trained on."
+        message += (
+            " The teacher has learned nothing about these trips: train longer, or use the training grid of an imported "
+            "teacher."
         )
-    return passed, said, {"val_loss": loss, "guess": round(guess, 4)}
+    return passed, message, {"val_loss": loss, "uniform_baseline_loss": round(uniform, 4)}
 
 
-def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Verdict:
     import numpy as np
 
     from hoser_kd.network.road_network import RoadNetwork
@@ -186,98 +197,107 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> tuple[boo
         steps += len(expected)
         wrong += abs(len(rows) - len(expected)) if len(rows) != len(expected) else int((rows != expected).sum())
         wrong += int((network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1]) < 0).sum())
-    said = f"{steps} {'' if online else 'labeled '}steps; {wrong} do not match the candidates of the road graph."
+    message = f"{wrong} of {steps} {'' if online else 'labeled '}steps do not match the candidates of the road graph."
     if wrong:
-        said += " Trips, roads and labels are of different versions: materialize teacher_soft_labels again."
-    return wrong == 0, said, {"steps": steps, "wrong": wrong}
+        message += " Trips, roads and labels have different versions: materialize teacher_soft_labels again."
+    return wrong == 0, message, {"steps": steps, "wrong": wrong}
 
 
-def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     import numpy as np
 
     from hoser_kd.network.trajectories import SPLITS
     from hoser_kd.teacher.soft_labels import SoftLabels
 
     if artifact.summary.get("labels") == "online":
-        return True, "No labels are stored: a score that is not finite stops the training that asks for it.", {}
+        return True, "Not applicable: no labels are stored. Training stops at a score that is not finite.", {}
     bad = 0
     for split in SPLITS:
         bad += int((~np.isfinite(SoftLabels.load(artifact.path / f"{split}.arrow").scores)).sum())
-    said = f"{bad} of the stored scores are not finite."
+    message = f"{bad} of the stored scores are not finite."
     if bad:
-        said += " The teacher's weights are damaged or overflow in half precision: try `distill.teacher_fp16: false`."
-    return bad == 0, said, {"not_finite": bad}
+        message += (
+            " The teacher's weights are damaged, or overflow in half precision: set `distill.teacher_fp16: false`."
+        )
+    return bad == 0, message, {"not_finite": bad}
 
 
-def _beats_trivial(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _beats_frequency_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     if artifact.summary.get("enabled") is False:
-        return True, "Distillation is switched off in the city's YAML.", {}
-    nll, trivial = float(artifact.summary["val_nll"]), float(artifact.summary["frequency_nll"])
-    said = f"Validation NLL {nll:.4f}, that of the most usual next road {trivial:.4f}."
-    passed = nll < trivial
+        return True, "Not applicable: distillation is disabled in the city's YAML.", {}
+    nll, baseline = float(artifact.summary["val_nll"]), float(artifact.summary["frequency_nll"])
+    passed = nll < baseline
+    message = f"The validation NLL is {nll:.4f}, that of the frequency baseline {baseline:.4f}."
     if not passed:
-        said += " The student has learnt nothing: look at the training curves, train longer or with more trips."
-    return passed, said, {"val_nll": nll, "frequency_nll": trivial}
+        message += (
+            " The student has learned nothing: inspect the training curves, train longer, or use more training trips."
+        )
+    return passed, message, {"val_nll": nll, "frequency_nll": baseline}
 
 
 _STUDENT = (
     Check(
         "beats_frequency_baseline",
-        "The student's validation NLL is below that of the most usual next road of the training trips.",
-        _beats_trivial,
+        "The student's validation NLL is below that of the most frequent next road in the training trips.",
+        _beats_frequency_baseline,
         check_evidence.student_curves,
     ),
 )
 
 
-def _seeds_alike(artifact: Artifact, _: Mapping[str, Any]) -> tuple[bool, str, dict[str, Any]]:
+def _seeds_comparable(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     left_out = artifact.summary["left_out"]
-    said = f"Seeds {artifact.summary['seeds']} were made alike, from what there is now."
+    message = f"The report pools the seeds {artifact.summary['seeds']}, which have the same settings and inputs."
     if left_out:
-        told = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
-        said += f" Left out: {told}. To have them in, launch `distill` and `evaluate` for them, then `report`."
-    return not left_out, said, {"num_seeds": int(artifact.summary["num_seeds"]), "num_left_out": len(left_out)}
+        reasons = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
+        message += (
+            f" Left out: {reasons}. To include them, launch the jobs `distill` and `evaluate` for these seeds, then "
+            "`report`."
+        )
+    return not left_out, message, {"num_seeds": int(artifact.summary["num_seeds"]), "num_left_out": len(left_out)}
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "grid_token_table": (
         Check(
             "roads_inside_grid",
-            "Nearly all roads lie inside the teacher's grid.",
+            "Nearly all roads lie inside the teacher's grid: the share is at least `grid.min_share_inside`.",
             _roads_inside_grid,
             check_evidence.roads_outside,
         ),
         Check(
             "grid_resolution_sufficient",
-            "Roads are not so crowded in cells that the teacher is silent.",
-            _cells_apart,
+            f"The candidates lie in more than one cell at {_MIN_DISTINGUISHABLE_SHARE:.0%} of the choices or more, so "
+            "that the teacher provides a signal.",
+            _grid_resolution,
             check_evidence.crowded_cells,
         ),
         Check(
             "grid_alignment",
-            "An imported teacher is less surprised in its grid as given than in shifted ones.",
-            _grid_aligned,
+            "The negative log-likelihood of an imported teacher is lower with the configured grid than with shifted "
+            "grids.",
+            _grid_alignment,
             check_evidence.nll_of_shifts,
         ),
     ),
     "teacher": (
         Check(
             "tokens_in_vocabulary",
-            "Every road's token is in the teacher's vocabulary.",
+            "The teacher's vocabulary contains the token of every road.",
             _tokens_in_vocabulary,
             check_evidence.tokens_beyond,
         ),
         Check(
             "beats_uniform_baseline",
-            "The teacher's validation loss is below that of a guess among all tokens.",
-            _beats_guess,
+            "The teacher's validation loss is below that of a uniform distribution over all tokens.",
+            _beats_uniform_baseline,
             check_evidence.teacher_curves,
         ),
     ),
     "teacher_soft_labels": (
         Check(
             "labels_on_road_graph",
-            "Every labeled step is a step of the road graph.",
+            "Every labeled step is a step of the road graph, with one score per candidate.",
             _labels_on_graph,
             check_evidence.steps_off_graph,
         ),
@@ -290,8 +310,8 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "distillation_report": (
         Check(
             "seeds_comparable",
-            "All seeds there are were made with the same settings, labels and code, and are in the report.",
-            _seeds_alike,
+            "All seeds have the same settings, labels and code, and are included in the report.",
+            _seeds_comparable,
             check_evidence.seeds_left_out,
             blocking=False,
         ),

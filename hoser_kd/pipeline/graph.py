@@ -1,11 +1,10 @@
-"""The stages from raw files to the report: what each reads, which settings it obeys, and how its version is made.
+"""The stages from raw files to the report: their inputs, their settings, and the code that computes them.
 
-Both front ends run stages through `make`: Dagster's assets and the command line. A stage's function lives in
-`pipeline.stages`, is imported when it runs, and writes plain files into the folder it is given. Its version is a
-digest of the versions of its inputs, of the settings it reads, of its code version and of the seed, so a stage that
-has been made already is found again instead of being made twice.
+Dagster's assets and the command line run the same stages through `hoser_kd.pipeline.run`. To add a stage, add an entry
+to `STAGES` and a function of the same name to `hoser_kd.pipeline.stages.<group>`. The asset, the choices of
+`hoser-kd make`, and the lineage follow from the entry.
 
-This module imports nothing heavy: definitions are loaded from it.
+This module imports no heavy library, because Dagster's definitions load it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
 
 Inputs = Mapping[str, Artifact | Mapping[int, Artifact]]
-"""Artifacts by stage; a stage that is made once a city sees all seeds of one that is made per seed."""
+"""Artifacts by stage. A stage with one artifact per city reads all seeds of a stage with one artifact per seed."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,29 @@ class Stage:
     """One stage of the pipeline."""
 
     name: str
-    """Its name, a noun, and that of the Dagster asset."""
+    """Name of the stage, of its function and of its Dagster asset; a noun."""
     group: str
-    """Its group: the module of `hoser_kd.pipeline.stages` and of `assets` it lives in."""
+    """Asset group: the name of its module in `hoser_kd.pipeline.stages` and in `assets`."""
+    description: str
+    """What the artifact holds, as Dagster's UI shows it; Markdown."""
     inputs: tuple[str, ...] = ()
-    """Stages it reads."""
+    """Names of the stages it reads."""
     settings: tuple[str, ...] = ()
-    """Settings it obeys: names of `SETTINGS`."""
+    """Names of the sections of `SETTINGS` it reads."""
     per_seed: bool = False
-    """Made once for each seed rather than once a city."""
+    """True: one artifact per city and seed; False: one per city."""
+    uses_model: bool = False
+    """True where it runs a model. Such steps share Dagster's pool `gpu`, so that a single GPU runs one at a time."""
+    kinds: tuple[str, ...] = ()
+    """Dagster's tags for the kind of computation and file format."""
     code_version: str = "1"
-    """Raised by hand when the code makes something else of the same inputs."""
+    """Raised by hand when the code, or the default of a setting, gives another result for the same inputs."""
+    module: str = ""
+    """Module of the function; empty: `hoser_kd.pipeline.stages.<group>`."""
 
     def function(self) -> Callable[[StageRun], dict[str, Any]]:
         """Import and return the stage's function."""
-        module = importlib.import_module(f"hoser_kd.pipeline.stages.{self.group}")
+        module = importlib.import_module(self.module or f"hoser_kd.pipeline.stages.{self.group}")
         function: Callable[[StageRun], dict[str, Any]] = getattr(module, self.name)
         return function
 
@@ -55,57 +63,102 @@ def _teacher_settings(config: CityConfig) -> dict[str, Any]:
 
 
 def _checkpoint(config: CityConfig) -> str | None:
-    """A checkpoint counts by its content: a new file under the old name is another teacher, a moved one is not."""
+    """Return a digest of the checkpoint's content: a new file of the same name is another teacher."""
     if config.distill.ckpt_path is None:
         return None
     path = Path(config.distill.ckpt_path)
     files = sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise CheckpointError(
-            f"{path}: no such file. `distill.ckpt_path` names it; correct it, or remove it to "
-            "train a teacher in the graph."
+            f"{path}: no such file. It is the value of `distill.ckpt_path`: correct it, or remove it to train a "
+            "teacher in the graph."
         )
     return digest_json([digest_file(file) for file in files])
 
 
+_LABEL_KEYS = {"window", "teacher_fp16", "labels", "store_outside_mass"}
+
+
 def _label_settings(config: CityConfig) -> dict[str, Any]:
-    """What was added to the section counts where it is not the default, so that labels made before stay theirs."""
-    added = config.distill.model_dump(mode="json", include={"labels", "store_outside_mass"}, exclude_defaults=True)
-    return config.distill.model_dump(mode="json", include={"window", "teacher_fp16"}) | added
+    return config.distill.model_dump(mode="json", include=_LABEL_KEYS)
+
+
+def _student_settings(config: CityConfig) -> dict[str, Any]:
+    """Return the section without the number of processes, which changes no result; an unused key has its default."""
+    settings = config.student.model_dump(mode="json", exclude={"num_processes"})
+    if not config.student.num_validation_ods:
+        settings["select_max_steps"] = type(config.student).model_fields["select_max_steps"].default
+    return settings
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    others = {"repo_path", "ckpt_path", "window", "teacher_fp16", "labels", "label_processes", "store_outside_mass"}
-    return config.distill.model_dump(mode="json", exclude=others)
+    return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"repo_path", "ckpt_path", "label_processes"})
 
 
 def _generation_settings(config: CityConfig) -> dict[str, Any]:
-    """A file of ODs counts by its content, as a checkpoint does."""
+    """Return the section with the digest of the OD file's content in place of its name."""
     settings = config.generation.model_dump(mode="json")
     if config.generation.od_file is not None:
         file = Path(config.generation.od_file)
         if not file.is_file():
-            raise DataError(file, "no such file.", hint="`generation.od_file` names it.")
+            raise DataError(file, "no such file.", hint="It is the value of `generation.od_file`: correct it.")
         settings["od_file"] = digest_file(file)
     return settings
 
 
-SETTINGS: dict[str, Callable[[CityConfig], dict[str, Any]]] = {
-    "source": lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row"}),
-    "rows": lambda config: config.source.model_dump(mode="json", include={"on_bad_row"}),
-    "zones": lambda config: config.zones.model_dump(mode="json"),
-    "grid": lambda config: {**config.grid.model_dump(mode="json"), "checkpoint": _checkpoint(config)},
-    "teacher": _teacher_settings,
-    "labels": _label_settings,
-    "student": lambda config: config.student.of_the_result(),
-    "distillation": _distillation_settings,
-    "generation": _generation_settings,
-    "evaluation": lambda config: config.evaluation.model_dump(mode="json"),
+SETTINGS: dict[str, SettingsSection] = {
+    "source": SettingsSection(
+        "source",
+        "Source of the city's data: `source`.",
+        lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row"}),
+    ),
+    "rows": SettingsSection(
+        "source",
+        "Handling of invalid trips: `source.on_bad_row`.",
+        lambda config: config.source.model_dump(mode="json", include={"on_bad_row"}),
+    ),
+    "zones": SettingsSection(
+        "zones", "Partition of the roads into zones: `zones`.", lambda config: config.zones.model_dump(mode="json")
+    ),
+    "grid": SettingsSection(
+        "grid",
+        "The teacher's grid: `grid`, and the content of the checkpoint if one is named.",
+        lambda config: {**config.grid.model_dump(mode="json"), "checkpoint": _checkpoint(config)},
+    ),
+    "teacher": SettingsSection(
+        "teacher",
+        "Size and training of the teacher: `teacher`, and the content of the checkpoint if one is named.",
+        _teacher_settings,
+    ),
+    "labels": SettingsSection(
+        "distill",
+        "Labeling by the teacher: `window`, `teacher_fp16`, `labels` and `store_outside_mass` of `distill`.",
+        _label_settings,
+    ),
+    "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
+    "distillation": SettingsSection(
+        "distill",
+        "The distillation term: `distill` without the keys for the teacher and its labels.",
+        _distillation_settings,
+    ),
+    "generation": SettingsSection("generation", "Generation of trips: `generation`.", _generation_settings),
+    "evaluation": SettingsSection(
+        "evaluation",
+        "Metrics of generated trips: `evaluation`.",
+        lambda config: config.evaluation.model_dump(mode="json"),
+    ),
 }
-"""The settings as stages read them; a change in one concerns only the stages that name it."""
+"""Sections of the settings as stages read them, by name; each is a Dagster asset in the group `settings`."""
+
+
+def changed_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return those of a stage's settings that differ from the defaults; sections without any are left out."""
+    changed = {name: SETTINGS[name].changed(values) for name, values in settings.items()}
+    return {name: values for name, values in changed.items() if values}
+
 
 SOURCE_NOTE = "source.json"
-"""Where the raw files are and what they were like: what `source_files` writes."""
+"""File of `source_files` that records where the raw files are, with their sizes and times."""
 
 _NETWORK = ("road_network", "trajectories", "road_zones", "zone_transitions")
 _STUDENTS = ("vanilla_student", "distilled_student")
@@ -113,57 +166,157 @@ _STUDENTS = ("vanilla_student", "distilled_student")
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("source_files", "network", (), ("source",)),
-        Stage("road_network", "network", ("source_files",)),
-        Stage("trajectories", "network", ("source_files", "road_network"), ("rows",)),
-        Stage("road_centroids", "network", ("road_network",)),
-        Stage("road_zones", "network", ("source_files", "road_network"), ("zones",)),
-        Stage("zone_transitions", "network", ("road_zones", "trajectories")),
         Stage(
-            "grid_token_table", "grid", ("road_network", "road_centroids", "trajectories"), ("grid",), code_version="2"
+            "source_files",
+            "network",
+            "The raw files in HOSER's format: `roadmap.geo`, `roadmap.rel`, `train.csv`, `val.csv`, `test.csv`, and "
+            "the partition into zones if the data set ships one. Read from a folder, generated (`synthetic`), or "
+            "downloaded from a Hugging Face repository. The version is a digest of the files' content.",
+            settings=("source",),
+            kinds=("csv",),
         ),
-        Stage("teacher_corpus", "teacher", ("trajectories", "grid_token_table")),
-        Stage("teacher", "teacher", ("teacher_corpus", "grid_token_table", "road_network"), ("teacher",)),
+        Stage(
+            "road_network",
+            "network",
+            "Directed roads (GeoParquet: road_id, highway, length_m, LineString in EPSG:4326) and the connections "
+            "between them (Parquet). Every row is validated.",
+            inputs=("source_files",),
+            kinds=("geopandas", "parquet"),
+        ),
+        Stage(
+            "trajectories",
+            "network",
+            "Training, validation and test trips as ragged arrays of road ids and times (Arrow IPC, memory-mapped). "
+            "Each step is validated against the road network.",
+            inputs=("source_files", "road_network"),
+            settings=("rows",),
+            kinds=("arrow",),
+        ),
+        Stage(
+            "road_centroids",
+            "network",
+            "Centroid of each road's line as a point in EPSG:4326 (GeoParquet).",
+            inputs=("road_network",),
+            kinds=("geopandas", "parquet"),
+        ),
+        Stage(
+            "road_zones",
+            "network",
+            "Zone of each road: the data set's own partition where it ships one, otherwise KaHIP's partition of the "
+            "undirected road graph.",
+            inputs=("source_files", "road_network"),
+            settings=("zones",),
+            kinds=("kahip", "parquet"),
+        ),
+        Stage(
+            "zone_transitions",
+            "network",
+            "Number of transitions of the training trips from each zone to each other zone (Z × Z counts).",
+            inputs=("road_zones", "trajectories"),
+            kinds=("numpy",),
+        ),
+        Stage(
+            "grid_token_table",
+            "grid",
+            "Row, column and token of each road in the teacher's grid, a flag for roads clamped into it, and the "
+            "occupied cells as polygons. Metrics: coverage, roads per cell, and resolution: the share of the steps "
+            "with two or more candidates whose candidates lie in different cells. The teacher provides no signal on "
+            "the remaining steps.",
+            inputs=("road_network", "road_centroids", "trajectories"),
+            settings=("grid",),
+            uses_model=True,
+            kinds=("geopandas", "parquet"),
+            code_version="2",
+        ),
+        Stage(
+            "teacher_corpus",
+            "teacher",
+            "Training, validation and test trips as sequences of grid tokens, one token per road (Arrow IPC).",
+            inputs=("trajectories", "grid_token_table"),
+            kinds=("arrow",),
+        ),
+        Stage(
+            "teacher",
+            "teacher",
+            "LM-TAD, a causal language model over grid tokens: imported if `distill.ckpt_path` names a checkpoint, "
+            "otherwise trained on the corpus (best epoch by validation loss).",
+            inputs=("teacher_corpus", "grid_token_table", "road_network"),
+            settings=("teacher",),
+            uses_model=True,
+            kinds=("pytorch", "safetensors"),
+        ),
         Stage(
             "teacher_evaluation",
             "teacher",
-            ("teacher", "teacher_corpus", "grid_token_table", "road_network"),
+            "Perplexity of the teacher on validation and test trips, the published outlier test (route switch and "
+            "detour), and the cells of the highest negative log-likelihood, on a map.",
+            inputs=("teacher", "teacher_corpus", "grid_token_table", "road_network"),
+            uses_model=True,
+            kinds=("pytorch",),
             code_version="2",
         ),
         Stage(
             "teacher_soft_labels",
             "teacher",
-            ("teacher", "grid_token_table", "trajectories", "road_network"),
-            ("labels",),
+            "Scores of the candidates of each step, from one causal pass of the teacher per trip, at temperature 1 and "
+            "not normalized: temperature, weight and sharing rule are applied in the student's training. A sample is "
+            "scored over the whole vocabulary to measure the teacher's probability mass on the candidates.",
+            inputs=("teacher", "grid_token_table", "trajectories", "road_network"),
+            settings=("labels",),
+            uses_model=True,
+            kinds=("pytorch", "arrow"),
         ),
-        Stage("vanilla_student", "student", _NETWORK, ("student",), per_seed=True),
+        Stage(
+            "vanilla_student",
+            "student",
+            "HOSER trained as published, without a teacher; the best epoch by `student.select_by`.",
+            inputs=_NETWORK,
+            settings=("student",),
+            per_seed=True,
+            uses_model=True,
+            kinds=("pytorch", "safetensors"),
+        ),
         Stage(
             "distilled_student",
             "student",
-            (*_NETWORK, "teacher_soft_labels", "grid_token_table"),
-            ("student", "distillation"),
+            "HOSER trained with the distillation term on the teacher's labels. Everything else, including the order of "
+            "batches, equals the vanilla student of the same seed.",
+            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table"),
+            settings=("student", "distillation"),
             per_seed=True,
+            uses_model=True,
+            kinds=("pytorch", "safetensors"),
         ),
         Stage(
             "generated_trajectories",
             "evaluation",
-            (*_STUDENTS, "road_network", "trajectories"),
-            ("generation",),
+            "Trips of both students for the requested ODs, generated by the published search, beam search or sampling: "
+            "Parquet, CSV in the published layout, and lines for a map (GeoParquet).",
+            inputs=(*_STUDENTS, "road_network", "trajectories"),
+            settings=("generation",),
             per_seed=True,
+            uses_model=True,
+            kinds=("pytorch", "parquet"),
             code_version="2",
         ),
         Stage(
             "trajectory_metrics",
             "evaluation",
-            (*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
-            ("evaluation",),
+            "Next-step metrics of both students on test trips, and the published metrics of their generated trips "
+            "(distance, radius, duration, Hausdorff, DTW, EDR) with additional ones.",
+            inputs=(*_STUDENTS, "generated_trajectories", "teacher_soft_labels", "road_network", "trajectories"),
+            settings=("evaluation",),
             per_seed=True,
+            uses_model=True,
+            kinds=("numba",),
             code_version="3",
         ),
         Stage(
             "distillation_report",
             "evaluation",
-            (
+            "Vanilla against distilled over all seeds trained with the same settings, with paired confidence "
+            "intervals, curves, distributions and maps: one HTML file that needs no network connection.",
+            inputs=(
                 *_STUDENTS,
                 "generated_trajectories",
                 "trajectory_metrics",
@@ -174,38 +327,43 @@ STAGES: dict[str, Stage] = {
                 "teacher_evaluation",
                 "teacher_soft_labels",
             ),
+            kinds=("html",),
             code_version="4",
         ),
     )
 }
-"""Every stage by name, in an order in which they can run."""
+"""All stages by name, in topological order."""
 
 
 @dataclass
 class StageRun:
-    """What a stage's function is given."""
+    """Arguments of a stage's function."""
 
     stage: Stage
     config: CityConfig
     seed: int | None
     inputs: Inputs
     folder: Path
-    """Empty, or holding what an interrupted run of the same version left; files written here are the result."""
+    """Work folder, empty or with the files of an interrupted run of the same version; becomes the artifact."""
     progress: Progress = silent
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
     on_epoch: Callable[[dict[str, float]], None] = field(default=lambda _: None)
-    """Told the figures of each finished epoch of a training."""
+    """Called with the metrics of each finished epoch of a training."""
 
     def path(self, stage: str) -> Path:
-        """Return the folder of an input."""
+        """Return the folder of an input that has one artifact."""
+        return self.artifact(stage).path
+
+    def artifact(self, stage: str) -> Artifact:
+        """Return an input that has one artifact."""
         artifact = self.inputs[stage]
         if not isinstance(artifact, Artifact):
-            raise TypeError(f"{stage} has one artifact a seed; use `seeds`")
-        return artifact.path
+            raise TypeError(f"{stage} has one artifact per seed; use `seeds`")
+        return artifact
 
     def seeds(self, stage: str) -> Mapping[int, Artifact]:
-        """Return the artifacts of an input that is made per seed."""
+        """Return the artifacts of an input that has one per seed."""
         artifacts = self.inputs[stage]
         if isinstance(artifacts, Artifact):
             raise TypeError(f"{stage} has one artifact; use `path`")

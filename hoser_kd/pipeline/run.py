@@ -1,12 +1,13 @@
-"""Running stages: the version of a result, and making it where it is missing."""
+"""Running stages: the version of an artifact, and computing an artifact that the store does not have."""
 
 from __future__ import annotations
 
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hoser_kd.common.errors import CheckError, StoreError
@@ -15,7 +16,8 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
-from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, STAGES, Inputs, Stage, StageRun
+from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, Inputs, Stage, StageRun, changed_settings
+from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.store import Artifact, Store, now_utc
 
 
@@ -28,18 +30,22 @@ def input_versions(inputs: Inputs) -> dict[str, str]:
 
 
 def settings_of(stage: Stage, config: CityConfig) -> dict[str, Any]:
-    """Return the settings the stage obeys, by the names of `SETTINGS`."""
+    """Return all settings that a stage reads, defaults included, by the names of `SETTINGS`."""
     return {name: SETTINGS[name](config) for name in stage.settings}
 
 
 def version_of(stage: Stage, config: CityConfig, inputs: Inputs, seed: int | None = None) -> str:
-    """Return the version a stage's result has: 16 hexadecimal digits."""
+    """Return the version of a stage's artifact, 16 hexadecimal digits.
+
+    It is a digest of the stage's name, its code version, the seed, the settings that differ from their defaults, and
+    the versions of the inputs.
+    """
     return digest_json(
         {
             "stage": stage.name,
             "code": stage.code_version,
             "seed": seed,
-            "settings": settings_of(stage, config),
+            "settings": changed_settings(settings_of(stage, config)),
             "inputs": input_versions(inputs),
         }
     )[:16]
@@ -57,55 +63,69 @@ def make(
     device: str = "auto",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> Artifact:
-    """Make a stage's result, or return the one that is there.
+    """Return a stage's artifact from the store; compute it first if the store has none of this version.
 
-    Raw files outside the store may change under an unchanged setting, so `source_files` always looks, and its
-    version is that of the content. `force` makes again what is there.
+    `force` computes it in any case. `source_files` always runs for raw files outside the store, since these can change
+    under an unchanged setting; its version is a digest of their content.
+
+    Raises:
+        StoreError: an input is not materialized, or the store cannot be written.
     """
     missing = [name for name in stage.inputs if not inputs.get(name)]
     if missing:
+        verb, pronoun = ("is", "it") if len(missing) == 1 else ("are", "them")
         raise StoreError(
-            f"{stage.name} of {config.city} needs {', '.join(missing)}, which nobody has made yet. "
-            "Materialize them first."
+            f"{stage.name} of {config.city} needs {', '.join(missing)}, which {verb} not materialized. "
+            f"Materialize {pronoun} first."
         )
     version = version_of(stage, config, inputs, seed)
-    by_content = stage.name == "source_files" and kind_of(config.source).versioned_by_content
-    if not force and not by_content and (found := store.find(stage.name, config.city, version, seed)):
-        return found
+    always = force or _versioned_by_content(stage, config)
+    if not always and (artifact := store.find(stage.name, config.city, version, seed)):
+        return artifact
     with store.work_folder(stage.name, config.city, version, seed) as folder:
         # another process may have finished it while this one waited for the folder
-        if not force and not by_content and (found := store.find(stage.name, config.city, version, seed)):
+        if not always and (artifact := store.find(stage.name, config.city, version, seed)):
             shutil.rmtree(folder)
-            return found
+            return artifact
         run = StageRun(stage, config, seed, inputs, folder, progress, device)
-        if on_epoch is not None:
-            run = replace(run, on_epoch=on_epoch)
-        started = time.monotonic()
-        summary = stage.function()(run)
-        if by_content:
-            version = str(summary["content"])[:16]
-            found = store.find(stage.name, config.city, version, seed)
-            # the same files may lie elsewhere now, or be copies of another time: then the note of them is made anew
-            if found and (
-                not kind_of(config.source).is_external or same_bytes(found.path / SOURCE_NOTE, folder / SOURCE_NOTE)
-            ):
-                shutil.rmtree(folder)
-                return found
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        artifact = Artifact(
-            stage.name,
-            config.city,
-            seed,
-            version,
-            folder,
-            stage.code_version,
-            input_versions(inputs),
-            settings_of(stage, config),
-            now_utc(),
-            round(time.monotonic() - started, 3),
-            {**summary, "peak_memory_mib": round(peak_mib)},
-        )
-        return store.commit(folder, artifact)
+        return _compute(run if on_epoch is None else replace(run, on_epoch=on_epoch), version, store)
+
+
+def _versioned_by_content(stage: Stage, config: CityConfig) -> bool:
+    return stage.name == "source_files" and kind_of(config.source).versioned_by_content
+
+
+def _compute(run: StageRun, version: str, store: Store) -> Artifact:
+    """Run a stage's function in its work folder and move the result into the store."""
+    stage, config = run.stage, run.config
+    started = time.monotonic()
+    summary = stage.function()(run)
+    if _versioned_by_content(stage, config):
+        version = str(summary["content"])[:16]
+        artifact = store.find(stage.name, config.city, version)
+        if artifact and _same_place(artifact, config, run.folder):
+            shutil.rmtree(run.folder)
+            return artifact
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    artifact = Artifact(
+        stage.name,
+        config.city,
+        run.seed,
+        version,
+        run.folder,
+        stage.code_version,
+        input_versions(run.inputs),
+        settings_of(stage, config),
+        now_utc(),
+        round(time.monotonic() - started, 3),
+        {**summary, "peak_memory_mib": round(peak_mib)},
+    )
+    return store.commit(run.folder, artifact)
+
+
+def _same_place(artifact: Artifact, config: CityConfig, folder: Path) -> bool:
+    """Return whether raw files of the same content are the same files; if not, their record is replaced."""
+    return not kind_of(config.source).is_external or same_bytes(artifact.path / SOURCE_NOTE, folder / SOURCE_NOTE)
 
 
 def make_with_inputs(
@@ -118,46 +138,71 @@ def make_with_inputs(
     progress: Progress = silent,
     device: str = "auto",
     on_stage: Callable[[Stage], object] = lambda _: None,
-    made: dict[str, Artifact] | None = None,
     stop_at_checks: bool = True,
 ) -> Artifact:
-    """Make a stage and, first, all it rests on: the way without Dagster. Stages that are there are not made again.
+    """Return a stage's artifact without Dagster, after computing what the store lacks of it and its dependencies.
 
-    A stage that reads all seeds is given `seeds`, or the one seed where there are none. `on_stage` is told each stage
-    that is about to be made. Raises CheckError where a blocking check fails, as Dagster stops there too, unless
-    `stop_at_checks` is off: an experiment trains poor students on purpose.
+    A stage that reads all seeds reads `seeds`, or `seed` alone if None. `on_stage` is called with each stage before it
+    is computed. With `stop_at_checks=False` failed blocking checks are ignored, for experiments that train poor
+    students on purpose.
+
+    Raises:
+        CheckError: a blocking check failed, where Dagster stops too.
     """
-    made = {} if made is None else made
-    if name in made:
-        return made[name]
-    stage = STAGES[name]
-    inputs: dict[str, Artifact | Mapping[int, Artifact]] = {}
-    by_seed = {one: {} if one != seed else made for one in (seeds or (seed,))}
-    for upstream in stage.inputs:
-        all_seeds = STAGES[upstream].per_seed and not stage.per_seed
-        artifacts = {}
-        for one, of_seed in by_seed.items() if all_seeds else ((seed, made),):
-            of_seed.update({key: artifact for key, artifact in made.items() if not STAGES[key].per_seed})
-            artifacts[one] = make_with_inputs(
-                upstream,
-                config,
-                store,
-                seed=one,
-                progress=progress,
-                device=device,
-                on_stage=on_stage,
-                made=of_seed,
-                stop_at_checks=stop_at_checks,
-            )
-            made.update({key: artifact for key, artifact in of_seed.items() if not STAGES[key].per_seed})
-        inputs[upstream] = artifacts if all_seeds else artifacts[seed]
-    own_seed = seed if stage.per_seed else None
-    if store.find(name, config.city, version_of(stage, config, inputs, own_seed), own_seed) is None:
-        on_stage(stage)
-    made[name] = make(stage, config, store, inputs, seed=own_seed, progress=progress, device=device)
-    if not stop_at_checks:
-        return made[name]
-    for check, result in zip(CHECKS.get(name, ()), run_checks(made[name], inputs), strict=True):
+    steps = plan([name], seed, seeds or ())
+    artifacts = make_steps(steps, config, store, progress, device, on_stage, stop_at_checks=stop_at_checks)
+    return artifacts[steps[-1].key]
+
+
+def make_all(
+    names: Sequence[str],
+    config: CityConfig,
+    store: Store,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    device: str = "auto",
+    stop_at_checks: bool = True,
+) -> dict[str, Artifact]:
+    """Return the artifacts of several stages and of all their dependencies for one seed, by stage.
+
+    Raises:
+        CheckError: a blocking check failed, unless `stop_at_checks` is off.
+    """
+    steps = plan(names, seed)
+    artifacts = make_steps(steps, config, store, progress, device, stop_at_checks=stop_at_checks)
+    return {name: artifact for (name, _), artifact in artifacts.items()}
+
+
+def make_steps(
+    steps: Sequence[Step],
+    config: CityConfig,
+    store: Store,
+    progress: Progress = silent,
+    device: str = "auto",
+    on_stage: Callable[[Stage], object] = lambda _: None,
+    *,
+    stop_at_checks: bool = True,
+) -> dict[StepKey, Artifact]:
+    """Run the steps of a plan one after the other and return their artifacts.
+
+    Raises:
+        CheckError: a blocking check failed, unless `stop_at_checks` is off.
+    """
+    artifacts: dict[StepKey, Artifact] = {}
+    for step in steps:
+        stage, inputs = step.stage, step.inputs(artifacts)
+        version = version_of(stage, config, inputs, step.seed)
+        if store.find(stage.name, config.city, version, step.seed) is None:
+            on_stage(stage)
+        artifact = make(stage, config, store, inputs, seed=step.seed, progress=progress, device=device)
+        if stop_at_checks:
+            _require_checks(artifact, inputs)
+        artifacts[step.key] = artifact
+    return artifacts
+
+
+def _require_checks(artifact: Artifact, inputs: Inputs) -> None:
+    for check, result in zip(CHECKS.get(artifact.stage, ()), run_checks(artifact, inputs), strict=True):
         if check.blocking and not result.passed:
-            raise CheckError(f"{name} of {config.city}: check {check.name} failed: {result.message}")
-    return made[name]
+            raise CheckError(f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}")

@@ -1,7 +1,7 @@
-"""Which seeds a report may pool: those whose results differ by the seed alone, and rest on what there is now.
+"""Selection of the seeds that a report pools: those that differ by the seed alone and have current inputs.
 
-A mean over seeds and its interval say how much chance there is in training. They would say nothing were one of the
-seeds trained with another lambda, or measured before its student was trained again.
+A mean over seeds and its interval describe the randomness of training. They would be wrong if one of the seeds were
+trained with another lambda, or evaluated before its student was trained again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.hashing import digest_json
+from hoser_kd.pipeline.graph import changed_settings
 from hoser_kd.pipeline.store import Artifact
 
 
@@ -20,63 +21,66 @@ class Pool:
     """The seeds of a report."""
 
     seeds: tuple[int, ...]
-    """Seeds that were made alike, ascending."""
+    """Seeds trained with the same settings, ascending."""
     left_out: tuple[dict[str, Any], ...]
     """A row for each other seed: `seed`, `why`."""
 
 
 def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[str, Artifact]) -> Pool:
-    """Choose the seeds to pool: the one made last and all that were made like it.
+    """Choose the seeds to pool: the latest complete seed and all that are comparable with it.
 
-    `per_seed`: artifacts by stage and seed. `shared`: those a city has once. A seed counts when every stage has made it
-    from the artifacts given here.
+    `per_seed`: artifacts by stage and seed. `shared`: artifacts of stages with one per city. A seed is complete if it
+    has an artifact of every stage, each computed from the artifacts given here.
 
     Raises:
-        StoreError: no seed is whole; names each and what to do.
+        StoreError: no seed is complete; the message gives the reason for each.
     """
-    now = {artifact.name: artifact.version for artifact in shared.values()} | {
+    current = {artifact.name: artifact.version for artifact in shared.values()} | {
         artifact.name: artifact.version for seeds in per_seed.values() for artifact in seeds.values()
     }
     groups: dict[str, list[int]] = {}
     why: dict[int, str] = {}
     for seed in sorted({seed for seeds in per_seed.values() for seed in seeds}):
         of_seed = {stage: seeds[seed] for stage, seeds in per_seed.items() if seed in seeds}
-        if (gap := _gap(of_seed, tuple(per_seed), now)) is not None:
+        if (gap := _gap(of_seed, tuple(per_seed), current)) is not None:
             why[seed] = gap
         else:
             groups.setdefault(digest_json(_comparison_key(of_seed)), []).append(seed)
     if not groups:
-        told = "; ".join(f"seed {seed}: {said}" for seed, said in why.items())
-        raise StoreError(f"there is no seed to report on. {told[:1].upper()}{told[1:]}.")
+        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in why.items())
+        raise StoreError(f"there is no seed to report on. {reasons[:1].upper()}{reasons[1:]}.")
 
-    def made_last(seeds: list[int]) -> tuple[str, int]:
+    def latest(seeds: list[int]) -> tuple[str, int]:
         return max(artifacts[seed].created_at for artifacts in per_seed.values() for seed in seeds), len(seeds)
 
-    chosen = max(groups.values(), key=made_last)
-    model = _flat(_comparison_key({stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}))
+    chosen = max(groups.values(), key=latest)
+    reference = {stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}
     for seed in (seed for group in groups.values() if group is not chosen for seed in group):
-        other = _flat(_comparison_key({stage: seeds[seed] for stage, seeds in per_seed.items()}))
-        why[seed] = "; ".join(_differences(other, model))
-    return Pool(tuple(chosen), tuple({"seed": seed, "why": said} for seed, said in sorted(why.items())))
+        other = {stage: seeds[seed] for stage, seeds in per_seed.items()}
+        why[seed] = "; ".join(_differences(other, reference))
+    return Pool(tuple(chosen), tuple({"seed": seed, "why": reason} for seed, reason in sorted(why.items())))
 
 
-def _gap(of_seed: Mapping[str, Artifact], stages: tuple[str, ...], now: Mapping[str, str]) -> str | None:
-    """Say what keeps a seed from being whole."""
+def _gap(of_seed: Mapping[str, Artifact], stages: tuple[str, ...], current: Mapping[str, str]) -> str | None:
+    """Return why a seed is not complete, None if it is."""
     missing = [stage for stage in stages if stage not in of_seed]
     if missing:
-        return f"not made yet: {', '.join(missing)}"
+        return f"not materialized: {', '.join(missing)}"
     for stage, artifact in of_seed.items():
         for name, version in artifact.inputs.items():
-            if now.get(name, version) != version:
-                return f"{stage} was made from another version of {name} than the one there is now: make it again"
+            if current.get(name, version) != version:
+                return f"{stage} was computed from another version of {name} than the current one: materialize it again"
     return None
 
 
-def _comparison_key(of_seed: Mapping[str, Artifact]) -> dict[str, Any]:
-    """Return what must be the same for all seeds of a report: settings, code and what a city has once."""
+def _comparison_key(of_seed: Mapping[str, Artifact], *, complete: bool = False) -> dict[str, Any]:
+    """Return what must be equal for all seeds of a report: settings, code and inputs that a city has once.
+
+    Settings at their defaults are left out unless `complete`: an artifact may be older than a key of the settings.
+    """
     return {
         stage: {
-            "settings": artifact.settings,
+            "settings": artifact.settings if complete else changed_settings(artifact.settings),
             "code": artifact.code_version,
             "inputs": {name: version for name, version in artifact.inputs.items() if "/" not in name},
         }
@@ -84,23 +88,28 @@ def _comparison_key(of_seed: Mapping[str, Artifact]) -> dict[str, Any]:
     }
 
 
-def _differences(other: Mapping[str, str], model: Mapping[str, str]) -> Iterator[str]:
-    """Say once what differs, by its place in the YAML where it is a setting."""
-    said: set[str] = set()
-    for place in sorted(other.keys() | model.keys()):
-        if other.get(place) != model.get(place):
+def _differences(other: Mapping[str, Artifact], reference: Mapping[str, Artifact]) -> Iterator[str]:
+    """Yield each difference once, a setting by its place in the YAML."""
+    keys = [_flat(_comparison_key(artifacts)) for artifacts in (other, reference)]
+    values = [_flat(_comparison_key(artifacts, complete=True)) for artifacts in (other, reference)]
+    named: set[str] = set()
+    for place in sorted(keys[0].keys() | keys[1].keys()):
+        if keys[0].get(place) != keys[1].get(place):
             stage, kind, *name = place.split(".")
             what = {
                 "settings": ".".join(name),
-                "code": f"the code of {stage}",
-                "inputs": f"{'.'.join(name)} as {stage} read it",
+                "code": f"the code version of {stage}",
+                "inputs": f"the version of {'.'.join(name)} read by {stage}",
             }[kind]
-            if what not in said:
-                said.add(what)
-                yield f"{what} is {other.get(place, 'not set')}, not {model.get(place, 'not set')}"
+            if what not in named:
+                named.add(what)
+                # a setting that an older artifact does not record had no other value
+                absent = "the default" if kind == "settings" else "absent"
+                yield f"{what} is {values[0].get(place, absent)}, not {values[1].get(place, absent)}"
 
 
 def _flat(value: Any, place: str = "") -> dict[str, str]:
+    """Return the leaves of nested mappings as texts by their dotted place; an empty mapping has none."""
     if not isinstance(value, Mapping):
         return {place: str(value)}
     flat: dict[str, str] = {}

@@ -1,13 +1,13 @@
-"""The artifact store: every result of a stage in a folder named by its version, with a record beside it.
+"""The artifact store: one folder per version of each stage's result, with a record beside the files.
 
     <root>/<city>/<stage>[/seed-<n>]/<version>/...files, artifact.json
 
-A version is a digest of what the result depends on, so a folder, once there, is never written again: a run that is
-killed leaves all earlier versions as they were. Work in progress lies in `<root>/.work/` under the same version,
-locked by the process that writes it; the next run of the same version finds it there and can resume.
+A version is a digest of everything the result depends on. A finished folder is never written again, so a killed run
+leaves all earlier versions intact. Work in progress is in `<root>/.work/` under the same version, locked by the process
+that writes it; the next run of the same version resumes from it.
 
-The root may be a folder or any fsspec address (`s3://bucket/prefix`); a remote artifact is copied to a local cache
-when it is first read, because stages map their files into memory.
+The root is a folder or an fsspec address (`s3://bucket/prefix`). A remote artifact is copied to a local cache when
+it is first read, because stages map their files into memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from upath import UPath
 
 from hoser_kd.common.errors import StoreError
@@ -40,28 +40,28 @@ class Artifact:
     city: str
     """Name of the city."""
     seed: int | None
-    """Seed of a student and of what follows from it; None for what a city has once."""
+    """Seed of a student and of the artifacts that depend on it; None for stages with one artifact per city."""
     version: str
     """Digest of everything the result depends on."""
     path: Path
-    """Local folder that holds the files."""
+    """Local folder of the files."""
     code_version: str = ""
     """Version of the stage's own code."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Versions of the inputs, by `stage` or `stage/seed-<n>`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The settings the stage read."""
+    """All settings that the stage read, defaults included."""
     created_at: str = ""
-    """When it was made, UTC."""
+    """Time of materialization, UTC."""
     seconds: float = 0.0
-    """How long it took."""
+    """Duration of the computation in seconds."""
     summary: Mapping[str, Any] = field(default_factory=dict)
-    """Figures worth showing; numbers, texts, and lists and dicts of them."""
+    """Metrics for people: numbers, texts, and lists and dicts of them."""
     files: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of each file, by its path in the folder; an artifact is whole when all are there with these sizes."""
+    """Bytes of each file, by its path in the folder; an artifact is complete if all exist with these sizes."""
 
-    def damage(self) -> str | None:
-        """Say which file is missing or cut short; None where the artifact is whole."""
+    def integrity_error(self) -> str | None:
+        """Return which file is missing or truncated; None if the artifact is complete."""
         for name, size in self.files.items():
             file = self.path / name
             if not file.is_file():
@@ -72,12 +72,12 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """`stage`, or `stage/seed-<n>`."""
+        """Return `stage`, or `stage/seed-<n>`."""
         return _name(self.stage, self.seed)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files together."""
+        """Return the bytes of all files together."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
 
@@ -89,10 +89,14 @@ class Store:
     """Reads and writes artifacts below one root."""
 
     def __init__(self, root: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> None:
-        """`cache` is the local folder for copies of remote artifacts and for work in progress of a remote root."""
+        """Open a store; `cache` is the local folder for copies and work in progress of a remote root.
+
+        Raises:
+            StoreError: the package for the address is not installed.
+        """
         try:
             self.root = UPath(root)
-            self.root.fs  # noqa: B018  the file system behind an address is another package, loaded here
+            self.root.fs  # noqa: B018  loads the package of the address's file system
         except ImportError as error:
             raise StoreError(f"{root}: {error}. Install that package into the same environment with pip.") from None
         self._is_local = self.root.protocol in ("", "file", "local")
@@ -102,7 +106,7 @@ class Store:
             self._local = Path(cache or Path(tempfile.gettempdir()) / "hoser-kd-cache")
 
     def find(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact | None:
-        """Return the artifact of this version; None if there is none, or if files of it are missing or cut short."""
+        """Return the artifact of this version; None if there is none, or if a file of it is missing or truncated."""
         relative = Path(city) / _name(stage, seed) / version
         local = self._local / relative
         if not (local / RECORD).is_file():
@@ -110,7 +114,7 @@ class Store:
                 return None
             self._download(relative)
         artifact = read_artifact(local)
-        return artifact if artifact.damage() is None else None
+        return artifact if artifact.integrity_error() is None else None
 
     def open(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact:
         """Return the artifact of this version. Raises StoreError if there is none."""
@@ -118,19 +122,21 @@ class Store:
         if artifact is None:
             local = self._local / city / _name(stage, seed) / version
             damaged = (local / RECORD).is_file()
-            what = f"is damaged: {read_artifact(local).damage()}" if damaged else "is not there"
+            problem = f"is damaged: {read_artifact(local).integrity_error()}" if damaged else "does not exist"
             raise StoreError(
-                f"{self.root}: version {version} of {city}/{_name(stage, seed)} {what}. Materialize "
-                f"{stage} again for {city}, or set HOSER_KD_STORE to the store it was made in."
+                f"{self.root}: version {version} of {city}/{_name(stage, seed)} {problem}. Materialize "
+                f"{stage} again for {city}, or set HOSER_KD_STORE to the store that has it."
             )
         return artifact
 
     @contextmanager
     def work_folder(self, stage: str, city: str, version: str, seed: int | None = None) -> Iterator[Path]:
-        """Give the folder in which this version is made, to one process at a time.
+        """Provide the work folder of this version to one process at a time; others wait.
 
-        What an earlier, interrupted run of the same version left is still in it. Waits for another process that
-        makes the same version.
+        It still holds the files of an interrupted run of the same version.
+
+        Raises:
+            StoreError: the folder cannot be created.
         """
         folder = self._local / ".work" / city / _name(stage, seed) / version
         try:
@@ -138,27 +144,16 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"{self.root}: cannot be written ({error.strerror}: {error.filename}). Set "
-                "HOSER_KD_STORE, or --store, to a folder of your own."
+                "HOSER_KD_STORE or --store to a writable folder."
             ) from None
         with FileLock(f"{folder}.lock"):
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
 
-    def is_being_made(self, stage: str, city: str, version: str, seed: int | None = None) -> bool:
-        """Tell whether another process holds the work folder of this version."""
-        lock = FileLock(f"{self._local / '.work' / city / _name(stage, seed) / version}.lock")
-        if not Path(lock.lock_file).exists():
-            return False
-        try:
-            with lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-
     def commit(self, folder: Path, artifact: Artifact) -> Artifact:
-        """Move a finished work folder to its place and return the artifact there.
+        """Move a finished work folder into the store and return its artifact.
 
-        An older copy of the same version (a forced re-make) is replaced in one rename.
+        An existing copy of the same version (after a forced run) is replaced by one rename.
         """
         sizes = {
             str(file.relative_to(folder)): file.stat().st_size
@@ -172,7 +167,7 @@ class Store:
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists():
             old = Path(tempfile.mkdtemp(dir=place.parent, prefix=".old-"))
-            place.rename(old / "was")
+            place.rename(old / "replaced")
             folder.rename(place)
             shutil.rmtree(old)
         else:
@@ -182,7 +177,7 @@ class Store:
         return read_artifact(place)
 
     def _upload(self, relative: Path) -> None:
-        """The record goes last: a remote artifact without one does not exist."""
+        """Upload the files, the record last: a remote folder without a record is not an artifact."""
         files = [file for file in sorted((self._local / relative).rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == RECORD):
             target = self.root / file.relative_to(self._local).as_posix()
@@ -206,17 +201,19 @@ class Store:
 
 
 def read_artifact(folder: str | os.PathLike[str]) -> Artifact:
-    """Read the record of an artifact's folder. Raises StoreError if it is missing or damaged."""
+    """Return the artifact in a folder. Raises StoreError if its record is missing or damaged."""
     path = Path(folder)
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         return Artifact(path=path, **record)
     except FileNotFoundError:
-        raise StoreError(f"{path}: no {RECORD}, so this is no artifact.") from None
+        raise StoreError(f"{path}: not an artifact, as it has no {RECORD}.") from None
     except (json.JSONDecodeError, TypeError) as error:
-        raise StoreError(f"{path / RECORD}: damaged ({error}). Remove the folder and make the stage again.") from None
+        raise StoreError(
+            f"{path / RECORD}: damaged ({error}). Remove the folder and materialize the stage again."
+        ) from None
 
 
 def now_utc() -> str:
-    """Return the time as `2026-01-31T12:00:00Z`."""
+    """Return the current time as `2026-01-31T12:00:00Z`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

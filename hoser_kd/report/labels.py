@@ -92,7 +92,10 @@ _LABELS: dict[str, tuple[str, str]] = {
     "roads_per_cell_p99": ("roads per cell, 99th percentile", ""),
     "resolution": ("resolution", ""),
     "choices": ("decisions", "Training steps with two or more candidates."),
-    "apart": ("candidates distinguishable", f"{_SHARE_OF_DECISIONS}the candidates are not all in one cell."),
+    "distinguishable_share": (
+        "candidates distinguishable",
+        f"{_SHARE_OF_DECISIONS}the candidates are not all in one cell.",
+    ),
     "all_apart": ("all candidates distinguishable", f"{_SHARE_OF_DECISIONS}no two candidates share a cell."),
     "label_apart": (
         "true road distinguishable",

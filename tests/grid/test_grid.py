@@ -106,7 +106,7 @@ def test_porto_resolution(porto):
     for size_m in (100, 50, 25):
         grid = GridSpec(south, north, west, east, size_m / 1000 / 110.574, size_m / 1000 / 111.320 / 0.99974)
         shares[size_m] = resolution(grid.tokenize(*network.centroids.T), network, trips)
-    assert [round(shares[size]["apart"], 2) for size in (100, 50, 25)] == [0.65, 0.83, 0.92]
+    assert [round(shares[size]["distinguishable_share"], 2) for size in (100, 50, 25)] == [0.65, 0.83, 0.92]
     assert shares[100]["steps"] == 76545
     assert shares[100]["choices"] == 39388
 
@@ -521,7 +521,7 @@ def test_road_tokens_have_the_same_tables(city):
     assert (cells.geom_type == "LineString").all()
     assert coverage(grid, table)["share_inside"] == 1.0
     result = resolution(table["token"].to_numpy(), network, trips)
-    assert result["apart"] == result["all_apart"] == result["label_apart"] == 1.0
+    assert result["distinguishable_share"] == result["all_apart"] == result["label_apart"] == 1.0
 
 
 def test_coverage_counts_clamped_roads_and_roads_per_cell():
@@ -564,11 +564,23 @@ def _choices(tokens, successors_of_0, label):
 )
 def test_resolution_of_one_choice(tokens, label, apart, all_apart, label_apart):
     result = _choices(tokens, [1, 2, 3], label)
-    assert result == {"steps": 1, "choices": 1, "apart": apart, "all_apart": all_apart, "label_apart": label_apart}
+    assert result == {
+        "steps": 1,
+        "choices": 1,
+        "distinguishable_share": apart,
+        "all_apart": all_apart,
+        "label_apart": label_apart,
+    }
 
 
 def test_resolution_ignores_steps_without_a_choice():
-    assert _choices([9, 5], [1], 1) == {"steps": 1, "choices": 0, "apart": 1.0, "all_apart": 1.0, "label_apart": 1.0}
+    assert _choices([9, 5], [1], 1) == {
+        "steps": 1,
+        "choices": 0,
+        "distinguishable_share": 1.0,
+        "all_apart": 1.0,
+        "label_apart": 1.0,
+    }
 
 
 def test_corpus_keeps_repeated_tokens(city):

@@ -1,6 +1,6 @@
-"""Every check passes on what is right and fails, with the hint, on data that it exists to stop.
+"""Every check passes on valid artifacts and fails, with a hint, on the errors that it detects.
 
-A failure shows where: a table or a picture, in Dagster's metadata too.
+A failure has a table of places, and a figure where there is one, also in Dagster's metadata.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def artifact(stage, path=None, settings=None, **summary):
     return Artifact(stage, "town", None, "v1", path, settings=settings or {}, summary=summary)
 
 
-def ask(name, made, **inputs):
-    return next(result for result in run_checks(made, inputs) if result.name == name)
+def run(name, subject, **inputs):
+    return next(result for result in run_checks(subject, inputs) if result.name == name)
 
 
-def verdict(name, made, **inputs):
-    """Whether a check passes; what it says must be a sentence, its figures what JSON holds; a failure shows where."""
-    result = ask(name, made, **inputs)
+def verdict(name, subject, **inputs):
+    """Whether a check passes, and its message; the metrics must be JSON, and a failure must have evidence."""
+    result = run(name, subject, **inputs)
     assert result.message.endswith(".")
-    json.dumps(dict(result.figures))
+    json.dumps(dict(result.metrics))
     shown = show_check(result)
     assert ("where" in shown) is not result.passed
     assert not any(isinstance(value, float) and not np.isfinite(value) for value in shown.values())
@@ -45,11 +45,11 @@ def verdict(name, made, **inputs):
     return result.passed, result.message
 
 
-def where(name, made, **inputs):
-    """The rows that show where a check fails, and whether a picture does."""
-    shown = show_check(ask(name, made, **inputs))
-    picture = "picture" in shown and shown["picture"].value.startswith(f"![{name.replace('_', ' ')}](data:image/png")
-    return [dict(row.data) for row in shown["where"].records], picture
+def where(name, subject, **inputs):
+    """The rows of the evidence of a failed check, and whether it has a figure."""
+    shown = show_check(run(name, subject, **inputs))
+    figure = "picture" in shown and shown["picture"].value.startswith(f"![{name.replace('_', ' ')}](data:image/png")
+    return [dict(row.data) for row in shown["where"].records], figure
 
 
 # the grid
@@ -63,7 +63,7 @@ COVERAGE = {
     "roads_per_cell_p99": 7.0,
     "roads_per_cell_max": 8,
 }
-RESOLUTION = {"choices": 900, "apart": 0.8}
+RESOLUTION = {"choices": 900, "distinguishable_share": 0.8}
 ALIGNED = {
     "loss": 2.3,
     "guess": 4.6,
@@ -78,7 +78,7 @@ ALIGNED = {
 
 
 def stored_grid(folder, spec, network):
-    """The files of a grid as its stage leaves them; returns the table of tokens."""
+    """Write the files of a grid as its stage does; returns the table of tokens."""
     from hoser_kd import plots
     from hoser_kd.grid import token_table as grid_roads
     from hoser_kd.pipeline.stages.grid import describe_grid
@@ -88,19 +88,19 @@ def stored_grid(folder, spec, network):
     grid_roads.cells_frame(spec, table["token"].to_numpy()).to_parquet(folder / "grid_cells.parquet")
     (folder / "grid.json").write_text(json.dumps(describe_grid(spec)))
     crowd = np.bincount(table["token"], minlength=spec.num_labels).reshape(spec.shape)
-    picture = plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)
-    (folder / "cells.png").write_bytes(plots.png(picture, dpi=30))
+    figure = plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd)
+    (folder / "cells.png").write_bytes(plots.png(figure, dpi=30))
     return table
 
 
 @pytest.fixture
 def grid(tmp_path):
-    """A grid's artifact with figures of one's own; its files are those of a grid that ends in the city's midst."""
+    """A grid artifact with given metrics; its files are those of a grid that ends in the middle of the city."""
     network = grid_network()
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
     stored_grid(tmp_path, GridSpec(south, (south + north) / 2, west, east, 0.001, 0.001), network)
 
-    def made(coverage=None, resolution=None, alignment=None, settings=None):
+    def subject(coverage=None, resolution=None, alignment=None, settings=None):
         return artifact(
             "grid_token_table",
             tmp_path,
@@ -110,39 +110,39 @@ def grid(tmp_path):
             **({} if alignment is None else {"alignment": {**ALIGNED, **alignment}}),
         )
 
-    return made
+    return subject
 
 
 def test_roads_inside_grid(grid):
     assert verdict("roads_inside_grid", grid())[0]
     outside = grid({"share_inside": 0.89, "clamped": 22, "visits_inside": 0.97})
-    passed, said = verdict("roads_inside_grid", outside)
+    passed, message = verdict("roads_inside_grid", outside)
     assert not passed
-    assert "22 are clamped" in said
-    assert "97.0% of the training trips' points" in said
-    assert "`grid.bounds`" in said
-    rows, picture = where("roads_inside_grid", outside)
-    assert picture
+    assert "22 are clamped" in message
+    assert "97.0% of the training trips' points" in message
+    assert "`grid.bounds`" in message
+    rows, figure = where("roads_inside_grid", outside)
+    assert figure
     assert [row["side"] for row in rows if row["roads_beyond"]] == ["north"]
     assert rows[1]["grid_ends_deg"] < rows[1]["roads_end_deg"]
     knowing = grid({"share_inside": 0.72}, settings={"grid": {"min_share_inside": 0.7}})
     assert verdict("roads_inside_grid", knowing)[0]
 
 
-def test_cells_tell_roads_apart(grid):
+def test_grid_resolution_sufficient(grid):
     assert verdict("grid_resolution_sufficient", grid())[0]
-    assert verdict("grid_resolution_sufficient", grid(resolution={"choices": 0, "apart": 1.0}))[0]
-    crowded = grid({"roads_per_cell_max": 198}, {"apart": 0.01})
-    passed, said = verdict("grid_resolution_sufficient", crowded)
+    assert verdict("grid_resolution_sufficient", grid(resolution={"choices": 0, "distinguishable_share": 1.0}))[0]
+    crowded = grid({"roads_per_cell_max": 198}, {"distinguishable_share": 0.01})
+    passed, message = verdict("grid_resolution_sufficient", crowded)
     assert not passed
-    assert "198 at most" in said
-    assert "`grid.cell_size_m`" in said
-    rows, picture = where("grid_resolution_sufficient", crowded)
-    assert picture
+    assert "maximum 198" in message
+    assert "`grid.cell_size_m`" in message
+    rows, figure = where("grid_resolution_sufficient", crowded)
+    assert figure
     assert [row["roads"] for row in rows] == sorted((row["roads"] for row in rows), reverse=True)
 
 
-def test_grid_lies_where_trained(grid):
+def test_grid_alignment(grid):
     assert verdict("grid_alignment", grid())[0]
     assert verdict("grid_alignment", grid(alignment={}))[0]
     tried = [
@@ -150,21 +150,21 @@ def test_grid_lies_where_trained(grid):
         {"cells_north": -0.5, "cells_east": 0.0, "loss": 2.3, "gain": 0.6},
     ]
     off = grid(alignment={"misplaced": True, "best_cells_north": -0.5, "tried": tried})
-    passed, said = verdict("grid_alignment", off)
+    passed, message = verdict("grid_alignment", off)
     assert not passed
-    assert "-0.5 cells further north" in said
+    assert "-0.5 cells further north" in message
     assert where("grid_alignment", off) == (tried[::-1], True)
     for loss in (4.7, float("nan")):
-        passed, said = verdict("grid_alignment", grid(alignment={"loss": loss, "can_tell": False}))
+        passed, message = verdict("grid_alignment", grid(alignment={"loss": loss, "can_tell": False}))
         assert not passed
-        assert "blind guess" in said
-    passed, said = verdict("grid_alignment", grid(alignment={"loss": 4.5, "can_tell": False}))
+        assert "uniform baseline" in message
+    passed, message = verdict("grid_alignment", grid(alignment={"loss": 4.5, "can_tell": False}))
     assert passed
-    assert "cannot tell" in said
+    assert "cannot be determined" in message
 
 
-def test_the_grid_checks_see_what_the_stage_measures(tmp_path):
-    """Crowding and clamping of a real grid that is far too coarse, and of one that lies beside the city."""
+def test_the_grid_checks_read_the_metrics_of_the_stage(tmp_path):
+    """A grid that is far too coarse and one beside the city fail, with the metrics that the stage computes."""
     from hoser_kd.grid import token_table as grid_roads
 
     network, trips = grid_network(), random_trips(grid_network(), 30)
@@ -200,38 +200,38 @@ def folder(tmp_path):
 def test_tokens_in_vocabulary(folder):
     teacher = artifact("teacher", folder, vocab_size=103, val_loss=2.0)
     assert verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=100))[0]
-    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=89))
+    passed, message = verdict("tokens_in_vocabulary", teacher, grid_token_table=artifact("g", num_labels=89))
     assert passed
-    assert "11 labels are not used" in said
+    assert "11 tokens are unused" in message
     (folder / "cells.png").write_bytes(b"map")
     larger = artifact("g", folder, num_labels=101, rows=101, columns=1)
-    passed, said = verdict("tokens_in_vocabulary", teacher, grid_token_table=larger)
+    passed, message = verdict("tokens_in_vocabulary", teacher, grid_token_table=larger)
     assert not passed
-    assert "correct `grid`" in said
-    rows, picture = where("tokens_in_vocabulary", teacher, grid_token_table=larger)
-    assert picture
+    assert "correct `grid`" in message
+    rows, figure = where("tokens_in_vocabulary", teacher, grid_token_table=larger)
+    assert figure
     assert [row["tokens"] for row in rows] == [101, 1, 101, 3, 104, 103]
 
 
-def test_beats_blind_guess(folder):
+def test_beats_uniform_baseline(folder):
     inputs = {"grid_token_table": artifact("g", num_labels=100)}
     assert verdict("beats_uniform_baseline", artifact("teacher", folder, vocab_size=103, val_loss=4.6), **inputs)[0]
     for loss in (4.62, float("inf"), float("nan")):
         teacher = artifact("teacher", folder, vocab_size=103, val_loss=loss)
-        passed, said = verdict("beats_uniform_baseline", teacher, **inputs)
+        passed, message = verdict("beats_uniform_baseline", teacher, **inputs)
         assert not passed
-        assert "knows nothing" in said
+        assert "has learned nothing" in message
     (folder / "curves.png").write_bytes(b"curves")
     epochs = [{"epoch": 1, "step": 9, "train_loss": 4.9, "val_loss": 4.8}]
-    rows, picture = where(
+    rows, figure = where(
         "beats_uniform_baseline", artifact("teacher", folder, vocab_size=103, val_loss=4.8, epochs=epochs), **inputs
     )
-    assert picture
-    assert rows == [{"epoch": 1, "train_loss": 4.9, "val_loss": 4.8, "blind_guess": 4.6151}]
+    assert figure
+    assert rows == [{"epoch": 1, "train_loss": 4.9, "val_loss": 4.8, "uniform_baseline_loss": 4.6151}]
     unread = artifact("teacher", folder, vocab_size=103, val_loss=float("nan"), block_size=8, val_sequences_scored=0)
-    passed, said = verdict("beats_uniform_baseline", unread, **inputs)
+    passed, message = verdict("beats_uniform_baseline", unread, **inputs)
     assert not passed
-    assert "No validation trip fits the teacher's context of 8 tokens" in said
+    assert "No validation trip fits the teacher's context of 8 tokens" in message
 
 
 # the labels
@@ -239,7 +239,7 @@ def test_beats_blind_guess(folder):
 
 @pytest.fixture
 def labeled(tmp_path):
-    """A network, trips and labels in files, as the stages leave them; `spoil` changes the labels of a split."""
+    """A network, trips and labels in files as the stages write them; `written` replaces the labels of a split."""
     network = grid_network()
     network.save(tmp_path)
     trips = {split: random_trips(network, 6, seed) for seed, split in enumerate(SPLITS)}
@@ -251,34 +251,34 @@ def labeled(tmp_path):
     (tmp_path / "trips").mkdir()
     (tmp_path / "labels").mkdir()
     inputs = {"road_network": artifact("road_network", tmp_path), "trajectories": artifact("t", tmp_path / "trips")}
-    made = artifact("teacher_soft_labels", tmp_path / "labels")
+    subject = artifact("teacher_soft_labels", tmp_path / "labels")
 
     def written(trips_of=trips, **changed):
         for split in SPLITS:
             trips_of[split].save(tmp_path / "trips" / f"{split}.arrow")
             changed.get(split, labels[split]).save(tmp_path / "labels" / f"{split}.arrow")
-        return made, inputs
+        return subject, inputs
 
     return network, trips, labels, written
 
 
 def test_labels_on_road_graph(labeled):
     network, trips, labels, written = labeled
-    made, inputs = written()
-    assert verdict("labels_on_road_graph", made, **inputs)[0]
+    subject, inputs = written()
+    assert verdict("labels_on_road_graph", subject, **inputs)[0]
 
     short = SoftLabels(labels["val"].offsets[:-1], labels["val"].scores[: labels["val"].offsets[-2]])
     moved = labels["test"].offsets.copy()
     moved[1] += 1
     for changed in ({"val": short}, {"test": SoftLabels(moved, labels["test"].scores)}):
-        made, inputs = written(**changed)
-        passed, said = verdict("labels_on_road_graph", made, **inputs)
+        subject, inputs = written(**changed)
+        passed, message = verdict("labels_on_road_graph", subject, **inputs)
         assert not passed
-        (row, *_), _ = where("labels_on_road_graph", made, **inputs)
+        (row, *_), _ = where("labels_on_road_graph", subject, **inputs)
         assert row["split"] == next(iter(changed))
-        assert "materialize teacher_soft_labels again" in said
+        assert "materialize teacher_soft_labels again" in message
 
-    # a trip that jumps to a road which does not follow: as many candidates, no such step
+    # a trip with a step to a road that is not a candidate, at the right number of candidates
     roads = trips["train"].road_ids.copy()
     roads[1] = next(
         road
@@ -287,27 +287,27 @@ def test_labels_on_road_graph(labeled):
         and network.successors.degrees[road] == network.successors.degrees[roads[1]]
     )
     jumping = Trajectories(trips["train"].offsets, roads, trips["train"].times)
-    made, inputs = written({**trips, "train": jumping})
-    assert not verdict("labels_on_road_graph", made, **inputs)[0]
-    rows, _ = where("labels_on_road_graph", made, **inputs)
+    subject, inputs = written({**trips, "train": jumping})
+    assert not verdict("labels_on_road_graph", subject, **inputs)[0]
+    rows, _ = where("labels_on_road_graph", subject, **inputs)
     first = rows[0]
     assert (first["split"], first["trip"], first["road"], first["next_road"]) == ("train", 0, roads[0], roads[1])
-    assert first["wrong"] == "the next road does not follow"
+    assert first["wrong"] == "next road is not a candidate"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("split", SPLITS)
 def test_labels_finite(labeled, value, split):
     _, _, labels, written = labeled
-    made, inputs = written()
-    assert verdict("labels_finite", made, **inputs)[0]
+    subject, inputs = written()
+    assert verdict("labels_finite", subject, **inputs)[0]
     scores = labels[split].scores.copy()
     scores[3] = value
-    made, inputs = written(**{split: replace(labels[split], scores=scores)})
-    passed, said = verdict("labels_finite", made, **inputs)
+    subject, inputs = written(**{split: replace(labels[split], scores=scores)})
+    passed, message = verdict("labels_finite", subject, **inputs)
     assert not passed
-    assert "1 of the stored scores" in said
-    ((row,), _) = where("labels_finite", made, **inputs)
+    assert "1 of the stored scores" in message
+    ((row,), _) = where("labels_finite", subject, **inputs)
     assert row["split"] == split
     assert row["scores"].split(", ").count(f"{value:g}") == 1
 
@@ -316,36 +316,36 @@ def test_labels_finite(labeled, value, split):
 
 
 @pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
-def test_beats_trivial_guess(stage, tmp_path):
+def test_beats_frequency_baseline(stage, tmp_path):
     assert verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=0.5, frequency_nll=0.6))[0]
     for nll in (0.6, 0.7, float("nan")):
-        passed, said = verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=nll, frequency_nll=0.6))
+        passed, message = verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=nll, frequency_nll=0.6))
         assert not passed
-        assert "learnt nothing" in said
+        assert "learned nothing" in message
     (tmp_path / "curves.png").write_bytes(b"curves")
     epochs = [{"epoch": 1.0, "nll": 0.9, "lr": 1.0}, {"epoch": 2.0, "nll": 0.7, "lr": 1.0}]
-    rows, picture = where(
+    rows, figure = where(
         "beats_frequency_baseline", artifact(stage, tmp_path, val_nll=0.7, frequency_nll=0.6, epochs=epochs)
     )
-    assert picture
+    assert figure
     assert rows == [
-        {"epoch": 1.0, "nll": 0.9, "most_usual_next_road_nll": 0.6},
-        {"epoch": 2.0, "nll": 0.7, "most_usual_next_road_nll": 0.6},
+        {"epoch": 1.0, "nll": 0.9, "frequency_baseline_nll": 0.6},
+        {"epoch": 2.0, "nll": 0.7, "frequency_baseline_nll": 0.6},
     ]
     assert verdict("beats_frequency_baseline", artifact("distilled_student", enabled=False))[0]
 
 
-def test_seeds_made_alike():
+def test_seeds_comparable():
     assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
     left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
-    made = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
-    passed, said = verdict("seeds_comparable", made)
+    subject = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
+    passed, message = verdict("seeds_comparable", subject)
     assert not passed
-    assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in said
-    assert where("seeds_comparable", made) == (left_out, False)
+    assert "seed 2: distillation.lambda_kl is 0.7, not 0.1" in message
+    assert where("seeds_comparable", subject) == (left_out, False)
 
 
-def test_checks_stand_at_stages_and_block_what_follows():
+def test_checks_belong_to_stages_and_block_those_with_downstream_stages():
     assert set(CHECKS) <= set(STAGES)
     for stage, checks in CHECKS.items():
         followed = any(stage in other.inputs for other in STAGES.values())

@@ -1,4 +1,4 @@
-"""Labels made by several processes: those of one, whichever way the work is divided, cut short or taken up again."""
+"""Several processes write the labels of one process, whether the work is divided, interrupted or resumed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def alone(inputs, tmp_path_factory):
     return labels_of(inputs, town(window=16), tmp_path_factory.mktemp("alone"))
 
 
-def test_two_processes_make_the_labels_of_one(inputs, alone, tmp_path):
+def test_two_processes_write_the_labels_of_one(inputs, alone, tmp_path):
     progress = []
     together = labels_of(
         inputs,
@@ -51,8 +51,8 @@ def test_two_processes_make_the_labels_of_one(inputs, alone, tmp_path):
 
 
 @pytest.mark.parametrize("size", [2, 3, 40])
-def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
-    """Each shard is written by one of them, and the file joined from the shards does not tell how many they were."""
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path, size):
+    """Each shard is written by one process, and the joined file does not depend on the number of processes."""
     network = grid_network(4)
     trips = random_trips(network, 30, lengths=(1, 15))
     torch.manual_seed(0)
@@ -61,13 +61,13 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
     label_with(scorer, trips, shards_folder=tmp_path / "one", shard_steps=20).save(tmp_path / "one.arrow")
     steps, written = 0, set()
     for rank in range(size):
-        told = [0]
+        reported = [0]
         steps += make_shards(
-            scorer, trips, tmp_path / "many", DistributedContext(rank, size), shard_steps=20, report=told.append
+            scorer, trips, tmp_path / "many", DistributedContext(rank, size), shard_steps=20, report=reported.append
         )
         here = set((tmp_path / "many").glob("*")) if (tmp_path / "many").exists() else set()
         assert len(here - written) == len(range(rank, len(list((tmp_path / "one").glob("*"))), size))
-        assert told == sorted(told)
+        assert reported == sorted(reported)
         written = here
     assert steps == trips.num_steps
     untouched = {path: path.stat().st_mtime_ns for path in written}
@@ -77,10 +77,10 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, size):
 
 
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_a_canceled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_shards(
+def test_a_canceled_run_leaves_no_process_and_the_next_one_resumes_after_complete_shards(
     inputs, alone, tmp_path, sent, raises
 ):
-    """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
+    """The launching process turns the signal into an exception, as Dagster and Ctrl-C do, or is killed by it."""
     folder = tmp_path / "labels"
     folder.mkdir()
     config = town(label_processes=2, window=16)
@@ -98,16 +98,16 @@ def test_a_canceled_run_leaves_no_process_and_the_next_one_goes_on_behind_whole_
     kept = {path: path.read_bytes() for path in folder.glob(".*-shards/shard-*.arrow")}
     assert len(kept) >= 2
     times = {path: path.stat().st_mtime_ns for path in kept}
-    seen = {}
+    times_during_run = {}
 
     def look(*_):
-        seen.update({path: path.stat().st_mtime_ns for path in kept if path.exists()})
+        times_during_run.update({path: path.stat().st_mtime_ns for path in kept if path.exists()})
 
     assert_same(labels_of(inputs, config, folder, progress=look), alone)
-    assert seen == times
+    assert times_during_run == times
 
 
-def test_whole_files_of_a_killed_run_are_kept(inputs, alone, tmp_path):
+def test_complete_files_of_a_killed_run_are_kept(inputs, alone, tmp_path):
     alone["train"].save(tmp_path / "train.arrow")
     (tmp_path / "val.arrow").write_bytes(b"half a file")
     before = (tmp_path / "train.arrow").stat().st_mtime_ns
@@ -117,8 +117,8 @@ def test_whole_files_of_a_killed_run_are_kept(inputs, alone, tmp_path):
     assert set(steps) == {len(alone["val"]), len(alone["test"])}
 
 
-def test_how_many_processes_label_is_part_of_no_version():
-    assert {name for name, piece in SETTINGS.items() if piece(town()) != piece(town(label_processes=4))} == set()
+def test_the_number_of_processes_changes_no_version():
+    assert {name for name, section in SETTINGS.items() if section(town()) != section(town(label_processes=4))} == set()
 
 
 def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):
@@ -126,6 +126,6 @@ def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, mo
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for device, said in (("cuda:0", "names one"), ("cuda", "there are 1")):
-        with pytest.raises(ConfigError, match=f"distill.label_processes: 2.*{said}"):
+    for device, message in (("cuda:0", "names one"), ("cuda", "there are 1")):
+        with pytest.raises(ConfigError, match=f"distill.label_processes: 2.*{message}"):
             check_room_for(2, "distill.label_processes", device)

@@ -1,4 +1,4 @@
-"""What the stage that labels leaves behind: files, figures and pictures, as the settings ask for them."""
+"""The files, metrics and figures of the label stage, by the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inputs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("window", ["full", 5])
-def test_outside_mass_is_what_the_candidates_leave_of_the_whole_distribution(inputs, tmp_path, window):
+def test_outside_mass_and_the_candidates_mass_sum_to_one(inputs, tmp_path, window):
     labels = labels_of(inputs, town(store_outside_mass=True, window=window), tmp_path)["test"]
     teacher = load_checkpoint(inputs["teacher"].path).model
     tokens = load_tokens(inputs["grid_token_table"].path)
@@ -39,31 +39,32 @@ def test_outside_mass_is_what_the_candidates_leave_of_the_whole_distribution(inp
         assert 0 < labels.outside_mass[step] < 1
 
 
-def test_outside_mass_is_stored_only_where_it_is_asked_for(inputs, tmp_path):
+def test_outside_mass_is_stored_only_on_request(inputs, tmp_path):
     plain = labels_of(inputs, town(), tmp_path / "plain")
-    asked = labels_of(inputs, town(store_outside_mass=True), tmp_path / "asked")
+    requested = labels_of(inputs, town(store_outside_mass=True), tmp_path / "requested")
     for split, labels in plain.items():
         assert labels.outside_mass is None
-        np.testing.assert_array_equal(asked[split].scores, labels.scores)
-    run = StageRun(STAGE, town(store_outside_mass=True), None, inputs, tmp_path / "asked", device="cpu")
+        np.testing.assert_array_equal(requested[split].scores, labels.scores)
+    run = StageRun(STAGE, town(store_outside_mass=True), None, inputs, tmp_path / "requested", device="cpu")
     for row in STAGE.function()(run)["splits"]:
-        assert row["mean_outside_mass"] == pytest.approx(asked[row["split"]].outside_mass.mean(), abs=1e-5)
+        assert row["mean_outside_mass"] == pytest.approx(requested[row["split"]].outside_mass.mean(), abs=1e-5)
 
 
-def test_outside_mass_concerns_the_labels_and_only_where_it_is_asked_for():
-    plain, asked = town(), town(store_outside_mass=True)
-    assert {name for name, piece in SETTINGS.items() if piece(plain) != piece(asked)} == {"labels"}
-    assert SETTINGS["labels"](plain) == {"window": "full", "teacher_fp16": True}
+def test_outside_mass_belongs_to_the_settings_of_labels():
+    plain, requested = town(), town(store_outside_mass=True)
+    assert {name for name, section in SETTINGS.items() if section(plain) != section(requested)} == {"labels"}
+    assert SETTINGS["labels"].changed(SETTINGS["labels"](plain)) == {}
+    assert SETTINGS["labels"].changed(SETTINGS["labels"](requested)) == {"store_outside_mass": True}
 
 
-def test_nothing_is_stored_of_a_teacher_that_is_asked():
+def test_outside_mass_needs_stored_labels():
     with pytest.raises(ValueError, match="store_outside_mass needs `labels: stored`"):
         CityConfig.model_validate(
             {"city": "t", "source": {"kind": "synthetic"}, "distill": {"labels": "online", "store_outside_mass": True}}
         )
 
 
-def test_the_sample_is_told_in_figures_a_plot_and_a_map(inputs, tmp_path, monkeypatch):
+def test_the_diagnostic_sample_has_metrics_a_plot_and_a_map(inputs, tmp_path, monkeypatch):
     drawn = []
 
     def keep(network, values, spans=None):
@@ -72,18 +73,18 @@ def test_the_sample_is_told_in_figures_a_plot_and_a_map(inputs, tmp_path, monkey
 
     monkeypatch.setattr("hoser_kd.pipeline.stages.teacher.road_value_maps", keep)
     summary = STAGE.function()(StageRun(STAGE, town(), None, inputs, tmp_path, device="cpu"))
-    for picture in ("diagnostics.png", "diagnostics_map.png"):
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    figures = np.load(tmp_path / "diagnostics.npz")
+    for name in ("diagnostics.png", "diagnostics_map.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    sample = np.load(tmp_path / "diagnostics.npz")
     for name in ("candidate_mass", "entropy_nats", "true_probability", "top_is_true", "candidate_top_is_true"):
-        assert summary[f"sample_{name}"] == pytest.approx(figures[name].mean(), abs=1e-4)
-    # the map has, on each road, the mean over the sampled steps that leave it
+        assert summary[f"sample_{name}"] == pytest.approx(sample[name].mean(), abs=1e-4)
+    # the map shows on each road the mean over the sampled steps that leave it
     trips = Trajectories.load(inputs["trajectories"].path / "val.arrow")
-    roads = trips.road_ids[trips.step_positions()[0]][figures["step"]]
+    roads = trips.road_ids[trips.step_positions()[0]][sample["step"]]
     [[mass, entropy, _]] = [list(values.values()) for values in drawn]
     for road in np.unique(roads)[:20]:
-        assert mass[road] == pytest.approx(figures["candidate_mass"][roads == road].mean())
-        assert entropy[road] == pytest.approx(figures["entropy_nats"][roads == road].mean())
+        assert mass[road] == pytest.approx(sample["candidate_mass"][roads == road].mean())
+        assert entropy[road] == pytest.approx(sample["entropy_nats"][roads == road].mean())
     assert np.isnan(np.delete(mass, np.unique(roads))).all()
 
 
@@ -99,7 +100,7 @@ def test_maps_of_roads():
         [network.num_roads, 2],
         [network.num_roads, 0],
     ]
-    # the highest on top
+    # the highest value is drawn last
     np.testing.assert_array_equal(
         roads[0][1].get_segments()[-1], network.coords[network.coord_offsets[5] : network.coord_offsets[6]]
     )

@@ -1,4 +1,4 @@
-"""Stages: versions follow from inputs, settings and seed; what is there is found; what fails leaves nothing behind."""
+"""Stages: versions depend on inputs, settings and seed; existing artifacts are reused; failed stages leave none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hoser_kd.common.errors import CheckError, DataError, HoserKdError
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
-from hoser_kd.pipeline.run import make, make_with_inputs, version_of
+from hoser_kd.pipeline.run import make, make_all, make_with_inputs, version_of
 from hoser_kd.pipeline.store import Store
 
 
@@ -28,12 +28,10 @@ def town(**sections) -> CityConfig:
 
 
 def versions(config, store, name="grid_token_table"):
-    made: dict = {}
-    make_with_inputs(name, config, store, made=made)
-    return {stage: artifact.version for stage, artifact in made.items()}
+    return {stage: artifact.version for stage, artifact in make_all([name], config, store).items()}
 
 
-def test_every_stage_reads_stages_in_front_of_it_and_known_settings():
+def test_every_stage_reads_earlier_stages_and_known_settings():
     names = list(STAGES)
     for place, stage in enumerate(STAGES.values()):
         assert set(stage.inputs) <= set(names[:place])
@@ -41,21 +39,21 @@ def test_every_stage_reads_stages_in_front_of_it_and_known_settings():
         assert callable(stage.function())
 
 
-def test_what_is_there_is_found_and_not_made_again(tmp_path, monkeypatch):
+def test_existing_artifacts_are_reused(tmp_path, monkeypatch):
     store = Store(tmp_path)
     first = versions(town(), store)
 
     def refuse(_):
-        raise AssertionError("a stage was made again")
+        raise AssertionError("a stage was computed again")
 
     monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: refuse)
     assert versions(town(), store) == first
 
 
-def test_the_report_rests_on_the_seeds_it_is_given(tmp_path, monkeypatch):
+def test_the_report_reads_the_given_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
     monkeypatch.setattr("hoser_kd.pipeline.run.run_checks", lambda artifact, inputs: [])
-    monkeypatch.setattr("hoser_kd.pipeline.graph.CHECKS", {})
+    monkeypatch.setattr("hoser_kd.pipeline.run.CHECKS", {})
     store = Store(tmp_path)
     report = make_with_inputs("distillation_report", town(), store, seed=2, seeds=[2, 0])
     students = sorted(name for name in report.inputs if name.startswith("vanilla_student"))
@@ -64,7 +62,7 @@ def test_the_report_rests_on_the_seeds_it_is_given(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "town" / "vanilla_student").iterdir()} == {"seed-0", "seed-2"}
 
 
-def test_a_setting_concerns_the_stages_that_obey_it(tmp_path):
+def test_a_setting_changes_the_version_of_the_stages_that_read_it(tmp_path):
     store = Store(tmp_path)
     first = versions(town(), store)
     other = versions(town(grid={"bounds": "roads", "cell_size_m": 160}), store)
@@ -73,7 +71,7 @@ def test_a_setting_concerns_the_stages_that_obey_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "concerned"),
+    ("setting", "sections"),
     [
         ({"temperature": 3.0}, {"distillation"}),
         ({"lambda_kl": 0.5}, {"distillation"}),
@@ -82,9 +80,9 @@ def test_a_setting_concerns_the_stages_that_obey_it(tmp_path):
         ({"repo_path": "/anywhere"}, set()),
     ],
 )
-def test_each_key_of_the_distill_section_concerns_one_piece(setting, concerned):
+def test_each_key_of_the_distill_section_belongs_to_one_section_of_the_settings(setting, sections):
     plain, changed = town(), town(distill=setting)
-    assert {name for name, piece in SETTINGS.items() if piece(plain) != piece(changed)} == concerned
+    assert {name for name, section in SETTINGS.items() if section(plain) != section(changed)} == sections
 
 
 def test_seed_and_code_version_are_part_of_a_version(monkeypatch):
@@ -95,7 +93,7 @@ def test_seed_and_code_version_are_part_of_a_version(monkeypatch):
     assert version_of(stage, town(), {}, 0) != before
 
 
-def test_a_moved_folder_is_the_same_source_and_changed_files_are_another(tmp_path):
+def test_a_moved_folder_keeps_the_source_version_and_changed_files_change_it(tmp_path):
     make_city(tmp_path / "here", town().source.synthetic)
     store = Store(tmp_path / "store")
     config = town(source={"kind": "hoser", "path": str(tmp_path / "here")})
@@ -109,26 +107,26 @@ def test_a_moved_folder_is_the_same_source_and_changed_files_are_another(tmp_pat
     assert {name for name in first if first[name] != changed[name]} == {"source_files", "road_network", "trajectories"}
 
 
-def test_what_is_made_later_finds_files_that_were_moved_or_copied(tmp_path):
+def test_later_stages_find_files_that_were_moved_or_copied(tmp_path):
     make_city(tmp_path / "here", town().source.synthetic)
     store = Store(tmp_path / "store")
     config = town(source={"kind": "hoser", "path": str(tmp_path / "here")})
     source = make_with_inputs("source_files", config, store)
     file = tmp_path / "here" / "roadmap.geo"
     os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
-    make(STAGES["road_network"], config, store, {"source_files": source})  # the same content at another time
+    make(STAGES["road_network"], config, store, {"source_files": source})  # the same content, another modification time
     (tmp_path / "here").rename(tmp_path / "there")
     moved = town(source={"kind": "hoser", "path": str(tmp_path / "there")})
     assert versions(moved, store, "trajectories")["source_files"] == source.version
 
 
-def test_files_that_change_behind_a_versions_back_are_noticed(tmp_path):
+def test_files_that_change_after_source_files_are_an_error(tmp_path):
     make_city(tmp_path / "here", town().source.synthetic)
     config = town(source={"kind": "hoser", "path": str(tmp_path / "here")})
     store = Store(tmp_path / "store")
     source = make_with_inputs("source_files", config, store)
     (tmp_path / "here" / "roadmap.rel").write_text("rel_id,type,origin_id,destination_id\n0,geo,0,1\n")
-    with pytest.raises(DataError, match=r"roadmap\.rel: the file has changed since source_files looked at it"):
+    with pytest.raises(DataError, match=r"roadmap\.rel: the file has changed since source_files read it"):
         make(STAGES["road_network"], config, store, {"source_files": source})
 
 
@@ -150,13 +148,13 @@ def test_a_blocking_check_stops_the_command_line_too(tmp_path):
         make_with_inputs("teacher_corpus", config, Store(tmp_path))
 
 
-def test_a_damaged_artifact_is_made_again(tmp_path):
+def test_a_damaged_artifact_is_computed_again(tmp_path):
     store = Store(tmp_path)
-    made = make_with_inputs("road_centroids", town(), store)
-    (made.path / "road_centroids.parquet").unlink()
+    artifact = make_with_inputs("road_centroids", town(), store)
+    (artifact.path / "road_centroids.parquet").unlink()
     assert (make_with_inputs("road_centroids", town(), store).path / "road_centroids.parquet").is_file()
 
 
 def test_a_missing_input_is_named(tmp_path):
-    with pytest.raises(HoserKdError, match="road_network of town needs source_files, which nobody has made yet"):
+    with pytest.raises(HoserKdError, match=r"needs source_files, which is not materialized\. Materialize it first"):
         make(STAGES["road_network"], town(), Store(tmp_path), {})

@@ -1,4 +1,4 @@
-"""Seeds are pooled in a report only if the seed is all that tells them apart."""
+"""A report pools seeds only if they differ by the seed alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hoser_kd.pipeline.store import Artifact
 LABELS = Artifact("labels", "town", None, "labels-1", Path())
 
 
-def made(seed, *, lambda_kl=0.1, labels="labels-1", metrics_of=None, code="1", at="2026-01-01"):
-    """A student and its metrics, as the store gives them back."""
+def artifacts_of(seed, *, lambda_kl=0.1, labels="labels-1", metrics_of=None, code="1", at="2026-01-01"):
+    """A student and its metrics, as the store returns them."""
     student = Artifact(
         "student",
         "town",
@@ -49,41 +49,49 @@ def pool(*pairs):
 
 
 def test_seeds_that_differ_by_the_seed_alone_are_pooled():
-    chosen = pool(made(2), made(0), made(1, at="2026-02-02"))
+    chosen = pool(artifacts_of(2), artifacts_of(0), artifacts_of(1, at="2026-02-02"))
     assert chosen.seeds == (0, 1, 2)
     assert chosen.left_out == ()
 
 
 def test_a_seed_of_another_lambda_is_left_out_and_the_difference_named():
-    chosen = pool(made(0), made(1), made(2, lambda_kl=0.7))
+    chosen = pool(artifacts_of(0), artifacts_of(1), artifacts_of(2, lambda_kl=0.7))
     assert chosen.seeds == (0, 1)
     assert chosen.left_out == ({"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"},)
 
 
-def test_what_was_made_last_goes_before_what_is_more_and_what_is_more_breaks_the_tie():
-    more = made(1, lambda_kl=0.7), made(2, lambda_kl=0.7)
-    assert pool(made(0), *more).seeds == (1, 2)
-    assert pool(made(0, at="2026-03-03"), *more).seeds == (0,)
-    # found again as it was: alike, however old
-    assert pool(made(0), made(1, at="2026-02-02"), made(2)).seeds == (0, 1, 2)
+def test_the_latest_seed_decides_and_the_larger_group_breaks_a_tie():
+    more = artifacts_of(1, lambda_kl=0.7), artifacts_of(2, lambda_kl=0.7)
+    assert pool(artifacts_of(0), *more).seeds == (1, 2)
+    assert pool(artifacts_of(0, at="2026-03-03"), *more).seeds == (0,)
+    # an older artifact of the same settings is pooled too
+    assert pool(artifacts_of(0), artifacts_of(1, at="2026-02-02"), artifacts_of(2)).seeds == (0, 1, 2)
 
 
-def test_a_seed_measured_before_its_student_was_trained_again_is_left_out():
-    chosen = pool(made(0), made(1, metrics_of="student-1-before"))
+def test_a_seed_evaluated_before_its_student_was_trained_again_is_left_out():
+    chosen = pool(artifacts_of(0), artifacts_of(1, metrics_of="student-1-before"))
     assert chosen.seeds == (0,)
-    assert "metrics was made from another version of student/seed-1" in chosen.left_out[0]["why"]
+    assert "metrics was computed from another version of student/seed-1" in chosen.left_out[0]["why"]
 
 
-def test_a_seed_that_rests_on_other_labels_or_code_or_is_not_measured_yet_is_left_out():
-    chosen = pool(made(0), made(1), made(2, labels="labels-0"), made(3, code="0"), (made(4)[0], None))
+def test_a_seed_of_other_labels_or_code_or_without_metrics_is_left_out():
+    chosen = pool(
+        artifacts_of(0),
+        artifacts_of(1),
+        artifacts_of(2, labels="labels-0"),
+        artifacts_of(3, code="0"),
+        (artifacts_of(4)[0], None),
+    )
     assert chosen.seeds == (0, 1)
     assert [(row["seed"], row["why"].split(" is ")[0].split(":")[0]) for row in chosen.left_out] == [
-        (2, "student was made from another version of labels than the one there"),
-        (3, "the code of student"),
-        (4, "not made yet"),
+        (2, "student was computed from another version of labels than the current one"),
+        (3, "the code version of student"),
+        (4, "not materialized"),
     ]
 
 
-def test_where_no_seed_is_whole_the_error_names_each():
-    with pytest.raises(StoreError, match=r"no seed to report on. Seed 0: student was.*seed 1: not made yet: metrics"):
-        pool(made(0, labels="labels-0"), (made(1)[0], None))
+def test_without_a_complete_seed_the_error_names_each():
+    with pytest.raises(
+        StoreError, match=r"no seed to report on. Seed 0: student was.*seed 1: not materialized: metrics"
+    ):
+        pool(artifacts_of(0, labels="labels-0"), (artifacts_of(1)[0], None))

@@ -1,9 +1,10 @@
-"""The artifact store: versions are found, never half written, and survive being killed or moved to a bucket."""
+"""The artifact store: versions are complete or absent, survive a killed run, and can be in a bucket."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-import time
+import threading
 
 import pytest
 
@@ -18,19 +19,19 @@ def commit(store, version="v1", text="hello", seed=None):
         return store.commit(folder, Artifact("roads", "town", seed, version, folder, summary={"count": 3}))
 
 
-def test_what_is_committed_is_found_by_its_version(tmp_path):
+def test_an_artifact_is_found_by_its_version(tmp_path):
     store = Store(tmp_path)
-    made = commit(store, seed=4)
-    found = store.find("roads", "town", "v1", 4)
-    assert found == made
-    assert (found.path / "sub" / "file.txt").read_text() == "hello"
-    assert found.name == "roads/seed-4"
+    committed = commit(store, seed=4)
+    artifact = store.find("roads", "town", "v1", 4)
+    assert artifact == committed
+    assert (artifact.path / "sub" / "file.txt").read_text() == "hello"
+    assert artifact.name == "roads/seed-4"
     assert store.find("roads", "town", "v2", 4) is None
-    with pytest.raises(StoreError, match=r"version v2 of town/roads/seed-4 is not there\. Materialize roads again"):
+    with pytest.raises(StoreError, match=r"version v2 of town/roads/seed-4 does not exist\. Materialize roads again"):
         store.open("roads", "town", "v2", 4)
 
 
-def test_an_interrupted_run_leaves_the_old_version_and_its_own_work(tmp_path):
+def test_an_interrupted_run_keeps_the_old_version_and_its_work_folder(tmp_path):
     store = Store(tmp_path)
     commit(store)
 
@@ -47,44 +48,74 @@ def test_an_interrupted_run_leaves_the_old_version_and_its_own_work(tmp_path):
         assert (folder / "half").read_text() == "work"
 
 
-def test_making_a_version_again_replaces_it_whole(tmp_path):
+def test_a_version_that_is_computed_again_replaces_the_old_copy(tmp_path):
     store = Store(tmp_path)
     commit(store, text="old")
     assert (commit(store, text="new").path / "sub" / "file.txt").read_text() == "new"
     assert [path.name for path in (tmp_path / "town" / "roads").iterdir()] == ["v1"]
 
 
-def _hold(root, started, seconds):
+def _hold(root, entered, release):
     with Store(root).work_folder("roads", "town", "v1"):
-        started.set()
-        time.sleep(seconds)
+        entered.set()
+        release.wait(60)
 
 
-def test_two_processes_take_turns_at_one_version(tmp_path):
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that is in the work folder of v1; it leaves when `release` is set."""
     context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, started, 0.5))
-    other.start()
-    assert started.wait(30)
-    store = Store(tmp_path)
-    assert store.is_being_made("roads", "town", "v1")
-    with store.work_folder("roads", "town", "v1"):
-        assert not other.is_alive() or other.join(5) is None
-    other.join(10)
-    assert not store.is_being_made("roads", "town", "v1")
+    entered, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, entered, release))
+    process.start()
+    assert entered.wait(60)
+    yield process, release
+    process.kill()
+    process.join()
+
+
+@contextlib.contextmanager
+def waiting(root, version="v1"):
+    """A thread that waits for the work folder; yields the event of its entry."""
+    inside = threading.Event()
+
+    def enter():
+        with Store(root).work_folder("roads", "town", version):
+            inside.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    yield inside
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("end", ["leaves", "is killed"])
+def test_a_work_folder_belongs_to_one_process_until_it_leaves_or_is_killed(tmp_path, holder, end):
+    process, release = holder
+    with waiting(tmp_path) as inside:
+        # an unlocked folder is entered within milliseconds
+        assert not inside.wait(1)
+        release.set() if end == "leaves" else process.kill()
+        assert inside.wait(60)
+
+
+def test_another_version_does_not_wait(tmp_path, holder):
+    with waiting(tmp_path, "v2") as inside:
+        assert inside.wait(60)
 
 
 def test_a_remote_store_is_cached_when_read(tmp_path):
     remote = Store("memory://bucket/artifacts", cache=tmp_path / "writer")
     commit(remote)
     reader = Store("memory://bucket/artifacts", cache=tmp_path / "reader")
-    found = reader.open("roads", "town", "v1")
-    assert (found.path / "sub" / "file.txt").read_text() == "hello"
-    assert found.path.is_relative_to(tmp_path / "reader")
-    assert found.summary == {"count": 3}
+    artifact = reader.open("roads", "town", "v1")
+    assert (artifact.path / "sub" / "file.txt").read_text() == "hello"
+    assert artifact.path.is_relative_to(tmp_path / "reader")
+    assert artifact.summary == {"count": 3}
 
 
-def test_an_artifact_with_a_file_missing_or_cut_short_is_none(tmp_path):
+def test_an_artifact_with_a_missing_or_truncated_file_is_not_found(tmp_path):
     store = Store(tmp_path)
     file = commit(store).path / "sub" / "file.txt"
     file.write_text("hell")
@@ -94,11 +125,11 @@ def test_an_artifact_with_a_file_missing_or_cut_short_is_none(tmp_path):
     file.unlink()
     with pytest.raises(StoreError, match=r"is damaged: sub/file\.txt is missing"):
         store.open("roads", "town", "v1")
-    assert commit(store).damage() is None
+    assert commit(store).integrity_error() is None
 
 
 @pytest.mark.parametrize("root", ["file", "s3://bucket/x"])
-def test_a_store_that_cannot_be_used_is_one_clear_error(tmp_path, root):
+def test_an_unusable_store_is_one_clear_error(tmp_path, root):
     (tmp_path / "file").write_text("")
 
     def use() -> None:
@@ -110,9 +141,9 @@ def test_a_store_that_cannot_be_used_is_one_clear_error(tmp_path, root):
 
 
 def test_a_damaged_record_is_named(tmp_path):
-    made = commit(Store(tmp_path))
-    (made.path / "artifact.json").write_text("{")
+    artifact = commit(Store(tmp_path))
+    (artifact.path / "artifact.json").write_text("{")
     with pytest.raises(StoreError, match=r"artifact\.json: damaged"):
-        read_artifact(made.path)
-    with pytest.raises(StoreError, match="so this is no artifact"):
+        read_artifact(artifact.path)
+    with pytest.raises(StoreError, match="not an artifact"):
         read_artifact(tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes that train one student: the same student, and nothing left running however it ends."""
+"""Several processes train the same student as one, and none keeps running however the training ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hoser_kd.common.errors import ConfigError, ProcessError, StoreError, Traini
 from hoser_kd.common.files import write_json
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, StageRun
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import distilled_student, train_here
@@ -30,7 +30,7 @@ TOWN = {
     "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 61}},
     "zones": {"count": 6},
     "grid": {"bounds": "roads", "cell_size_m": 80},
-    # 47 training trips in batches of 23 leave one of a single trip, of which one process gets nothing
+    # 47 training trips in batches of 23 leave a batch of one trip, so that one process gets none
     "student": {
         "hidden_dim": 16,
         "road_id_dim": 8,
@@ -52,22 +52,20 @@ def in_processes(count: int, **student) -> CityConfig:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> dict[str, Artifact]:
-    """What a student reads, with a made-up teacher's labels."""
+    """Inputs of a student, with random labels."""
     root = tmp_path_factory.mktemp("town")
-    made: dict[str, Artifact] = {}
-    for name in ("zone_transitions", "grid_token_table"):
-        make_with_inputs(name, in_processes(1), Store(root), made=made)
+    artifacts = make_all(("zone_transitions", "grid_token_table"), in_processes(1), Store(root))
     folder = root / "labels"
     folder.mkdir()
-    run = StageRun(STAGES["distilled_student"], in_processes(1), 0, made, folder)
+    run = StageRun(STAGES["distilled_student"], in_processes(1), 0, artifacts, folder)
     network = load_network(run)
     for split in ("train", "val"):
         trips = load_trips(run, split)
         at, _ = trips.step_positions()
         offsets = offsets_of(network.successors.degrees[trips.road_ids[at]])
         scores = np.random.default_rng(0).normal(size=offsets[-1]).astype(np.float32)
-        made_from = data_fingerprint(network, trips, load_tokens(run.path("grid_token_table")))
-        SoftLabels(offsets, scores, fingerprint=made_from).save(folder / f"{split}.arrow")
+        fingerprint = data_fingerprint(network, trips, load_tokens(run.path("grid_token_table")))
+        SoftLabels(offsets, scores, fingerprint=fingerprint).save(folder / f"{split}.arrow")
     record = {
         "stage": "teacher_soft_labels",
         "city": "town",
@@ -82,8 +80,8 @@ def inputs(tmp_path_factory) -> dict[str, Artifact]:
     }
     write_json(folder / "artifact.json", record)
     labels = Artifact(path=folder, **record)
-    return {name: made[name] for name in STAGES["vanilla_student"].inputs} | {
-        "grid_token_table": made["grid_token_table"],
+    return {name: artifacts[name] for name in STAGES["vanilla_student"].inputs} | {
+        "grid_token_table": artifacts["grid_token_table"],
         "teacher_soft_labels": labels,
     }
 
@@ -94,7 +92,7 @@ def run_of(inputs, config: CityConfig, folder: Path, stage: str = "distilled_stu
 
 
 def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs, tmp_path):
-    """Each of the two has half of every batch. Progress and epochs come back to this process as they happen."""
+    """Each process has half of every batch; progress and epochs are reported to this process."""
     alone = train_here(run_of(inputs, in_processes(1), tmp_path / "alone"))
     run = run_of(inputs, in_processes(2), tmp_path / "together")
     epochs, progress = [], []
@@ -103,9 +101,9 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs,
     summary = distilled_student(run)
     together = read_result(run.folder)
     assert summary["epochs"] == together.history == epochs
-    assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2, 3]
     for ours, theirs in zip(together.history, alone.history, strict=True):
-        # a trip is another one as soon as one choice tips over
+        # generated trips differ as soon as rounding changes one choice
         assert next_steps(ours) == pytest.approx(next_steps(theirs), rel=1e-4)
         assert ours.keys() == theirs.keys()
     assert together.best_epoch == best_epoch(together.history, "arrival")
@@ -123,7 +121,7 @@ def next_steps(epoch):
 
 @pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
 def test_a_canceled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
-    """Whether whoever runs the stage turns the signal into an exception, as Dagster and Ctrl-C do, or dies of it."""
+    """The launching process turns the signal into an exception, as Dagster and Ctrl-C do, or is killed by it."""
     folder = tmp_path / "student"
     folder.mkdir()
     student_inputs = {name: inputs[name] for name in STAGES["vanilla_student"].inputs}
@@ -139,7 +137,7 @@ def test_a_canceled_training_leaves_no_process_behind(inputs, tmp_path, sent, ra
 
 
 def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
-    """One process stops at labels that are no numbers; the other, which waits for it, ends too."""
+    """One process stops at labels that are not numbers; the other, which waits for it, exits too."""
     folder = tmp_path / "labels"
     folder.mkdir()
     source = inputs["teacher_soft_labels"].path
@@ -154,7 +152,7 @@ def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
         distilled_student(run_of(bad, in_processes(2), tmp_path / "student"))
 
 
-def test_a_fault_in_a_worker_is_told_with_its_traceback(tmp_path):
+def test_an_unexpected_error_of_a_worker_has_its_traceback(tmp_path):
     with pytest.raises(ProcessError, match=r"(?s)one of the processes failed:.*KeyError: 'device'"):
         run_together({"no": "job"}, 2, lambda message: None)
 
@@ -163,14 +161,14 @@ def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     run = run_of(inputs, in_processes(2), tmp_path / "a", "vanilla_student")
-    for device, said in (("cuda:0", "names one"), ("cuda", "there are 1")):
+    for device, message in (("cuda:0", "names one"), ("cuda", "there are 1")):
         run.device = device
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             STAGES["vanilla_student"].function()(run)
 
 
-@pytest.mark.parametrize(("part", "said"), [("grid", "the roads' tokens"), ("trajectories", "the trips")])
-def test_labels_made_from_something_else_are_refused_before_any_training(inputs, tmp_path, part, said):
+@pytest.mark.parametrize(("part", "message"), [("grid", "the roads' tokens"), ("trajectories", "the trips")])
+def test_labels_of_other_inputs_are_rejected_before_training(inputs, tmp_path, part, message):
     folder = tmp_path / "labels"
     folder.mkdir()
     source = inputs["teacher_soft_labels"].path
@@ -178,5 +176,5 @@ def test_labels_made_from_something_else_are_refused_before_any_training(inputs,
         labels = SoftLabels.load(source / f"{split}.arrow")
         labels.save(folder / f"{split}.arrow", {**labels.fingerprint, part: "another"})
     other = {**inputs, "teacher_soft_labels": Artifact(**{**vars(inputs["teacher_soft_labels"]), "path": folder})}
-    with pytest.raises(StoreError, match=f"computed from other inputs: {said} differ"):
+    with pytest.raises(StoreError, match=f"computed from other inputs: {message} differ"):
         distilled_student(run_of(other, in_processes(1), tmp_path / "student"))

@@ -12,7 +12,7 @@ from hoser_kd.hoser import HOSER, collate
 from hoser_kd.lmtad import LMTAD, LMTADConfig
 from hoser_kd.pipeline.checks import run_checks
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.run import make_all
 from hoser_kd.pipeline.store import Store
 from hoser_kd.student.losses import Distillation, StoredLabels
 from hoser_kd.student.training import train_student
@@ -139,10 +139,7 @@ def test_online_and_stored_labels_train_the_same_students(tmp_path):
     """Through the stages: only the setting differs, and no label file is written."""
     store, made = Store(tmp_path), {}
     for labels in ("stored", "online"):
-        made[labels] = {}
-        make_with_inputs(
-            "trajectory_metrics", town(labels=labels), store, made=made[labels], device="cpu", stop_at_checks=False
-        )
+        made[labels] = make_all(["trajectory_metrics"], town(labels=labels), store, device="cpu", stop_at_checks=False)
     stored, online = made["stored"], made["online"]
     assert not list(online["teacher_soft_labels"].path.glob("*.arrow"))
     assert (online["teacher_soft_labels"].path / "diagnostics.png").is_file()
@@ -167,7 +164,8 @@ def test_online_and_stored_labels_train_the_same_students(tmp_path):
     }
 
 
-def test_the_version_of_stored_labels_does_not_depend_on_the_setting():
-    assert SETTINGS["labels"](town()) == {"window": 4, "teacher_fp16": True}
-    assert SETTINGS["labels"](town(labels="online")) == {"window": 4, "teacher_fp16": True, "labels": "online"}
+def test_stored_labels_keep_the_version_they_had_before_there_was_a_choice():
+    section = SETTINGS["labels"]
+    assert section.changed(section(town())) == {"window": 4}
+    assert section.changed(section(town(labels="online"))) == {"window": 4, "labels": "online"}
     assert "labels" not in SETTINGS["distillation"](town(labels="online"))

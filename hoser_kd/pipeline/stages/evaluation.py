@@ -1,4 +1,4 @@
-"""Stages of the evaluation group: generated trips, metrics, report."""
+"""Stages of the evaluation group: generated trips, their metrics, the report."""
 
 from __future__ import annotations
 
@@ -42,62 +42,66 @@ STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
 
 def _students(run: StageRun) -> dict[str, Path]:
-    """Return the folders of the students there are; the distilled one may be switched off."""
+    """Return the folders of the students; without the distilled one if distillation is disabled."""
     folders = {kind: run.path(stage) for kind, stage in STUDENTS.items()}
     return {kind: folder for kind, folder in folders.items() if (folder / CONFIG_FILE).is_file()}
 
 
 def generated_trajectories(run: StageRun) -> dict[str, Any]:
-    """Generate the trips asked for with both students: Parquet, CSV in the published layout, and lines."""
+    """Generate the requested trips with both students; writes Parquet, CSV in the published layout, and lines."""
     network, test, settings = load_network(run), load_trips(run, "test"), run.config.generation
-    asked = od.select_od_pairs(settings, load_trips(run, "train"), test, network.num_roads)
-    pq.write_table(asked.to_table(), run.folder / "requests.parquet", compression="zstd")
+    requests = od.select_od_pairs(settings, load_trips(run, "train"), test, network.num_roads)
+    pq.write_table(requests.to_table(), run.folder / "requests.parquet", compression="zstd")
     decoding = Decoding.from_config(settings)
-    summary: dict[str, Any] = {"num_trips": len(asked), "od_source": settings.od_source, "decoder": decoding.describe()}
-    made: dict[str, Trajectories] = {}
-    shown = np.linspace(0, len(asked) - 1, min(4, len(asked))).astype(np.int64)
+    summary: dict[str, Any] = {
+        "num_trips": len(requests),
+        "od_source": settings.od_source,
+        "decoder": decoding.describe(),
+    }
+    sample: dict[str, Trajectories] = {}
+    shown = np.linspace(0, len(requests) - 1, min(4, len(requests))).astype(np.int64)
     for kind, folder in _students(run).items():
         file = run.folder / f"{kind}.parquet"
         speed = _Speed(run.progress)
-        if not file.is_file():  # a run of the same version that was killed may have finished this student
+        if not file.is_file():  # a killed run of the same version may have finished this student
             model = hoser.load(folder).to(pick_device(run.device))
             generate_to(
                 file,
                 run.folder / "parts",
                 model,
-                asked.origins,
-                asked.start_times,
-                asked.destinations,
+                requests.origins,
+                requests.start_times,
+                requests.destinations,
                 decoding,
                 progress=speed,
             )
         write_published_csv(read_chunks(file), run.folder / f"{kind}.csv")
         write_lines(read_chunks(file), network, run.folder / f"{kind}_lines.parquet")
-        told, made[kind] = _seen(file, shown)
-        summary |= {f"{kind}_{name}": value for name, value in (told | speed.told).items()}
+        metrics_of, sample[kind] = _summarize(file, shown)
+        summary |= {f"{kind}_{name}": value for name, value in (metrics_of | speed.metrics).items()}
     shutil.rmtree(run.folder / "parts", ignore_errors=True)
-    if asked.real_rows is not None:
-        made = {"real": test.take(asked.real_rows[shown]), **made}
-        figure = plots.trips_map(network, made, range(len(shown)))
+    if requests.real_rows is not None:
+        sample = {"real": test.take(requests.real_rows[shown]), **sample}
+        figure = plots.trips_map(network, sample, range(len(shown)))
         (run.folder / "trips.png").write_bytes(plots.png(figure))
     return summary
 
 
 class _Speed:
-    """Passes progress on and keeps the last number of trips a second: of this run, not of one before it."""
+    """Forwards progress and keeps the last speed in trips/s; it does not count trips of an interrupted run."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.told: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
 
-    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        self._progress(stage, done, total, figures)
-        if figures:
-            self.told = {"trips_a_second": round(figures["trips/s"], 1)}
+    def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        self._progress(stage, done, total, metrics)
+        if metrics:
+            self.metrics = {"trips_a_second": round(metrics["trips a second"], 1)}
 
 
-def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
-    """Return figures of all trips of a file, read chunk by chunk, and the trips of these rows."""
+def _summarize(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
+    """Return metrics of all trips of a file, read chunk by chunk, and the trips of these rows."""
     lengths: list[Int64Array] = []
     reached = expansions = first = 0
     some: list[Trajectories] = []
@@ -107,12 +111,12 @@ def _seen(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]
         lengths.append(chunk.lengths)
         reached, expansions = reached + int(chunk.reached.sum()), expansions + int(chunk.expansions.sum())
         first += len(chunk)
-    figures = {
+    summary = {
         "reached": round(reached / first, 4),
         "median_roads": float(np.median(np.concatenate(lengths))),
         "expansions_a_trip": round(expansions / first, 1),
     }
-    return figures, Trajectories(
+    return summary, Trajectories(
         offsets_of(np.array([len(trip.road_ids) for trip in some])),
         np.concatenate([trip.road_ids for trip in some]),
         np.concatenate([trip.times for trip in some]),
@@ -131,14 +135,14 @@ def _load_generated(folder: Path) -> tuple[dict[str, GeneratedTrajectories], dic
 
 
 def trajectory_metrics(run: StageRun) -> dict[str, Any]:
-    """Measure both students: next steps of all test trips, and their generated trips; JSON."""
+    """Evaluate both students on the next steps of all test trips and on their generated trips; writes JSON."""
     network, test = load_network(run), load_trips(run, "test")
     generated, requests = _load_generated(run.path("generated_trajectories"))
     real = test.take(requests["test_row"]) if "test_row" in requests else test
     [labels] = load_labels(run, "test")
     training = load_trips(run, "train")
-    # a run may have trained the student at another temperature than the YAML's
-    temperature = float(_artifact(run, "distilled_student").settings["distillation"]["temperature"])
+    # a run can have trained the student at another temperature than the YAML's
+    temperature = float(run.artifact("distilled_student").settings["distillation"]["temperature"])
     results: dict[str, dict[str, Any]] = {}
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
@@ -152,7 +156,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
             training=training,
             paired="test_row" in requests,
         )
-        asked = requests["origin"], requests["start_time"], requests["destination"]
+        od_pairs = requests["origin"], requests["start_time"], requests["destination"]
         results[kind] = {
             "next_step": summarize_steps(steps),
             "trips": trips,
@@ -161,7 +165,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
                 generated[kind],
                 network,
                 run.config.evaluation,
-                requests=asked,
+                requests=od_pairs,
                 training=training,
                 paired="test_row" in requests,
             ),
@@ -185,7 +189,7 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
-    """Write the report over all seeds that were made alike; one HTML file."""
+    """Write the report over all comparable seeds; one HTML file."""
     pool = _pool(run)
     run = replace(
         run,
@@ -224,12 +228,12 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
 
 def _pool(run: StageRun) -> Pool:
     per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
-    shared = {name: _artifact(run, name) for name in run.stage.inputs if not STAGES[name].per_seed}
+    shared = {name: run.artifact(name) for name in run.stage.inputs if not STAGES[name].per_seed}
     return pool_seeds(per_seed, shared)
 
 
 def _settings_used(run: StageRun) -> str:
-    """Return the settings that the artifacts were made with, which the city's YAML may no longer say."""
+    """Return the settings recorded with the artifacts as YAML; the city's file may have changed since."""
     used: dict[str, Any] = {"city": run.config.city}
     for artifact in _all_artifacts(run):
         used |= artifact.settings
@@ -237,21 +241,21 @@ def _settings_used(run: StageRun) -> str:
 
 
 def _decoder(run: StageRun) -> str:
-    made = run.seeds("generated_trajectories")
-    return "; ".join(dict.fromkeys(str(artifact.summary["decoder"]) for artifact in made.values()))
+    artifacts = run.seeds("generated_trajectories")
+    return "; ".join(dict.fromkeys(str(artifact.summary["decoder"]) for artifact in artifacts.values()))
 
 
 def _results(
     run: StageRun, kind: str, stage: str, network: RoadNetwork, test: Trajectories
 ) -> dict[int, StudentResult]:
-    """Return what each seed's student of a kind came to; nothing of a kind that is switched off."""
+    """Return the result of each seed's student of a kind; empty if distillation is disabled."""
     results: dict[int, StudentResult] = {}
     for seed, metrics_of in run.seeds("trajectory_metrics").items():
         measured = json.loads((metrics_of.path / "metrics.json").read_text(encoding="utf-8")).get(kind)
         if measured is None:
             continue
-        student, made = run.seeds(stage)[seed], run.seeds("generated_trajectories")[seed]
-        trips, requests = _load_generated(made.path)
+        student, generated = run.seeds(stage)[seed], run.seeds("generated_trajectories")[seed]
+        trips, requests = _load_generated(generated.path)
         results[seed] = StudentResult(
             history=student.summary["epochs"],
             test=measured["next_step"],
@@ -264,7 +268,7 @@ def _results(
             failures=failures(
                 trips[kind],
                 requests["destination"],
-                made.settings["generation"]["max_steps"],
+                generated.settings["generation"]["max_steps"],
                 network,
                 test.take(requests["test_row"]) if "test_row" in requests else None,
             ),
@@ -273,35 +277,28 @@ def _results(
 
 
 def _teacher(run: StageRun) -> dict[str, Any]:
-    made = {
-        name: _artifact(run, name)
+    artifacts = {
+        name: run.artifact(name)
         for name in ("teacher", "teacher_evaluation", "teacher_soft_labels", "grid_token_table")
     }
-    looked_at = np.load(made["teacher_soft_labels"].path / "diagnostics.npz", allow_pickle=False)
+    sample = np.load(artifacts["teacher_soft_labels"].path / "diagnostics.npz", allow_pickle=False)
     return {
-        "history": made["teacher"].summary.get("epochs", []),
+        "history": artifacts["teacher"].summary.get("epochs", []),
         "label_values": {
-            "teacher's probability of the candidates' cells": looked_at["candidate_mass"],
-            "entropy of the next cell (nats)": looked_at["entropy_nats"],
-            "probability of the true next cell": looked_at["true_probability"],
+            "teacher's probability of the candidates' cells": sample["candidate_mass"],
+            "entropy of the next cell (nats)": sample["entropy_nats"],
+            "probability of the true next cell": sample["true_probability"],
         },
-        **{name: artifact.summary for name, artifact in made.items()},
+        **{name: artifact.summary for name, artifact in artifacts.items()},
     }
-
-
-def _artifact(run: StageRun, stage: str) -> Artifact:
-    artifact = run.inputs[stage]
-    if not isinstance(artifact, Artifact):
-        raise TypeError(f"{stage} has one artifact a seed")
-    return artifact
 
 
 def _all_artifacts(run: StageRun) -> list[Artifact]:
-    """Return every input, in the order of the pipeline, seed by seed."""
-    found: list[Artifact] = []
+    """Return all inputs in the order of the pipeline, then by seed."""
+    artifacts: list[Artifact] = []
     for inputs in run.inputs.values():
-        found += [inputs] if isinstance(inputs, Artifact) else list(inputs.values())
-    return sorted(found, key=lambda artifact: (list(STAGES).index(artifact.stage), artifact.seed or 0))
+        artifacts += [inputs] if isinstance(inputs, Artifact) else list(inputs.values())
+    return sorted(artifacts, key=lambda artifact: (list(STAGES).index(artifact.stage), artifact.seed or 0))
 
 
 def _versions(run: StageRun) -> list[dict[str, str]]:
@@ -322,8 +319,8 @@ def _seconds(run: StageRun) -> dict[str, float]:
 
 def _pictures(run: StageRun) -> dict[str, bytes]:
     files = {
-        "The teacher's grid: how many roads share a cell.": run.path("grid_token_table") / "cells.png",
-        "Where the teacher is surprised.": run.path("teacher_evaluation") / "nll_map.png",
+        "The teacher's grid: number of roads per cell.": run.path("grid_token_table") / "cells.png",
+        "Mean negative log-likelihood of the teacher by cell.": run.path("teacher_evaluation") / "nll_map.png",
     }
     return {caption: file.read_bytes() for caption, file in files.items() if file.is_file()}
 

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from hoser_kd.lmtad import LMTADCheckpoint
     from hoser_kd.network.road_network import RoadNetwork
 
-_MOST_DRAWN_CELLS = 4_000_000
-"""A grid of more cells is not drawn; its table and its figures stay."""
+_MAX_DRAWN_CELLS = 4_000_000
+"""Larger grids have no map; table and metrics are written all the same."""
 
 
 def grid_token_table(run: StageRun) -> dict[str, Any]:
-    """Give every road its token in the teacher's grid; GeoParquet for roads and cells, JSON for the grid itself."""
+    """Compute the token of every road in the teacher's grid; writes GeoParquet (roads, cells) and JSON (grid)."""
     network = load_network(run)
     centroids = gpd.read_parquet(run.path("road_centroids") / "road_centroids.parquet")
     if not np.array_equal(centroids["road_id"], np.arange(network.num_roads)):
         raise DataError(
             run.path("road_centroids"),
-            "the centers are not those of the road network.",
+            "the centroids do not belong to the road network.",
             hint="Materialize road_centroids again.",
         )
     teacher = _imported_teacher(run)
@@ -53,10 +53,12 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     write_json(run.folder / "grid.json", describe_grid(grid))
     height, width = grid.shape
     spec = cell_grid(grid)
-    if spec is not None and height * width <= _MOST_DRAWN_CELLS:
-        crowd = np.bincount(table["row"] * width + table["column"], minlength=height * width).reshape(grid.shape)
+    if spec is not None and height * width <= _MAX_DRAWN_CELLS:
+        roads_per_cell = np.bincount(table["row"] * width + table["column"], minlength=height * width).reshape(
+            grid.shape
+        )
         (run.folder / "cells.png").write_bytes(
-            plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, crowd))
+            plots.png(plots.grid_map(network, spec.lat_edges, spec.lng_edges, roads_per_cell))
         )
     return {
         "kind": run.config.grid.kind,
@@ -84,14 +86,14 @@ def _visits_inside(table: gpd.GeoDataFrame, trips: Trajectories) -> float:
 
 
 def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, network: RoadNetwork) -> dict[str, Any]:
-    """Ask an imported teacher whether its grid lies here; a teacher that carries its own cells need not be asked."""
+    """Measure the grid's alignment with an imported teacher; not needed if the checkpoint contains its cells."""
     if teacher is None or not isinstance(grid, GridSpec):
         return {}
     from hoser_kd.lmtad.checkpoint import check_grid
     from hoser_kd.teacher.grid_alignment import alignment
 
     check_grid(teacher.config.vocab_size, grid.shape)
-    found = alignment(
+    result = alignment(
         teacher.model,
         grid,
         network.centroids,
@@ -99,7 +101,7 @@ def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, netwo
         device=pick_device(run.device),
         progress=run.progress,
     )
-    return {} if found is None else {"alignment": found.metrics()}
+    return {} if result is None else {"alignment": result.metrics()}
 
 
 def load_tokens(folder: Path) -> Int64Array:
@@ -121,7 +123,7 @@ def load_grid(run: StageRun) -> Grid:
 
 
 def describe_grid(grid: Grid) -> dict[str, Any]:
-    """Return a grid as plain values: its numbers, and its cells where only occupied ones have a token."""
+    """Return a grid as JSON values: its parameters, and the occupied cells if only these have tokens."""
     spec = cell_grid(grid)
     if spec is None:
         return {"kind": "roads"}
@@ -129,7 +131,7 @@ def describe_grid(grid: Grid) -> dict[str, Any]:
 
 
 def cell_grid(grid: Grid) -> GridSpec | None:
-    """Return the cells a grid rests on; None where tokens are roads."""
+    """Return the cells of a grid; None if tokens are roads."""
     if isinstance(grid, OccupiedCells):
         return grid.spec
     return grid if isinstance(grid, GridSpec) else None

@@ -1,8 +1,8 @@
-"""What the stages share of labels: those who make them, and those who read them whether they are stored or asked for.
+"""Reading and writing of `teacher_soft_labels` artifacts, for the stage that writes them and those that read them.
 
-Belongs here: the contents of a `teacher_soft_labels` artifact. Where `distill.labels` is `stored` it holds an Arrow
-file a split. Where it is `online` it holds all that it takes to ask the teacher: its weights, the roads' tokens, the
-window and the precision, so that whoever reads labels needs no other input in either case.
+What belongs here: the contents of the artifact. With `distill.labels: stored` it has one Arrow file per split. With
+`online` it has what is needed to query the teacher: its weights, the roads' tokens, the window and the precision. In
+both cases a stage that reads labels needs no other input.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from hoser_kd.pipeline.graph import StageRun
 
 ONLINE_FILE = "online.json"
-"""How the teacher is asked; in an artifact without it, labels are stored."""
+"""Settings of queries to the teacher; an artifact without this file has stored labels."""
 TEACHER_FOLDER, TOKENS_FILE = "teacher", "tokens.npy"
 
 
 def keep_teacher(run: StageRun, teacher: LMTADCheckpoint, tokens: Int64Array) -> None:
-    """Leave the teacher itself in place of its labels; `tokens` (N,) int64."""
+    """Write the teacher itself in place of its labels; `tokens` (N,) int64."""
     save(teacher, run.folder / TEACHER_FOLDER)
     np.save(run.folder / TOKENS_FILE, tokens)
     settings = run.config.distill
@@ -59,7 +59,7 @@ def keep_teacher(run: StageRun, teacher: LMTADCheckpoint, tokens: Int64Array) ->
 
 
 def soft_label_scorer(run: StageRun) -> SoftLabelScorer:
-    """Return the teacher of a run that labels, ready to be asked."""
+    """Return the scorer with the teacher of a run, for its settings and device."""
     settings = run.config.distill
     return SoftLabelScorer(
         load_checkpoint(run.path("teacher")).model,
@@ -73,12 +73,12 @@ def soft_label_scorer(run: StageRun) -> SoftLabelScorer:
 
 
 def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabels]:
-    """Label all trips into an Arrow file a split, in as many processes as the settings say.
+    """Label all trips, in `distill.label_processes` processes; writes one Arrow file per split.
 
-    What a killed run of the same version has left, whole files and whole shards, is kept.
+    Complete files and complete shards of a killed run of the same version are reused.
     """
-    made = {split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split))) for split in SPLITS}
-    missing = [split for split, labels in made.items() if labels is None]
+    done = {split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split))) for split in SPLITS}
+    missing = [split for split, labels in done.items() if labels is None]
     progress = run.progress
     if missing and run.config.distill.label_processes > 1:
         _write_shards_together(run, missing)
@@ -89,16 +89,16 @@ def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabel
             scorer, trips, progress=progress, shards_folder=_shards(run, split), shard_steps=_shard_steps(run, trips)
         )
         labels.save(_file(run, split))
-        made[split] = labels
+        done[split] = labels
     for split in SPLITS:
         shutil.rmtree(_shards(run, split), ignore_errors=True)
-    return {split: labels for split, labels in made.items() if labels is not None}
+    return {split: labels for split, labels in done.items() if labels is not None}
 
 
 def write_shards(
-    run: StageRun, splits: Sequence[str], team: DistributedContext, report: Callable[[int], object]
+    run: StageRun, splits: Sequence[str], context: DistributedContext, report: Callable[[int], object]
 ) -> None:
-    """Write the shards of this process; `report` is told how many steps of all splits it has done."""
+    """Write the shards of this process; calls `report` with its number of finished steps over all splits."""
     scorer = soft_label_scorer(run)
     before = 0
     for split in splits:
@@ -107,7 +107,7 @@ def write_shards(
             scorer,
             trips,
             _shards(run, split),
-            team,
+            context,
             shard_steps=_shard_steps(run, trips),
             report=beyond(before, report),
         )
@@ -139,21 +139,22 @@ def _shard_steps(run: StageRun, trips: Trajectories) -> int:
 
 
 def load_labels(run: StageRun, *splits: str) -> list[SoftLabels | OnlineTeacher]:
-    """Return the labels of these splits, or the teacher to ask, once for all of them.
+    """Return the stored labels of these splits, or the same online teacher for each of them.
 
-    Raises StoreError where stored labels were made for other trips, roads or tokens than this run reads.
+    Raises:
+        StoreError: stored labels belong to other trips, roads or tokens than the inputs of this run.
     """
     folder = run.path("teacher_soft_labels")
     network = load_network(run)
     if (folder / ONLINE_FILE).is_file():
-        asked = json.loads((folder / ONLINE_FILE).read_text(encoding="utf-8"))
+        settings = json.loads((folder / ONLINE_FILE).read_text(encoding="utf-8"))
         teacher = OnlineTeacher(
             load_checkpoint(folder / TEACHER_FOLDER).model,
             np.load(folder / TOKENS_FILE, allow_pickle=False),
             network,
-            asked["window"],
+            settings["window"],
             device=pick_device(run.device),
-            half=asked["half"],
+            half=settings["half"],
         )
         return [teacher for _ in splits]
     tokens = load_tokens(run.path("grid_token_table")) if "grid_token_table" in run.inputs else None

@@ -1,4 +1,4 @@
-"""Stages of the network group: source files, roads, trips, centers, zones."""
+"""Stages of the network group: source files, roads, trips, centroids, zones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hoser_kd.pipeline.store import read_artifact
 
 
 def source_files(run: StageRun) -> dict[str, Any]:
-    """Find, make or download the raw files; `source.json` says where they are and what they were like."""
+    """Find, generate or download the raw files; `source.json` records their folder, sizes and times."""
     folder = sources.fetch(run.config.source, run.folder / "city", run.progress)
     own = run.folder in folder.parents
     files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sources.hoser_files(folder)}
@@ -45,30 +45,35 @@ def source_files(run: StageRun) -> dict[str, Any]:
 def source_folder(artifact: Path) -> Path:
     """Return the folder of the raw files of a `source_files` artifact.
 
-    Raises DataError if the files outside the store are not what they were; a copy of the same content is.
+    Raises:
+        DataError: a file outside the store is missing or has another content; a copy with the same content is fine.
     """
     where = json.loads((artifact / SOURCE_NOTE).read_text(encoding="utf-8"))
-    folder: Path = artifact / where["folder"]  # an absolute folder stays what it is
+    folder: Path = artifact / where["folder"]  # an absolute folder replaces the artifact's
     if folder.is_relative_to(artifact):
         return folder
     newer = None
     for name, known in where["files"].items():
         file = folder / name
         if not file.is_file():
-            raise DataError(file, "the file is gone.", hint="Bring it back, or materialize source_files again.")
+            raise DataError(
+                file,
+                "no such file, although source_files read it.",
+                hint="Restore it, or materialize source_files again.",
+            )
         if [file.stat().st_size, file.stat().st_mtime_ns] != known:
             newer = file
     if newer is not None and sources.content_digest(folder) != read_artifact(artifact).summary["content"]:
         raise DataError(
             newer,
-            "the file has changed since source_files looked at it.",
-            hint="Materialize source_files again, so that what rests on it follows.",
+            "the file has changed since source_files read it.",
+            hint="Materialize source_files again, and then its downstream stages.",
         )
     return folder
 
 
 def road_network(run: StageRun) -> dict[str, Any]:
-    """Read and validate the roads; GeoParquet and Parquet, with a map."""
+    """Read and validate the roads; writes GeoParquet, Parquet and a map."""
     network = roads_io.read_hoser(source_folder(run.path("source_files")))
     network.save(run.folder)
     (run.folder / "map.png").write_bytes(plots.png(plots.network_map(network)))
@@ -99,12 +104,12 @@ def load_network(run: StageRun) -> RoadNetwork:
 
 
 def load_trips(run: StageRun, split: str) -> Trajectories:
-    """Return the trips of a split among the inputs of a run, mapped into memory."""
+    """Return the trips of a split among the inputs of a run, memory-mapped."""
     return Trajectories.load(run.path("trajectories") / f"{split}.arrow")
 
 
 def trajectories(run: StageRun) -> dict[str, Any]:
-    """Read and validate the trips of every split; Arrow IPC."""
+    """Read and validate the trips of every split; writes Arrow IPC."""
     source = source_folder(run.path("source_files"))
     network = load_network(run)
     rows: list[dict[str, Any]] = []
@@ -141,7 +146,7 @@ def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[st
 
 
 def road_centroids(run: StageRun) -> dict[str, Any]:
-    """Compute the center of every road with geopandas; GeoParquet."""
+    """Compute the centroid of every road with geopandas; writes GeoParquet."""
     centroids = load_network(run).centroids_frame()
     centroids.to_parquet(run.folder / "road_centroids.parquet", compression="zstd")
     west, south, east, north = (round(float(edge), 6) for edge in centroids.total_bounds)
@@ -156,7 +161,7 @@ def road_centroids(run: StageRun) -> dict[str, Any]:
 
 
 def road_zones(run: StageRun) -> dict[str, Any]:
-    """Take the shipped partition, or let KaHIP make one; Parquet, with a map."""
+    """Read the partition that the data set ships, or compute one; writes Parquet and a map."""
     network = load_network(run)
     shipped = None
     if run.config.zones.use_shipped:

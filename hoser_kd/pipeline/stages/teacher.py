@@ -31,7 +31,7 @@ from hoser_kd.teacher.training import train
 
 
 def teacher_corpus(run: StageRun) -> dict[str, Any]:
-    """Write every trip as a sequence of tokens; Arrow IPC."""
+    """Write every trip as a sequence of tokens (Arrow IPC)."""
     tokens = load_tokens(run.path("grid_token_table"))
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
@@ -61,16 +61,16 @@ def _corpus(run: StageRun, split: str) -> Corpus:
 
 
 def teacher(run: StageRun) -> dict[str, Any]:
-    """Import the checkpoint that the settings name, or train a teacher; safetensors and JSON."""
+    """Import the checkpoint that the settings name, or train a teacher; writes safetensors and JSON."""
     grid = load_grid(run)
     if run.config.distill.ckpt_path is not None:
         checkpoint = load_checkpoint(run.config.distill.ckpt_path)
         shape = (1, grid.num_labels) if isinstance(grid, OccupiedCells) else grid.shape
         check_grid(checkpoint.config.vocab_size, shape)
         save(checkpoint, run.folder)
-        figures = {"imported": True, **_perplexity(run, checkpoint)}
+        metrics = {"imported": True, **_perplexity(run, checkpoint)}
     else:
-        figures = {"imported": False, **_train(run, grid.num_labels)}
+        metrics = {"imported": False, **_train(run, grid.num_labels)}
         checkpoint = load_checkpoint(run.folder)
     about = describe(checkpoint)
     return {
@@ -80,14 +80,14 @@ def teacher(run: StageRun) -> dict[str, Any]:
         "parameters": about["parameters"],
         "vocab_size": about["vocabulary"],
         "block_size": about["block_size"],
-        **figures,
+        **metrics,
     }
 
 
 def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
     settings = run.config.teacher
     if settings.block_size is None:
-        # test trips are scored too: none may be longer than what the teacher reads
+        # test trips are scored too, so none may be longer than the context
         longest = max(int(_corpus(run, split).lengths.max()) for split in SPLITS)
         settings = settings.model_copy(update={"block_size": longest + FRAME})
     grid = load_grid(run)
@@ -120,26 +120,26 @@ def _load_teacher(run: StageRun) -> LMTADCheckpoint:
 
 
 def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
-    found = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
+    result = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
     return {
-        "val_loss": round(found.loss, 5),
-        "val_perplexity": round(found.perplexity, 4),
-        "val_sequences_scored": len(found.rows),
+        "val_loss": round(result.loss, 5),
+        "val_perplexity": round(result.perplexity, 4),
+        "val_sequences_scored": len(result.rows),
     }
 
 
 def teacher_evaluation(run: StageRun) -> dict[str, Any]:
-    """Judge the teacher: perplexity, the published outlier test, and where it is surprised."""
+    """Evaluate the teacher: perplexity, the published outlier test, and negative log-likelihood by cell."""
     model, grid, device = _load_teacher(run).model, load_grid(run), pick_device(run.device)
-    found = {
+    scores = {
         split: score(model, _corpus(run, split), device=device, progress=run.progress) for split in ("val", "test")
     }
-    perplexities = {f"{split}_perplexity": round(surprise.perplexity, 4) for split, surprise in found.items()}
+    perplexities = {f"{split}_perplexity": round(result.perplexity, 4) for split, result in scores.items()}
     outliers: list[dict[str, Any]] = []
     cells: list[dict[str, Any]] = []
     spec = cell_grid(grid)
-    # tokens that are roads have no neighboring cells to be moved to
-    if spec is not None and len(found["test"].rows):
+    # the outlier test moves tokens to neighboring cells, which road tokens do not have
+    if spec is not None and len(scores["test"].rows):
         cell_of_token = grid.cells if isinstance(grid, OccupiedCells) else np.arange(grid.num_labels)
         results = outlier_test(
             model,
@@ -150,39 +150,39 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
         )
         outliers = [result.metrics() for result in results]
         means, counts = np.full(spec.num_labels, np.nan), np.zeros(spec.num_labels, np.int64)
-        means[cell_of_token], counts[cell_of_token] = found["test"].by_cell(grid.num_labels)
+        means[cell_of_token], counts[cell_of_token] = scores["test"].by_cell(grid.num_labels)
         cells = _highest_nll(means, counts, spec)
         figure = plots.cell_value_map(
             load_network(run),
             spec.lat_edges,
             spec.lng_edges,
             means.reshape(spec.shape),
-            "mean surprise of the teacher (nats a token)",
+            "mean negative log-likelihood of the teacher (nats per token)",
         )
         (run.folder / "nll_map.png").write_bytes(plots.png(figure))
     write_json(run.folder / "evaluation.json", {**perplexities, "outliers": outliers, "highest_nll": cells})
-    mean_of = {
+    means_of_outliers = {
         name: round(float(np.mean([row[name] for row in outliers])), 4)
         for name in ("f1", "pr_auc", "roc_auc")
         if outliers
     }
     return {
         **perplexities,
-        **{f"outlier_mean_{name}": value for name, value in mean_of.items()},
-        "test_sequences_scored": len(found["test"].rows),
+        **{f"outlier_mean_{name}": value for name, value in means_of_outliers.items()},
+        "test_sequences_scored": len(scores["test"].rows),
         "outlier_test": outliers,
         "highest_nll_cells": cells,
     }
 
 
-_FEWEST_VISITS = 5
-"""Cells seen less often are left out of the list of surprising ones."""
+_MIN_VISITS = 5
+"""Cells with fewer visits are left out of the list of cells with the highest negative log-likelihood."""
 
 
-def _highest_nll(means: Float64Array, counts: Int64Array, grid: GridSpec, most: int = 10) -> list[dict[str, Any]]:
-    """Return the cells of the highest mean surprise, a row each."""
-    order = np.argsort(np.where(counts >= _FEWEST_VISITS, means, -np.inf))[::-1][:most]
-    order = order[counts[order] >= _FEWEST_VISITS]
+def _highest_nll(means: Float64Array, counts: Int64Array, grid: GridSpec, num_cells: int = 10) -> list[dict[str, Any]]:
+    """Return one row for each of the cells with the highest mean negative log-likelihood."""
+    order = np.argsort(np.where(counts >= _MIN_VISITS, means, -np.inf))[::-1][:num_cells]
+    order = order[counts[order] >= _MIN_VISITS]
     row, column = np.divmod(order, grid.shape[1])
     return [
         {
@@ -197,19 +197,19 @@ def _highest_nll(means: Float64Array, counts: Int64Array, grid: GridSpec, most: 
 
 
 def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
-    """Score the candidates of every step of all trips; Arrow IPC. Those of test trips only measure agreement.
+    """Score the candidates of every step of all trips; writes Arrow IPC. Test labels only measure agreement.
 
-    Where labels are asked for in training, the teacher itself is left here and only the sample is scored.
+    With `distill.labels: online` the teacher itself is written instead, and only the diagnostic sample is scored.
     """
     scorer = soft_label_scorer(run)
     if run.config.distill.labels == "online":
         keep_teacher(run, _load_teacher(run), scorer.tokens)
-        made: dict[str, Any] = {"labels": "online", "window": str(scorer.window)}
+        summary: dict[str, Any] = {"labels": "online", "window": str(scorer.window)}
     else:
         rows = [_stored(run, split, labels) for split, labels in stored_labels(run, scorer).items()]
-        made = {"steps": sum(row["steps"] for row in rows), "window": str(scorer.window), "splits": rows}
+        summary = {"steps": sum(row["steps"] for row in rows), "window": str(scorer.window), "splits": rows}
     means = _diagnose(run, scorer)
-    return {**made, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
+    return {**summary, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
 
 
 _SHOWN = {
@@ -217,21 +217,21 @@ _SHOWN = {
     "entropy_nats": "entropy of the next cell (nats)",
     "true_probability": "probability of the true next cell",
 }
-"""Figures of the sampled steps that are drawn, and what they are called."""
+"""Metrics of the sampled steps that are plotted, with their labels."""
 
 
 def _diagnose(run: StageRun, scorer: SoftLabelScorer) -> dict[str, float]:
-    """Score a sample of validation trips over the whole vocabulary; files, pictures and a map. Returns the means."""
+    """Score a sample of validation trips over the whole vocabulary, write files and figures; returns the means."""
     network, trips = scorer.network, load_trips(run, "val")
-    looked_at = diagnose(scorer.model, scorer.tokens, trips, network, scorer.window, half=scorer.half)
-    means: dict[str, float] = looked_at.pop("means")
-    np.savez(run.folder / "diagnostics.npz", **looked_at)
+    sample = diagnose(scorer.model, scorer.tokens, trips, network, scorer.window, half=scorer.half)
+    means: dict[str, float] = sample.pop("means")
+    np.savez(run.folder / "diagnostics.npz", **sample)
     write_json(run.folder / "diagnostics.json", means)
-    figure = plots.histograms({said: looked_at[name] for name, said in _SHOWN.items()})
+    figure = plots.histograms({label: sample[name] for name, label in _SHOWN.items()})
     (run.folder / "diagnostics.png").write_bytes(plots.png(figure))
-    roads = trips.road_ids[trips.step_positions()[0][looked_at["step"]]]
-    of_road = {said: mean_by_road(roads, looked_at[name], network.num_roads) for name, said in _SHOWN.items()}
-    spans = {said: (0.0, 1.0) for name, said in _SHOWN.items() if name != "entropy_nats"}
+    roads = trips.road_ids[trips.step_positions()[0][sample["step"]]]
+    of_road = {label: mean_by_road(roads, sample[name], network.num_roads) for name, label in _SHOWN.items()}
+    spans = {label: (0.0, 1.0) for name, label in _SHOWN.items() if name != "entropy_nats"}
     (run.folder / "diagnostics_map.png").write_bytes(plots.png(road_value_maps(network, of_road, spans)))
     return means
 

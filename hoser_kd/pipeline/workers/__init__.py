@@ -1,1 +1,1 @@
-"""Processes that several ranks share: the launcher, and what each rank runs."""
+"""Stages that run in several processes: the launcher and its workers."""

@@ -1,10 +1,11 @@
-"""Starts processes that work together, relays what they report, and leaves none of them behind.
+"""Launcher of worker processes: starts them, relays their messages, and ends all of them in every case.
 
-They run under `torchrun` as `hoser_kd.pipeline.workers.worker`. Messages are JSON lines on
-their standard output, an error is a file, anything else they say is shown only if they fail.
+The workers run `hoser_kd.pipeline.workers.worker` under `torchrun`. Messages are JSON lines on their standard output,
+an error is a file, and any other output is shown only after a failure.
 
-torchrun gives each worker a session of its own, so that ending torchrun's process group does not reach them. They
-therefore hold a pipe from here as standard input and end when it closes, which it does however this process ends.
+torchrun starts each worker in a session of its own, so a signal to torchrun's process group does not reach the workers.
+Each worker therefore reads a pipe from the launcher as standard input and exits when it closes, which happens however
+the launcher ends.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 
 WORKER = "hoser_kd.pipeline.workers.worker"
 STUDENT, LABELS = "student", "labels"
-"""What the processes can be asked to do; tasks of the worker."""
+"""Tasks of the worker."""
 JOB_FILE = "job.json"
 ERROR_FILE = "error.json"
 
-_PATIENCE_S = 5.0
-_SHOWN_LINES = 30
+_TIMEOUT_S = 5.0
+_TAIL_LINES = 30
 
 
 def job_of(run: StageRun) -> dict[str, Any]:
-    """Write down a run of a stage for the processes that share its work; they read its inputs from their files."""
+    """Return a run of a stage as JSON for its workers, which read the inputs from their files."""
     inputs = {name: str(artifact.path) for name, artifact in run.inputs.items() if isinstance(artifact, Artifact)}
     return {
         "stage": run.stage.name,
@@ -58,22 +59,24 @@ def job_of(run: StageRun) -> dict[str, Any]:
 def run_together(
     job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None], task: str = STUDENT
 ) -> None:
-    """Run `job` in this many processes of this machine, and hand over their messages until all have ended.
+    """Run `task` of `job` in `num_processes` processes of this machine; pass their messages to `on_message`.
 
-    `task` is what they do. Raises what a worker raised, if it is an error of `hoser_kd.common.errors`, and
-    ProcessError with the end of the workers' output otherwise. Whatever ends this call, an interrupt included, ends
-    all processes.
+    Returns after all processes have exited. Whatever ends this call, including an interrupt, ends all processes.
+
+    Raises:
+        HoserKdError: the error of a worker, if it is one of `hoser_kd.common.errors`.
+        ProcessError: another failure, with the end of the workers' output.
     """
     with tempfile.TemporaryDirectory(prefix="hoser-kd-") as name:
         folder = Path(name)
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
-        with (folder / "output.txt").open("wb") as said:
+        with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
                 _command(task, num_processes, folder),
                 env=_environment(num_processes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=output,
                 start_new_session=True,
             )
         workers: set[int] = set()
@@ -116,18 +119,18 @@ def _environment(num_processes: int) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes], workers: set[int]) -> None:
-    """End torchrun, its group and the workers, politely first; nothing of them runs when this returns."""
+    """End torchrun, its group and the workers, with SIGTERM first; all have exited when this returns."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
-    for wish in (signal.SIGTERM, signal.SIGKILL):
-        # once it has been waited for, its number may be another's
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # after a successful wait, the process id can belong to another process
         if process.poll() is not None:
             break
-        os.killpg(process.pid, wish)
+        os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_S)
-    # a worker holds the pipe as long as it lives
+            process.wait(_TIMEOUT_S)
+    # every running worker keeps the pipe open
     if not _at_end(process.stdout):
         for worker in workers:
             with contextlib.suppress(ProcessLookupError):
@@ -137,8 +140,8 @@ def _end(process: subprocess.Popen[bytes], workers: set[int]) -> None:
 
 
 def _at_end(pipe: IO[bytes]) -> bool:
-    """Read what is left of a pipe; returns whether all its writers have gone in the time there is."""
-    deadline = time.monotonic() + _PATIENCE_S
+    """Drain a pipe; returns whether all its writers have closed it before the timeout."""
+    deadline = time.monotonic() + _TIMEOUT_S
     while (left := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([pipe], [], [], left)
         if ready and not os.read(pipe.fileno(), 1 << 16):
@@ -149,11 +152,11 @@ def _at_end(pipe: IO[bytes]) -> bool:
 def _failure(folder: Path, status: int) -> errors.HoserKdError:
     file = folder / ERROR_FILE
     if file.is_file():
-        told = json.loads(file.read_text(encoding="utf-8"))
-        kind = getattr(errors, told["kind"], ProcessError)
-        # a DataError is made from a path and more; its text is complete as it is
-        error: errors.HoserKdError = kind.__new__(kind, told["text"])
+        record = json.loads(file.read_text(encoding="utf-8"))
+        kind = getattr(errors, record["kind"], ProcessError)
+        # without __init__: a DataError takes a path and more, but its text is already complete
+        error: errors.HoserKdError = kind.__new__(kind, record["text"])
         return error
     with (folder / "output.txt").open(encoding="utf-8", errors="replace") as output:
-        tail = "".join(deque(output, _SHOWN_LINES))
-    return ProcessError(f"the processes ended with status {status}. The last they said:\n{tail}")
+        tail = "".join(deque(output, _TAIL_LINES))
+    return ProcessError(f"the worker processes exited with status {status}. The end of their output:\n{tail}")

@@ -1,13 +1,15 @@
-"""One of several processes that share the work of a stage: training a student, or labeling trips.
+"""Worker process: trains a student or labels trips together with other processes.
 
     torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker student FOLDER
     torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker labels FOLDER
 
-FOLDER holds `job.json`, as `hoser_kd.pipeline.workers.launcher` writes it. Each line of standard output is a message in
-JSON: that the process is there, what it has done, why it failed. It ends when its launcher ends; the launcher's
-docstring explains why standard input is held. In `student`, each process runs the loop of `hoser_kd.student.training`
-on its share of every batch, and the first one reports. In `labels`, each process writes every n-th shard and reports
-how many steps it has done; whoever started them joins the shards.
+FOLDER contains `job.json`, written by `hoser_kd.pipeline.workers.launcher`. Each line of standard output is a JSON
+message: process id, progress, or metrics. An error is written to a file in FOLDER. The worker exits when its launcher
+does; the launcher's docstring explains the role of standard input.
+
+With `student`, each process runs the loop of `hoser_kd.student.training` on its share of every batch, and the main
+process reports. With `labels`, each process writes every n-th shard and reports its number of finished steps; the
+launching process joins the shards.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do this process's share of the job in the folder that the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(description="One of several processes that share the work of a stage.")
-    parser.add_argument("task", choices=TASKS, help="what to do")
-    parser.add_argument("folder", type=Path, help="folder that holds job.json")
-    parser.add_argument("--end-with-input", action="store_true", help="end when standard input closes")
+    """Run this process's share of the job and return the exit status."""
+    parser = argparse.ArgumentParser(description="Worker process of a stage that runs in several processes.")
+    parser.add_argument("task", choices=TASKS, help="task to run")
+    parser.add_argument("folder", type=Path, help="folder of job.json")
+    parser.add_argument("--end-with-input", action="store_true", help="exit when standard input closes")
     options = parser.parse_args(arguments)
     send = _messages()
     if options.end_with_input:
@@ -56,45 +58,48 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         TASKS[options.task](json.loads((options.folder / JOB_FILE).read_text(encoding="utf-8")), send)
     except Exception as error:  # noqa: BLE001
-        _tell(error, options.folder / ERROR_FILE)
-        # others may wait for this process in vain, and so would the end of a process group
+        _write_error(error, options.folder / ERROR_FILE)
+        # the other processes may be waiting for this one, so do not wait for the process group to shut down
         os._exit(1)
     return 0
 
 
 def train_student(job: Mapping[str, Any], send: Send) -> None:
-    """Train together with the other processes."""
+    """Train the student together with the other processes."""
     device = device_of(job)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     run = stage_run(job, device)
     if DistributedContext.current().is_main_process:
         run.progress = _progress(send)
-        run.on_epoch = lambda figures: send({"epoch": figures})
+        run.on_epoch = lambda metrics: send({"epoch": metrics})
     train_here(run)
     distributed.destroy_process_group()
 
 
 def write_labels(job: Mapping[str, Any], send: Send) -> None:
     """Label this process's share of the trips."""
-    team = DistributedContext.from_torchrun_env()
+    context = DistributedContext.from_torchrun_env()
     write_shards(
-        stage_run(job, device_of(job)), job["splits"], team, lambda steps: send({"rank": team.rank, "steps": steps})
+        stage_run(job, device_of(job)),
+        job["splits"],
+        context,
+        lambda steps: send({"rank": context.rank, "steps": steps}),
     )
 
 
 TASKS: dict[str, Callable[[Mapping[str, Any], Send], None]] = {STUDENT: train_student, LABELS: write_labels}
-"""What a process can be asked to do."""
+"""Tasks by name."""
 
 
 def _progress(send: Send) -> Progress:
-    def report(stage: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        send({"progress": [stage, done, total, None if figures is None else dict(figures)]})
+    def report(stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        send({"progress": [stage, done, total, None if metrics is None else dict(metrics)]})
 
     return report
 
 
 def stage_run(job: Mapping[str, Any], device: torch.device) -> StageRun:
-    """Return the run of a stage that `hoser_kd.pipeline.workers.launcher.job_of` wrote down."""
+    """Return the run of a stage from the JSON of `hoser_kd.pipeline.workers.launcher.job_of`."""
     return StageRun(
         STAGES[job["stage"]],
         CityConfig.model_validate(job["config"]),
@@ -106,7 +111,7 @@ def stage_run(job: Mapping[str, Any], device: torch.device) -> StageRun:
 
 
 def device_of(job: Mapping[str, Any]) -> torch.device:
-    """Return the device of this process: the GPU of its place on this machine, or the CPU."""
+    """Return the device of this process: the GPU of its local rank, or the CPU."""
     device = pick_device(job["device"])
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -114,16 +119,16 @@ def device_of(job: Mapping[str, Any]) -> torch.device:
     return device
 
 
-def _tell(error: Exception, file: Path) -> None:
-    """Write an error for whoever started this: a user's as it reads, any other with its traceback."""
+def _write_error(error: Exception, file: Path) -> None:
+    """Write an error for the launcher: the message of a user's error, the traceback of any other."""
     known = isinstance(error, HoserKdError)
     text = str(error) if known else f"one of the processes failed:\n{''.join(format_exception(error))}"
-    with atomic_path(file) as beside:
-        beside.write_text(json.dumps({"kind": type(error).__name__, "text": text}), encoding="utf-8")
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps({"kind": type(error).__name__, "text": text}), encoding="utf-8")
 
 
 def _messages() -> Send:
-    """Return what writes a message; anything else that is printed goes to standard error from now on."""
+    """Return the function that writes a message; redirect all other printed output to standard error."""
     sys.stdout.flush()
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
