@@ -1,7 +1,94 @@
-"""Distil LM-TAD, a language model over trajectories, into HOSER, a road-level trajectory generator.
+"""Distill LM-TAD, a language model over trajectories, into HOSER, a road-level trajectory generator.
 
-The library: models, labels, distillation, search and metrics over plain files and arrays.
-It knows nothing of Dagster; `assets` and `dagster_project` build on it, never the reverse.
+The public API, for notebooks and scripts; `docs/api.md` has an example of each call. Names are imported on first use
+(PEP 562), so `import hoser_kd` loads neither torch nor geopandas:
+
+    import hoser_kd as hk
+
+    city = hk.read_city("raw/porto")
+    student = hk.load_student("data/porto/vanilla_student/seed-0/0123456789abcdef")
+    trips = hk.generate(student, city.test.origins, city.test.start_times, city.test.destinations)
+    metrics = hk.evaluate(city.test, trips, city.network, paired=True)
+
+The library knows nothing of Dagster; `assets` and `dagster_project` build on it.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    # for editors and type checkers; the table below says the same at run time, and a test compares the two
+    from hoser_kd.config.loading import load_config as load_config
+    from hoser_kd.config.schema import DistillConfig as DistillConfig
+    from hoser_kd.config.schema import StudentConfig as StudentConfig
+    from hoser_kd.evaluation.metrics import evaluate as evaluate
+    from hoser_kd.generation.generator import generate as generate
+    from hoser_kd.grid.spec import GridSpec as GridSpec
+    from hoser_kd.hoser.loading import load_student as load_student
+    from hoser_kd.lmtad.loading import load_teacher as load_teacher
+    from hoser_kd.network.city import City as City
+    from hoser_kd.network.city import read_city as read_city
+    from hoser_kd.network.road_network import read_hoser as read_network
+    from hoser_kd.network.synthetic.city import make_city as make_synthetic_city
+    from hoser_kd.network.trajectories import read_hoser as read_trips
+    from hoser_kd.student.losses import kl_loss as kl_loss
+    from hoser_kd.student.training import train_student as train_student
+    from hoser_kd.teacher.soft_labels import label as label
+
+_API = {
+    "City": "hoser_kd.network.city:City",
+    "DistillConfig": "hoser_kd.config.schema:DistillConfig",
+    "GridSpec": "hoser_kd.grid.spec:GridSpec",
+    "StudentConfig": "hoser_kd.config.schema:StudentConfig",
+    "evaluate": "hoser_kd.evaluation.metrics:evaluate",
+    "generate": "hoser_kd.generation.generator:generate",
+    "kl_loss": "hoser_kd.student.losses:kl_loss",
+    "label": "hoser_kd.teacher.soft_labels:label",
+    "load_config": "hoser_kd.config.loading:load_config",
+    "load_student": "hoser_kd.hoser.loading:load_student",
+    "load_teacher": "hoser_kd.lmtad.loading:load_teacher",
+    "make_synthetic_city": "hoser_kd.network.synthetic.city:make_city",
+    "read_city": "hoser_kd.network.city:read_city",
+    "read_network": "hoser_kd.network.road_network:read_hoser",
+    "read_trips": "hoser_kd.network.trajectories:read_hoser",
+    "train_student": "hoser_kd.student.training:train_student",
+}
+"""Public name: the module and the name it has there."""
+
+__all__ = [
+    "City",
+    "DistillConfig",
+    "GridSpec",
+    "StudentConfig",
+    "evaluate",
+    "generate",
+    "kl_loss",
+    "label",
+    "load_config",
+    "load_student",
+    "load_teacher",
+    "make_synthetic_city",
+    "read_city",
+    "read_network",
+    "read_trips",
+    "train_student",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _API:
+        raise AttributeError(f"module 'hoser_kd' has no attribute {name!r}. Public names: {', '.join(sorted(_API))}.")
+    module, _, attribute = _API[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *_API})

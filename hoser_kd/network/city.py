@@ -1,0 +1,71 @@
+"""A city as a notebook wants it: the road network, its trips by split, and the zones that HOSER needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+from hoser_kd.common.arrays import Int64Array
+from hoser_kd.common.errors import DataError
+from hoser_kd.config.schema import ZonesConfig
+from hoser_kd.network import zones
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.road_network import read_hoser as read_network
+from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.network.trajectories import read_hoser as read_trips
+
+
+@dataclass(frozen=True)
+class City:
+    """A road network with the trips of the training, validation and test sets.
+
+    Shapes: N roads, Z zones.
+    """
+
+    network: RoadNetwork
+    """The roads and which road can follow which."""
+    train: Trajectories
+    """Training trips."""
+    val: Trajectories
+    """Validation trips."""
+    test: Trajectories
+    """Test trips."""
+    zones_config: ZonesConfig = field(default_factory=ZonesConfig)
+    """How the roads are partitioned where the data set ships no partition."""
+    shipped: zones.Shipped | None = None
+    """Zones that came with the data."""
+
+    @cached_property
+    def zones(self) -> Int64Array:
+        """(N,) int64: zone of each road; KaHIP's partition unless the data set ships one."""
+        return zones.partition(self.network, self.zones_config) if self.shipped is None else self.shipped.zones
+
+    @cached_property
+    def zone_transitions(self) -> Int64Array:
+        """(Z, Z) int64: how often consecutive roads of training trips change from one zone to another."""
+        if self.shipped is not None and self.shipped.transitions is not None:
+            return self.shipped.transitions
+        return zones.transitions(self.zones, self.train, int(self.zones.max()) + 1)
+
+
+def read_city(folder: str | PathLike[str], zones_config: ZonesConfig | None = None, on_bad_row: str = "refuse") -> City:
+    """Read a folder in HOSER's format: roadmap.geo, roadmap.rel, train.csv, val.csv, test.csv.
+
+    `zones_config` sets how roads are partitioned into zones (default: that of `ZonesConfig`, which uses the data set's
+    own partition where it ships one). `on_bad_row` is "refuse" or "drop", as for `read_trips`.
+
+    Raises:
+        DataError: the folder or a file is missing, or a row cannot be used; the message names file, row and fix.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise DataError(
+            place, "no such folder.", hint="Give a folder in HOSER's format, such as read_city('raw/porto')."
+        )
+    config = zones_config or ZonesConfig()
+    network = read_network(place)
+    train, val, test = (read_trips(place / f"{split}.csv", network, on_bad_row) for split in SPLITS)
+    shipped = zones.read_shipped(place, network) if config.use_shipped else None
+    return City(network, train, val, test, config, shipped)
