@@ -20,6 +20,25 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
+LONGEST = ("dev", "test_reexecuted_chain", "test_backfill", "test_dev", "town", "test_graph", "test_instance")
+"""Groups of tests that run for minutes, and must not be the last ones that a worker begins."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist, keep the tests of a file on one worker, unless they name a group, and begin with the longest."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        groups[item] = mark.args[0] if mark else item.path.stem
+    rank = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(groups[item], len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Inputs and outputs of the published code; tests/golden/README.md lists them."""

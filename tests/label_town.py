@@ -1,4 +1,4 @@
-"""A made town with a teacher of random weights, for tests of the stage that labels."""
+"""A synthetic town with a teacher of random weights, for tests of the soft labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def town(**distill) -> CityConfig:
 
 
 def teacher_inputs(root: Path) -> dict[str, Artifact]:
-    """Make what labels are made from; the teacher's weights are random, and large enough to take their time."""
+    """Make the inputs of the labels; the random teacher is large enough for labeling to take a while."""
     made: dict[str, Artifact] = {}
     make_with_inputs("grid_token_table", town(), Store(root), made=made)
     shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
