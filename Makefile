@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo`, `make test`, `make dev`.
+# To use it: `make demo`, `make dev`. To change it: `make format`, `make check`, `make test`.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ PORT ?= 3000
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: setup demo test dev lint clean
+.PHONY: setup demo dev format lint check test clean
 
 setup: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 
@@ -30,19 +30,33 @@ $(DAGSTER_HOME)/.$(STORAGE):
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template dagster.yaml-postgres $(DAGSTER_HOME)/.$(STORAGE)
 	cat dagster.yaml-template $(if $(HOSER_KD_POSTGRES),dagster.yaml-postgres) > $@
 
-# The whole graph for one city, in this process, into the same instance that `make dev` shows.
+# The whole graph for one city, in this process, in the instance that `make dev` shows.
 demo: setup
 	$(BIN)/python -m dagster_project.demo --city $(CITY) --seeds $(SEEDS)
 
-# one thread a worker: two would fight for the same cores
-test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 lint: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The UI, and beside it the files of the store and TensorBoard, so that reports and curves open from it at a click.
+# The inner loop, under a minute: lint, types, layers, words, and the tests of folders that need no training.
+FAST := tests/test_layers.py tests/test_words.py tests/test_readme.py tests/test_cases.py tests/config tests/network \
+        tests/grid tests/lmtad tests/hoser
+check: lint
+	$(PYTEST) $(FAST)
+
+# Everything, with the ten slowest tests at the end. Tests of a group or of a file share a worker and its fixtures.
+test: setup
+	$(PYTEST) --durations=10
+
+# One thread per worker: more would compete for the same cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+# The UI, the files of the store and TensorBoard, so that links in the UI open reports and curves.
 dev: setup
 	exec $(BIN)/python -m dagster_project.dev --port $(PORT)
 

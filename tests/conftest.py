@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the published code's outputs and the real city lie, if they do."""
+"""Fixtures shared by all tests: outputs of the published code, the real city, and a small city built in code."""
 
 from __future__ import annotations
 
@@ -15,29 +15,43 @@ if TYPE_CHECKING:
 
     from hoser_kd.hoser import HOSER
 
-# A machine may be busy with other things; how long a property takes says nothing about whether it holds.
+# A busy machine makes a property slow, not wrong: no deadline for one example.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 
-def _shared(name: str) -> Path:
-    root = Path(os.environ.get("HOSER_KD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    folder = root / name
-    if not folder.is_dir():
-        pytest.skip(f"{name} fixtures are absent: set HOSER_KD_SHARED to the folder that holds {name}/")
-    return folder
+LONGEST = ("dev", "test_reexecuted_chain", "test_backfill", "test_dev", "town", "test_graph", "test_instance")
+"""Groups of tests that run for minutes, and must not be the last ones that a worker begins."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under xdist, keep the tests of a file on one worker, unless they name a group, and begin with the longest."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        groups[item] = mark.args[0] if mark else item.path.stem
+    rank = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(groups[item], len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Inputs and outputs of the published code."""
-    return _shared("golden")
+    """Inputs and outputs of the published code; tests/golden/README.md lists them."""
+    return Path(__file__).with_name("golden")
 
 
 @pytest.fixture(scope="session")
 def porto() -> Path:
-    """Porto in HOSER's format: 22,843 roads, 1,865 trips."""
-    return _shared("data") / "porto"
+    """Porto in HOSER's format: 22,843 roads, 1,865 trips. It is too large for the repository."""
+    folder = Path(os.environ.get("HOSER_KD_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data" / "porto"
+    if not folder.is_dir():
+        pytest.skip("Porto's data are absent: set HOSER_KD_SHARED to the folder that holds data/porto")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +84,7 @@ def golden_io(golden: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def small_city() -> City:
-    """A city of streets, built in code."""
+    """A small city of streets, built in code."""
     from hoser_cities import city_of_streets
 
     return city_of_streets()

@@ -1,4 +1,4 @@
-"""What a test of HOSER calls a city, and the sizes of a small student."""
+"""Cities for tests of HOSER, and the settings of a small student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made town with a teacher of random weights, for tests of the stage that labels."""
+"""A synthetic town with a teacher of random weights, for tests of the soft labels."""
 
 from __future__ import annotations
 

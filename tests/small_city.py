@@ -1,4 +1,4 @@
-"""A street grid built in code, and random walks on it, for tests that need a city and not a particular one."""
+"""A street grid built in code, and random walks on it, for tests that need any city."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage in a process of its own, to be canceled or killed; and which processes are left then."""
+"""Run a stage in a process of its own, which a test may cancel or kill, and list the processes that remain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from hoser_kd.pipeline.store import Artifact
 
 ROOT = Path(__file__).resolve().parents[1]
 PARENT = """
-import json, signal, sys
+import ctypes, json, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the tests, also if they are killed
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the tests have ended")
 from pathlib import Path
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, StageRun
@@ -46,9 +49,9 @@ def stage_process(
     seed: int | None = None,
     raises: bool,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Make a stage in a new process, which prints `<task> <done> <total>` and `epoch <number>`.
+    """Run a stage in a new process, which prints `<task> <done> <total>` and `epoch <number>`.
 
-    `raises`: SIGTERM becomes an exception there, as Dagster and Ctrl-C have it; else the process dies of it.
+    `raises`: SIGTERM raises an exception there, as under Dagster and after Ctrl-C; otherwise it ends the process.
     """
     job = {
         "stage": stage,
@@ -60,7 +63,7 @@ def stage_process(
     }
     marked = {**os.environ, "HOSER_KD_TEST": str(folder), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", PARENT],
+        [sys.executable, "-W", "ignore", "-c", PARENT, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -87,7 +90,7 @@ def running(folder: Path) -> list[int]:
 
 
 def left_after(folder: Path, seconds: float) -> list[int]:
-    """Return the processes that name a folder and are still there after so long; at once when there is none."""
+    """Return the processes that name a folder and still run after `seconds`; returns early when there is none."""
     deadline = time.monotonic() + seconds
     while (left := running(folder)) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The command line: one clear message for each error of the user, and the stages of the graph."""
+"""The command line: one clear message per mistake, the stages of the graph, exported files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_train_trains_and_export_writes_the_published_layout(config, tmp_path, c
     assert "navigator.time_estimator.0.weight" in state
 
 
-def test_train_without_distillation_trains_the_vanilla_student(config, capsys):
+def test_train_respects_disabled_distillation(config, capsys):
     config.write_text(TOWN + "distill: {enabled: false}\n")
     assert main(["train", "--config", str(config)]) == 0
     assert "vanilla_student/seed-0 of town" in capsys.readouterr().out

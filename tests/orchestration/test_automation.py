@@ -1,4 +1,4 @@
-"""What starts by itself, ticked against an instance: once for what is new, never a training that nobody asked for."""
+"""Sensors and schedules, ticked against an instance: one launch per change, and no training unless it is enabled."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ YAML = "source: {{kind: hoser, path: {path}}}\ngrid: {{bounds: roads, cell_size_
 
 @pytest.fixture
 def instance(tmp_path):
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
-        yield made
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as temporary:
+        yield temporary
 
 
 @pytest.fixture
 def city(tmp_path):
-    """A config folder with one city, whose raw files are there; what is in them does not matter to a sensor."""
+    """A config folder with one city whose raw files exist; sensors do not read their content."""
     raw, config = tmp_path / "raw", tmp_path / "config"
     raw.mkdir()
     config.mkdir()
@@ -42,7 +42,7 @@ STALE = """query($partition: String!, $keys: [AssetKeyInput!]) {
 
 
 class Ticks:
-    """A sensor over a config folder, ticked as the daemon does: cursor, partitions and events are kept."""
+    """A sensor over a config folder, ticked as the daemon does: it keeps cursor, partitions and events."""
 
     def __init__(self, sensor, instance, folder):
         self.sensor, self.instance, self.cursor, self.keys = sensor, instance, None, set()
@@ -57,9 +57,9 @@ class Ticks:
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         for event in result.asset_events:
             self.instance.report_runless_asset_event(event)
-        self.said = result.skip_reason.skip_message if result.skip_reason else ""
+        self.message = result.skip_reason.skip_message if result.skip_reason else ""
         keys = [request.run_key for request in result.run_requests or []]
-        assert not self.keys & set(keys), "Dagster would start nothing for a key that it knows"
+        assert not self.keys & set(keys), "Dagster launches nothing for a run key it has seen"
         self.keys |= set(keys)
         return [request.partition_key for request in result.run_requests or []]
 
@@ -83,16 +83,16 @@ def test_a_new_city_becomes_a_partition_and_is_prepared_once(instance, city):
 def test_changed_trip_files_launch_once_when_they_are_at_rest(instance, city):
     tick = Ticks(city_watch, instance, city)
     tick(), tick()
-    for rows in (2, 3):  # a file that grows while one looks is left alone
+    for rows in (2, 3):  # a file that is still growing launches nothing
         (city / "raw" / "train.csv").write_text("header\n" * rows)
         assert tick() == []
     assert [tick(), tick()] == [["town"], []]
-    (city / "raw" / "train.csv").write_text("header\n")  # put back: a change as well
+    (city / "raw" / "train.csv").write_text("header\n")  # restored: a change as well
     assert [tick(), tick(), tick()] == [[], ["town"], []]
 
 
 @pytest.mark.parametrize("name", ["train.csv", "roadmap.geo"])
-def test_files_copied_anew_with_the_same_content_launch_nothing(instance, city, name):
+def test_files_copied_again_with_the_same_content_launch_nothing(instance, city, name):
     tick = Ticks(city_watch, instance, city)
     tick(), tick()
     file = city / "raw" / name
@@ -108,26 +108,26 @@ def test_files_copied_anew_with_the_same_content_launch_nothing(instance, city, 
     assert [tick(), tick(), tick()] == [[], ["town"], []]
 
 
-def test_a_city_that_was_prepared_is_known_by_the_content_of_its_files(fresh_home):
+def test_a_prepared_city_is_recognized_by_the_content_of_its_files(fresh_home):
     home, raw = fresh_home, fresh_home.root / "raw"
     yaml = home.config / "town.yaml"
     make_city(raw, load_config(yaml).source.synthetic)
     head, _, tail = yaml.read_text().partition("source:\n  kind: synthetic\n")
     yaml.write_text(f"{head}source:\n  kind: hoser\n  path: {raw}\n{tail[tail.index('zones:') :]}")
-    home.demo("prepare_city")
+    home.materialize("prepare_city")
     (raw / "train.csv").touch()
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+    with home.instance() as instance:
         tick = Ticks(city_watch, instance, home.root)
         assert [tick(), tick(), tick()] == [[], [], []]
         lines = (raw / "train.csv").read_text().splitlines(keepends=True)
         (raw / "train.csv").write_text("".join(lines[:-1]))
         assert [tick(), tick(), tick()] == [[], ["town"], []]
-        tick = Ticks(city_watch, instance, home.root)  # nothing is known but what has been recorded
+        tick = Ticks(city_watch, instance, home.root)  # it starts from the recorded events alone
         assert [tick(), tick(), tick()] == [[], ["town"], []]
-        home.demo("prepare_city")
+        home.materialize("prepare_city")
         tick = Ticks(city_watch, instance, home.root)
         assert [tick(), tick()] == [[], []]
-        assert "already prepared" in tick.said
+        assert "already prepared" in tick.message
 
 
 def test_other_files_beside_the_raw_ones_launch_nothing(instance, city):
@@ -165,10 +165,10 @@ def test_an_edited_setting_is_reported_at_once_and_trains_nothing(instance, city
 
 def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
     home = copy_of_town
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+    with home.instance() as instance:
         tick = Ticks(city_watch, instance, home.root)
-        assert [tick(), tick()] == [[], []]  # what the runner has made is not made again
-        assert "already prepared" in tick.said
+        assert [tick(), tick()] == [[], []]  # the artifacts of the runner count
+        assert "already prepared" in tick.message
         yaml = home.config / "town.yaml"
         yaml.write_text(yaml.read_text() + "distill: {temperature: 3.0}\n")
         assert tick() == []
@@ -180,41 +180,41 @@ def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
     }
 
 
-def test_a_broken_yaml_is_named_and_holds_nobody_up(instance, city):
+def test_a_broken_yaml_is_reported_and_does_not_block_other_cities(instance, city):
     (city / "config" / "ruin.yaml").write_text("sauce: 1\n")
     tick = Ticks(city_watch, instance, city)
     assert tick() == []
-    assert "`sauce` is not a known setting" in tick.said
+    assert "`sauce` is not a known setting" in tick.message
     assert tick() == ["town"]
 
 
-def test_a_city_whose_yaml_is_gone_is_named_and_keeps_its_partition(instance, city):
+def test_a_city_whose_yaml_was_deleted_is_reported_and_keeps_its_partition(instance, city):
     tick = Ticks(city_watch, instance, city)
     tick()
     tick()
     (city / "config" / "town.yaml").unlink()
     assert tick() == []
-    assert "town: its YAML is gone" in tick.said
+    assert "town: its YAML is gone" in tick.message
     assert instance.get_dynamic_partitions("city") == ["town"]
 
 
-def test_missing_raw_files_are_waited_for(instance, city):
+def test_a_city_waits_for_its_raw_files(instance, city):
     gone = (city / "raw" / "val.csv").rename(city / "val.csv")
     tick = Ticks(city_watch, instance, city)
     assert [tick(), tick()] == [[], []]
-    assert "waits for its raw files" in tick.said
+    assert "waits for its raw files" in tick.message
     gone.rename(city / "raw" / "val.csv")
     assert [tick(), tick(), tick()] == [[], ["town"], []]
 
 
-def test_nothing_is_downloaded_unasked(instance, city):
+def test_a_sensor_downloads_nothing(instance, city):
     (city / "config" / "town.yaml").write_text("source: {kind: huggingface, repo_id: a/b}\n")
     tick = Ticks(city_watch, instance, city)
     assert [tick(), tick(), tick()] == [[], [], []]
     assert instance.get_dynamic_partitions("city") == ["town"]
 
 
-def test_retraining_is_off_until_asked_and_then_once_a_change(instance, city):
+def test_retraining_is_off_by_default_and_launches_once_per_change(instance, city):
     assert retrain_on_change.default_status == dg.DefaultSensorStatus.STOPPED
     tick = Ticks(retrain_on_change, instance, city)
     for seed in ("0", "2"):
@@ -242,21 +242,21 @@ def test_weekly_retraining_is_off_by_default_and_takes_trained_cities_with_their
 
 
 def succeeded(instance, job, tags, run_config=None):
-    """A run of that job, as it is in the instance after success, and what the chain's sensor asks for then."""
+    """Record a successful run of a job; returns it and the runs that the chain's sensor then requests."""
     run = instance.create_run_for_job(job, tags=tags, run_config=run_config, status=dg.DagsterRunStatus.SUCCESS)
     event = dg.DagsterEvent("PIPELINE_SUCCESS", job.name)
     with dg.build_run_status_sensor_context("full_pipeline_steps", event, instance, run) as context:
-        asked = list(full_pipeline_steps(context))
-    return run, [request for request in asked if isinstance(request, dg.RunRequest)]
+        requests = list(full_pipeline_steps(context))
+    return run, [request for request in requests if isinstance(request, dg.RunRequest)]
 
 
 def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(instance):
     definitions = build_defs()
     instance.add_dynamic_partitions("city", ["town"])
     config = {"ops": {"begin": {"config": {"seeds": [0, 2]}}}}
-    first, asked = succeeded(instance, full_pipeline, {"dagster/partition": "town"}, config)
+    first, requests = succeeded(instance, full_pipeline, {"dagster/partition": "town"}, config)
     order = [full_pipeline.name]
-    waiting = list(asked)
+    waiting = list(requests)
     while waiting:
         request = waiting.pop(0)
         order.append(f"{request.job_name} {request.partition_key}")
@@ -264,8 +264,8 @@ def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(in
         if isinstance(request.partition_key, dg.MultiPartitionKey):
             tags["dagster/partition/seed"] = request.partition_key.keys_by_dimension["seed"]
         assert request.tags[CHAIN_TAG] == first.run_id
-        _, asked = succeeded(instance, definitions.resolve_job_def(request.job_name), tags)
-        waiting += asked
+        _, requests = succeeded(instance, definitions.resolve_job_def(request.job_name), tags)
+        waiting += requests
     assert order == [
         "full_pipeline",
         "prepare_city town",

@@ -1,11 +1,9 @@
-"""Backfills over seeds as the UI launches them, carried out by the daemon: students for each seed, one report."""
+"""Backfills over seeds, launched as the UI does and executed by the daemon: students for each seed, one report."""
 
 from __future__ import annotations
 
-import time
-
 import dagster as dg
-import pytest
+from homes import REPOSITORY, wait_until
 
 from hoser_kd.pipeline.store import read_artifact
 
@@ -20,16 +18,16 @@ KEYS = [str(dg.MultiPartitionKey({"city": "town", "seed": seed})) for seed in ("
 
 
 def backfill(server, seconds=480, **params):
-    """Launch a backfill and wait for its end; returns its runs: partition, assets, status."""
+    """Launch a backfill and wait for its end; returns partition, assets and status of its runs."""
     launched = server.query(BACKFILL, params=params)["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
-    found = {}
-    deadline = time.monotonic() + seconds
-    while not found.get("status", "").startswith(("COMPLETED", "FAILED", "CANCELED")):
-        assert time.monotonic() < deadline, found
-        time.sleep(1)
-        found = server.query(STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
-    assert found["status"] == "COMPLETED_SUCCESS", found
+
+    def ended():
+        state = server.query(STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
+        return state if state["status"].startswith(("COMPLETED", "FAILED", "CANCELED")) else None
+
+    state = wait_until(ended, seconds, "the end of the backfill")
+    assert state["status"] == "COMPLETED_SUCCESS", state
     return [
         (
             {tag["key"]: tag["value"] for tag in run["tags"]}["dagster/partition"],
@@ -46,14 +44,7 @@ def versions(home, stage, seed):
     return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-@pytest.fixture
-def taught(fresh_home):
-    """A town whose teacher has labeled the trips; no student has been trained."""
-    fresh_home.demo("prepare_city", "train_teacher")
-    return fresh_home
-
-
-def test_backfills_over_seeds_train_every_seed_and_report_once_over_those_there_are(taught, dev):
+def test_backfills_over_seeds_train_every_seed_and_report_once_over_existing_seeds(taught, dev):
     server = dev(taught)
     runs = backfill(
         server, assetSelection=[{"path": [name]} for name in (*PER_SEED, "distillation_report")], partitionNames=KEYS
@@ -72,12 +63,11 @@ def test_backfills_over_seeds_train_every_seed_and_report_once_over_those_there_
     page = report.read_text()
     assert all(version in page for version in named.values())
 
-    # a job's own backfill finds what is there
-    repository = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
+    # a backfill of the job reuses the finished artifacts
     runs = backfill(
         server,
         partitionNames=KEYS,
-        selector={"partitionSetName": "distill_partition_set", "repositorySelector": repository},
+        selector={"partitionSetName": "distill_partition_set", "repositorySelector": REPOSITORY},
     )
     assert sorted((partition, status) for partition, _, status in runs) == [(key, "SUCCESS") for key in KEYS]
     assert {stage: len(versions(taught, stage, "2")) for stage in PER_SEED} == dict.fromkeys(PER_SEED, 1)

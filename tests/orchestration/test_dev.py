@@ -1,20 +1,17 @@
-"""`make dev`: three servers that start together, and are gone together after Ctrl-C."""
+"""`make dev`: three servers that start together, and all of whose processes end together."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
+from guarded_process import GuardedProcess
+from homes import ROOT, wait_until
 from stage_process import left_after, running
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def answers(port: int) -> bool:
@@ -27,44 +24,33 @@ def answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_whatever_make_dev_has_started_ends_with_it(fresh_home, three_ports, sent):
+@pytest.mark.parametrize(
+    ("sent", "serving"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)],
+    ids=["interrupted", "terminated-at-start", "terminal-closed-at-start"],
+)
+def test_everything_that_make_dev_starts_ends_with_it(fresh_home, three_ports, sent, serving):
+    """`serving`: the signal comes when all servers answer, otherwise as soon as all processes have been started."""
     ports = three_ports
     environment = fresh_home.environment | {
         "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}",
         "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
         "PYTHONWARNINGS": "ignore",
     }
-    # a background job of a shell has interrupts ignored; the servers must end all the same
-    process = subprocess.Popen(
-        [
-            "sh",
-            "-c",
-            'trap "" INT; exec "$@"',
-            "sh",
-            sys.executable,
-            "-m",
-            "dagster_project.dev",
-            "--port",
-            str(ports[0]),
-        ],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not all(map(answers, ports)):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        assert len(running(fresh_home.root)) >= 5
+    # a background job of a shell ignores interrupts; the servers must end all the same
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    command = [*shell, sys.executable, "-m", "dagster_project.dev", "--port", str(ports[0])]
+    log = fresh_home.root / "dev.log"
+    with GuardedProcess(command, cwd=ROOT, environment=environment, log=log) as process:
+
+        def started() -> bool:
+            assert process.poll() is None, log.read_text()
+            # dagster dev, its web server and daemon, the files, TensorBoard, and this one
+            return all(map(answers, ports)) if serving else len(running(fresh_home.root)) >= 6
+
+        wait_until(started, 120, log.read_text)
+        assert len(running(fresh_home.root)) >= 6
         os.killpg(process.pid, sent)
-        process.wait(60)
+        assert process.wait(60) is not None
         assert not left_after(fresh_home.root, 10)
         assert not any(map(answers, ports))
-    finally:
-        for left in running(fresh_home.root):
-            os.kill(left, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What goes wrong in a real run and how it is told: a blocking check that fails, an artifact gone, a broken YAML."""
+"""Failures of real runs and their messages: a failed blocking check, a deleted artifact, an invalid YAML."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import dagster as dg
 import pytest
 
 from assets import partitions
-from dagster_project.definitions import build_defs
 
 FAILING = {
-    # check: job, its asset, what may not run then, and the edit of the YAML that must make it fail
+    # check: job, its asset, the asset that must not run then, and the edit of the YAML that makes the check fail
     "roads_inside_grid": (
         "prepare_city",
         "grid_token_table",
@@ -40,10 +39,10 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
     yaml = home.config / "town.yaml"
     assert right in yaml.read_text()
     yaml.write_text(yaml.read_text().replace(right, wrong))
-    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+    definitions = home.definitions()
     selected = [dg.AssetKey(name) for name in (asset, stopped) if name]
     key = dg.MultiPartitionKey({"city": "town", "seed": "0"}) if job == "distill" else "town"
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+    with home.instance() as instance:
         done = definitions.resolve_job_def(job).execute_in_process(
             instance=instance, partition_key=key, asset_selection=selected, raise_on_error=False
         )
@@ -51,7 +50,7 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
         found = {result.check_name: result for result in done.get_asset_check_evaluations()}
         assert not found[check].passed
         assert [event.asset_key.path[-1] for event in done.get_asset_materialization_events()] == [asset]
-        # what the UI shows of it
+        # the metadata that the UI shows
         (record,) = instance.event_log_storage.get_asset_check_execution_history(
             dg.AssetCheckKey(dg.AssetKey(asset), check), limit=1
         )
@@ -62,9 +61,9 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
 
 
 def failures(home, job, asset):
-    """Run an asset of a job for the first seed of the town; returns how its failed steps begin what they say."""
-    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+    """Run an asset of a job for seed 0; returns the messages of its failed steps and the tags of the run."""
+    definitions = home.definitions()
+    with home.instance() as instance:
         done = definitions.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
@@ -78,18 +77,18 @@ def failures(home, job, asset):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_artifact_deleted_by_hand_is_named_with_the_mend(copy_of_town):
+def test_an_artifact_deleted_by_hand_is_named_with_the_fix(copy_of_town):
     shutil.rmtree(copy_of_town.store / "town" / "teacher_soft_labels")
-    [said], _ = failures(copy_of_town, "distill", "distilled_student")
-    assert "teacher_soft_labels" in said
-    assert "Materialize teacher_soft_labels again" in said
+    [message], _ = failures(copy_of_town, "distill", "distilled_student")
+    assert "teacher_soft_labels" in message
+    assert "Materialize teacher_soft_labels again" in message
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_yaml_that_cannot_be_read_is_told_by_a_tag_of_the_launchpad_and_by_the_run(copy_of_town, monkeypatch):
+def test_an_invalid_yaml_is_reported_by_a_tag_of_the_launchpad_and_by_the_run(copy_of_town, monkeypatch):
     monkeypatch.setattr(partitions, "CONFIG_FOLDER", copy_of_town.config)
     yaml = copy_of_town.config / "town.yaml"
     yaml.write_text(yaml.read_text().replace("max_epochs", "max_epoch"))
-    [said], tags = failures(copy_of_town, "distill", "vanilla_student")
-    assert "max_epoch" in said
-    assert tags["hoser_kd/yaml_error"] == said
+    [message], tags = failures(copy_of_town, "distill", "vanilla_student")
+    assert "max_epoch" in message
+    assert tags["hoser_kd/yaml_error"] == message

@@ -1,4 +1,4 @@
-"""The store as a browser sees it: its files, and nothing else of this machine."""
+"""The file server gives a browser the files of the store, and nothing else of this machine."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_files_of_the_store_are_served(get):
 
 
 @pytest.mark.parametrize("path", ["/../secret", "/%2e%2e/secret", "/link", "/.work/half", "/none"])
-def test_what_is_outside_or_hidden_is_not_there(get, path):
+def test_files_outside_and_hidden_files_are_not_found(get, path):
     assert get(path)[0] == 404
 
 
-def test_another_name_for_this_machine_and_writing_are_refused(get):
+def test_other_host_names_and_writing_are_refused(get):
     assert get("/report.html", host="evil.example")[0] == 404
     assert get("/report.html", method="PUT")[0] == 501

@@ -1,19 +1,21 @@
-"""The whole graph of a tiny city through a Dagster instance: what it makes, how it is versioned, when it is stale."""
+"""The whole graph of a tiny city through a Dagster instance: its artifacts, their versions and staleness."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
+from homes import ROOT, start_module, wait_until
 
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.store import read_artifact
 
-ROOT = Path(__file__).resolve().parents[2]
 ASSETS = """query($partition: String!, $keys: [AssetKeyInput!]) {
   assetNodes(assetKeys: $keys) {
     assetKey { path }
@@ -42,15 +44,16 @@ def stale(found):
     return {name for name, (_, status) in found.items() if status != "FRESH"}
 
 
-def test_every_stage_is_materialized_and_fresh(town, serve):
-    found = states(serve(town))
+@pytest.mark.xdist_group("town")
+def test_every_stage_is_materialized_and_fresh(town_server):
+    found = states(town_server)
     assert set(found) == {name for name, stage in STAGES.items() if not stage.per_seed} | {
         f"{name}/{seed}" for name, stage in STAGES.items() if stage.per_seed for seed in "01"
     }
     assert not stale(found)
 
 
-def test_the_closing_screen_tells_what_matters(town):
+def test_the_closing_screen_shows_the_results(town):
     for part in (
         "town: 253 roads",
         "validation perplexity",
@@ -63,7 +66,7 @@ def test_the_closing_screen_tells_what_matters(town):
         assert part in town.screen
 
 
-def test_artifacts_hold_what_the_docs_say(town):
+def test_artifacts_hold_the_documented_files(town):
     def only(stage, *below):
         folders = [path for path in (town.store / "town" / stage).joinpath(*below).iterdir() if path.is_dir()]
         assert len(folders) == 1
@@ -81,24 +84,24 @@ def test_artifacts_hold_what_the_docs_say(town):
     assert record.summary["seeds"] == "0, 1"
 
 
-def test_a_rerun_keeps_versions_and_a_changed_temperature_concerns_distilled_students_alone(copy_of_town, serve):
+def test_a_rerun_keeps_versions_and_a_changed_temperature_makes_only_distilled_students_stale(copy_of_town, serve):
     home = copy_of_town
     server = serve(home)
     first = states(server)
 
-    home.demo("prepare_city", "train_teacher", "distill", seeds=["0"])
+    home.materialize("prepare_city", "train_teacher", "distill")
     assert states(server) == first
 
     config = home.config / "town.yaml"
     config.write_text(config.read_text() + "distill: {temperature: 3.0}\n")
-    home.demo("prepare_city")
+    home.materialize("prepare_city")
     changed = states(server)
     assert stale(changed) == {"distilled_student/0", "distilled_student/1"}
     assert {name: version for name, (version, _) in changed.items()} == {
         name: version for name, (version, _) in first.items()
     }
 
-    home.demo("distill", seeds=["0"])
+    home.materialize("distill")
     after = states(server)
     assert {name for name in after if after[name][0] != first[name][0]} == {"distilled_student/0"}
     assert stale(after) == {
@@ -109,7 +112,7 @@ def test_a_rerun_keeps_versions_and_a_changed_temperature_concerns_distilled_stu
     }
 
 
-def test_the_command_line_finds_what_dagster_made(town):
+def test_the_command_line_reuses_the_artifacts_of_dagster(town):
     done = town.run("hoser_kd.cli", "evaluate", "--config", str(town.config / "town.yaml"), "--seed", "1")
     assert done.returncode == 0, done.stderr
     made = {path.name for path in (town.store / "town" / "trajectory_metrics" / "seed-1").iterdir()}
@@ -117,7 +120,7 @@ def test_the_command_line_finds_what_dagster_made(town):
     assert f"version {made.pop()}" in done.stdout
 
 
-def test_lineage_is_told_from_the_files_alone(town):
+def test_lineage_is_read_from_the_files_alone(town):
     report = next((town.store / "town" / "distillation_report").glob("*/report.html"))
     done = town.run("hoser_kd.cli", "lineage", str(report))
     assert done.returncode == 0, done.stderr
@@ -127,7 +130,7 @@ def test_lineage_is_told_from_the_files_alone(town):
     assert {"source_files", "teacher", "distilled_student/seed-0", "distilled_student/seed-1"} <= named
 
 
-def test_a_typo_in_the_config_fails_the_run_with_the_mend(copy_of_town):
+def test_a_typo_in_the_config_fails_the_run_with_the_fix(copy_of_town):
     config = copy_of_town.config / "town.yaml"
     config.write_text(config.read_text() + "distill: {temprature: 3.0}\n")
     done = copy_of_town.run("dagster_project.demo", "--city", "town")
@@ -135,35 +138,37 @@ def test_a_typo_in_the_config_fails_the_run_with_the_mend(copy_of_town):
     assert "`distill.temprature` is not a known setting. Did you mean `temperature`?" in done.stderr
 
 
-def test_a_killed_run_leaves_the_last_version_and_does_not_block_the_next(copy_of_town):
+def test_a_killed_run_leaves_the_last_version_and_the_next_one_resumes(copy_of_town, tmp_path):
     home = copy_of_town
-    work = home.store / ".work" / "town" / "distilled_student" / "seed-2"
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "dagster_project.demo",
-        "--city",
-        "town",
-        "--only",
-        "distill",
-        "--seeds",
-        "2",
-    ]
-    run = subprocess.Popen(command, cwd=ROOT, env=home.environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(work.glob("*/")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.kill()
-    run.wait()
-    assert list(work.glob("*/")), "the run was over before it could be killed"
-    assert not (home.store / "town" / "distilled_student" / "seed-2").exists()
-    home.demo("distill", seeds=["2"])
-    assert list((home.store / "town" / "distilled_student" / "seed-2").iterdir())
+    students = home.store / "town" / "distilled_student" / "seed-1"
+    [last] = students.iterdir()
+    weights = (last / "model.safetensors").read_bytes()
+    home.edit("max_epochs: 2, batch", "max_epochs: 8, batch")
+    undisturbed = home.copy(tmp_path / "undisturbed")
+    command = ("dagster_project.demo", "--city", "town", "--only", "distill", "--seeds", "1")
+    with start_module(home, *command) as run:
+        work = home.store / ".work" / "town" / "distilled_student"
+        wait_until(lambda: list(work.rglob("state.pt")), 120, lambda: f"an epoch of training; status {run.poll()}")
+        assert run.poll() is None, "the run ended before it could be killed"
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait(10) == -signal.SIGKILL
+    assert list(students.iterdir()) == [last]
+    assert read_artifact(last).version == last.name
+    assert (last / "model.safetensors").read_bytes() == weights
+
+    # the runner frees the slot in the pool that the killed run still holds
+    done = home.run(*command)
+    assert done.returncode == 0, done.stderr[-4000:]
+    undisturbed.materialize("distill", seeds=["1"])
+    [new] = set(students.iterdir()) - {last}
+    expected = undisturbed.store / new.relative_to(home.store)
+    assert (new / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert (new / "model.safetensors").read_bytes() != weights
+    assert not list(work.rglob("state.pt"))
 
 
-def test_dg_and_the_workspace_file_load_the_same_graph(town, serve):
+@pytest.mark.xdist_group("town")
+def test_dg_and_the_workspace_file_load_the_same_graph(town, town_server):
     """`dagster dev -w workspace.yaml` serves the workspace, `dg dev` what pyproject names."""
     dg_tool = Path(sys.executable).with_name("dg")
     listed = subprocess.run(
@@ -171,7 +176,7 @@ def test_dg_and_the_workspace_file_load_the_same_graph(town, serve):
     )
     assert listed.returncode == 0, listed.stderr
     by_dg = json.loads(listed.stdout)
-    served = serve(town).query(
+    served = town_server.query(
         "{assetNodes {assetKey {path}} repositoriesOrError {... on RepositoryConnection {nodes {jobs {name}}}}}"
     )
     assert {asset["asset_key"] for asset in by_dg["assets"]} == {

@@ -1,4 +1,4 @@
-"""The instance as users run it: the template, Postgres, canceling a run, two runs of the same thing at once."""
+"""The instance as users run it: the template, Postgres, canceling a run, two simultaneous runs of a partition."""
 
 from __future__ import annotations
 
@@ -9,49 +9,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from homes import ROOT, wait_until
 
 from hoser_kd.pipeline.store import read_artifact
 
-ROOT = Path(__file__).resolve().parents[2]
-LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 LOGS = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
   __typename ... on MessageEvent { message } } } } }"""
-TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
-
-
-def launch(server, job, **partition):
-    """Launch a job for a partition as the UI does; returns the run's id."""
-    key = "|".join(partition.values())
-    tags = {"dagster/partition": key}
-    if len(partition) > 1:
-        tags |= {f"dagster/partition/{name}": value for name, value in partition.items()}
-    params = {
-        "selector": {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": job},
-        "runConfigData": {},
-        "mode": "default",
-        "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
-    }
-    launched = server.query(LAUNCH, params=params)["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    return launched["run"]["runId"]
-
-
-def wait_for(condition, seconds, what):
-    """Poll until something holds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.3)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 def test_the_template_is_accepted_as_it_is(tmp_path):
@@ -64,7 +32,7 @@ def test_the_template_is_accepted_as_it_is(tmp_path):
 
 
 def processes_of(run):
-    """Ids of the processes of a run: its worker, which is told the run's id, and all that stem from it."""
+    """Return the processes of a run: its worker, whose command names the run, and all its descendants."""
     parents, found = {}, set()
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -77,7 +45,7 @@ def processes_of(run):
 
 
 def alive(processes):
-    """Those that still run; one that ended and waits to be noticed does not."""
+    """Return those that still run; zombies do not."""
     states = {}
     for process in processes:
         with contextlib.suppress(OSError):
@@ -85,37 +53,36 @@ def alive(processes):
     return {process for process, state in states.items() if state != "Z"}
 
 
-def test_a_canceled_training_ends_within_seconds_and_leaves_what_was_there(copy_of_town, dev):
-    home = copy_of_town
+@pytest.mark.xdist_group("dev")
+def test_a_canceled_training_ends_within_seconds_and_leaves_finished_artifacts(dev_town):
+    home, server = dev_town
     versions = sorted((home.store / "town" / "vanilla_student" / "seed-0").iterdir())
-    config = home.config / "town.yaml"
-    config.write_text(config.read_text().replace("max_epochs: 2, batch_size: 32", "max_epochs: 5000, batch_size: 32"))
-    server = dev(home)
-    run = launch(server, "distill", city="town", seed="0")
+    home.edit("max_epochs: 2, batch_size: 32", "max_epochs: 5000, batch_size: 32")
+    run = server.launch("distill", partition="town|0")
 
-    def says(what):
+    def logged(what):
         events = server.query(LOGS, id=run)["logsForRun"]["events"]
         assert not any(event["__typename"] == "RunFailureEvent" for event in events), events
         return any(event["__typename"] == what for event in events)
 
-    wait_for(lambda: says("ObservationEvent"), 240, "an epoch of training")
+    wait_until(lambda: logged("ObservationEvent"), 240, "an epoch of training")
     working = processes_of(run)
     assert len(working) > 1  # the run's own and that of the step
-    server.query(TERMINATE, id=run)
-    wait_for(lambda: not alive(working), 45, "the end of its processes")
-    wait_for(lambda: server.query(STATUS, id=run)["runOrError"]["status"] == "CANCELED", 30, "the run to be canceled")
+    server.terminate(run)
+    wait_until(lambda: not alive(working), 45, "the end of its processes")
+    assert server.wait_for_end(run, 30) == "CANCELED"
 
     assert sorted((home.store / "town" / "vanilla_student" / "seed-0").iterdir()) == versions
     assert read_artifact(versions[0]).version == versions[0].name
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
-        wait_for(
+    with home.instance() as instance:
+        wait_until(
             lambda: not instance.event_log_storage.get_concurrency_info("gpu").active_slot_count,
             120,
-            "the pool's place to be free",
+            "its slot in the pool to be free",
         )
 
 
-def test_two_runs_of_the_same_partition_at_once_make_it_once(copy_of_town):
+def test_two_simultaneous_runs_of_a_partition_train_it_once(copy_of_town):
     home = copy_of_town
     with ThreadPoolExecutor() as threads:
         both = [
@@ -127,6 +94,10 @@ def test_two_runs_of_the_same_partition_at_once_make_it_once(copy_of_town):
     for student in ("vanilla_student", "distilled_student"):
         made = [path for path in (home.store / "town" / student / "seed-2").iterdir() if path.is_dir()]
         assert len(made) == 1
+        with home.instance() as instance:  # an observation per epoch, from one of the two runs
+            epochs = instance.fetch_observations(dg.AssetRecordsFilter(dg.AssetKey(student), ["town|2"]), limit=10)
+        assert len(epochs.records) == 2
+        assert len({record.run_id for record in epochs.records}) == 1
         assert read_artifact(made[0]).seed == 2
         assert (made[0] / "model.safetensors").is_file()
     assert not list((home.store / ".work" / "town").rglob("*.safetensors"))
@@ -194,7 +165,8 @@ def test_one_setting_moves_runs_and_events_to_postgres(postgres, fresh_home, ser
     )
     assert made.returncode == 0, made.stderr
     shutil.copy(home.root / "made" / "dagster.yaml", home.root / "home" / "dagster.yaml")
-    home.demo("prepare_city")
+    done = home.run("dagster_project.demo", "--city", "town", "--only", "prepare_city")
+    assert done.returncode == 0, done.stderr[-4000:]
     assert not list((home.root / "home").rglob("*.db"))
     server = serve(home)
     runs = server.query("{runsOrError {... on Runs {results {status jobName}}}}")["runsOrError"]["results"]

@@ -1,4 +1,4 @@
-"""A report over seeds of which one was trained another way: they are not pooled, and a check says so."""
+"""A report over seeds with different settings: they are not pooled, and a check reports it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import json
 import dagster as dg
 import pytest
 
-from dagster_project.definitions import build_defs
-
 
 # Dagster reads a property of its own that it has deprecated, where a resource holds another one
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_town):
+def test_seeds_trained_with_different_lambdas_are_reported_and_not_pooled(copy_of_town):
     home = copy_of_town
-    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+    definitions = home.definitions()
     second = dg.MultiPartitionKey({"city": "town", "seed": "1"})
 
-    with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+    with home.instance() as instance:
 
         def run(job, key, asset, **knobs):
             return definitions.resolve_job_def(job).execute_in_process(
@@ -63,9 +61,9 @@ def test_seeds_trained_with_different_lambdas_are_told_and_not_pooled(copy_of_to
         assert row.data == {"seed": 0, "why": "distillation.lambda_kl is 0.1, not 0.75"}
         page = (folder / "report.html").read_text()
         assert "Seed 0 is left out: distillation.lambda_kl is 0.1, not 0.75." in page
-        assert "lambda_kl: 0.75" in page  # what it was made with, not what the YAML says
+        assert "lambda_kl: 0.75" in page  # the setting of the training, not of the YAML
 
-        run("distill", second, "distilled_student")  # as the YAML says: found again
+        run("distill", second, "distilled_student")  # with the settings of the YAML: the first version
         run("evaluate", second, "generated_trajectories")
         run("evaluate", second, "trajectory_metrics")
         check, metadata, _ = report()

@@ -1,13 +1,13 @@
-"""What a person may change for one run: few knobs, told what they are, checked as in the YAML, part of the version."""
+"""Run config: few settings, each described, validated as in the YAML, and part of the version."""
 
 from __future__ import annotations
 
 import json
-import time
 
 import dagster as dg
 import pytest
 import yaml
+from homes import REPOSITORY
 
 from assets import partitions
 from assets.run_config import (
@@ -28,16 +28,11 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.next_step_metrics import evaluate_student
 from hoser_kd.teacher.soft_labels import SoftLabels
 
-REPOSITORY = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
 CHOOSE_PARTITION = """query($repository: RepositorySelector!, $set: String!, $partition: String!) {
   partitionSetOrError(repositorySelector: $repository, partitionSetName: $set) { ... on PartitionSet {
     partition(partitionName: $partition) {
       runConfigOrError { ... on PartitionRunConfig { yaml } ... on PythonError { message } }
       tagsOrError { ... on PartitionTags { results { key value } } ... on PythonError { message } } } } } }"""
-LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
-  ... on RunConfigValidationInvalid { errors { message } } } }"""
-STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
 def city(**sections):
@@ -45,7 +40,7 @@ def city(**sections):
 
 
 @pytest.mark.parametrize("stage", OVERRIDABLE)
-def test_knobs_are_described_and_change_nothing_unless_given(stage):
+def test_settings_are_described_and_change_nothing_by_default(stage):
     config = run_config_of(stage)
     assert changes(stage, config(), city(), {}) == {}
     filled_in = {knob.split(".")[1]: value for knob, value in defaults_from_yaml(stage, city()).items()}
@@ -55,7 +50,7 @@ def test_knobs_are_described_and_change_nothing_unless_given(stage):
         assert not field.is_required()
 
 
-def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_does_not():
+def test_a_filled_in_value_yields_to_a_yaml_edited_since_and_a_typed_one_does_not():
     edited = city(distill={"lambda_kl": 0.5})
     tags = {YAML_TAG: json.dumps({"distill.lambda_kl": 1.0})}
     config = run_config_of("distilled_student")
@@ -70,13 +65,13 @@ def test_what_was_filled_in_yields_to_a_yaml_edited_since_and_what_was_typed_doe
         assert not list(stale_overrides("distilled_student", config(lambda_kl=value), edited, tags))
 
 
-def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_empty(tmp_path, monkeypatch):
+def test_the_yaml_fills_the_launchpad_and_an_invalid_one_leaves_it_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(partitions, "CONFIG_FOLDER", tmp_path)
     job = build_defs().resolve_job_def("evaluate")
     assert job.get_run_config_for_partition_key("town|0") == {}
     file = tmp_path / "town.yaml"
     file.write_text("source: {kind: synthetic}\ngeneration: {max_steps: 7}\n")
-    # how many trips there will be is not known from the YAML
+    # the YAML does not determine the number of trips
     assert job.get_run_config_for_partition_key("town|0") == {
         "ops": {"generated_trajectories": {"config": {"max_steps": 7}}}
     }
@@ -87,7 +82,7 @@ def test_the_city_fills_a_launchpad_in_and_one_that_cannot_be_read_leaves_it_emp
     assert "generation.max_step" in tags[YAML_ERROR_TAG]
 
 
-def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
+def test_a_value_that_is_invalid_in_the_yaml_is_refused(tmp_path):
     file = tmp_path / "town.yaml"
     file.write_text("source: {kind: synthetic}\n")
     config = load_config(file)
@@ -96,7 +91,7 @@ def test_a_value_the_yaml_could_not_have_is_refused(tmp_path):
         with_changes(config, {"distill.temperature": -1})
 
 
-def test_a_launchpad_is_filled_in_with_what_a_person_may_change_and_nothing_else():
+def test_a_launchpad_holds_only_settings_that_a_user_may_change():
     allowed = {"seeds", "force", "device", *(knob.split(".")[1] for knobs in OVERRIDABLE.values() for knob in knobs)}
     for job in build_defs().get_repository_def().get_all_jobs():
         filled = {name: field.default_value for name, field in job.run_config_schema.config_type.fields.items()}
@@ -106,12 +101,12 @@ def test_a_launchpad_is_filled_in_with_what_a_person_may_change_and_nothing_else
 
 @pytest.fixture
 def run_job(copy_of_town):
-    """Run a job of the town's seed 0 with knobs of one asset; returns the materialization of that asset."""
+    """Run one asset of a job for seed 0 with run config; returns its data version and metadata."""
     home = copy_of_town
-    definitions = build_defs(config_folder=home.config, store_root=str(home.store))
+    definitions = home.definitions()
 
     def run(job, asset, **knobs):
-        with dg.DagsterInstance.from_config(home.environment["DAGSTER_HOME"]) as instance:
+        with home.instance() as instance:
             done = definitions.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 partition_key=dg.MultiPartitionKey({"city": "town", "seed": "0"}),
@@ -126,7 +121,7 @@ def run_job(copy_of_town):
 
 # Dagster reads a property of its own that it has deprecated, where a resource holds another one
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_changed_knob_is_a_version_of_its_own(run_job):
+def test_a_changed_setting_gives_a_new_version(run_job):
     home, run = run_job
     folder = home.store / "town" / "distilled_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
@@ -137,7 +132,7 @@ def test_a_changed_knob_is_a_version_of_its_own(run_job):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_the_city_fills_in_makes_the_version_that_the_yaml_makes(run_job, monkeypatch):
+def test_a_filled_in_launchpad_gives_the_version_of_the_yaml(run_job, monkeypatch):
     home, run = run_job
     (before,) = {path.name for path in (home.store / "town" / "distilled_student" / "seed-0").iterdir()}
     monkeypatch.setattr(partitions, "CONFIG_FOLDER", home.config)
@@ -146,11 +141,11 @@ def test_what_the_city_fills_in_makes_the_version_that_the_yaml_makes(run_job, m
     assert "changed_for_this_run" not in metadata
 
 
-def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(copy_of_town, dev):
-    home = copy_of_town
+@pytest.mark.xdist_group("dev")
+def test_a_part_of_a_job_is_launched_with_the_filled_in_launchpad(dev_town):
+    home, ui = dev_town
     folder = home.store / "town" / "distilled_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
-    ui = dev(home)
     chosen = ui.query(CHOOSE_PARTITION, repository=REPOSITORY, set="distill_partition_set", partition="town|0")
     chosen = chosen["partitionSetOrError"]["partition"]
     filled_in = yaml.safe_load(chosen["runConfigOrError"]["yaml"])
@@ -158,36 +153,20 @@ def test_a_part_of_a_job_is_launched_with_what_its_launchpad_was_filled_in_with(
     assert filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] == town.distill.lambda_kl
 
     def launched(assets):
-        answer = ui.query(
-            LAUNCH,
-            params={
-                "selector": {
-                    **REPOSITORY,
-                    "jobName": "distill",
-                    "assetSelection": [{"path": [name]} for name in assets],
-                },
-                "runConfigData": json.dumps(filled_in),
-                "executionMetadata": {"tags": chosen["tagsOrError"]["results"]},
-            },
-        )["launchRun"]
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        deadline = time.monotonic() + 300
-        status = ""
-        while status not in ("SUCCESS", "FAILURE"):
-            assert time.monotonic() < deadline, status
-            time.sleep(0.5)
-            status = ui.query(STATUS, id=answer["run"]["runId"])["runOrError"]["status"]
-        return status
+        tags = chosen["tagsOrError"]["results"]
+        config = json.dumps(filled_in)
+        return ui.wait_for_end(ui.launch("distill", *assets, partition="town|0", run_config=config, tags=tags))
 
     assert launched(["distilled_student"]) == "SUCCESS"
     assert {path.name for path in folder.iterdir()} == before
-    filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] = 1  # JavaScript knows one kind of number
+    filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] = 1  # JavaScript writes 1.0 as 1
     assert launched(["distilled_student"]) == "SUCCESS"
-    assert len(list(folder.iterdir())) == 1 + (town.distill.lambda_kl != 1)
+    added = {path.name for path in folder.iterdir()} - before
+    assert len(added) == (town.distill.lambda_kl != 1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_metrics_ask_the_teacher_at_the_temperature_that_the_student_was_trained_with(run_job):
+def test_metrics_use_the_temperature_of_the_student_s_training(run_job):
     home, run = run_job
     student, _ = run("distill", "distilled_student", temperature=5.0)
     run("evaluate", "generated_trajectories")

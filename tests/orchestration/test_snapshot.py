@@ -1,6 +1,6 @@
-"""The whole graph as one readable file, `graph.json`: what is there, in which group, over which partitions.
+"""The whole graph as one readable file, `graph.json`: assets, groups, partitions, checks, jobs and automation.
 
-Renew it with `python tests/orchestration/test_snapshot.py`, and read what has changed before you commit it.
+Update it with `python tests/orchestration/test_snapshot.py`, and read the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("graph.json")
 
 
 def graph():
-    """Everything a person finds in the UI, as plain values."""
+    """Return the graph that the UI shows as plain values."""
     from dagster_project.definitions import build_defs
 
     repository = build_defs().get_repository_def()
@@ -69,11 +69,13 @@ def dimensions(partitions):
     return [partitions.name] if partitions is not None else []
 
 
-def test_the_graph_is_the_one_on_file():
-    assert graph() == json.loads(FILE.read_text()), "read the difference; if it is meant, renew the file (see above)"
+def test_the_graph_equals_the_file():
+    assert graph() == json.loads(FILE.read_text()), (
+        "read the difference; if it is intended, update the file (see above)"
+    )
 
 
-def test_every_asset_and_job_tells_a_person_what_it_is():
+def test_every_asset_and_job_has_a_description():
     from dagster_project.definitions import build_defs
 
     repository = build_defs().get_repository_def()

@@ -5,42 +5,44 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 import urllib.request
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from homes import free_port, start_module, wait_until
 
+pytestmark = pytest.mark.xdist_group("town")
 LINKS = """query($key: AssetKeyInput!, $partition: String!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   assetMaterializations(partitions: [$partition], limit: 1) { metadataEntries { label
     ... on UrlMetadataEntry { url } } } } } }"""
 
 
-@pytest.fixture
-def board(town, beside):
-    """TensorBoard as `make dev` starts it, over the town's store."""
-    process, port = beside(town, "dagster_project.tensorboard")
+@pytest.fixture(scope="module")
+def board(town):
+    """Queries TensorBoard, started as `make dev` does over the town's store."""
+    port = free_port()
+    with start_module(town, "dagster_project.tensorboard", "--port", str(port)) as process:
 
-    def ask(path):
-        with urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=30) as answer:
-            body = answer.read()
-        return json.loads(body) if path.startswith("/data") else body.decode()
+        def ask(path):
+            with urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=30) as answer:
+                body = answer.read()
+            return json.loads(body) if path.startswith("/data") else body.decode()
 
-    deadline = time.monotonic() + 120
-    while True:
-        with contextlib.suppress(OSError):
-            if len(ask("/data/runs")) == 5:  # a teacher, two students of two seeds
-                return ask
-        assert process.poll() is None, (town.root / "dagster_project.tensorboard.log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+        def complete():
+            assert process.poll() is None, (town.root / "dagster_project.tensorboard.log").read_text()
+            with contextlib.suppress(OSError):
+                return len(ask("/data/runs")) == 5  # a teacher, two students of two seeds
+            return False
+
+        wait_until(complete, 120, "five trainings in TensorBoard")
+        yield ask
 
 
 @pytest.mark.parametrize(
     ("asset", "partition"), [("distilled_student", "town|1"), ("vanilla_student", "town|0"), ("teacher", "town")]
 )
-def test_the_link_of_a_training_names_its_run_alone(town, serve, board, asset, partition):
-    node = serve(town).query(LINKS, key={"path": [asset]}, partition=partition)["assetNodeOrError"]
+def test_the_link_of_a_training_selects_its_run_alone(town, town_server, board, asset, partition):
+    node = town_server.query(LINKS, key={"path": [asset]}, partition=partition)["assetNodeOrError"]
     shown = {entry["label"]: entry.get("url") for entry in node["assetMaterializations"][0]["metadataEntries"]}
     link = urlsplit(shown["tensorboard"])
     assert (link.scheme, link.netloc, link.path, link.fragment) == ("http", "localhost:6006", "/", "timeseries")
