@@ -52,7 +52,7 @@ def test_the_table_of_names_equals_the_imports_for_type_checkers():
 
 
 def test_an_unknown_name_lists_the_public_ones():
-    with pytest.raises(AttributeError, match="no attribute 'generat'.*generate"):
+    with pytest.raises(AttributeError, match=r"no attribute 'generat'.*generate"):
         _ = hoser_kd.generat
 
 
