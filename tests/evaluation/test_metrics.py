@@ -399,7 +399,7 @@ class TestRecords:
             (Metric("counts", label="wiggle", text="Wiggle."), "section.metric"),
             (Metric("counts.wiggle", label="", text="Wiggle."), "label"),
             (Metric("counts.wiggle", label="wiggle", text=""), "definition"),
-            (Metric("counts.real", label="real", text="Real trips."), "registered already"),
+            (Metric("counts.real", label="real", text="Real trips."), "already registered"),
         ],
     )
     def test_an_incomplete_record_is_refused(self, metric, message):

@@ -119,7 +119,7 @@ def weights_only(path, model, **dataset_config):
         ({**BOUNDS, "grip_size": (5, 5), "grid_size": 0.001}, ["extent: 41 to 41.0045 north", "needs: nothing"]),
         (
             {**BOUNDS, "grip_size": (5, 5), "grid_size": 0.0007},
-            ["needs: a grid that fits. The grid has 7 × 7 cells, but the teacher's checkpoint says grip_size 5 × 5"],
+            ["needs: a grid that fits. The grid has 7 × 7 cells, but the teacher's checkpoint has grip_size 5 × 5"],
         ),
         (
             {**BOUNDS, "grid_size": 0.0007},
@@ -127,8 +127,8 @@ def weights_only(path, model, **dataset_config):
         ),
         ({**BOUNDS, "grid_size": 0.00044, "downsample_factor": 2}, ["2 × 2 of them merged", "needs: nothing"]),
         ({"min_lat": "north"}, ["needs: a file whose settings can be read. The grid's min_lat is 'north'"]),
-        ({"grip_size": 7}, ["The grid's grip_size is 7: it must be rows and columns"]),
-        ({"grip_size": ("a", "b")}, ["grip_size is 'a': it must be a number"]),
+        ({"grip_size": 7}, ["The grid's grip_size is 7; it must be rows and columns"]),
+        ({"grip_size": ("a", "b")}, ["grip_size is 'a'; it must be a number"]),
         ({"kind": "roads", "grip_size": (1, 25)}, ["tokens: one per road", "needs: `kind: roads`"]),
         (
             {**BOUNDS, "cell_lat": 0.001, "cell_lng": 0.001, "occupied_cells": list(range(25))},
