@@ -406,7 +406,7 @@ def test_a_registered_term_reaches_history_tensorboard_and_report(labeled, tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from hoser_kd.report.data import ReportData, StudentResult
-    from hoser_kd.report.figures import training_pictures
+    from hoser_kd.report.figures import training_figures
 
     network, trips, _ = labeled
     zones, transitions = np.zeros(network.num_roads, np.int64), np.zeros((1, 1), np.int64)
@@ -423,7 +423,7 @@ def test_a_registered_term_reaches_history_tensorboard_and_report(labeled, tmp_p
         students={"vanilla": {0: student}},
         teacher={},
     )
-    [(figure, _)] = training_pictures(data)
+    [(figure, _)] = training_figures(data)
     assert "entropy" in [axes.get_title(loc="left") for axes in figure.axes]
 
 
