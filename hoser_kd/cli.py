@@ -20,6 +20,7 @@ from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import TimedLines, duration
 from hoser_kd.config.loading import dump_config, load_config
 from hoser_kd.config.schema import CityConfig, GenerationConfig
+from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
@@ -115,7 +116,8 @@ def _add_stage_commands(command: Callable[[str, str, Run], argparse.ArgumentPars
     )
     generate = city_command("generate", "Generate trips with both students of a seed.", _generate)
     generate.add_argument("--ods", type=Path, help="CSV or Parquet file of ODs: origin, destination, start_time")
-    generate.add_argument("--decoder", help="a value of generation.decoder, such as beam (default: that of the YAML)")
+    decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
+    generate.add_argument("--decoder", choices=DECODERS.names(), help=f"default: that of the YAML. {decoders}")
     city_command(
         "evaluate",
         "Compute the metrics of both students of a seed and of their generated trips.",
