@@ -151,7 +151,7 @@ def stages_page() -> str:
 
 
 def _stage_row(stage: Stage, writes: dict[str, str]) -> str:
-    """Return the row of a stage; its description stands for the files that it writes until somebody names them."""
+    """Return the row of a stage; its description stands for the files that it writes until they are named."""
     lists = (", ".join(f"`{name}`" for name in names) for names in (stage.inputs, stage.settings))
     name = f"`{stage.name}`{' (per seed)' if stage.per_seed else ''}"
     cells = (name, *lists, writes.get(stage.name) or _one_line(stage.description))

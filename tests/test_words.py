@@ -36,6 +36,7 @@ BANNED = {
     r"analys(?:e|ed|es|ing)": "analyze",
     r"grey": "gray",
     r"whilst": "while",
+    r"towards": "toward",
     # words of the field
     r"how to mend(?: it| this)?|mend(?:s|ed|ing)?": "fix, hint",
     r"made (?:city|cities|town|trips)": "synthetic city",
@@ -65,6 +66,18 @@ BANNED = {
     r"as (?:often|many|much) as one likes": "repeatedly, any number",
     r"nothing of the kind|of that kind is|helps nobody": "(say what it is)",
     r"in words": "as text",
+    r"somebody|nobody": "a user, no process, none",
+    r"(?:process|session|server|profile|message|row|setting|sequence) of (?:its|their) own|one of (?:its|their) own": (
+        "its own ..., a separate ..."
+    ),
+    r"hardly": "barely, almost no",
+    r"learned nothing": "is not better than the baseline",
+    r"wants? it|knows? nothing": "(say what it does)",
+    r"for a while": "temporarily",
+    r"something else than": "something other than",
+    r"on purpose": "intentionally",
+    r"yardstick": "reference",
+    r"plain (?:and (?:a|the) distilled|students?|HOSER)": "vanilla",
     r"kept aside|laid aside": "reserved",
     r"cut short": "truncated",
     r"let go": "released",

@@ -85,7 +85,7 @@ def ask(model, network, roads, times, destination):
 
 
 def forward_to(model, batch, destination):
-    """The full forward pass towards a destination that is not the end of the path."""
+    """The full forward pass toward a destination that is not the end of the path."""
 
     class Towards(type(batch)):
         destinations = torch.tensor([destination])
