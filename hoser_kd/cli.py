@@ -117,7 +117,7 @@ def _add_stage_commands(command: Callable[[str, str, Run], argparse.ArgumentPars
     generate = city_command("generate", "Generate trips with both students of a seed.", _generate)
     generate.add_argument("--ods", type=Path, help="CSV or Parquet file of ODs: origin, destination, start_time")
     decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
-    generate.add_argument("--decoder", choices=DECODERS.names(), help=f"default: that of the YAML. {decoders}")
+    generate.add_argument("--decoder", help=f"{decoders} (default: that of the YAML)")
     city_command(
         "evaluate",
         "Compute the metrics of both students of a seed and of their generated trips.",

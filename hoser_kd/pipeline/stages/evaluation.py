@@ -24,7 +24,7 @@ from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.generation import od_pairs as od
 from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import RATE, generate_to
+from hoser_kd.generation.generator import generate_to
 from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
@@ -97,7 +97,7 @@ class _Speed:
     def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self._progress(stage, done, total, metrics)
         if metrics:
-            self.metrics = {"trips_a_second": round(metrics[RATE], 1)}
+            self.metrics = {"trips_a_second": round(metrics["trips/s"], 1)}
 
 
 def _summarize(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
