@@ -11,7 +11,7 @@ _MAX_RETRIES = 100
 """Required by Dagster. Losing a slot again takes another coincidence, so the limit is never reached in practice."""
 
 
-def wait_for_place(context: dg.AssetExecutionContext) -> None:
+def wait_for_slot(context: dg.AssetExecutionContext) -> None:
     """Return if this step holds its pool slot, or needs none; otherwise re-queue the step.
 
     Raises:

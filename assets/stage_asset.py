@@ -1,13 +1,13 @@
 """Dagster assets from the stages of `hoser_kd.pipeline.graph`: inputs, data versions, checks and metadata."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
-from assets.pool import POOL, wait_for_place
+from assets.pool import POOL, wait_for_slot
 from assets.run_config import RunStage, changes, run_config_of, stale_overrides
 from assets.showing import show, show_check
 from hoser_kd.common.errors import HoserKdError
@@ -37,9 +37,10 @@ def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
     """
     stage = STAGES[name]
     checks = CHECKS.get(name, ())
-    run_config: type[RunStage] = run_config_of(name)
-
-    @dg.asset(
+    run = _compute_function(stage)
+    # Dagster reads the run config's class from the annotation; it is built from the stage's overridable settings
+    run.__annotations__["config"] = run_config_of(name)
+    return dg.asset(
         name=name,
         group_name=stage.group,
         description=stage.description,
@@ -55,19 +56,24 @@ def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
             for check in checks
         ],
         pool=POOL if stage.uses_model else None,
-    )
-    def asset(
-        context: dg.AssetExecutionContext, config: run_config, **inputs: Any
+    )(run)
+
+
+def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact] | dg.AssetCheckResult]]:
+    """Return the function of a stage's asset, which makes the artifact and runs its checks."""
+
+    def run(
+        context: dg.AssetExecutionContext, config: RunStage, **inputs: Any
     ) -> Iterator[dg.Output[Artifact] | dg.AssetCheckResult]:
         end_with_run()
-        wait_for_place(context)
+        wait_for_slot(context)
         city, seed = city_and_seed(context.partition_key)
         pipeline = context.resources.pipeline
         try:
             settings = pipeline.config(city)
-            for message in stale_overrides(name, config, settings, context.run.tags):
+            for message in stale_overrides(stage.name, config, settings, context.run.tags):
                 context.log.warning(message)
-            changed = changes(name, config, settings, context.run.tags)
+            changed = changes(stage.name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
             artifact = make(
                 stage,
@@ -86,7 +92,7 @@ def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
         first = {"changed_for_this_run": dg.MetadataValue.json(changed)} if changed else {}
         metadata = first | show(artifact)
         yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
-        for check, result in zip(checks, results, strict=True):
+        for check, result in zip(CHECKS.get(stage.name, ()), results, strict=True):
             yield dg.AssetCheckResult(
                 check_name=result.name,
                 passed=result.passed,
@@ -95,7 +101,7 @@ def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
                 severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
             )
 
-    return asset
+    return run
 
 
 def _input(stage: Stage, upstream: Stage) -> dg.AssetIn:

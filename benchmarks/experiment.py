@@ -109,7 +109,7 @@ def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, A
 
 
 def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
-    """Evaluate the teacher alone, and a mixture of plain student and teacher whose share is chosen on validation."""
+    """Evaluate the teacher alone, and a mixture of vanilla student and teacher whose share is chosen on validation."""
     model = load(make("vanilla_student", config, seed).path)
     labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
     found = {

@@ -5,7 +5,7 @@
     python benchmarks/scale.py --plot scale.png                  # with a plot
 
 The city is a synthetic street grid with random trips that never turn back, memory-mapped from a file as in the
-pipeline. Each size runs in a process of its own, on one thread: zones, zone transitions, the model with its road and
+pipeline. Each size runs in a separate process, on one thread: zones, zone transitions, the model with its road and
 graph features, then `--steps` training steps with the published sizes. The result is a line of JSON per size.
 """
 

@@ -52,7 +52,7 @@ def main() -> None:
     for process in (dagster, *helpers):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        _signal(process, signal.SIGKILL)  # TensorBoard leaves a process of its own in the group
+        _signal(process, signal.SIGKILL)  # TensorBoard leaves a separate process in the group
         process.wait()
     sys.exit(status)
 

@@ -18,6 +18,7 @@ from hoser_kd.config.loading import load_config
 def _config_from_yaml(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:
     """Return a run config that fills the launchpad with the current YAML values of the selected city.
 
+    The folder is that of the partitions, because Dagster fills a launchpad without resources.
     If the YAML cannot be read, the launchpad stays empty, and the tag `YAML_ERROR_TAG` and the failing run say why.
     """
 

@@ -58,7 +58,7 @@ class ArtifactIOManager(dg.IOManager):
             if version is not None:
                 try:
                     artifact = self._pipeline.store().open(stage.name, city, version, seed)
-                except HoserKdError as error:  # Dagster wraps any other exception in a message of its own
+                except HoserKdError as error:  # Dagster wraps any other exception in its own message
                     raise dg.Failure(description=str(error), allow_retries=False) from error
                 if seed is None or _has_seed(context):
                     return artifact

@@ -1,7 +1,11 @@
-"""Generate the pages of docs/ that follow from the code: `python docs/build.py`. tests/test_docs.py checks them."""
+"""Generate the pages and tables of docs/ that follow from the code: `python docs/build.py`.
+
+tests/test_docs.py checks that they are current.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
 from hoser_kd.evaluation.scenarios import SCENARIOS
+from hoser_kd.pipeline.graph import STAGES, Stage
 
 DOCS = Path(__file__).resolve().parent
 
@@ -134,7 +139,26 @@ def _table(first: str, second: str, rows: dict[str, str]) -> str:
     return "\n".join(["", *lines, ""])
 
 
-PAGES = {"settings.md": settings_page, "evaluation.md": evaluation_page}
+def stages_page() -> str:
+    """Return docs/stages.md with the tables of all stages; its text and the column `writes` stay as they are."""
+    page = (DOCS / "stages.md").read_text(encoding="utf-8")
+    writes = dict(re.findall(r"^\| `(\w+)`.* \| ([^|]+) \|$", page, re.MULTILINE))
+    for group in dict.fromkeys(stage.group for stage in STAGES.values()):
+        rows = "".join(_stage_row(stage, writes) for stage in STAGES.values() if stage.group == group)
+        table = rf"(^## {group}\n(?:(?!## ).*\n)*?\| stage \|.*\n\|[-|]+\|\n)(?:\|.*\n)*"
+        page = re.sub(table, lambda match, rows=rows: match[1] + rows, page, flags=re.MULTILINE)
+    return page
+
+
+def _stage_row(stage: Stage, writes: dict[str, str]) -> str:
+    """Return the row of a stage; its description stands for the files that it writes until they are named."""
+    lists = (", ".join(f"`{name}`" for name in names) for names in (stage.inputs, stage.settings))
+    name = f"`{stage.name}`{' (per seed)' if stage.per_seed else ''}"
+    cells = (name, *lists, writes.get(stage.name) or _one_line(stage.description))
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "evaluation.md": evaluation_page, "stages.md": stages_page}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ The public API, for notebooks and scripts; `docs/api.md` has an example of each 
     trips = hk.generate(student, city.test.origins, city.test.start_times, city.test.destinations)
     metrics = hk.evaluate(city.test, trips, city.network, paired=True)
 
-The library knows nothing of Dagster; `assets` and `dagster_project` build on it.
+The library does not depend on Dagster; `assets` and `dagster_project` build on it.
 """
 
 from __future__ import annotations

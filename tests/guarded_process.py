@@ -1,6 +1,6 @@
 """Processes that end with the tests that started them, however those end.
 
-A guard stands between a test and its process: this file, run as a script in a session of its own. It holds a pipe from
+A guard stands between a test and its process: this file, run as a script in its own session. It holds a pipe from
 the test process. The kernel closes that pipe when the test process ends, also after SIGKILL; the guard then kills every
 descendant it has. It is their "subreaper", so processes that were started in the background or in another session
 remain its descendants. As long as the pipe is open, the guard kills nothing.
@@ -26,7 +26,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class GuardedProcess:
-    """A process in a session of its own; it and all its descendants end with this object or with this process.
+    """A process in its own session; it and all its descendants end with this object or with this process.
 
     `log` receives standard output, and `errors` standard error; without `errors` both go to `log`.
     """

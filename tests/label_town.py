@@ -31,7 +31,7 @@ def town(**distill) -> CityConfig:
 
 
 def teacher_inputs(root: Path) -> dict[str, Artifact]:
-    """Make what labels are made from; the teacher's weights are random, and large enough to take their time."""
+    """Create the inputs of labels; the teacher's weights are random, and large enough to take their time."""
     made = make_all(["grid_token_table"], town(), Store(root))
     shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""HOSER written down plainly: an oracle for tests and the yardstick of benchmarks/student_step.py.
+"""A literal transcription of HOSER: the oracle of tests and the reference of benchmarks/student_step.py.
 
-Features are made a trip at a time in Python, every array of pairs exists, all roads are encoded at each step, times
-are predicted for all candidates, and PyTorch Geometric does the graph layers. Keys of the state dict are the
-published ones. Slow on purpose; correct by being plain.
+Features are computed one trip at a time in Python, arrays of pairs are allocated in full, all roads are encoded at each
+step, times are predicted for all candidates, and PyTorch Geometric computes the graph layers. Keys of the state dict
+are the published ones. It is slow, and simple enough to be compared with the paper line by line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run a stage in a process of its own, which a test may cancel or kill, and list the processes that remain."""
+"""Run a stage in a separate process, which a test may cancel or kill, and list the processes that remain."""
 
 from __future__ import annotations
 

@@ -129,6 +129,27 @@ def test_groups_have_a_package_tests_and_docs(group):
     assert (ROOT / "docs" / f"{group}.md").is_file()
 
 
+def test_structure_is_counted_by_file_and_room(tmp_path):
+    """`benchmarks/structure.py` counts a pair of files once, in functions and for type checkers too."""
+    files = {
+        "__init__.py": "from town.a.one import x\n",
+        "a/__init__.py": "",
+        "a/one.py": "from town.a import two\nfrom town.b.three import y, z\n",
+        "a/two.py": "import numpy\n\ndef f():\n    from town import loose\n",
+        "b/__init__.py": "from town.b.three import y\n",
+        "b/three.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from town.a.one import x\n",
+        "loose.py": "import town.b\n",
+    }
+    for name, text in files.items():
+        file = tmp_path / "town" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    script = [sys.executable, str(ROOT / "benchmarks" / "structure.py"), str(tmp_path / "town")]
+    lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    counts = {line.rpartition(" ")[0].strip(): int(line.rpartition(" ")[2]) for line in lines}
+    assert counts == {"rooms": 3, "imports": 6, "crossing imports": 4, "pairs of rooms": 4}
+
+
 def test_definitions_load_without_heavy_libraries():
     script = (
         "import sys, dagster_project.definitions\n"

@@ -36,6 +36,7 @@ BANNED = {
     r"analys(?:e|ed|es|ing)": "analyze",
     r"grey": "gray",
     r"whilst": "while",
+    r"towards": "toward",
     # words of the field
     r"how to mend(?: it| this)?|mend(?:s|ed|ing)?": "fix, hint",
     r"made (?:city|cities|town|trips)": "synthetic city",
@@ -50,10 +51,8 @@ BANNED = {
     r"opinions?": "probabilities",
     r"letters:": "Shapes:",
     r"pictures?": "figure, plot, image",
-    r"(?:key|trip|whose|these|those|all|more|other|every|which|best|its|their|the same|with|and|of) figures?(?! \d)": (
-        "metrics (a figure is a drawing)"
-    ),
-    r"figures? (?:on|a|per|that is|that are|of (?:an?|the) (?:epoch|trip|student|seed|run))": "metrics",
+    r"(?:key|trip|whose|those|which|best|its|their|the same) figures?(?! \d)": ("metrics (a figure is a drawing)"),
+    r"figures? (?:a|per|of (?:an?|the) (?:epoch|trip|student|seed|run))": "metrics",
     r"(?:trips|steps|roads|tokens|models|samples) a second": "trips/s",
     r"(?:one|a token|a line|a file|a class|a module|a row|made once|once|bytes|twice|a pass|tokens) an? "
     r"(?:road|seed|trip|step|group|city|stage|kind|run|figure|row|point|month|day|week|change|epoch|call)": "per",
@@ -67,6 +66,18 @@ BANNED = {
     r"as (?:often|many|much) as one likes": "repeatedly, any number",
     r"nothing of the kind|of that kind is|helps nobody": "(say what it is)",
     r"in words": "as text",
+    r"somebody|nobody": "a user, no process, none",
+    r"(?:process|session|server|profile|message|row|setting|sequence) of (?:its|their) own|one of (?:its|their) own": (
+        "its own ..., a separate ..."
+    ),
+    r"hardly": "barely, almost no",
+    r"learned nothing": "is not better than the baseline",
+    r"wants? it|knows? nothing": "(say what it does)",
+    r"for a while": "temporarily",
+    r"something else than": "something other than",
+    r"on purpose": "intentionally",
+    r"yardstick": "reference",
+    r"plain (?:and (?:a|the) distilled|students?|HOSER)": "vanilla",
     r"kept aside|laid aside": "reserved",
     r"cut short": "truncated",
     r"let go": "released",
@@ -102,38 +113,7 @@ PLACES = (
     "pyproject.toml",
     "dagster.yaml-template",
 )
-PENDING: set[str] = {
-    "CHANGELOG.md",
-    "README.md",
-    "assets",
-    "benchmarks",
-    "config",
-    "dagster.yaml-template",
-    "dagster_project",
-    "docs",
-    "hoser_kd/__init__.py",
-    "hoser_kd/cli.py",
-    "hoser_kd/common",
-    "hoser_kd/config",
-    "hoser_kd/evaluation",
-    "hoser_kd/generation",
-    "hoser_kd/grid",
-    "hoser_kd/hoser",
-    "hoser_kd/lmtad",
-    "hoser_kd/network",
-    "hoser_kd/pipeline",
-    "hoser_kd/plots",
-    "hoser_kd/report",
-    "hoser_kd/student",
-    "hoser_kd/teacher",
-    "tests/hoser",
-    "tests/network",
-    "tests/pipeline",
-    "tests/plots",
-    "tests/report",
-    "tests/student",
-    "tests/teacher",
-}
+PENDING: set[str] = set()
 """Places that still hold banned phrases. A clean one must leave the list; the list is to become empty."""
 
 OWN = {Path(__file__), ROOT / "docs" / "settings.md"}

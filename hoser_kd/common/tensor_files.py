@@ -24,7 +24,7 @@ def read_tensors(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # torch's own message recommends to load the file without protection
-        raise CheckpointError(f"{file}: holds something else than weights. Nothing of it was run.") from None
+        raise CheckpointError(f"{file}: contains something other than weights. Nothing in it was executed.") from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged or no PyTorch file: {_first_line(error)}") from None
 

@@ -1,7 +1,7 @@
 """The state from which an interrupted training run resumes, saved after each epoch.
 
 A state file carries the key of its run, a digest of settings, data and seed. A run resumes only from a state with its
-own key. Any other state is refused, never overwritten: it may be hours of somebody's training.
+own key. Any other state is refused, never overwritten: it may hold hours of another training.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Metric:
     is_share: bool = False
     """Whether to show it as a percentage."""
     real: str | None = None
-    """Metric with the value of the real trips, shown beside this one and not in a row of its own."""
+    """Metric with the value of the real trips, shown beside this one instead of in a separate row."""
     target: float | Literal["real"] | None = None
     """Value that is best: a number, or that of the real trips; None: there is none."""
     headline: bool = False

@@ -1,6 +1,6 @@
 """Metrics of subsets: trips by day, hour and place; next steps by hour, remaining distance and road class.
 
-A model with good means may still be poor at night or towards the center.
+A model with good means may still be poor at night or toward the center.
 
 Shapes: n trips, S steps of all trips together, N roads.
 """

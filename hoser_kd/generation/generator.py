@@ -32,7 +32,7 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import Decoding, Expanded, Node, Trip
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
-from hoser_kd.hoser import HOSER, Decoder
+from hoser_kd.hoser import HOSER, IncrementalHOSER
 
 DEFAULT_MAX_STEPS = 5000
 """Expansions per trip, as published."""
@@ -215,7 +215,7 @@ class _Engine:
     """Advances active trips round by round."""
 
     def __init__(self, model: HOSER, requests: _Requests, decoding: Decoding) -> None:
-        self._decoder = Decoder(model)
+        self._decoder = IncrementalHOSER(model)
         self._tree = self._decoder.tree()
         self._requests = requests
         self._decoding = decoding

@@ -4,7 +4,7 @@ from hoser_kd.hoser.batches import Batch, collate, time_label_statistics
 from hoser_kd.hoser.checkpoint import export_checkpoint, load, load_checkpoint, save
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
-from hoser_kd.hoser.incremental import Decoded, Decoder, PathTree
+from hoser_kd.hoser.incremental import Decoded, IncrementalHOSER, PathTree
 from hoser_kd.hoser.loading import load_student
 from hoser_kd.hoser.model import HOSER, StudentOutput, TimeScale
 
@@ -12,9 +12,9 @@ __all__ = [
     "HOSER",
     "Batch",
     "Decoded",
-    "Decoder",
     "GraphFeatures",
     "HoserConfig",
+    "IncrementalHOSER",
     "PathTree",
     "StudentOutput",
     "TimeScale",

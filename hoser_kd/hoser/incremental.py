@@ -129,7 +129,7 @@ class _Layer:
     """Contributions of a unit of distance and of interval to a key and to a value, (2, d) each."""
 
 
-class Decoder:
+class IncrementalHOSER:
     """HOSER for generation; it reads the weights once, so they must not change afterwards."""
 
     @torch.no_grad()

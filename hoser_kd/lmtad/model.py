@@ -226,7 +226,7 @@ class LMTAD(nn.Module):
         if config.integer_poe:
             warnings.warn(
                 "LM-TAD with integer_poe: in the published code, the scores of a sequence depend on its row in the "
-                "batch. Here they are those of a batch of one, which hardly depend on the order of the tokens.",
+                "batch. Here they are those of a batch of one, which barely depend on the order of the tokens.",
                 stacklevel=2,
             )
         self.config = config

@@ -1,4 +1,4 @@
-"""A city as a notebook wants it: the road network, its trips by split, and the zones that HOSER needs."""
+"""A city in one object, for notebooks: the road network, its trips by split, and the zones that HOSER needs."""
 
 from __future__ import annotations
 

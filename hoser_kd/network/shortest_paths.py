@@ -69,7 +69,7 @@ def least_cost_paths(
     walks = []
     for chunk in _trees(graph, sources, memory_bytes, predecessors=True):
         cost[chunk.pairs] = chunk.distance[chunk.row, targets[chunk.pairs]]
-        # a walk towards the source of an unreachable road has to begin, and to end, at the origin
+        # a walk toward the source of an unreachable road has to begin, and to end, at the origin
         first = np.where(np.isfinite(cost[chunk.pairs]), targets[chunk.pairs], origins[chunk.pairs])
         walks.append(_walk(chunk.predecessor, chunk.row, first, chunk.pairs))
     pair, step, road = (np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in _columns(walks))

@@ -1,7 +1,7 @@
 """Data sources: each kind provides a folder in HOSER's format and a digest of its content.
 
 A kind is a subclass of `SourceKind`, registered in `SOURCE_KINDS` under the name that `source.kind` uses. Everything
-that depends on the kind is answered by its class. This module loads with the settings, so it imports nothing heavy.
+that depends on the kind is defined by its class. This module loads with the settings, so it imports nothing heavy.
 """
 
 from __future__ import annotations

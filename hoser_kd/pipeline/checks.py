@@ -1,4 +1,4 @@
-"""Checks of finished artifacts: each detects an error that would silently spoil all later stages.
+"""Checks of finished artifacts: each detects an error that would silently corrupt all later stages.
 
 Validators reject invalid input; checks judge results. After a failed blocking check, Dagster and the command line stop.
 """
@@ -75,7 +75,7 @@ def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
 
 
 _MIN_DISTINGUISHABLE_SHARE = 0.05
-"""Below this share of distinguishable choices the teacher has hardly any signal for a student."""
+"""Below this share of distinguishable choices the teacher has almost no signal for a student."""
 
 
 def _grid_resolution(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
@@ -141,7 +141,7 @@ def _grid_alignment(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
         return True, message, metrics
     message = (
         f"The alignment cannot be determined: the teacher's negative log-likelihood of {nll} (uniform baseline: "
-        f"{uniform:.3f}) hardly changes with the grid's position, as the teacher fits these trips poorly. Verify "
+        f"{uniform:.3f}) barely changes with the grid's position, because the teacher fits these trips poorly. Verify "
         "`grid.bounds` yourself."
     )
     return True, message, metrics
@@ -173,8 +173,8 @@ def _beats_uniform_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdict
         )
     elif not passed:
         message += (
-            " The teacher has learned nothing about these trips: train longer, or use the training grid of an imported "
-            "teacher."
+            " The teacher is not better than the baseline on these trips: train longer, or use the training grid of "
+            "an imported teacher."
         )
     return passed, message, {"val_loss": loss, "uniform_baseline_loss": round(uniform, 4)}
 
@@ -230,7 +230,8 @@ def _beats_frequency_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdi
     message = f"The validation NLL is {nll:.4f}, that of the frequency baseline {baseline:.4f}."
     if not passed:
         message += (
-            " The student has learned nothing: inspect the training curves, train longer, or use more training trips."
+            " The student is not better than the baseline: inspect the training curves, train longer, or use more "
+            "training trips."
         )
     return passed, message, {"val_nll": nll, "frequency_nll": baseline}
 

@@ -144,7 +144,7 @@ def make_with_inputs(
 
     A stage that reads all seeds reads `seeds`, or `seed` alone if None. `on_stage` is called with each stage before it
     is computed. With `stop_at_checks=False` failed blocking checks are ignored, for experiments that train poor
-    students on purpose.
+    students intentionally.
 
     Raises:
         CheckError: a blocking check failed, where Dagster stops too.

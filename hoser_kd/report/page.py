@@ -141,7 +141,7 @@ def _figures(data: ReportData, rows: Sequence[Row]) -> dict[str, Iterable[Captio
 
 
 def describe_stage(name: str) -> str:
-    """Return the name of a stage or artifact in words."""
+    """Return the name of a stage or artifact with spaces for underscores."""
     return name.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""Training of a student: plain HOSER, or HOSER distilled from the teacher's labels.
+"""Training of a student: vanilla HOSER, or HOSER distilled from the teacher's labels.
 
 loss = cross-entropy over the candidates + relative error of log1p(seconds) + lambda * KL(teacher || student)
 
@@ -59,7 +59,7 @@ class StudentTrainer:
     def __init__(
         self, model: HOSER, config: StudentConfig, total_steps: int, terms: Sequence[LossTerm] | None = None
     ) -> None:
-        """`terms`: the loss terms in the order of their sum; None: those of plain HOSER, without a teacher."""
+        """`terms`: the loss terms in the order of their sum; None: those of vanilla HOSER, without a teacher."""
         self.model, self.config = model, config
         self.context = DistributedContext.current()
         self._replica = self.context.replica(model)
@@ -240,7 +240,7 @@ def _check_distillation(
     if labels is None:
         raise ValueError(
             "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
-            "for a plain student."
+            "for a vanilla student."
         )
     if grid_tokens is None and distill.shared_cells != "replicate":
         raise ValueError(

@@ -3,7 +3,7 @@
 A published checkpoint holds the size of its grid, not its bounds. Bounds that are wrong by half a cell leave all counts
 unchanged but move most roads into another cell. A trained teacher detects it: its negative log-likelihood (NLL) of the
 city's trips is lowest at its training grid. The grid is shifted by up to half a cell in all directions and, if that is
-inconclusive, by whole cells, and NLLs are compared trip by trip. A hardly trained teacher gives no conclusive result.
+inconclusive, by whole cells, and NLLs are compared trip by trip. A barely trained teacher gives no conclusive result.
 
 Shapes: n trips, S shifts.
 """
@@ -47,11 +47,11 @@ FAR = tuple(Shift(*shift) for shift in product(range(-5, 6), repeat=2) if shift 
 """Shifts by whole cells, evaluated on fewer trips if `NEAR` is inconclusive."""
 
 _NEAR_TRIPS, _FAR_TRIPS = 48, 16
-_SURE = 4.0
-"""Standard errors of the gain above which a difference is significant."""
-_LEAST_GAIN_NATS = 0.05
+_MIN_STANDARD_ERRORS = 4.0
+"""Number of standard errors above which a gain is significant."""
+_MIN_GAIN_NATS = 0.05
 """Gain per token below which a difference is negligible, even if significant."""
-_MORE_CLAMPED = 0.02
+_MAX_MORE_CLAMPED = 0.02
 """A shift that clamps this share more of the points is excluded: clamped trips repeat a cell, which is easy."""
 
 
@@ -90,7 +90,7 @@ class Alignment:
 
     @property
     def _threshold(self) -> Float64Array:
-        return np.maximum(_SURE * self.errors, _LEAST_GAIN_NATS)
+        return np.maximum(_MIN_STANDARD_ERRORS * self.errors, _MIN_GAIN_NATS)
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of the check."""
@@ -175,7 +175,7 @@ def _compare(
     # standard error of a ratio of sums over trips: gains of trips minus their share of the total gain
     excess_Sn = nats_Sn[0] - nats_Sn - (losses[0] - losses)[:, None] * tokens_n
     errors = np.sqrt((excess_Sn**2).sum(1)) / tokens_n.sum()
-    allowed = np.array(clamped) <= clamped[0] + _MORE_CLAMPED
+    allowed = np.array(clamped) <= clamped[0] + _MAX_MORE_CLAMPED
     return losses, np.where(allowed, losses[0] - losses, np.minimum(losses[0] - losses, 0.0)), errors
 
 

@@ -2,7 +2,7 @@
 
 The history of step t of a trip r_0 … r_n is [SOT, token of r_0, …, token of r_t], cut to its last W tokens at
 positions 0 … W-1. The model is causal, so one pass over a trip encodes all histories that are not cut: position t + 1
-is step t. Cut histories share no computation, because their positions differ; each is a sequence of its own.
+is step t. Cut histories share no computation, because their positions differ; each is a separate sequence.
 
 Shapes: n trips, P tokens of all trips, S steps, K steps of a batch, B batch, T tokens, W window, D width.
 """

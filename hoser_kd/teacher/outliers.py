@@ -14,8 +14,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, row_of_value
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.lmtad.checkpoint import check_grid
-from hoser_kd.lmtad.model import LMTAD
+from hoser_kd.lmtad import LMTAD, check_grid
 from hoser_kd.teacher.corpus import FRAME, Corpus
 from hoser_kd.teacher.scoring import score
 

@@ -27,8 +27,7 @@ from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.lmtad.checkpoint import LMTADCheckpoint
-from hoser_kd.lmtad.model import LMTAD
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import Window

@@ -33,8 +33,7 @@ from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
-from hoser_kd.lmtad.checkpoint import LMTADCheckpoint, load_checkpoint, save
-from hoser_kd.lmtad.model import LMTAD, LMTADConfig
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
 from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
 
 if TYPE_CHECKING:

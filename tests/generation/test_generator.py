@@ -25,7 +25,7 @@ from hoser_kd.generation.generator import generate, generate_to
 from hoser_kd.generation.od_pairs import read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
 from hoser_kd.generation.trajectories import GeneratedTrajectories
-from hoser_kd.hoser import HOSER, Decoder, collate, load_checkpoint
+from hoser_kd.hoser import HOSER, IncrementalHOSER, collate, load_checkpoint
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.trajectories import Trajectories
 
@@ -85,7 +85,7 @@ def ask(model, network, roads, times, destination):
 
 
 def forward_to(model, batch, destination):
-    """The full forward pass towards a destination that is not the end of the path."""
+    """The full forward pass toward a destination that is not the end of the path."""
 
     class Towards(type(batch)):
         destinations = torch.tensor([destination])
@@ -292,13 +292,13 @@ def test_no_more_trips_are_active_than_requested(requests, monkeypatch, decoding
     _, model, origins, starts, destinations = requests
     repeated = [np.tile(part, 8) for part in (origins, starts, destinations)]
     expanded = []
-    step = Decoder.step
+    step = IncrementalHOSER.step
 
     def watched(self, tree, parents, *rest):
         expanded.append(len(parents))
         return step(self, tree, parents, *rest)
 
-    monkeypatch.setattr(Decoder, "step", watched)
+    monkeypatch.setattr(IncrementalHOSER, "step", watched)
     generate(model, *repeated, decoding=decoding, concurrent=5)
     assert 3 < max(expanded) <= most
 
@@ -500,15 +500,17 @@ def test_memory_follows_the_active_branches(requests, monkeypatch):
     """Nodes without references are released at once, and all nodes at the end."""
     network, model, *_ = requests
     kept, trees = [], []
-    step, tree = Decoder.step, Decoder.tree
+    step, tree = IncrementalHOSER.step, IncrementalHOSER.tree
 
     def watched_step(self, tree, *rest):
         decoded = step(self, tree, *rest)
         kept.append(tree.num_nodes)
         return decoded
 
-    monkeypatch.setattr(Decoder, "step", watched_step)
-    monkeypatch.setattr(Decoder, "tree", lambda self, capacity=4: trees.append(tree(self, capacity)) or trees[-1])
+    monkeypatch.setattr(IncrementalHOSER, "step", watched_step)
+    monkeypatch.setattr(
+        IncrementalHOSER, "tree", lambda self, capacity=4: trees.append(tree(self, capacity)) or trees[-1]
+    )
     far = np.full(3, network.num_roads - 1)
     trips = generate(model, np.arange(3), np.zeros(3, np.int64), far)
     assert trees[0].num_nodes == 0

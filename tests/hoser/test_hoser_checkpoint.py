@@ -60,7 +60,7 @@ def test_the_candidate_angle_is_an_argument(small_city, small_model, tmp_path):
     [
         (None, "no such file"),
         (b"", "damaged"),
-        (b"no checkpoint at all", "damaged|something else"),
+        (b"no checkpoint at all", "damaged|something other than weights"),
     ],
 )
 def test_unreadable_files_are_refused(small_city, tmp_path, content, message):
@@ -88,7 +88,7 @@ def test_code_in_a_file_is_not_run(small_city, tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"road2zone": Evil()}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="something else than weights"):
+    with pytest.raises(CheckpointError, match="something other than weights"):
         load_checkpoint(tmp_path / "x.pth", small_city.network)
     assert not (tmp_path / "ran").exists()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_city import grid_network
 
-from hoser_kd.hoser import Decoder, collate
+from hoser_kd.hoser import IncrementalHOSER, collate
 
 
 def one(*values):
@@ -21,7 +21,7 @@ def test_steps_equal_the_full_forward(small_city, small_model, compiled):
     batch = collate(small_city.trips["test"], np.arange(10))
     with torch.no_grad():
         full = small_model(batch, all_times=True)
-    decoder = Decoder(small_model, compiled=compiled)
+    decoder = IncrementalHOSER(small_model, compiled=compiled)
     tree = decoder.tree(capacity=4)
     tree.store.fill_(torch.nan)
     last = np.full(len(batch.rows), -1)
@@ -41,7 +41,7 @@ def test_steps_equal_the_full_forward(small_city, small_model, compiled):
 
 
 def test_slots_are_reused(small_model):
-    decoder = Decoder(small_model)
+    decoder = IncrementalHOSER(small_model)
     tree = decoder.tree(capacity=2)
     first = decoder.step(tree, one(-1, -1), one(3, 4), one(0, 0), one(0, 0), one(9, 9))
     tree.give_back(first.slots.tolist())
@@ -61,7 +61,7 @@ def test_dead_end_has_no_candidate(small_city, small_model):
         values = getattr(tables, name)
         setattr(tables, name, torch.cat([values[:at], values[at + gone :]]))
     tables.successor_start = start
-    decoder = Decoder(small_model)
+    decoder = IncrementalHOSER(small_model)
     tree = decoder.tree()
     decoded = decoder.step(tree, one(-1, -1), one(5, 8), one(0, 0), one(0, 0), one(9, 9))
     assert (decoded.candidates[0] == -1).all()
@@ -72,7 +72,7 @@ def test_dead_end_has_no_candidate(small_city, small_model):
 
 
 def test_weekday_of_the_start_decides_the_sign(small_model):
-    decoder = Decoder(small_model)
+    decoder = IncrementalHOSER(small_model)
     tree = decoder.tree()
     friday_evening, just_saturday = one(1 * 86_400 + 80_000), one(2 * 86_400 + 100)
     started_friday = decoder.step(tree, one(-1), one(3), just_saturday, friday_evening, one(40))

@@ -1,4 +1,4 @@
-"""A tiny synthetic city, made once per test session, and servers over it that tests share where they may."""
+"""A tiny synthetic city, materialized once per test session, and servers over it that tests share where they may."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def taught(towns: Path, tmp_path: Path) -> Home:
 
 @pytest.fixture
 def fresh_home(tmp_path: Path) -> Home:
-    """A home with the town's settings and nothing made."""
+    """A home with the town's settings and nothing materialized."""
     return make_home(tmp_path / "fresh")
 
 
@@ -98,5 +98,5 @@ def dev():
 
 @pytest.fixture
 def three_ports() -> list[int]:
-    """Ports nobody listens on."""
+    """Unused ports."""
     return [free_port() for _ in range(3)]

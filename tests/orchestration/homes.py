@@ -59,7 +59,7 @@ def wait_until(condition: Callable[[], T], seconds: float, what: object) -> T:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -97,7 +97,7 @@ class Home:
 
     @property
     def screen(self) -> str:
-        """Standard output of the runner that made the town."""
+        """Standard output of the runner that materialized the town."""
         return (self.root / "screen.txt").read_text()
 
     def edit(self, old: str, new: str) -> None:
@@ -129,7 +129,7 @@ class Home:
     def materialize(self, *jobs: str, seeds: Sequence[str] = ("0",)) -> None:
         """Execute jobs of the town in this process, for each seed where a job has seeds.
 
-        The runner does the same in a process of its own, which takes seconds to import everything.
+        The runner does the same in a separate process, which takes seconds to import everything.
         """
         definitions = self.definitions()
         with warnings.catch_warnings(), self.instance() as instance:

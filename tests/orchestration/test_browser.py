@@ -37,7 +37,7 @@ def chromium():
 
 @pytest.fixture
 def browser(chromium):
-    """A window with a profile of its own, and the errors of its pages."""
+    """A window with its own profile, and the errors of its pages."""
     errors: list[str] = []
     window = chromium.new_context(viewport={"width": 1400, "height": 900})
     window.set_default_timeout(90_000)

@@ -105,7 +105,7 @@ def test_two_simultaneous_runs_of_a_partition_train_it_once(copy_of_town):
 
 @pytest.fixture
 def postgres():
-    """The address of an empty database on a server of its own; skipped where PostgreSQL is not installed."""
+    """The address of an empty database on a separate server; skipped where PostgreSQL is not installed."""
     found = [*map(Path, filter(None, [shutil.which("initdb")])), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if not found:
         pytest.skip("no PostgreSQL server here: initdb is neither on PATH nor in /usr/lib/postgresql")

@@ -6,7 +6,7 @@ import uuid
 
 import dagster as dg
 
-from assets.pool import POOL, wait_for_place
+from assets.pool import POOL, wait_for_slot
 
 
 def test_a_step_that_lost_its_slot_to_another_run_is_queued_again_and_runs_once(tmp_path):
@@ -22,7 +22,7 @@ def test_a_step_that_lost_its_slot_to_another_run_is_queued_again_and_runs_once(
             places.free_concurrency_slot_for_step(context.run.run_id, "student")
             assert places.claim_concurrency_slot(POOL, other, "student").is_claimed
             threading.Timer(1, places.free_concurrency_slots_for_run, [other]).start()
-        wait_for_place(context)
+        wait_for_slot(context)
         held_while_working.append([slot.run_id for slot in places.get_concurrency_info(POOL).claimed_slots])
         return 1
 
@@ -40,7 +40,7 @@ def test_without_a_limit_a_step_runs_at_once(tmp_path):
 
     @dg.asset(pool=POOL)
     def student(context: dg.AssetExecutionContext) -> int:
-        wait_for_place(context)
+        wait_for_slot(context)
         return 1
 
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:

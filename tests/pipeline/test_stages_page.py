@@ -1,4 +1,4 @@
-"""The tables of docs/stages.md state what STAGES says."""
+"""The tables of docs/stages.md agree with STAGES."""
 
 from __future__ import annotations
 

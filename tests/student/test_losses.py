@@ -390,7 +390,7 @@ def test_the_term_is_float32_in_a_training_of_half_precision(labeled, precision,
 
 @pytest.fixture
 def entropy_term():
-    """A loss term that is registered for a while: the entropy of the student's choice, with weight 0.1."""
+    """A loss term that is registered temporarily: the entropy of the student's choice, with weight 0.1."""
 
     def entropy(batch, output, epoch):
         p = output.logits[output.step_mask].softmax(1)

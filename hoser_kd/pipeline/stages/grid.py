@@ -89,7 +89,7 @@ def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, netwo
     """Measure the grid's alignment with an imported teacher; not needed if the checkpoint contains its cells."""
     if teacher is None or not isinstance(grid, GridSpec):
         return {}
-    from hoser_kd.lmtad.checkpoint import check_grid
+    from hoser_kd.lmtad import check_grid
     from hoser_kd.teacher.grid_alignment import alignment
 
     check_grid(teacher.config.vocab_size, grid.shape)

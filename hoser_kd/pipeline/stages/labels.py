@@ -16,8 +16,7 @@ import numpy as np
 from hoser_kd.common.device import check_room_for, pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.common.progress import silent
-from hoser_kd.lmtad import load_checkpoint
-from hoser_kd.lmtad.checkpoint import save
+from hoser_kd.lmtad import load_checkpoint, save
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips

@@ -1,4 +1,4 @@
-"""Stages of the student group: the plain and the distilled HOSER."""
+"""Stages of the student group: the vanilla and the distilled HOSER."""
 
 from __future__ import annotations
 

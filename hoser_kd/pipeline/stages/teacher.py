@@ -12,8 +12,7 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.grid.spec import GridSpec, OccupiedCells
 from hoser_kd.grid.token_table import corpus_tokens
-from hoser_kd.lmtad import LMTADCheckpoint, load_checkpoint
-from hoser_kd.lmtad.checkpoint import check_grid, save
+from hoser_kd.lmtad import LMTADCheckpoint, check_grid, load_checkpoint, save
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import cell_grid, describe_grid, load_grid, load_tokens

@@ -3,7 +3,7 @@
 The workers run `hoser_kd.pipeline.workers.worker` under `torchrun`. Messages are JSON lines on their standard output,
 an error is a file, and any other output is shown only after a failure.
 
-torchrun starts each worker in a session of its own, so a signal to torchrun's process group does not reach the workers.
+torchrun starts each worker in its own session, so a signal to torchrun's process group does not reach the workers.
 Each worker therefore reads a pipe from the launcher as standard input and exits when it closes, which happens however
 the launcher ends.
 """
