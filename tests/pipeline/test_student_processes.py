@@ -106,7 +106,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs,
         # generated trips differ as soon as rounding changes one choice
         assert next_steps(ours) == pytest.approx(next_steps(theirs), rel=1e-4)
         assert ours.keys() == theirs.keys()
-    assert together.best_epoch == best_epoch(together.history, "arrival")
+    assert together.best_epoch == best_epoch(together.history, "arrival_rate")
     assert [report[:3] for report in progress if report[0] == "training"] == [
         ("training", step, 9) for step in range(1, 10)
     ]
