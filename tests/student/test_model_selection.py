@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from test_training import train, weights
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.tensor_files import read_tensors
+from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig, StudentConfig
 from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
@@ -24,6 +26,7 @@ from hoser_kd.generation.generator import generate
 from hoser_kd.pipeline.graph import SETTINGS
 from hoser_kd.student.model_selection import SelectionRule, best_epoch, patience_exhausted, score, selection_score
 
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 LONGER = TINY.model_copy(update={"max_epochs": 5, "dropout": 0.1, "learning_rate": 0.02})
 WATCHED = LONGER.model_copy(update={"select_num_ods": 12, "select_max_steps": 15})
 
@@ -220,6 +223,16 @@ def test_settings_at_their_defaults_do_not_change_the_version():
     for chosen in ({"select_num_ods": 5, "select_max_steps": 7}, {"select_by": "arrival_rate", "select_max_steps": 7}):
         assert settings(**chosen) == chosen
     assert StudentConfig(select_by="arrival_rate").num_validation_ods == 200
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_cities_keep_the_published_rule(path):
+    config = load_config(path)
+    published = config.source.kind == "huggingface"
+    assert config.student.select_by == ("accuracy" if published else "nll")
+    assert SETTINGS["student"].changed(SETTINGS["student"](config)).get("select_by") == (
+        "accuracy" if published else None
+    )
 
 
 def test_shares_of_several_processes_are_combined(small_city, small_model, monkeypatch):
