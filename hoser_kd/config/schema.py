@@ -201,7 +201,7 @@ _VALIDATION_ODS = 200
 
 
 class StudentConfig(Section):
-    """The HOSER student and its training; defaults are the published values."""
+    """The HOSER student and its training; defaults are the published values, except candidate_angle and select_by."""
 
     hidden_dim: int = Field(128, ge=1)
     """Width of road and zone embeddings, of each attention head and of the navigator."""
@@ -223,6 +223,12 @@ class StudentConfig(Section):
     elapsed: true intervals."""
     max_epochs: int = Field(25, ge=1)
     """Number of passes over the training trips."""
+    min_steps: int | None = Field(None, ge=1)
+    """Minimum number of optimizer steps: the number of epochs is raised above max_epochs where these have fewer, so
+    that every train_fraction gets the same number of steps. The learning-rate schedule covers all epochs. None: off."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better epoch by select_by, but not before min_steps. The learning-rate
+    schedule still covers all epochs. None: train all epochs."""
     batch_size: int = Field(256, ge=1)
     """Trips per optimizer step."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -237,18 +243,19 @@ class StudentConfig(Section):
     """Maximum gradient norm; larger gradients are clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
-    select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "accuracy"
-    """Metric on the validation trips that selects the epoch to keep. accuracy: next-step accuracy, as published; nll:
-    next-step negative log-likelihood; arrival_rate: share of generated trips that reach their destination; generation:
-    arrival, distributions and shape of generated trips combined (docs/selection.md). Further rules are registered in
-    `SELECTION_RULES`."""
+    select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "nll"
+    """Metric on the validation trips that selects the epoch to keep. nll: next-step negative log-likelihood; accuracy:
+    next-step accuracy, as published, the lower NLL of equals; arrival_rate: share of generated trips that reach their
+    destination; generation: arrival, distributions and shape of generated trips combined (docs/selection.md). Further
+    rules are registered in `SELECTION_RULES`."""
     select_num_ods: int | None = Field(None, ge=1)
     """Number of validation ODs for which trips are generated after each epoch, the same in all epochs and trainings;
     their metrics are logged for any select_by. None: 200 if select_by is arrival_rate or generation, otherwise 0."""
     select_max_steps: int = Field(1000, ge=1)
     """Maximum number of node expansions per validation trip."""
     train_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the training trips used by the student, sampled by the seed; the teacher uses all."""
+    """Share of the training trips used by the student, sampled by the seed; the teacher uses all. Below 1, the
+    student's zone graph counts only these trips, also where the dataset ships `zone_trans_mat.npy`."""
     num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
     """Processes that train a student in parallel, one GPU each if GPUs are used; each batch is divided among them, so
     the result is equal up to rounding."""
@@ -269,12 +276,11 @@ class StudentConfig(Section):
     def of_the_result(self) -> dict[str, Any]:
         """Return the settings that determine the trained student and its metrics.
 
-        Settings of the epoch selection are included only where they differ from the published ones.
+        Settings of generated validation trips are included only where trips are generated.
         """
         unused = set(execution_only_fields(type(self)))
         if not self.num_validation_ods:
             unused |= {"select_num_ods", "select_max_steps"}
-            unused |= {"select_by"} if self.select_by == "accuracy" else set()
         return self.model_dump(mode="json", exclude=unused)
 
 

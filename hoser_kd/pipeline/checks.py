@@ -236,12 +236,33 @@ def _beats_frequency_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdi
     return passed, message, {"val_nll": nll, "frequency_nll": baseline}
 
 
+def _trained_to_optimum(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+    warnings = artifact.summary.get("training_warnings")
+    if artifact.summary.get("enabled") is False:
+        return True, "Not applicable: distillation is disabled in the city's YAML.", {}
+    if warnings is None:
+        return True, "Unknown: the student was trained by a version without training warnings.", {}
+    best, epochs = int(artifact.summary["best_epoch"]), len(artifact.summary["epochs"])
+    metrics = {"best_epoch": best, "epochs": epochs, "num_warnings": len(warnings)}
+    if warnings:
+        return False, " ".join(warning["message"] for warning in warnings), metrics
+    return True, f"Epoch {best} of {epochs} is the best: it lies after the warm-up and before the last epoch.", metrics
+
+
 _STUDENT = (
     Check(
         "beats_frequency_baseline",
         "The student's validation NLL is below that of the most frequent next road in the training trips.",
         _beats_frequency_baseline,
         check_evidence.student_curves,
+    ),
+    Check(
+        "trained_to_optimum",
+        "The best epoch lies after the warm-up of the learning rate and before the last epoch, and an epoch has at "
+        "least 10 optimizer steps.",
+        _trained_to_optimum,
+        check_evidence.student_curves,
+        blocking=False,
     ),
 )
 

@@ -269,12 +269,13 @@ STAGES: dict[str, Stage] = {
         Stage(
             "vanilla_student",
             "student",
-            "HOSER trained as published, without a teacher; the best epoch by `student.select_by`.",
+            "HOSER trained without a teacher; the best epoch by `student.select_by`.",
             inputs=_NETWORK,
             settings=("student",),
             per_seed=True,
             uses_model=True,
             kinds=("pytorch", "safetensors"),
+            code_version="2",
         ),
         Stage(
             "distilled_student",
@@ -286,6 +287,7 @@ STAGES: dict[str, Stage] = {
             per_seed=True,
             uses_model=True,
             kinds=("pytorch", "safetensors"),
+            code_version="2",
         ),
         Stage(
             "generated_trajectories",

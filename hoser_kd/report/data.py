@@ -39,6 +39,8 @@ class StudentResult:
     """`metrics` by scenario (`hoser_kd.evaluation.scenarios`)."""
     next_step_by: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """Next-step metrics by grouping and group (`hoser_kd.evaluation.scenarios.next_step_by`)."""
+    training_warnings: Sequence[Mapping[str, Any]] = ()
+    """Why the student may not have reached its optimum (`hoser_kd.student.training_budget.training_warnings`)."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,14 @@ from hoser_kd.report.figures import (
 )
 from hoser_kd.report.labels import Value, describe, describe_values, is_number
 from hoser_kd.report.table import Group, Table, format_row, short_label, table_of
-from hoser_kd.report.text import caveat, definitions_of, headline_of, summary_cards, verdict_sentences
+from hoser_kd.report.text import (
+    caveat,
+    definitions_of,
+    headline_of,
+    summary_cards,
+    training_caveat,
+    verdict_sentences,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -91,7 +98,7 @@ def _verdict(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
         "city": data.city,
         "headline": headline_of(rows, pairs),
         "sentences": list(verdict_sentences(data, rows)),
-        "caveat": caveat(pairs) if has_distilled else "",
+        "caveat": " ".join(filter(None, (caveat(pairs) if has_distilled else "", training_caveat(data.students)))),
         "left_out": list(data.left_out),
         "cards": summary_cards(rows) if has_distilled else [],
     }

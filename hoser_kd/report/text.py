@@ -149,6 +149,29 @@ def caveat(num_pairs: int) -> str:
     )
 
 
+_UNDERTRAINED = {
+    "few_steps_per_epoch": "an epoch has too few steps",
+    "best_epoch_in_warmup": "the best epoch lies in the warm-up",
+    "last_epoch_is_best": "the last epoch is the best",
+}
+
+
+def training_caveat(students: Mapping[str, Mapping[int, StudentResult]]) -> str:
+    """Return which students may not have reached their optimum, and why; empty if none."""
+    signs: dict[str, list[str]] = {}
+    for kind, results in students.items():
+        for seed, result in results.items():
+            for warning in result.training_warnings:
+                signs.setdefault(warning["kind"], []).append(f"{kind} {seed}")
+    if not signs:
+        return ""
+    listed = "; ".join(f"{_UNDERTRAINED[sign]} ({', '.join(names)})" for sign, names in signs.items())
+    return (
+        f"Some students may not have reached their optimum, so a difference may come from the training: {listed}. "
+        "The check `trained_to_optimum` names the setting to change."
+    )
+
+
 def summary_cards(rows: Sequence[Row]) -> list[tuple[str, Line]]:
     """Return (section, line) of the metrics at the top of the page, as far as both students have them."""
     by_name = {row.name: row for row in rows}

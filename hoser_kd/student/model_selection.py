@@ -31,10 +31,18 @@ class SelectionRule:
     """One line for settings and docs: which epoch is the best."""
     needs_generated_trips: bool = False
     """Whether the rule reads metrics of trips that are generated after each epoch."""
+    tie_break: Callable[[Mapping[str, float]], float] | None = None
+    """Orders epochs of equal score; higher is better. None: the first of equals is the best."""
 
 
 SELECTION_RULES.register(
-    "accuracy", SelectionRule(lambda metrics: metrics["accuracy"], "highest accuracy of the next step, as published")
+    "accuracy",
+    SelectionRule(
+        lambda metrics: metrics["accuracy"],
+        "highest accuracy of the next step, as published; the lowest NLL breaks ties",
+        # a validation split of a few hundred steps gives many epochs the same accuracy
+        tie_break=lambda metrics: -metrics["nll"],
+    ),
 )
 SELECTION_RULES.register("nll", SelectionRule(lambda metrics: -metrics["nll"], "lowest NLL of the next step"))
 SELECTION_RULES.register(
@@ -55,7 +63,7 @@ SELECTION_RULES.register(
 )
 
 
-def score(metrics: Mapping[str, float], by: str = "accuracy") -> float:
+def score(metrics: Mapping[str, float], by: str = "nll") -> float:
     """Return the score of an epoch by a rule of `SELECTION_RULES`; higher is better.
 
     Raises ConfigError for an unknown rule and ValueError if a metric that the rule needs is missing.
@@ -70,7 +78,7 @@ def score(metrics: Mapping[str, float], by: str = "accuracy") -> float:
         ) from None
 
 
-def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
+def selection_score(summary: Mapping[str, Any], by: str = "nll") -> float:
     """Return the score of a student by a rule of `SELECTION_RULES`, from the summary of its artifact; higher is better.
 
     It is the score of the selected epoch on the validation trips. Raises ValueError if the student was trained without
@@ -86,6 +94,15 @@ def selection_score(summary: Mapping[str, Any], by: str = "accuracy") -> float:
     )
 
 
-def best_epoch(history: Sequence[Mapping[str, float]], by: str = "accuracy") -> int:
-    """Return the best epoch by a rule of `SELECTION_RULES`, counted from 1; the first of equals."""
-    return 1 + max(range(len(history)), key=lambda i: (score(history[i], by), -i))
+def best_epoch(history: Sequence[Mapping[str, float]], by: str = "nll") -> int:
+    """Return the best epoch by a rule of `SELECTION_RULES`, counted from 1.
+
+    Of epochs with equal scores, the rule's tie-break decides, then the first is the best.
+    """
+    tie_break = SELECTION_RULES[by].tie_break or (lambda _: 0.0)
+    return 1 + max(range(len(history)), key=lambda i: (score(history[i], by), tie_break(history[i]), -i))
+
+
+def patience_exhausted(history: Sequence[Mapping[str, float]], patience: int | None, by: str = "nll") -> bool:
+    """Return whether the last `patience` epochs brought no better one; False if `patience` is None."""
+    return patience is not None and bool(history) and len(history) - best_epoch(history, by) >= patience

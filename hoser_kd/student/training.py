@@ -26,8 +26,11 @@ from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.network.zones import transitions as count_transitions
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
+from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
+from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 
 if TYPE_CHECKING:
@@ -149,16 +152,16 @@ def train_student(
     validators: Sequence[Validator] = (),
     resume: bool = True,
 ) -> TrainingResult:
-    """Train HOSER and keep the best epoch: by validation accuracy as published (Cao et al., AAAI 2025).
+    """Train HOSER (Cao et al., AAAI 2025) and keep the best epoch by `config.select_by`.
 
-    `config.select_by` selects another rule of `hoser_kd.student.model_selection`. Each of `validators` is called after
-    each epoch and adds metrics to the history; rules that read metrics of generated trips require
-    `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
-    `zones` (N,) int64, `zone_transitions` (Z, Z) counts. `labels`: the teacher's scores of every step of `train`,
-    stored or computed online; not read if `distill` is None or its `lambda_kl` is 0. `val_labels` only add metrics.
-    `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an
-    interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for
-    bit, interrupted or not.
+    The default rule is the validation NLL, the published one `accuracy` (`hoser_kd.student.model_selection`). Each of
+    `validators` is called after each epoch and adds metrics to the history; rules that read metrics of generated trips
+    require `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
+    `zones` (N,) int64, `zone_transitions` (Z, Z) counts; if `config.train_fraction` is below 1, the counts of the
+    student's own trips replace them. `labels`: the teacher's scores of every step of `train`, stored or computed
+    online; not read if `distill` is None or its `lambda_kl` is 0. `val_labels` only add metrics. `grid_tokens` (N,)
+    int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an interrupted training of the
+    same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit, interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -171,7 +174,8 @@ def train_student(
     _check_data(network, zones, zone_transitions, train, val, config)
     _check_distillation(distill, labels, grid_tokens, network.num_roads)
     _check_validators(config, validators)
-    rows = _training_rows(len(train), config.train_fraction, seed)
+    budget = TrainingBudget.of(config, len(train))
+    rows = _training_rows(len(train), budget.num_trips, seed)
     context = DistributedContext.current()
     key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
@@ -181,18 +185,23 @@ def train_student(
     finished = checkpoint.finished()
     if finished is not None:
         return finished
-    mean, std = time_label_statistics(train.take(rows))
+    own_trips = train.take(rows)
+    mean, std = time_label_statistics(own_trips)
+    if config.train_fraction < 1:
+        # otherwise a student of few trips has the traffic of all
+        zone_transitions = count_transitions(zones, own_trips, np.shape(zone_transitions)[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
         cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
         source = None if distill is None else as_label_source(labels, train)
         terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
-        steps_per_epoch = -(-len(rows) // config.batch_size)
-        trainer = StudentTrainer(model, config, config.max_epochs * steps_per_epoch, terms)
+        trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        for epoch in range(len(checkpoint.history), config.max_epochs):
+        for epoch in range(len(checkpoint.history), budget.num_epochs):
+            if _stops_early(checkpoint.history, config, budget, model.device):
+                break
             # the state of the generator follows from the epoch, so it need not be saved
             torch.manual_seed(seed * 1_000_003 + epoch + context.rank * 7_919)
             metrics = {"epoch": float(epoch + 1), **_epoch(trainer, train, rows, seed, epoch, checkpoint, progress)}
@@ -342,7 +351,22 @@ def _epoch(
     return {f"train_{name}": value / count for name, value in sums.items()}
 
 
-def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
+def _stops_early(
+    history: Sequence[dict[str, float]], config: StudentConfig, budget: TrainingBudget, device: torch.device
+) -> bool:
+    """Return whether `config.patience` ends the training before the next epoch.
+
+    It follows from the metrics alone, so a resumed training stops after the same epoch. The main process decides for
+    all, because a process that trained on alone would wait for the others forever.
+    """
+    if config.patience is None:
+        return False
+    context = DistributedContext.current()
+    stops = budget.allows_stop_after(len(history)) and patience_exhausted(history, config.patience, config.select_by)
+    return bool(context.sum(np.array([float(stops and context.is_main_process)]), device)[0])
+
+
+def _training_rows(count: int, num_chosen: int, seed: int) -> Int64Array:
     """Return the rows of the training trips that the student trains on, ascending."""
-    chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
+    chosen = np.random.default_rng([seed, count]).permutation(count)[:num_chosen]
     return np.sort(chosen).astype(np.int64)

@@ -38,7 +38,7 @@ class TrainingResult:
     model: HOSER
     """The student of the best epoch, in eval mode, on the CPU."""
     best_epoch: int
-    """The best epoch by the rule of the settings, the first of equals, counted from 1."""
+    """The best epoch by the rule of the settings, counted from 1."""
     history: list[dict[str, float]]
     """Metrics of each epoch: `epoch`, `train_…`, those of `evaluate_student` on the validation trips, and
     `generation_…` if the settings generate validation trips."""
@@ -66,7 +66,7 @@ class TrainingCheckpoint:
     """Digest of settings, data and seed, which state and result carry."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the epochs so far."""
-    select_by: str = "accuracy"
+    select_by: str = "nll"
     """The rule of `hoser_kd.student.model_selection` that chooses the epoch to keep."""
     writes: bool = True
     """False in all but the main process of a distributed training."""
@@ -74,7 +74,7 @@ class TrainingCheckpoint:
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch, counted from 1; the first of equals."""
+        """The best epoch, counted from 1."""
         return best_epoch(self.history, self.select_by)
 
     @property

@@ -335,6 +335,22 @@ def test_beats_frequency_baseline(stage, tmp_path):
     assert verdict("beats_frequency_baseline", artifact("distilled_student", enabled=False))[0]
 
 
+@pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
+def test_trained_to_optimum(stage, tmp_path):
+    epochs = [{"epoch": float(epoch), "nll": 0.5} for epoch in (1, 2, 3)]
+    trained = {"best_epoch": 2, "val_nll": 0.5, "frequency_nll": 0.6, "epochs": epochs}
+    passed, message = verdict("trained_to_optimum", artifact(stage, tmp_path, training_warnings=[], **trained))
+    assert passed
+    assert "Epoch 2 of 3" in message
+    warnings = [{"kind": "a", "message": "Too few steps."}, {"kind": "b", "message": "Raise `student.max_epochs`."}]
+    subject = artifact(stage, tmp_path, training_warnings=warnings, **trained)
+    assert verdict("trained_to_optimum", subject) == (False, "Too few steps. Raise `student.max_epochs`.")
+    assert [row["epoch"] for row in where("trained_to_optimum", subject)[0]] == [1.0, 2.0, 3.0]
+    older = artifact(stage, tmp_path, **trained)
+    assert verdict("trained_to_optimum", older)[0]
+    assert verdict("trained_to_optimum", artifact("distilled_student", enabled=False))[0]
+
+
 def test_seeds_comparable():
     assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
     left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
@@ -349,7 +365,8 @@ def test_checks_belong_to_stages_and_block_those_with_downstream_stages():
     assert set(CHECKS) <= set(STAGES)
     for stage, checks in CHECKS.items():
         followed = any(stage in other.inputs for other in STAGES.values())
-        assert all(check.blocking is followed for check in checks)
+        # an under-trained student is a valid artifact
+        assert all(check.blocking is (followed and check.name != "trained_to_optimum") for check in checks)
         assert len({check.name for check in checks}) == len(checks)
 
 

@@ -115,6 +115,18 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_doubled_batch(inputs,
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
 
+def test_two_processes_stop_early_after_the_same_epoch(inputs, tmp_path):
+    """Patience ends the training in both processes, and it ends after the epoch at which one process ends it."""
+    early = {"max_epochs": 40, "patience": 1, "select_by": "nll", "select_num_ods": None, "learning_rate": 0.1}
+    alone = train_here(run_of(inputs, in_processes(1, **early), tmp_path / "alone", "vanilla_student"))
+    run = run_of(inputs, in_processes(2, **early), tmp_path / "together", "vanilla_student")
+    summary = STAGES["vanilla_student"].function()(run)
+    assert len(summary["epochs"]) == len(alone.history) == alone.best_epoch + 1 < 40
+    assert summary["best_epoch"] == alone.best_epoch
+    assert summary["training_warnings"][0]["kind"] == "few_steps_per_epoch"
+    assert summary["steps"] == 3 * len(alone.history)
+
+
 def next_steps(epoch):
     return {name: value for name, value in epoch.items() if not name.startswith("generation_")}
 

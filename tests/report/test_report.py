@@ -231,6 +231,12 @@ class TestVerdict:
         row = text_of(one).row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "leans better"]
 
+    def test_students_that_did_not_reach_their_optimum_are_named(self, data):
+        assert "optimum" not in text_of(data).words
+        warned = replace(data.students["vanilla"][0], training_warnings=[{"kind": "last_epoch_is_best"}])
+        students = {**data.students, "vanilla": {**data.students["vanilla"], 0: warned}}
+        assert "the last epoch is the best (vanilla 0)" in text_of(replace(data, students=students)).words
+
     def test_without_distillation(self, data):
         plain = replace(data, students={"vanilla": data.students["vanilla"]}, teacher={})
         parsed = text_of(plain)

@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +17,16 @@ from test_training import train, weights
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.tensor_files import read_tensors
+from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig, StudentConfig
 from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
 from hoser_kd.generation.generator import generate
 from hoser_kd.pipeline.graph import SETTINGS
-from hoser_kd.student.model_selection import SelectionRule, best_epoch, score, selection_score
+from hoser_kd.student.model_selection import SelectionRule, best_epoch, patience_exhausted, score, selection_score
 
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 LONGER = TINY.model_copy(update={"max_epochs": 5, "dropout": 0.1, "learning_rate": 0.02})
 WATCHED = LONGER.model_copy(update={"select_num_ods": 12, "select_max_steps": 15})
 
@@ -42,12 +45,42 @@ def epochs_of(*values):
 def test_each_rule_has_its_best_epoch_and_the_first_of_equals_wins():
     history = epochs_of(
         (0.9, 0.50, 0.25, 0.40),
-        (0.8, 0.40, 0.25, 0.41),
+        (0.8, 0.39, 0.25, 0.41),
         (0.8, 0.45, 0.50, 0.39),
         (0.9, 0.40, 0.50, 0.38),
-        (0.9, 0.41, 0.25, 0.41),
+        (0.9, 0.39, 0.25, 0.41),
+        (0.9, 0.39, 0.25, 0.41),
     )
-    assert [best_epoch(history, by) for by in SELECTION_RULES] == [1, 2, 3, 2]
+    best = {by: best_epoch(history, by) for by in SELECTION_RULES}
+    # accuracy: epochs 1, 4, 5 and 6 are equal; 5 and 6 have the lower NLL
+    assert best == {"accuracy": 5, "nll": 2, "arrival_rate": 3, "generation": 2}
+    assert best_epoch(history) == best["nll"]
+
+
+@pytest.mark.parametrize(
+    ("nlls", "patience", "exhausted"),
+    [
+        ([], 1, False),
+        ([0.5], 1, False),
+        ([0.5, 0.4], 1, False),
+        ([0.5, 0.4, 0.45], 1, True),
+        # an equal epoch is no improvement
+        ([0.5, 0.4, 0.4], 1, True),
+        ([0.5, 0.4, 0.45], 2, False),
+        ([0.5, 0.4, 0.45, 0.41], 2, True),
+        ([0.5, 0.4, 0.45, 0.39], 2, False),
+        ([0.5, 0.6, 0.7, 0.8], None, False),
+    ],
+)
+def test_patience_counts_epochs_since_the_best_one(nlls, patience, exhausted):
+    history = [{"nll": nll, "accuracy": 0.9} for nll in nlls]
+    assert patience_exhausted(history, patience) is exhausted
+
+
+def test_a_tie_in_accuracy_with_a_lower_nll_restarts_the_patience():
+    history = [{"accuracy": 0.9, "nll": nll} for nll in (0.5, 0.4, 0.45)]
+    assert not patience_exhausted(history, 2, "accuracy")
+    assert patience_exhausted(history, 1, "accuracy")
 
 
 def test_a_tie_never_outweighs_an_arrival():
@@ -84,8 +117,8 @@ def test_students_are_compared_by_their_summaries():
         "best_epoch": 2,
         "epochs": [{"accuracy": 1.0}],
     }
-    assert selection_score(summary) == 0.9
-    assert selection_score(summary, "nll") == -0.3
+    assert selection_score(summary, "accuracy") == 0.9
+    assert selection_score(summary) == selection_score(summary, "nll") == -0.3
     assert selection_score(summary, "generation") == 0.6
 
 
@@ -177,17 +210,29 @@ def test_a_run_killed_while_generating_resumes_to_the_same_epoch(small_city, tmp
 
 
 def test_settings_at_their_defaults_do_not_change_the_version():
-    """Versions of existing students do not change."""
+    """A rule other than the default is part of the version, the published one too."""
 
     def settings(**student):
         config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}, "student": student})
         return SETTINGS["student"].changed(SETTINGS["student"](config))
 
     assert settings() == settings(select_max_steps=7) == {}
-    assert settings(select_by="nll", select_max_steps=7) == {"select_by": "nll"}
+    assert settings(select_by="nll", min_steps=None, patience=None) == {}
+    assert settings(select_by="accuracy", select_max_steps=7) == {"select_by": "accuracy"}
+    assert settings(min_steps=5, patience=2) == {"min_steps": 5, "patience": 2}
     for chosen in ({"select_num_ods": 5, "select_max_steps": 7}, {"select_by": "arrival_rate", "select_max_steps": 7}):
         assert settings(**chosen) == chosen
     assert StudentConfig(select_by="arrival_rate").num_validation_ods == 200
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_published_cities_keep_the_published_rule(path):
+    config = load_config(path)
+    published = config.source.kind == "huggingface"
+    assert config.student.select_by == ("accuracy" if published else "nll")
+    assert SETTINGS["student"].changed(SETTINGS["student"](config)).get("select_by") == (
+        "accuracy" if published else None
+    )
 
 
 def test_shares_of_several_processes_are_combined(small_city, small_model, monkeypatch):

@@ -87,10 +87,10 @@ def test_75_published_steps(golden, golden_city, golden_io):
 def test_result_is_the_best_epoch(small_city, tmp_path):
     epochs = []
     result = train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 4}), on_epoch=epochs.append)
-    accuracies = [metrics["accuracy"] for metrics in result.history]
+    nlls = [metrics["nll"] for metrics in result.history]
     assert epochs == result.history
-    assert result.best_epoch == 1 + int(np.argmax(accuracies))
-    assert result.best["accuracy"] == max(accuracies)
+    assert result.best_epoch == 1 + int(np.argmin(nlls))
+    assert result.best["nll"] == min(nlls)
     assert torch.equal(weights(load(tmp_path)), weights(result.model))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "history.json",

@@ -264,6 +264,7 @@ def _results(
             reached=trips[kind].reached,
             scenarios=measured["scenarios"],
             next_step_by=measured["next_step_by"],
+            training_warnings=student.summary.get("training_warnings", ()),
             real_rows=requests.get("test_row"),
             failures=failures(
                 trips[kind],

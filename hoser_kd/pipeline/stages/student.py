@@ -13,6 +13,7 @@ from hoser_kd.pipeline.stages.network import load_network, load_transitions, loa
 from hoser_kd.pipeline.workers.launcher import job_of, run_together
 from hoser_kd.student.model_selection import PREFIX, SUMMARY_PREFIX
 from hoser_kd.student.training import TrainingResult, frequency_baseline, train_student
+from hoser_kd.student.training_budget import TrainingBudget, training_warnings
 from hoser_kd.student.training_checkpoint import read_result
 
 _SHOWN = ("accuracy", "decision_accuracy", "nll", "top_3", "calibration_error", "time_mae_s", "time_log_mape")
@@ -83,13 +84,16 @@ def _train(run: StageRun) -> dict[str, Any]:
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     baseline = frequency_baseline(train, val, network)
     student = run.config.student
-    selection = {} if student.select_by == "accuracy" else {"selected_by": student.select_by}
+    budget = TrainingBudget.of(student, len(train))
     # not rounded, because students are compared by them
     trip_metrics = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
         "parameters": sum(weight.numel() for weight in result.model.parameters()),
+        "train_trips": budget.num_trips,
+        "steps": len(result.history) * budget.steps_per_epoch,
         "best_epoch": result.best_epoch,
-        **selection,
+        "selected_by": student.select_by,
+        "training_warnings": training_warnings(student, len(train), len(result.history), result.best_epoch),
         **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN},
         **trip_metrics,
         "frequency_accuracy": round(baseline["accuracy"], 5),
