@@ -92,6 +92,7 @@ def _in_text(section: str) -> str:
 def format_row(row: Row) -> Line:
     """Return a row of the comparison as texts."""
     arrow = {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
+    target = row.metric.target
     decimals = _decimals(row)
     difference = interval = ""
     if row.difference is not None:
@@ -103,7 +104,7 @@ def format_row(row: Row) -> Line:
             )
     return Line(
         label=row.metric.label,
-        direction=arrow if row.metric.target is None else "→ real",
+        direction=arrow if target is None else f"→ {target}" if isinstance(target, str) else f"→ {target:g}",
         unit=unit_of(row),
         real="" if row.real is None else _text(row, row.real, decimals),
         vanilla=_spread(row, row.vanilla, decimals),

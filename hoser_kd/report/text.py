@@ -23,6 +23,7 @@ class Definition(NamedTuple):
     unit: str
     better: str
     text: str
+    source: str
 
 
 def repeated_metrics(rows: Sequence[Row]) -> set[str]:
@@ -164,7 +165,13 @@ def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[Definition]]]:
     table = []
     for section, group in groupby(rows, key=lambda row: row.section):
         defined = [
-            Definition(row.metric.label, unit_of(row), row.metric.better or "", row.metric.text)
+            Definition(
+                row.metric.label,
+                unit_of(row),
+                row.metric.better or format_row(row).direction,
+                row.metric.text,
+                row.metric.source,
+            )
             for row in group
             if row.metric.text
         ]
