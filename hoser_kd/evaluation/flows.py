@@ -77,7 +77,7 @@ def _match(side_m: float) -> Callable[[EvaluationContext], float | None]:
 FLOWS = (
     Metric(
         "flows.od_jsd",
-        label="OD pairs, divergence (JSD)",
+        label="divergence of OD pairs",
         text="Jensen-Shannon divergence between the real and the generated distribution of trips over pairs of origin "
         "and destination cells (1 km). 0 where every trip reaches the requested destination of a real trip.",
         unit="nat",
@@ -87,7 +87,7 @@ FLOWS = (
     ),
     Metric(
         "flows.turn_jsd",
-        label="turns, divergence (JSD)",
+        label="divergence of turns",
         text="Jensen-Shannon divergence between the real and the generated distribution of steps over the pairs of a "
         "road and the next road.",
         unit="nat",
@@ -97,7 +97,7 @@ FLOWS = (
     ),
     Metric(
         "flows.cell_jsd",
-        label="visited cells, divergence (JSD)",
+        label="divergence of visited cells",
         text="Jensen-Shannon divergence between the real and the generated distribution of visited road centers over "
         "cells (500 m).",
         unit="nat",

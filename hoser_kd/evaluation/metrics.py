@@ -1,7 +1,8 @@
 """The built-in metrics, one record each, and `evaluate`, which computes those of generated trips.
 
 To add a metric, `register` a record below. The measuring functions are in `trip_measures`, `distributions`, `pairing`
-and `trip_similarity`; what they are computed from is in `context`.
+and `trip_similarity`; what they are computed from is in `context`. Records of metrics that other papers report are in
+`flows`, `request_metrics` and `training_records` (measured by `privacy` and `utility`).
 
 The published evaluation (HOSER: Cao et al., AAAI 2025, section "Experiments") compares distributions (traveled
 distance, radius, step duration) over all trips, and shapes (Hausdorff, DTW, EDR) over pairs of a real and a generated

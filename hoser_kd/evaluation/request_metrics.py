@@ -99,7 +99,7 @@ DIVERSITY = (
     ),
     Metric(
         "diversity.best_jaccard",
-        label="best overlap with the real route (Jaccard)",
+        label="best overlap with the real route",
         text="Largest overlap of a sample with the real trip of its request (roads in both over roads in either), mean "
         "over requests.",
         better="higher",
@@ -136,7 +136,7 @@ def _duration_mape(context: EvaluationContext) -> float | None:
 PAIRED_DURATION = (
     Metric(
         "paired_duration.mae_min",
-        label="mean absolute error",
+        label="duration, absolute error",
         text="Absolute difference of the durations of the generated and the real trip of the same request, mean over "
         "those that end on the same road.",
         unit="min",
@@ -146,7 +146,7 @@ PAIRED_DURATION = (
     ),
     Metric(
         "paired_duration.mape",
-        label="mean relative error",
+        label="duration, relative error",
         text="The same difference over the duration of the real trip (MAPE), where that is above 0.",
         better="lower",
         is_share=True,

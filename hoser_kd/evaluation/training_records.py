@@ -62,7 +62,7 @@ PRIVACY = (
     ),
     Metric(
         "privacy.membership_auc",
-        label="membership inference (AUC)",
+        label="membership inference AUC",
         text="Area under the ROC curve of telling training trips from test trips by their distance to the nearest "
         "generated trip (for a test trip: among those of other requests): 0.5 is a guess, above it generated trips "
         "give training trips away. Only where the requests are those of test trips. A lower bound of what an attacker "
@@ -75,7 +75,7 @@ PRIVACY = (
     ),
     Metric(
         "privacy.real_membership_auc",
-        label="membership inference (AUC), real",
+        label="membership inference AUC, real",
         text="The same with the test trips in place of the generated ones: 0.5 where the splits are alike.",
         compute=_privacy(lambda privacy: privacy.real_membership_auc),
     ),

@@ -10,7 +10,7 @@ import numpy as np
 
 from hoser_kd.evaluation.comparison import Row, heading_of
 from hoser_kd.report.data import ReportData, StudentResult
-from hoser_kd.report.table import Line, format_row, full_label, unit_of
+from hoser_kd.report.table import Line, format_row, short_label, unit_of
 
 _CARDS = ("next_step.accuracy", "next_step.nll", "requests.reached_share", "similarity.dtw", "distance.jsd")
 """Metrics at the top of the page."""
@@ -93,7 +93,7 @@ def verdict_sentences(data: ReportData, rows: Sequence[Row]) -> Iterator[str]:
         yield _accuracy_sentence(accuracy)
     judged = judged_rows(rows)
     for verdict, words in (("better", "Clearly better with the teacher"), ("worse", "Clearly worse with the teacher")):
-        names = [full_label(row) for row in judged if row.verdict == verdict]
+        names = [short_label(row) for row in judged if row.verdict == verdict]
         if names:
             yield f"{words}: {'; '.join(names)}."
     yield from _open_sentence(judged)
@@ -169,7 +169,7 @@ def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[Definition]]]:
                 row.metric.label,
                 unit_of(row),
                 row.metric.better or format_row(row).direction,
-                row.metric.text,
+                row.metric.text.replace("`", ""),
                 row.metric.source,
             )
             for row in group
