@@ -76,7 +76,9 @@ _METRICS_INTRO = """\
 Every metric with its unit, the better direction and its definition. Distances and radii follow the published
 evaluation (HOSER: Cao et al., AAAI 2025): histograms have 100 evenly spaced edges from 0 to the real maximum, and the
 earth radius is 6,371.009 km for distance and radius, 6,378 km for Hausdorff and DTW, 6,378.137 km for EDR. `→ real`
-and `→ 1` mark metrics that are best where they equal the value of the real trips, or 1.
+and `→ 1` mark metrics that are best where they equal the value of the real trips, or 1. Sections of requests need
+requests, `paired` those of test trips, `training`, `privacy` and `utility` the training trips, and `diversity` several
+samples per request (`generation.samples_per_od`). Scenarios leave out `privacy` and `utility`.
 
 To add a metric, register one record in `hoser_kd/evaluation/metrics.py`; the evaluation, the comparison, the report
 and this page read it.
@@ -113,7 +115,7 @@ def evaluation_page() -> str:
     for section, (heading, _) in SECTIONS.items():
         rows = [_metric_row(metric) for metric in all_metrics() if metric.section == section]
         if rows:
-            table = ["| metric | unit | better | definition |", "|---|---|---|---|", *rows]
+            table = ["| metric | unit | better | definition | source |", "|---|---|---|---|---|", *rows]
             parts.append("\n".join(["", f"## {heading}", "", *table, ""]))
     parts += [
         _SCENARIOS_INTRO,
@@ -131,7 +133,7 @@ def _metric_row(metric: Metric) -> str:
     if metric.target is not None:
         aim = f"→ {metric.target if metric.target == 'real' else f'{metric.target:g}'}"
     text = _one_line(metric.text).replace("|", "\\|")
-    return f"| `{metric.name}` | {metric.unit or '–'} | {aim} | {text} |"
+    return f"| `{metric.name}` | {metric.unit or '–'} | {aim} | {text} | {_one_line(metric.source) or '–'} |"
 
 
 def _table(first: str, second: str, rows: dict[str, str]) -> str:

@@ -39,9 +39,9 @@ def test_pages_that_say_they_are_generated_are_the_generated_ones():
 
 
 def test_a_registered_metric_reaches_the_page_of_metrics():
-    row = "| `counts.wiggle` | rad | → 2 | How much trips wiggle. |"
+    row = "| `counts.wiggle` | rad | → 2 | How much trips wiggle. | Worm et al. |"
     assert row not in BUILD.evaluation_page()
-    register(Metric("counts.wiggle", label="wiggle", text="How much trips wiggle.", unit="rad", target=2.0))
+    register(Metric("counts.wiggle", "wiggle", "How much trips wiggle.", unit="rad", target=2.0, source="Worm et al."))
     try:
         assert row in BUILD.evaluation_page().splitlines()
     finally:

@@ -13,9 +13,11 @@ import numpy as np
 
 from hoser_kd.evaluation.distributions import DistributionPair
 from hoser_kd.evaluation.memorization import copied
-from hoser_kd.evaluation.pairing import od_cells, pair_by_od_cell
+from hoser_kd.evaluation.pairing import cells_of, meters_from_corner, pair_by_od_cell
+from hoser_kd.evaluation.privacy import Privacy
 from hoser_kd.evaluation.trip_measures import MEASURES
 from hoser_kd.evaluation.trip_similarity import detour_ratios, road_overlap, shape_distances
+from hoser_kd.evaluation.utility import NextRoadScore, score_next_roads
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
@@ -43,6 +45,7 @@ class EvaluationContext:
     paired: bool = False
     """Whether generated trip i answers the request of real trip i."""
     _distributions: dict[str, DistributionPair | None] = field(default_factory=dict, init=False, repr=False)
+    _cells: dict[float, Int64Array] = field(default_factory=dict, init=False, repr=False)
 
     def distribution(self, measure: str) -> DistributionPair | None:
         """Return the real and generated distribution of one of `MEASURES`; None where either has no value."""
@@ -54,7 +57,17 @@ class EvaluationContext:
     @cached_property
     def pairs(self) -> Int64Array:
         """(P, 2) int64: rows of real and generated trips between the same two OD cells."""
-        return pair_by_od_cell(self.real, self.generated, od_cells(self.network, self.config))
+        return pair_by_od_cell(self.real, self.generated, self.cells(self.config.od_cell_m))
+
+    def cells(self, side_m: float) -> Int64Array:
+        """Return (N,) int64: the square cell of each road's center, `side_m` wide."""
+        if side_m not in self._cells:
+            self._cells[side_m] = cells_of(*self._meters, side_m)
+        return self._cells[side_m]
+
+    @cached_property
+    def _meters(self) -> tuple[Float64Array, Float64Array]:
+        return meters_from_corner(self.network, self.config)
 
     @cached_property
     def pair_shapes(self) -> dict[str, Float64Array]:
@@ -83,6 +96,40 @@ class EvaluationContext:
     def requested_origins(self) -> Int64Array:
         """(n,) int64: the requested origin of each generated trip; where trips are not paired, its own origin."""
         return self.real.origins if self.paired else self.generated.origins
+
+    @cached_property
+    def requests(self) -> Int64Array | None:
+        """(n,) int64: number of each generated trip's request, equal for the samples of one; None if unknown.
+
+        Requests are equal in origin, start time and destination.
+        """
+        if self.destinations is None:
+            return None
+        start_times = self.real.start_times if self.paired else self.generated.start_times
+        keys = np.column_stack([self.requested_origins, start_times, self.destinations])
+        return np.asarray(np.unique(keys, axis=0, return_inverse=True)[1], np.int64).reshape(-1)
+
+    @cached_property
+    def privacy(self) -> Privacy | None:
+        """Distances to training trips; None without training trips."""
+        if self.training is None or len(self.training) == 0:
+            return None
+        requests = self.requests if self.paired else None
+        return Privacy.of(self.real, self.generated, self.training, self.network.num_roads, requests)
+
+    @cached_property
+    def utility(self) -> tuple[NextRoadScore, NextRoadScore] | None:
+        """Scores on the real trips of a chain of the generated and of one of the training trips; None without either.
+
+        Both chains are fitted on the same number of trips, where there are enough training trips.
+        """
+        if self.training is None or len(self.training) == 0:
+            return None
+        scores = [
+            score_next_roads(trips, self.real, self.network, len(self.generated))
+            for trips in (self.generated, self.training)
+        ]
+        return None if scores[0] is None or scores[1] is None else (scores[0], scores[1])
 
     @cached_property
     def memorized(self) -> BoolArray | None:

@@ -38,11 +38,22 @@ def copied(trips: Trajectories, known: Trajectories) -> BoolArray:
     return is_copy
 
 
+def route_hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
+    """Return (n,) uint64: a hash of each trip's sequence of roads; all trips have one road or more."""
+    return _hashes(trips)
+
+
+def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return uint64 hashes of uint64 values (splitmix64)."""
+    x = x + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
+    return x ^ (x >> np.uint64(31))
+
+
 def _hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     """Return (n,) uint64: sum over a trip's roads of the hash of road and position (splitmix64)."""
     place = np.arange(len(trips.road_ids)) - trips.offsets[:-1][row_of_value(trips.offsets)]
-    x = trips.road_ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40)) + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
-    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
-    summed: npt.NDArray[np.uint64] = np.add.reduceat(x ^ (x >> np.uint64(31)), trips.offsets[:-1])
+    keys = trips.road_ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40))
+    summed: npt.NDArray[np.uint64] = np.add.reduceat(mixed(keys), trips.offsets[:-1])
     return summed

@@ -32,8 +32,10 @@ SECTIONS = {
     "next_step": Section("Next step"),
     "counts": Section("Trips"),
     "requests": Section("Requests"),
+    "od_match": Section("Requested OD cells, by size", "requested OD cells"),
     "similarity": Section("Shape, compared with real trips of the same OD cells", "same OD cells"),
     "paired": Section("Shape, compared with the real trip of the same request", "same request"),
+    "paired_duration": Section("Trip duration, compared with the real trip of the same request", "same request"),
     "distance": Section("Traveled distance"),
     "radius": Section("Radius"),
     "gyration": Section("Radius of gyration"),
@@ -41,7 +43,11 @@ SECTIONS = {
     "trip_length": Section("Trip length"),
     "trip_duration": Section("Trip duration"),
     "road_use": Section("Road use"),
+    "flows": Section("Flows (JSD)", "flows"),
+    "diversity": Section("Diversity of the samples of one request", "diversity"),
     "training": Section("Memorized training trips"),
+    "privacy": Section("Privacy: distance to training trips", "privacy"),
+    "utility": Section("Utility: next-road model trained on generated, tested on real trips", "utility"),
 }
 """Sections in the order of tables and docs. A metric of a new section needs an entry here."""
 
@@ -53,7 +59,7 @@ class Metric:
     name: str
     """`section.metric`."""
     label: str
-    """Name in tables and figures, without the section."""
+    """Name in tables and plots, without the section."""
     text: str
     """Definition, in a sentence or two."""
     unit: str = ""
@@ -76,6 +82,8 @@ class Metric:
     `variant` is set."""
     variant: bool = False
     """Whether it is a second version of `same_as`, never counted in the verdict."""
+    source: str = ""
+    """Paper that defines it; empty where the definition is our own."""
 
     @property
     def section(self) -> str:

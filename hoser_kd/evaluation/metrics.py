@@ -1,7 +1,8 @@
 """The built-in metrics, one record each, and `evaluate`, which computes those of generated trips.
 
 To add a metric, `register` a record below. The measuring functions are in `trip_measures`, `distributions`, `pairing`
-and `trip_similarity`; what they are computed from is in `context`.
+and `trip_similarity`; what they are computed from is in `context`. Records of metrics that other papers report are in
+`flows`, `request_metrics` and `training_records` (measured by `privacy` and `utility`).
 
 The published evaluation (HOSER: Cao et al., AAAI 2025, section "Experiments") compares distributions (traveled
 distance, radius, step duration) over all trips, and shapes (Hausdorff, DTW, EDR) over pairs of a real and a generated
@@ -20,9 +21,12 @@ import numpy as np
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation.context import EvaluationContext
 from hoser_kd.evaluation.distributions import jensen_shannon
+from hoser_kd.evaluation.flows import FLOWS, OD_MATCH
 from hoser_kd.evaluation.metric_registry import Metric, all_metrics, register
 from hoser_kd.evaluation.next_step_records import NEXT_STEP
 from hoser_kd.evaluation.pairing import in_same_request_cell
+from hoser_kd.evaluation.request_metrics import DIVERSITY, PAIRED_DURATION
+from hoser_kd.evaluation.training_records import PRIVACY, UTILITY
 from hoser_kd.evaluation.trip_measures import road_use
 
 if TYPE_CHECKING:
@@ -55,13 +59,14 @@ def evaluate(
         config: side of the OD cells and EDR threshold; the defaults are the published ones.
         destinations: (n,) int64, the requested destination of each generated trip. With `paired`, it defaults to the
             destinations of the real trips.
-        training: the training trips, to count generated trips that repeat one of them.
+        training: the training trips, for the metrics of memorized trips, privacy and utility.
         paired: generated trip i answers the request (origin, destination) of real trip i.
         details: add `details`, the values of every trip and pair and the histograms, as lists.
 
     Returns:
         Floats by section and metric, for every record of `METRICS` that has a function. Undefined metrics are left
-        out: sections `requests`, `paired` and `training` without their arguments, and means over no pair.
+        out: sections `requests`, `paired`, `training` and the like without their arguments, `diversity` unless every
+        request is repeated, and means over no pair.
 
     Raises:
         ValueError: there are no trips, or `destinations` or `paired` does not match their number.
@@ -94,6 +99,9 @@ def flatten(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         if section != "details"
         for key, value in values.items()
     }
+
+
+_HOSER = "HOSER (Cao et al., AAAI 2025)"
 
 
 def _mean(values: npt.NDArray[Any] | None) -> float | None:
@@ -174,6 +182,7 @@ def _register_distribution(section: str, quantity: str, unit: str, *, headline: 
             better="lower",
             compute=value("jsd"),
             headline=headline,
+            source=_HOSER if headline else "",
         )
     )
 
@@ -220,6 +229,7 @@ def _register_shapes(section: str, over: str, shapes: str, *, headline: bool = F
                 headline=headline and key in {"hausdorff", "dtw", "edr"},
                 same_as=twin,
                 variant=variant,
+                source=_HOSER if headline and "per_road" not in key else "",
             )
         )
 
@@ -371,3 +381,7 @@ register(
         compute=lambda context: _mean(context.real_memorized),
     )
 )
+
+# Metrics of other papers, after the ones above: the order of metrics.json is kept.
+for _metric in (*FLOWS, *OD_MATCH, *PAIRED_DURATION, *DIVERSITY, *PRIVACY, *UTILITY):
+    register(_metric)

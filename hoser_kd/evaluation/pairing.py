@@ -11,7 +11,7 @@ import numpy as np
 import pyproj
 
 if TYPE_CHECKING:
-    from hoser_kd.common.arrays import BoolArray, Int64Array
+    from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
     from hoser_kd.config.schema import EvaluationConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
@@ -24,9 +24,14 @@ _NEAR_DEG = 0.3
 
 
 def od_cells(network: RoadNetwork, config: EvaluationConfig) -> Int64Array:
-    """Return (N,) int64: the OD cell of each road's center.
+    """Return (N,) int64: the OD cell of each road's center, `config.od_cell_m` wide."""
+    return cells_of(*meters_from_corner(network, config), config.od_cell_m)
 
-    Cells count geodesic distances (WGS 84) from a south-west corner, eastwards along the road's own parallel and
+
+def meters_from_corner(network: RoadNetwork, config: EvaluationConfig) -> tuple[Float64Array, Float64Array]:
+    """Return (N,) float64 meters eastwards and (N,) float64 meters northwards of each road's center.
+
+    They are geodesic distances (WGS 84) from a south-west corner, eastwards along the road's own parallel and
     northwards along its meridian, as published. Without `od_corner`, the corner is the published one in the three
     published cities and the south-west corner of the road centers elsewhere.
     """
@@ -36,8 +41,13 @@ def od_cells(network: RoadNetwork, config: EvaluationConfig) -> Int64Array:
     _, _, east_m = geod.inv(np.full_like(lon, west), lat, lon, lat)
     _, _, north_m = geod.inv(lon, np.full_like(lat, south), lon, lat)
     # A geodesic has no sign: without one, roads on both sides of the corner would share cells.
-    columns = np.floor(np.copysign(east_m, lon - west) / config.od_cell_m).astype(np.int64)
-    rows = np.floor(np.copysign(north_m, lat - south) / config.od_cell_m).astype(np.int64)
+    return np.copysign(east_m, lon - west), np.copysign(north_m, lat - south)
+
+
+def cells_of(east_m: Float64Array, north_m: Float64Array, side_m: float) -> Int64Array:
+    """Return (N,) int64: the square cell of each point, `side_m` wide, counted from the corner of the offsets."""
+    columns = np.floor(east_m / side_m).astype(np.int64)
+    rows = np.floor(north_m / side_m).astype(np.int64)
     rows -= rows.min()
     cells: Int64Array = (columns - columns.min()) * (rows.max() + 1) + rows
     return cells

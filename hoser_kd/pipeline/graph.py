@@ -311,7 +311,7 @@ STAGES: dict[str, Stage] = {
             per_seed=True,
             uses_model=True,
             kinds=("numba",),
-            code_version="3",
+            code_version="4",
         ),
         Stage(
             "distillation_report",

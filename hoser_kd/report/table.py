@@ -73,11 +73,6 @@ def table_of(groups: Sequence[Group]) -> Table:
     return Table(columns, list(groups))
 
 
-def full_label(row: Row) -> str:
-    """Return a metric's label with its section."""
-    return f"{row.metric.label} ({_in_text(row.section)})"
-
-
 def short_label(row: Row) -> str:
     """Return a metric's label with the short name of its section."""
     short = SECTIONS[row.section].short if row.section in SECTIONS else ""
@@ -92,25 +87,25 @@ def _in_text(section: str) -> str:
 def format_row(row: Row) -> Line:
     """Return a row of the comparison as texts."""
     arrow = {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
+    target = row.metric.target
     decimals = _decimals(row)
     difference = interval = ""
     if row.difference is not None:
-        finer = _decimals_of_difference(row, decimals)
-        difference = _text(row, row.difference.mean, finer, sign=True)
+        difference = _text(row, row.difference.mean, _finer(row, row.difference.mean, decimals), sign=True)
+        ends = (row.difference.low, row.difference.high)
         if np.isfinite(row.difference.low):
-            interval = " to ".join(
-                _text(row, end, finer, sign=True) for end in (row.difference.low, row.difference.high)
-            )
+            finer = _finer(row, max(ends, key=abs), decimals)
+            interval = " to ".join(_text(row, end, finer, sign=True) for end in ends)
     return Line(
         label=row.metric.label,
-        direction=arrow if row.metric.target is None else "→ real",
+        direction=arrow if target is None else f"→ {target}" if isinstance(target, str) else f"→ {target:g}",
         unit=unit_of(row),
         real="" if row.real is None else _text(row, row.real, decimals),
         vanilla=_spread(row, row.vanilla, decimals),
         distilled=_spread(row, row.distilled, decimals),
         difference=difference,
         interval=interval,
-        effect="" if row.effect is None else f"{row.effect:+.1f}".replace("-", "−"),
+        effect="" if row.effect is None else _without_sign_of_zero(f"{row.effect:+.1f}").replace("-", "−"),
         verdict=row.verdict or "",
     )
 
@@ -129,19 +124,26 @@ def _spread(row: Row, values: Sequence[float], decimals: int) -> str:
 
 
 def _decimals(row: Row) -> int:
-    """Return the decimals of every number of a row: four significant digits of the mean, at most five decimals."""
+    """Return the decimals of every number of a row: four significant digits of the mean, at most four decimals.
+
+    Means below 0.01 have five.
+    """
     if row.metric.is_share:
         return 2
     size = abs(float(np.mean(row.vanilla or row.distilled)))
-    return 3 if size == 0 else int(np.clip(3 - np.floor(np.log10(size)), 0, 5))
+    return 3 if size == 0 else int(np.clip(3 - np.floor(np.log10(size)), 0, 4 if size >= 0.01 else 5))
 
 
-def _decimals_of_difference(row: Row, decimals: int) -> int:
-    """Return up to two more decimals where the difference would be shown as 0 otherwise."""
-    size = abs(row.difference.mean) if row.difference is not None else 0.0
+def _finer(row: Row, value: float, decimals: int) -> int:
+    """Return up to two more decimals where a value of a row would be shown with fewer than two digits otherwise."""
+    size = abs(value)
     if row.metric.is_share or size == 0:
         return decimals
     return int(np.clip(1 - np.floor(np.log10(size)), decimals, decimals + 2))
+
+
+def _without_sign_of_zero(number: str) -> str:
+    return number.lstrip("+-") if float(number) == 0 else number
 
 
 def _text(row: Row, value: float, decimals: int, *, sign: bool = False) -> str:

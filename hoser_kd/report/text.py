@@ -10,7 +10,7 @@ import numpy as np
 
 from hoser_kd.evaluation.comparison import Row, heading_of
 from hoser_kd.report.data import ReportData, StudentResult
-from hoser_kd.report.table import Line, format_row, full_label, unit_of
+from hoser_kd.report.table import Line, format_row, short_label, unit_of
 
 _CARDS = ("next_step.accuracy", "next_step.nll", "requests.reached_share", "similarity.dtw", "distance.jsd")
 """Metrics at the top of the page."""
@@ -23,6 +23,7 @@ class Definition(NamedTuple):
     unit: str
     better: str
     text: str
+    source: str
 
 
 def repeated_metrics(rows: Sequence[Row]) -> set[str]:
@@ -92,7 +93,7 @@ def verdict_sentences(data: ReportData, rows: Sequence[Row]) -> Iterator[str]:
         yield _accuracy_sentence(accuracy)
     judged = judged_rows(rows)
     for verdict, words in (("better", "Clearly better with the teacher"), ("worse", "Clearly worse with the teacher")):
-        names = [full_label(row) for row in judged if row.verdict == verdict]
+        names = [short_label(row) for row in judged if row.verdict == verdict]
         if names:
             yield f"{words}: {'; '.join(names)}."
     yield from _open_sentence(judged)
@@ -187,7 +188,13 @@ def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[Definition]]]:
     table = []
     for section, group in groupby(rows, key=lambda row: row.section):
         defined = [
-            Definition(row.metric.label, unit_of(row), row.metric.better or "", row.metric.text)
+            Definition(
+                row.metric.label,
+                unit_of(row),
+                row.metric.better or format_row(row).direction,
+                row.metric.text.replace("`", ""),
+                row.metric.source,
+            )
             for row in group
             if row.metric.text
         ]

@@ -18,6 +18,7 @@ from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.report import ReportData, StudentResult, render, write_report
 from hoser_kd.report.labels import describe_values
+from hoser_kd.report.table import format_row
 from hoser_kd.report.text import judged_rows, repeated_metrics
 
 NETWORK = grid_network()
@@ -291,6 +292,33 @@ class TestCompare:
         (row,) = compare({0: {"similarity.edr": 0.5}, 1: {"similarity.edr": 9.0}}, {0: {"similarity.edr": 0.4}})
         assert row.difference.mean == pytest.approx(-0.1)
         assert row.vanilla == (0.5, 9.0)
+
+    def test_a_target_is_named(self):
+        rows = compare(
+            {0: {"paired.detour_ratio": 1.2, "privacy.membership_auc": 0.7, "trip_length.generated_mean": 2}}, {}
+        )
+        directions = {row.name: format_row(row).direction for row in rows}
+        assert directions == {
+            "paired.detour_ratio": "→ 1",
+            "privacy.membership_auc": "→ 0.5",
+            "trip_length.generated_mean": "→ real",
+        }
+
+    def test_digits_of_a_row(self):
+        def line(*values: tuple[float, ...]) -> tuple[str, ...]:
+            vanilla, distilled = ({seed: {"paired.edr": value} for seed, value in enumerate(v)} for v in values)
+            (row,) = compare(vanilla, distilled)
+            return format_row(row)[4:8]
+
+        assert line((0.09,), (0.1,)) == ("0.0900", "0.1000", "+0.0100", "")
+        assert line((0.009,), (0.01,)) == ("0.00900", "0.01000", "+0.00100", "")
+        assert line((12.3456,), (12.3,)) == ("12.35", "12.30", "−0.046", "")
+        *_, difference, interval = line((0.4, 0.4, 0.4), (0.42, 0.4, 0.38003))
+        assert difference == "+0.000010"  # a small difference has more digits, a wide interval has not
+        assert interval == "−0.0496 to +0.0497"
+
+    def test_definitions_name_the_source(self, data):
+        assert "Source: full black-box attack of GAN-Leaks (Chen et al., CCS 2020)." in " ".join(text_of(data).text)
 
     def test_a_metric_without_a_record_has_no_direction(self):
         """Its name is no evidence: `odd_loss` may be something to maximize."""
