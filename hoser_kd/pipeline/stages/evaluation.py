@@ -32,10 +32,16 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES, StageRun
 from hoser_kd.pipeline.seed_pooling import Pool, pool_seeds
+from hoser_kd.pipeline.stages.baselines import (
+    BaselineMetrics,
+    answers_same_requests,
+    beside_students,
+    mean_over_seeds,
+)
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
-from hoser_kd.report import ReportData, StudentResult, write_report
+from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
@@ -214,6 +220,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
         figures=_pictures(run),
         decoder=_decoder(run),
+        baselines=_baselines(run),
     )
     write_report(run.folder / "report.html", data)
     write_json(run.folder / "seeds.json", list(pool.seeds))
@@ -222,8 +229,39 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         "num_seeds": len(pool.seeds),
         "left_out": list(pool.left_out),
         "comparison": _over_seeds(students),
+        **_baseline_tables(data),
         "rests_on": _versions(run),
     }
+
+
+def _baselines(run: StageRun) -> Baselines:
+    """Return the metrics of the baselines; those of trips only if they answer the students' requests."""
+    artifact, generated = run.artifact("baseline_trips"), run.seeds("generated_trajectories")
+    measured = BaselineMetrics.read(artifact.path)
+    other = [seed for seed, each in generated.items() if not answers_same_requests(artifact, each)]
+    if not other:
+        return Baselines(measured.trips, measured.scenarios, measured.next_step)
+    note = (
+        "The baselines answer other requests than the students and are left out of this table: "
+        "generated_trajectories ran with other `generation` settings than baseline_trips."
+    )
+    return Baselines(next_step=measured.next_step, note=note)
+
+
+def _baseline_tables(data: ReportData) -> dict[str, list[dict[str, Any]]]:
+    """Return the short comparison of the students' means over the seeds with the baselines, as tables."""
+    students = {
+        kind: mean_over_seeds(
+            [
+                {f"next_step.{name}": value for name, value in result.test.items()}
+                | metrics.flatten(result.metrics or {})
+                for result in results.values()
+            ]
+        )
+        for kind, results in data.students.items()
+    }
+    tables = {"baselines": data.baselines.trips, "next_step_baselines": data.baselines.next_step}
+    return {name: beside_students(students, baselines) for name, baselines in tables.items() if baselines}
 
 
 def _pool(run: StageRun) -> Pool:
