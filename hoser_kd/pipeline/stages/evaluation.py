@@ -197,21 +197,43 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def distillation_report(run: StageRun) -> dict[str, Any]:
     """Write the report over all comparable seeds; one HTML file."""
     pool = _pool(run)
-    run = replace(
+    run = _pooled(run, pool)
+    data = report_data(run, pool)
+    write_report(run.folder / "report.html", data)
+    write_json(run.folder / "seeds.json", list(pool.seeds))
+    return {
+        "seeds": ", ".join(map(str, pool.seeds)),
+        "num_seeds": len(pool.seeds),
+        "left_out": list(pool.left_out),
+        "comparison": _over_seeds(data.students),
+        **_baseline_tables(data),
+        "rests_on": _versions(run),
+    }
+
+
+def _pooled(run: StageRun, pool: Pool) -> StageRun:
+    """Return the run with the artifacts of the pooled seeds only."""
+    return replace(
         run,
         inputs={
             name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
             for name, inputs in run.inputs.items()
         },
     )
+
+
+def report_data(run: StageRun, pool: Pool | None = None) -> ReportData:
+    """Return what the report shows. `pool` is that of a run whose inputs are pooled; None: pool them here."""
+    if pool is None:
+        pool = _pool(run)
+        run = _pooled(run, pool)
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
-    students = {kind: results for kind, results in students.items() if results}
-    data = ReportData(
+    return ReportData(
         city=run.config.city,
         network=network,
         real=real,
-        students=students,
+        students={kind: results for kind, results in students.items() if results},
         teacher=_teacher(run),
         left_out=pool.left_out,
         settings_yaml=_settings_used(run),
@@ -222,16 +244,6 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         decoder=_decoder(run),
         baselines=_baselines(run),
     )
-    write_report(run.folder / "report.html", data)
-    write_json(run.folder / "seeds.json", list(pool.seeds))
-    return {
-        "seeds": ", ".join(map(str, pool.seeds)),
-        "num_seeds": len(pool.seeds),
-        "left_out": list(pool.left_out),
-        "comparison": _over_seeds(students),
-        **_baseline_tables(data),
-        "rests_on": _versions(run),
-    }
 
 
 def _baselines(run: StageRun) -> Baselines:
