@@ -21,7 +21,8 @@ from hoser_kd.common.progress import TimedLines, duration
 from hoser_kd.config.loading import dump_config, load_config
 from hoser_kd.config.schema import CityConfig, GenerationConfig
 from hoser_kd.pipeline.graph import STAGES, Stage
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.run import make_steps
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
@@ -200,23 +201,20 @@ def _announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Ca
 def _artifacts(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:
     """Return the artifacts of the named stages, computed where the store lacks them."""
     bars = Bars()
-    seeds: list[int] | None = getattr(options, "seeds", None)
+    seeds: list[int] = getattr(options, "seeds", None) or []
+    seed = seeds[0] if seeds else options.seed
     try:
-        return [
-            make_with_inputs(
-                name,
-                config,
-                _store(options),
-                seed=seeds[0] if seeds else options.seed,
-                seeds=seeds,
-                progress=bars,
-                device=_device(options),
-                on_stage=_announce(bars, options, config),
-            )
-            for name in names
-        ]
+        artifacts = make_steps(
+            plan(names, seed, seeds),
+            config,
+            _store(options),
+            progress=bars,
+            device=_device(options),
+            on_stage=_announce(bars, options, config),
+        )
     finally:
         bars.close()
+    return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
 
 
 def _run(options: argparse.Namespace, config: CityConfig, name: str) -> int:

@@ -103,7 +103,7 @@ class _Speed:
     def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self._progress(stage, done, total, metrics)
         if metrics:
-            self.metrics = {"trips_a_second": round(metrics["trips a second"], 1)}
+            self.metrics = {"trips_a_second": round(metrics["trips/s"], 1)}
 
 
 def _summarize(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
