@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row
-from hoser_kd.report.table import full_label
+from hoser_kd.report.table import short_label
 
 PRIMARY_TRIP_METRIC = "paired.edr"
 """The metric of generated trips that was chosen before the results: EDR against the real trip of the same request."""
@@ -31,12 +31,19 @@ def baseline_sentences(baselines: Mapping[str, Mapping[str, float]], rows: Seque
     sign = -1 if row.metric.better == "higher" else 1
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, value in sorted(values.items(), key=lambda item: sign * item[1]):
-        beaten = tuple(kind for kind, student in students.items() if sign * value < sign * student)
+        # means over the same trips in another order may differ by rounding
+        beaten = tuple(
+            kind
+            for kind, student in students.items()
+            if sign * value < sign * student and not np.isclose(value, student, rtol=1e-9, atol=0)
+        )
         groups.setdefault(beaten, []).append(f"{name} ({value:.4f})")
-    compared = " and ".join(f"{kind} {value:.4f}" for kind, value in students.items())
-    parts = [_part(names, beaten, tuple(students)) for beaten, names in groups.items()]
-    direction = f"{row.metric.better} is better; " if row.metric.better else ""
-    yield f"Primary metric of generated trips, {full_label(row)} ({direction}{compared}): {'; '.join(parts)}."
+    compared = ", ".join(f"{kind} {value:.4f}" for kind, value in students.items())
+    parts = "; ".join(_part(names, beaten, tuple(students)) for beaten, names in groups.items())
+    yield (
+        f"Primary metric of generated trips, {short_label(row)}, {row.metric.better} is better, {compared}: {parts}. "
+        "Baselines have no seeds, so these differences have no interval."
+    )
 
 
 def _part(names: Sequence[str], beaten: tuple[str, ...], kinds: tuple[str, ...]) -> str:

@@ -79,7 +79,9 @@ def table_of(groups: Sequence[Group]) -> Table:
     lines = [line for group in groups for line in group.lines]
     columns = [column for column in _OPTIONAL if any(column.of(line) for line in lines)]
     names = dict.fromkeys(name for line in lines for name in line.baselines)
-    columns += [Column(name, name, "baseline: no seeds, so no interval", is_baseline=True) for name in names]
+    baselines = [Column(name, name, "no seeds, so no interval", is_baseline=True) for name in names]
+    place = sum(column.key in {"unit", "real", "vanilla", "distilled"} for column in columns)
+    columns[place:place] = baselines  # beside the students
     return Table(columns, list(groups))
 
 
