@@ -42,7 +42,7 @@ def test_bad_rows_are_dropped_and_counted_on_request():
 
 @pytest.mark.parametrize("name", ["generated.csv", "generated_numpy.csv"])
 def test_trips_of_another_generator_are_measured_in_both_spellings(name, tmp_path, capsys):
-    """The five trips repeat test trips, as their requested roads say, so they equal the real trips of their requests."""
+    """The five trips repeat test trips with the requested roads, so they equal the real trips of their requests."""
     case = CASES / "21-fork-generated-trips"
     config = tmp_path / "town.yaml"
     config.write_text(f"source: {{path: {case / 'city'}}}\n")
