@@ -15,6 +15,7 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
 from hoser_kd.evaluation.scenarios import SCENARIOS
+from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.pipeline.graph import STAGES, Stage
 
 DOCS = Path(__file__).resolve().parent
@@ -109,6 +110,42 @@ request, the metrics of both sections are equal, and the report's verdict counts
 """
 
 
+_BASELINES_INTRO = """
+## Baselines
+
+The stage `baseline_trips` generates trips for the same requests as the students, fitted on training trips only. They
+are columns of the report and of `hoser-kd evaluate`. They have no seeds, so they have no interval. The primary metric
+of trips is `paired.edr`; the report states which baselines beat which student on it. Next-step metrics are compared
+with counting models: the frequency of the next road, and Markov chains of order 1 and 2.
+"""
+_TRIP_FILES = """
+## Trips of another generator
+
+    hoser-kd evaluate --dataset my_city --trips trips.csv --name MyModel --out metrics.json --report page.html
+
+computes the same metrics for the trips of any generator and prints them beside the baselines and the evaluated students
+of `--seed`. It trains nothing. `--out` writes all metrics as JSON. `--report` writes the report of the city with a
+column for the trips; it needs the artifacts of `hoser-kd report` for that seed. The file is one of
+
+- a Parquet file with the list columns `road_ids` and `times`, as the stages write it;
+- the published CSV: `gene_trace_road_id` and `gene_trace_datetime`;
+- a CSV in HOSER's columns: `rid_list` and `time_list`.
+
+A CSV may be compressed (`.csv.gz`). Road ids may be spelled as NumPy prints them, `np.int64(5)`; nothing in the file is
+evaluated. Every trip needs one road or more, one time per road in order, and roads that are connected in `roadmap.rel`.
+An invalid file is refused with the row, the column and the value.
+
+Trips are paired with test trips for the metrics of the same request if each of them answers a test trip:
+
+1. by the columns `origin_road_id` and `destination_road_id` of a CSV, the requested roads, where the file has them;
+2. otherwise by row, if there are as many trips as test trips, with the same origins and start times;
+3. otherwise by the first and the last road of the trip.
+
+The k-th trip of an OD answers the k-th test trip of that OD; further trips start again with the first. The output says
+how many trips match. If one does not, no trip is paired, and the metrics of the same request are left out.
+"""
+
+
 def evaluation_page() -> str:
     """Return docs/evaluation.md: every metric with unit, direction and definition."""
     parts = [_METRICS_INTRO]
@@ -124,8 +161,16 @@ def evaluation_page() -> str:
         "\n## Failures\n",
         _table("cause", "meaning", dict(CAUSES)),
         _COMPARISON,
+        _BASELINES_INTRO,
+        _table("baseline", "definition", _baselines()),
+        _TRIP_FILES,
     ]
     return "".join(parts)
+
+
+def _baselines() -> dict[str, str]:
+    """Return the descriptions of the baselines by name."""
+    return {f"`{name}`": BASELINES[name].description for name in BASELINES}
 
 
 def _metric_row(metric: Metric) -> str:

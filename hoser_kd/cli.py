@@ -22,7 +22,8 @@ from hoser_kd.config.loading import dump_config, load_config
 from hoser_kd.config.schema import CityConfig, GenerationConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
-from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.run import make_steps
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
@@ -118,11 +119,20 @@ def _add_stage_commands(command: Callable[[str, str, Run], argparse.ArgumentPars
     generate.add_argument("--ods", type=Path, help="CSV or Parquet file of ODs: origin, destination, start_time")
     decoders = "; ".join(f"{name}: {DECODERS[name].summary}" for name in DECODERS)
     generate.add_argument("--decoder", help=f"{decoders} (default: that of the YAML)")
-    city_command(
+    evaluate = city_command(
         "evaluate",
-        "Compute the metrics of both students of a seed and of their generated trips.",
-        _stage_command("trajectory_metrics"),
+        "Compute the metrics of both students of a seed and of their generated trips, beside the baselines; with "
+        "--trips those of another generator's trips.",
+        _evaluate,
     )
+    evaluate.add_argument(
+        "--trips",
+        type=Path,
+        help="file of trips to evaluate, without training: Parquet, the published CSV, or rid_list/time_list CSV(.gz)",
+    )
+    evaluate.add_argument("--name", help="name of the generator (default: the name of the file)")
+    evaluate.add_argument("--out", type=Path, help="JSON file to write the metrics of --trips to")
+    evaluate.add_argument("--report", type=Path, help="HTML file to write: the city's report with a column for --trips")
     report = city_command("report", "Write the report of a city.", _stage_command("distillation_report"))
     report.add_argument(
         "--seeds",
@@ -175,34 +185,48 @@ def _device(options: argparse.Namespace) -> str:
     return "cpu" if options.cuda < 0 else f"cuda:{options.cuda}"
 
 
-def _run(options: argparse.Namespace, config: CityConfig, name: str) -> int:
-    bars = Bars()
-    store = Store(options.store or os.environ.get("HOSER_KD_STORE") or "data")
-    seeds: list[int] | None = getattr(options, "seeds", None)
+def _store(options: argparse.Namespace) -> Store:
+    return Store(options.store or os.environ.get("HOSER_KD_STORE") or "data")
+
+
+def _announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Callable[[Stage], None]:
+    """Return a function that prints which stage is computed."""
 
     def on_stage(stage: Stage) -> None:
         bars.close()
-        seed = f" (seed {options.seed})" if stage.per_seed and not seeds else ""
+        seed = f" (seed {options.seed})" if stage.per_seed and not getattr(options, "seeds", None) else ""
         sys.stderr.write(f"{config.city}: {stage.name}{seed}\n")
 
+    return on_stage
+
+
+def _artifacts(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:
+    """Return the artifacts of the named stages, computed where the store lacks them."""
+    bars = Bars()
+    seeds: list[int] = getattr(options, "seeds", None) or []
+    seed = seeds[0] if seeds else options.seed
     try:
-        artifact = make_with_inputs(
-            name,
+        artifacts = make_steps(
+            plan(names, seed, seeds),
             config,
-            store,
-            seed=seeds[0] if seeds else options.seed,
-            seeds=seeds,
+            _store(options),
             progress=bars,
             device=_device(options),
-            on_stage=on_stage,
+            on_stage=_announce(bars, options, config),
         )
     finally:
         bars.close()
+    return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
+
+
+def _run(options: argparse.Namespace, config: CityConfig, name: str) -> int:
+    [artifact] = _artifacts(options, config, [name])
     sys.stdout.write(_describe(artifact))
     return 0
 
 
-def _describe(artifact: Artifact) -> str:
+def _describe(artifact: Artifact, tables: list[str] | None = None) -> str:
+    """Return the lines for an artifact; `tables` are the lines of the comparison, by default that of its summary."""
     head = (
         f"{artifact.name} of {artifact.city}, version {artifact.version}, materialized {artifact.created_at} "
         f"in {duration(artifact.seconds)}"
@@ -213,12 +237,30 @@ def _describe(artifact: Artifact) -> str:
         for key, value in artifact.summary.items()
         if isinstance(value, Mapping) and value
     ]
-    if rows := artifact.summary.get("comparison"):
-        kinds = [kind for kind in ("vanilla", "distilled") if kind in rows[0]]
-        lines += ["", f"  {'metric on test trips':<34}" + "".join(f"{kind:>12}" for kind in kinds)]
-        lines += [f"  {row['figure']:<34}" + "".join(f"{row[kind]:>12.4f}" for kind in kinds) for row in rows]
+    lines += _comparison(artifact) if tables is None else tables
     page = artifact.path / "report.html"
     return "\n".join([head, *lines, f"  files: {page if page.is_file() else artifact.path}"]) + "\n"
+
+
+def _comparison(artifact: Artifact) -> list[str]:
+    """Return the tables of the summary, such as students, or students and baselines."""
+    lines: list[str] = []
+    for rows in (artifact.summary.get(key) for key in ("comparison", "next_step", "baselines", "next_step_baselines")):
+        if isinstance(rows, list) and rows:
+            columns = {column: {row["figure"]: row[column] for row in rows} for column in rows[0] if column != "figure"}
+            lines += _metric_table(columns, [row["figure"] for row in rows])
+    return lines
+
+
+def _metric_table(columns: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> list[str]:
+    """Return the lines of a table: a row per metric, a column per student, baseline or generator."""
+    widths = {column: max(len(column) + 2, 12) for column in columns}
+    lines = ["", f"  {'metric on test trips':<34}" + "".join(f"{column:>{widths[column]}}" for column in columns)]
+    for name in names:
+        cells = (f"{values[name]:.4f}" if name in values else "–" for values in columns.values())
+        row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths.values(), strict=True))
+        lines.append(f"  {name:<34}{row}")
+    return lines
 
 
 def _short(value: object) -> str:
@@ -249,6 +291,50 @@ def _generate(options: argparse.Namespace) -> int:
         place = ".".join(map(str, ("generation", *problem["loc"])))
         raise ConfigError(f"{place}: {problem['msg'].removeprefix('Value error, ')}.") from None
     return _run(options, config, "generated_trajectories")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    config = _config(options)
+    if options.trips is not None:
+        return _evaluate_trips(options, config)
+    if given := [f"--{name}" for name in ("name", "out", "report") if getattr(options, name) is not None]:
+        raise ConfigError(f"{', '.join(given)}: only valid with --trips. Use --trips FILE.")
+    from hoser_kd.pipeline.trip_evaluation import short_tables
+
+    students, baselines = _artifacts(options, config, ["trajectory_metrics", "baseline_trips"])
+    tables = [line for columns, names in short_tables(students, baselines) for line in _metric_table(columns, names)]
+    sys.stdout.write(_describe(students, tables))
+    return 0
+
+
+def _evaluate_trips(options: argparse.Namespace, config: CityConfig) -> int:
+    from hoser_kd.common.files import write_json
+    from hoser_kd.pipeline.trip_evaluation import evaluate_trip_file, write_report_with
+
+    bars, store = Bars(), _store(options)
+    try:
+        result = evaluate_trip_file(
+            options.trips,
+            config,
+            store,
+            name=options.name,
+            seed=options.seed,
+            progress=bars,
+            on_stage=_announce(bars, options, config),
+        )
+    finally:
+        bars.close()
+    lines = [f"{result.name}: {options.trips}", f"  {result.match.message}"]
+    lines += [f"  {sentence}" for sentence in (result.caution, result.students_message) if sentence]
+    lines += _metric_table(result.columns, result.metric_names)
+    if options.out is not None:
+        write_json(options.out, {"city": config.city, "file": str(options.trips), **result.as_json()})
+        lines.append(f"  written: {options.out}")
+    if options.report is not None:
+        write_report_with(options.report, result, config, store, seed=options.seed)
+        lines.append(f"  written: {options.report}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
 
 
 def _make(options: argparse.Namespace) -> int:

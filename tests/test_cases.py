@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from hoser_kd.cli import main
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.trajectories import read_hoser as read_trips
@@ -36,6 +38,25 @@ def test_bad_rows_are_dropped_and_counted_on_request():
     trips = read_trips(folder / "test.csv", read_hoser(folder), on_bad_row="drop")
     assert len(trips.offsets) - 1 == 12 - 5
     assert sum(trips.dropped.values()) == 5
+
+
+@pytest.mark.parametrize("name", ["generated.csv", "generated_numpy.csv"])
+def test_trips_of_another_generator_are_measured_in_both_spellings(name, tmp_path, capsys):
+    """The five trips repeat test trips with the requested roads, so they equal the real trips of their requests."""
+    case = CASES / "21-fork-generated-trips"
+    config = tmp_path / "town.yaml"
+    config.write_text(f"source: {{path: {case / 'city'}}}\n")
+    arguments = ["--config", config, "--store", tmp_path / "store", "--out", tmp_path / "out.json", "--name", "fork"]
+    assert main(["evaluate", "--trips", str(case / name), *map(str, arguments)]) == 0
+    out = capsys.readouterr().out
+    assert "All 5 trips are paired with test trips by the requested origin and destination" in out
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["num_matched"] == written["num_trips"] == written["metrics"]["counts"]["generated"] == 5
+    assert written["metrics"]["paired"]["edr"] == 0
+    assert written["metrics"]["paired"]["identical_share"] == 1
+    assert {"requests", "similarity", "distance", "training"} <= set(written["metrics"])
+    assert {"Markov chain", "Shortest path"} <= set(written["beside"])
+    assert re.search(r"paired\.identical_share .* 1\.0000$", out, re.MULTILINE)
 
 
 def test_every_case_says_what_is_correct():

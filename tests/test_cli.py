@@ -53,6 +53,8 @@ def test_train_respects_disabled_distillation(config, capsys):
         (["lineage", "0bc872ec6f825b8c"], "no such folder or file"),
         (["export-student", "nowhere", "out.pth"], "no such file"),
         (["generate", "--config", "CONFIG", "--decoder", "bean"], "beam"),
+        (["evaluate", "--config", "CONFIG", "--trips", "nowhere.csv"], "no such file"),
+        (["evaluate", "--config", "CONFIG", "--name", "mine"], "--name: only valid with --trips"),
     ],
 )
 def test_an_error_of_the_user_is_one_message_and_status_2(config, capsys, arguments, message):

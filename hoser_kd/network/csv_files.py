@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +54,7 @@ def _reject_unreadable(path: Path, types: dict[str, pa.DataType]) -> None:
 
 
 def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file."""
-    with path.open(newline="", encoding="utf-8-sig") as lines:
+    """Return the column names of a CSV file, plain or gzip-compressed (`.gz`)."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
         return next(csv.reader(lines), [])

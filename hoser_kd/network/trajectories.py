@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -168,16 +168,57 @@ def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
         columns["traj_id"] = pa.string()
     table = read_csv_columns(path, columns)
     ids = table["traj_id"] if "traj_id" in columns else None
-    return _build(path, table["rid_list"], table["time_list"], ids, network, on_bad_row)
+    return _build(path, table["rid_list"], table["time_list"], ids, network, on_bad_row, HOSER_LAYOUT)
 
 
 def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
-    """Read the CSV of the published generator, validated like `read_hoser`, but with one road as the minimum."""
+    """Read the CSV of the published generator, validated like `read_hoser`, but with one road as the minimum.
+
+    Road ids may be spelled `5` or, as NumPy prints them, `np.int64(5)`.
+    """
+    return read_trip_csv(csv_path, network, PUBLISHED_LAYOUT, on_bad_row)
+
+
+class TripLayout(NamedTuple):
+    """Columns of a table of trips, and what its rows must hold."""
+
+    roads: str = "rid_list"
+    """Column with the lists of road ids."""
+    times: str = "time_list"
+    """Column with the lists of times."""
+    shortest: int = 2
+    """Minimum number of roads of a trip."""
+    numpy_spelling: bool = False
+    """Whether `np.int64(5)` is a road id too."""
+    hint: str = "Fix the row, or set `source.on_bad_row: drop` to skip and count invalid rows."
+    """The fix that the message about an invalid row names."""
+
+
+HOSER_LAYOUT = TripLayout()
+"""The splits of a city."""
+_FIX_TRIP = "Fix the row: road ids are those of the city's roadmap.geo, times are written as 2013-07-01T00:01:15Z."
+PUBLISHED_LAYOUT = TripLayout("gene_trace_road_id", "gene_trace_datetime", 1, numpy_spelling=True, hint=_FIX_TRIP)
+"""The published generator's CSV."""
+GENERATED_LAYOUT = TripLayout(shortest=1, numpy_spelling=True, hint=_FIX_TRIP)
+"""Generated trips in HOSER's columns."""
+
+
+def read_trip_csv(
+    csv_path: str | PathLike[str], network: RoadNetwork, layout: TripLayout, on_bad_row: str = "refuse"
+) -> Trajectories:
+    """Read the trips of a CSV file, plain or gzip-compressed (`.gz`), and validate every row like `read_hoser`."""
     path = Path(csv_path)
-    table = read_csv_columns(path, {"gene_trace_road_id": pa.string(), "gene_trace_datetime": pa.string()})
-    return _build(
-        path, table["gene_trace_road_id"], table["gene_trace_datetime"], None, network, on_bad_row, shortest=1
-    )
+    table = read_csv_columns(path, {layout.roads: pa.string(), layout.times: pa.string()})
+    return _build(path, table[layout.roads], table[layout.times], None, network, on_bad_row, layout)
+
+
+def check_trips(path: str | PathLike[str], trips: Trajectories, network: RoadNetwork, layout: TripLayout) -> None:
+    """Validate trips of another source than a CSV, with one time per road, like the rows of `read_trip_csv`."""
+    lists = _Lists(trips.offsets, trips.road_ids), _Lists(trips.offsets, trips.times)
+    faults = _faults(*lists, network, layout)
+    bad = np.logical_or.reduce([fault.rows for fault in faults])
+    if bad.any():
+        _refuse(Path(path), bad, faults, lists, layout)
 
 
 def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
@@ -192,6 +233,35 @@ def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
     )
 
 
+class _Lists(NamedTuple):
+    """A ragged array of a file."""
+
+    offsets: Int64Array
+    """(n + 1,) int64."""
+    values: Int64Array
+    """(P,) int64."""
+    texts: pa.ChunkedArray | None = None
+    """(n,) lists as written, separated by commas; None: the values are all there is."""
+
+    def text(self, row: int, item: int) -> str:
+        """Return a value as an error message shows it: at most 60 characters."""
+        if self.texts is None:
+            return repr(int(self.values[self.offsets[row] + item]))
+        return repr((self.texts[row].as_py() or "").split(",")[item].strip(_AROUND_VALUES)[:60])
+
+
+class _Fault(NamedTuple):
+    """A reason to reject rows."""
+
+    reason: str
+    rows: BoolArray
+    """(n,) bool."""
+    column: str = ""
+    """Column with the invalid values; empty where the fault is one of the row."""
+    positions: Int64Array = np.zeros(0, np.int64)
+    """Flat positions of the invalid values, ascending."""
+
+
 def _build(
     path: Path,
     roads: pa.ChunkedArray,
@@ -199,46 +269,61 @@ def _build(
     ids: pa.ChunkedArray | None,
     network: RoadNetwork,
     on_bad_row: str,
-    shortest: int = 2,
+    layout: TripLayout,
 ) -> Trajectories:
     if on_bad_row not in ("refuse", "drop"):
         raise ValueError(f"on_bad_row must be 'refuse' or 'drop', not {on_bad_row!r}")
     if len(roads) == 0:
         raise DataError(path, "no trajectories.", hint="The file needs at least one row.")
-    road_offsets, road_ids = _parse_lists(roads, pa.int64())
-    time_offsets, seconds = _parse_lists(times, pa.timestamp("s", tz="UTC"))
+    road_lists = _parse_lists(roads, pa.int64(), numpy_spelling=layout.numpy_spelling)
+    time_lists = _parse_lists(times, pa.timestamp("s", tz="UTC"))
     names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
-    reasons = _bad_rows(road_offsets, road_ids, time_offsets, seconds, network, shortest)
+    faults = _faults(road_lists, time_lists, network, layout)
     bad = np.zeros(len(roads), bool)
     dropped: dict[str, int] = {}
-    for reason, rows in reasons.items():
-        first_reason = rows & ~bad
+    for fault in faults:
+        first_reason = fault.rows & ~bad
         if first_reason.any():
-            dropped[reason] = int(first_reason.sum())
-        bad |= rows
+            dropped[fault.reason] = int(first_reason.sum())
+        bad |= fault.rows
     if bad.any() and on_bad_row == "refuse":
-        row = int(np.argmax(bad))
-        reason = next(text for text, rows in reasons.items() if rows[row])
-        raise DataError(
-            path,
-            f"{reason}; {int(bad.sum())} of {len(bad)} rows are invalid.",
-            row=row,
-            hint="Fix the row, or set `source.on_bad_row: drop` to skip and count invalid rows.",
-        )
+        _refuse(path, bad, faults, (road_lists, time_lists), layout)
     if bad.all():
         raise DataError(path, f"all rows are invalid: {dropped}.")
     if not bad.any():
-        return Trajectories(road_offsets, road_ids, seconds, names)
+        return Trajectories(road_lists.offsets, road_lists.values, time_lists.values, names)
     good = np.flatnonzero(~bad)
-    offsets, road_at = take_rows(road_offsets, good)
-    _, time_at = take_rows(time_offsets, good)
-    return Trajectories(offsets, road_ids[road_at], seconds[time_at], None if names is None else names[good], dropped)
+    offsets, road_at = take_rows(road_lists.offsets, good)
+    _, time_at = take_rows(time_lists.offsets, good)
+    kept = None if names is None else names[good]
+    return Trajectories(offsets, road_lists.values[road_at], time_lists.values[time_at], kept, dropped)
 
 
-def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType) -> tuple[Int64Array, Int64Array]:
-    """Parse `[1, 2]` or `1,2` for all rows at once; return offsets and values, the smallest int64 where invalid."""
+def _refuse(
+    path: Path, bad: BoolArray, faults: list[_Fault], lists: tuple[_Lists, _Lists], layout: TripLayout
+) -> NoReturn:
+    """Raise DataError for the first invalid row, with the column and the value where one is to blame."""
+    row = int(np.argmax(bad))
+    fault = next(fault for fault in faults if fault.rows[row])
+    value = ""
+    if fault.column:
+        part = lists[0] if fault.column == layout.roads else lists[1]
+        item = int(fault.positions[np.searchsorted(fault.positions, part.offsets[row])] - part.offsets[row])
+        value = f" ({fault.column}, item {item}: {part.text(row, item)})"
+    problem = f"{fault.reason}{value}; {int(bad.sum())} of {len(bad)} rows are invalid."
+    raise DataError(path, problem, row=row, hint=layout.hint)
+
+
+_AROUND_VALUES = " \t[]'\""
+_NUMPY_INTEGER = r"^(?:np|numpy)\.u?int(?:8|16|32|64)\((-?\d{1,18})\)$"
+
+
+def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType, *, numpy_spelling: bool = False) -> _Lists:
+    """Parse `[1, 2]` or `1,2` for all rows at once; values are the smallest int64 where invalid."""
     lists = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), ",")
-    values = pc.ascii_trim(lists.flatten(), " \t[]'\"")
+    values = pc.ascii_trim(lists.flatten(), _AROUND_VALUES)
+    if numpy_spelling:
+        values = pc.replace_substring_regex(values, _NUMPY_INTEGER, r"\1")
     if kind != pa.int64():
         # Arrow accepts more than the format allows: a UTC offset would shift the time, a date alone would be midnight
         is_format = pc.and_(pc.equal(pc.binary_length(values), 20), pc.ends_with(values, "Z"))
@@ -250,7 +335,8 @@ def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType) -> tuple[Int64Array,
         readable = pc.if_else(pc.match_substring_regex(values, pattern), values, None)
         numbers = _cast_one_by_one(readable, kind)
     integers = pc.fill_null(pc.cast(numbers, pa.int64()), np.iinfo(np.int64).min)
-    return lists.offsets.to_numpy().astype(np.int64), integers.to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return _Lists(offsets, integers.to_numpy(zero_copy_only=False).astype(np.int64), texts)
 
 
 def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -268,39 +354,28 @@ def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.array([one(text) for text in texts], kind)
 
 
-def _bad_rows(
-    road_offsets: Int64Array,
-    road_ids: Int64Array,
-    time_offsets: Int64Array,
-    seconds: Int64Array,
-    network: RoadNetwork,
-    shortest: int,
-) -> dict[str, BoolArray]:
-    """Return a mask of the invalid rows for each reason, in the order in which reasons are reported."""
-    count = len(road_offsets) - 1
-    lengths = np.diff(road_offsets)
-    row = row_of_value(road_offsets)
+def _faults(roads: _Lists, times: _Lists, network: RoadNetwork, layout: TripLayout) -> list[_Fault]:
+    """Return the faults in the order in which they are reported."""
+    lengths = np.diff(roads.offsets)
+    row, time_row = row_of_value(roads.offsets), row_of_value(times.offsets)
 
-    def rows_with(flags: BoolArray, rows: Int64Array) -> BoolArray:
-        return np.bincount(rows[flags], minlength=count).astype(bool)
+    def values(reason: str, column: str, positions: Int64Array) -> _Fault:
+        rows = (row if column == layout.roads else time_row)[positions]
+        return _Fault(reason, np.bincount(rows, minlength=len(lengths)).astype(bool), column, positions)
 
-    outside = (road_ids < 0) | (road_ids >= network.num_roads)
-    time_row = row_of_value(time_offsets)
-    missing = np.iinfo(np.int64).min
-    backwards = (np.diff(seconds) < 0) & (time_row[1:] == time_row[:-1])
-    same = row[1:] == row[:-1]
-    known = same & ~outside[1:] & ~outside[:-1]
-    at = np.flatnonzero(known)
-    broken = np.zeros(len(same), bool)
-    broken[at] = network.candidate_index(road_ids[at], road_ids[at + 1]) < 0
-    return {
-        "rid_list and time_list differ in length": lengths != np.diff(time_offsets),
-        f"fewer than {shortest} roads": lengths < shortest,
-        "a road id is not in roadmap.geo": rows_with(outside, row),
-        "a time is not formatted as YYYY-MM-DDTHH:MM:SSZ": rows_with(seconds == missing, time_row),
-        "a time is earlier than the previous one": rows_with(backwards, time_row[1:]),
-        "a road is not connected to the previous one in roadmap.rel": rows_with(broken, row[1:]),
-    }
+    outside = (roads.values < 0) | (roads.values >= network.num_roads)
+    backwards = (np.diff(times.values) < 0) & (time_row[1:] == time_row[:-1])
+    at = np.flatnonzero((row[1:] == row[:-1]) & ~outside[1:] & ~outside[:-1])
+    broken = at[network.candidate_index(roads.values[at], roads.values[at + 1]) < 0]
+    missing = times.values == np.iinfo(np.int64).min
+    return [
+        _Fault(f"{layout.roads} and {layout.times} differ in length", lengths != np.diff(times.offsets)),
+        _Fault(f"fewer than {layout.shortest} roads", lengths < layout.shortest),
+        values("a road id is not in roadmap.geo", layout.roads, np.flatnonzero(outside)),
+        values("a time is not formatted as YYYY-MM-DDTHH:MM:SSZ", layout.times, np.flatnonzero(missing)),
+        values("a time is earlier than the previous one", layout.times, np.flatnonzero(backwards) + 1),
+        values("a road is not connected to the previous one in roadmap.rel", layout.roads, broken + 1),
+    ]
 
 
 def _format_times(times: Int64Array) -> pa.StringArray:

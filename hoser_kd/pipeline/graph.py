@@ -95,6 +95,9 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"repo_path", "ckpt_path", "label_processes"})
 
 
+_REQUEST_KEYS = {"od_source", "od_file", "num_trips", "samples_per_od", "seed"}
+
+
 def _generation_settings(config: CityConfig) -> dict[str, Any]:
     """Return the section with the digest of the OD file's content in place of its name."""
     settings = config.generation.model_dump(mode="json")
@@ -142,6 +145,11 @@ SETTINGS: dict[str, SettingsSection] = {
         _distillation_settings,
     ),
     "generation": SettingsSection("generation", "Generation of trips: `generation`.", _generation_settings),
+    "requests": SettingsSection(
+        "generation",
+        "Requested trips: `od_source`, `od_file`, `num_trips`, `samples_per_od` and `seed` of `generation`.",
+        lambda config: {key: value for key, value in _generation_settings(config).items() if key in _REQUEST_KEYS},
+    ),
     "evaluation": SettingsSection(
         "evaluation",
         "Metrics of generated trips: `evaluation`.",
@@ -314,14 +322,26 @@ STAGES: dict[str, Stage] = {
             code_version="4",
         ),
         Stage(
+            "baseline_trips",
+            "evaluation",
+            "Trips of the baselines (Markov chain, shortest path, fastest path, nearest training trip) for the same "
+            "requests as the students', with the same metrics, and next-step metrics of counting models (frequency, "
+            "Markov chains of order 1 and 2). Fitted on training trips; smoothing is chosen on validation trips.",
+            inputs=("road_network", "trajectories"),
+            settings=("requests", "evaluation"),
+            kinds=("numba", "parquet"),
+            module="hoser_kd.pipeline.stages.baselines",
+        ),
+        Stage(
             "distillation_report",
             "evaluation",
             "Vanilla against distilled over all seeds trained with the same settings, with paired confidence "
-            "intervals, curves, distributions and maps: one HTML file that needs no network connection.",
+            "intervals, baselines, curves, distributions and maps: one HTML file that needs no network connection.",
             inputs=(
                 *_STUDENTS,
                 "generated_trajectories",
                 "trajectory_metrics",
+                "baseline_trips",
                 "road_network",
                 "trajectories",
                 "grid_token_table",
@@ -330,7 +350,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="4",
+            code_version="5",
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hoser_kd.report.data import ReportData, StudentResult
+from hoser_kd.report.data import Baselines, ReportData, StudentResult
 from hoser_kd.report.page import render, write_report
 
-__all__ = ["ReportData", "StudentResult", "render", "write_report"]
+__all__ = ["Baselines", "ReportData", "StudentResult", "render", "write_report"]

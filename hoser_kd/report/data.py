@@ -44,6 +44,23 @@ class StudentResult:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """Metrics of baselines and of other generators' trips by `section.metric`; they have no seeds.
+
+    The keys are the names in tables.
+    """
+
+    trips: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Metrics of generated trips, by baseline."""
+    scenarios: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """The same by baseline and scenario."""
+    next_step: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Next-step metrics, by counting model."""
+    note: str = ""
+    """Why there are no baselines, or what is particular about them; a sentence."""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the report shows."""
 
@@ -70,6 +87,8 @@ class ReportData:
     """More sizes of the data, by name (training trips, for example)."""
     decoder: str = ""
     """Description of the decoder that generated the trips."""
+    baselines: Baselines = field(default_factory=Baselines)
+    """Baselines and other generators, shown beside the students."""
     figures: Mapping[str, bytes] = field(default_factory=dict)
     """More figures (PNG) by caption: the grid, the zones, the teacher's negative log-likelihood."""
 

@@ -20,6 +20,7 @@ from hoser_kd.evaluation.comparison import Row, compare, heading_of
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metrics import flatten
 from hoser_kd.evaluation.scenarios import SCENARIOS
+from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import ReportData, StudentResult, first_generated
 from hoser_kd.report.figures import (
     CaptionedFigure,
@@ -97,7 +98,7 @@ def _verdict(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "city": data.city,
         "headline": headline_of(rows, pairs),
-        "sentences": list(verdict_sentences(data, rows)),
+        "sentences": [*verdict_sentences(data, rows), *baseline_sentences(data.baselines.trips, rows)],
         "caveat": " ".join(filter(None, (caveat(pairs) if has_distilled else "", training_caveat(data.students)))),
         "left_out": list(data.left_out),
         "cards": summary_cards(rows) if has_distilled else [],
@@ -106,16 +107,22 @@ def _verdict(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
 
 def _tables(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the variables of the tables."""
-    next_step = [format_row(row) for row in rows if row.section == "next_step" and row.name != "next_step.steps"]
+    next_step = [
+        format_row(row, data.baselines.next_step)
+        for row in rows
+        if row.section == "next_step" and row.name != "next_step.steps"
+    ]
     generated = [row for row in rows if row.section not in _HIDDEN_SECTIONS]
     groups = [
-        Group(heading_of(section), [format_row(row) for row in group])
+        Group(heading_of(section), [format_row(row, data.baselines.trips) for row in group])
         for section, group in groupby(generated, key=lambda row: row.section)
     ]
     return {
         "kinds": list(data.students),
         "several_seeds": any(len(results) > 1 for results in data.students.values()),
         "next_step": _table_or_none([Group("", next_step)]),
+        "next_step_baselines": bool(data.baselines.next_step),
+        "baselines_note": data.baselines.note,
         "generation": _table_or_none(groups),
         "decoder": data.decoder,
         "scenarios": _table_or_none(list(_scenarios(data))),
@@ -177,6 +184,7 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             }
             for kind in ("vanilla", "distilled")
         )
+        baselines = {label: by_scenario.get(name, {}) for label, by_scenario in data.baselines.scenarios.items()}
         by_name = {row.name: row for row in compare(vanilla, distilled)}
         rows = [by_name[metric] for metric in SCENARIO_METRICS if metric in by_name]
         if rows:
@@ -184,7 +192,7 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             text = about.replace("`", "")
             yield Group(
                 name.replace("_", " ").capitalize(),
-                [format_row(row)._replace(label=short_label(row)) for row in rows],
+                [format_row(row, baselines)._replace(label=short_label(row)) for row in rows],
                 f"{text}: {np.mean(counts):,.0f}" if counts else text,
             )
 

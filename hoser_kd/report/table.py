@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,16 +24,24 @@ class Line(NamedTuple):
     interval: str
     effect: str
     verdict: str
+    baselines: Mapping[str, str] = {}
+    """Values by baseline; each is a column of its own."""
 
 
 class Column(NamedTuple):
     """A column of a table."""
 
     key: str
-    """Field of `Line`."""
+    """Field of `Line`, or the name of a baseline."""
     heading: str
     title: str = ""
     """Explanation, shown as a tooltip."""
+    is_baseline: bool = False
+    """Whether it is the column of a baseline."""
+
+    def of(self, line: Line) -> str:
+        """Return the text of a line in this column."""
+        return line.baselines.get(self.key, "") if self.is_baseline else str(getattr(line, self.key))
 
 
 _OPTIONAL = (
@@ -69,7 +77,11 @@ class Table(NamedTuple):
 def table_of(groups: Sequence[Group]) -> Table:
     """Return a table with the columns that have content: one seed gives no interval and no effect, for example."""
     lines = [line for group in groups for line in group.lines]
-    columns = [column for column in _OPTIONAL if any(getattr(line, column.key) for line in lines)]
+    columns = [column for column in _OPTIONAL if any(column.of(line) for line in lines)]
+    names = dict.fromkeys(name for line in lines for name in line.baselines)
+    baselines = [Column(name, name, "no seeds, so no interval", is_baseline=True) for name in names]
+    place = sum(column.key in {"unit", "real", "vanilla", "distilled"} for column in columns)
+    columns[place:place] = baselines  # beside the students
     return Table(columns, list(groups))
 
 
@@ -84,8 +96,8 @@ def _in_text(section: str) -> str:
     return heading[:1].lower() + heading[1:]
 
 
-def format_row(row: Row) -> Line:
-    """Return a row of the comparison as texts."""
+def format_row(row: Row, baselines: Mapping[str, Mapping[str, float]] | None = None) -> Line:
+    """Return a row of the comparison as texts; `baselines` are metrics by `section.metric`, by baseline."""
     arrow = {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
     target = row.metric.target
     decimals = _decimals(row)
@@ -107,6 +119,11 @@ def format_row(row: Row) -> Line:
         interval=interval,
         effect="" if row.effect is None else _without_sign_of_zero(f"{row.effect:+.1f}").replace("-", "−"),
         verdict=row.verdict or "",
+        baselines={
+            name: _text(row, values[row.name], decimals)
+            for name, values in (baselines or {}).items()
+            if row.name in values
+        },
     )
 
 

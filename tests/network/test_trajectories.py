@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 
 import numpy as np
 import pyarrow as pa
@@ -252,6 +253,64 @@ def test_a_generated_trip_may_have_one_road(tmp_path, network):
     trips = Trajectories(np.array([0, 1]), np.array([3]), np.array([T0]))
     trips.to_published_csv(tmp_path / "x.csv")
     _assert_same(read_published_csv(tmp_path / "x.csv", network), trips)
+
+
+def _published(folder, roads, name="x.csv"):
+    times = ", ".join(repr(time) for time in TIMES[:2])
+    rows = [["[0, 1]", f"[{times}]"], [roads, f"[{times}]"]]
+    return _write(folder, rows, ("gene_trace_road_id", "gene_trace_datetime")).rename(folder / name)
+
+
+@pytest.mark.parametrize("roads", ["[np.int64(0), np.int64(2)]", "[0, numpy.int32(2)]", "np.uint8(0),2", "['0', '2']"])
+def test_road_ids_as_numpy_prints_them_are_read(tmp_path, network, roads):
+    assert read_published_csv(_published(tmp_path, roads), network).roads(1).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("roads", "value"),
+    [
+        ("[0, np.int64(2]", "np.int64(2"),
+        ("[0, np.int64(1+1)]", "np.int64(1+1)"),
+        ("[0, np.float64(2)]", "np.float64(2)"),
+        ("[0, np.int64(2)+0]", "np.int64(2)+0"),
+        ("[0, __import__('os').getpid()]", "__import__('os').getpid()"),
+        ("[0, np.int64(5)]", "np.int64(5)"),
+    ],
+)
+def test_anything_else_than_a_road_id_is_refused_with_column_value_and_fix(tmp_path, network, roads, value):
+    path = _published(tmp_path, roads)
+    with pytest.raises(DataError) as error:
+        read_published_csv(path, network)
+    place = f"{path}, row 1: {UNKNOWN} (gene_trace_road_id, item 1: {value!r}); 1 of 2 rows are invalid."
+    assert str(error.value).startswith(place)
+    assert "roadmap.geo, times are written as" in str(error.value)
+
+
+def test_splits_of_a_city_do_not_accept_the_spelling_of_numpy(tmp_path, network):
+    row = _row("[np.int64(0), np.int64(1)]", ",".join(TIMES[:2]))
+    with pytest.raises(DataError, match=r"rid_list, item 0: 'np\.int64\(0\)'"):
+        read_hoser(_write(tmp_path, [row]), network)
+
+
+@pytest.mark.parametrize(
+    ("roads", "times", "place"),
+    [
+        ("0,1,3", f"{TIMES[0]},{TIMES[2]},{TIMES[1]}", f"time_list, item 2: {TIMES[1]!r}"),
+        ("0,1", f"{TIMES[0]},2015", "time_list, item 1: '2015'"),
+        ("0,1,0", ",".join(TIMES[:3]), "rid_list, item 2: '0'"),
+    ],
+)
+def test_the_message_names_the_invalid_value(tmp_path, network, roads, times, place):
+    with pytest.raises(DataError) as error:
+        read_hoser(_write(tmp_path, [GOOD, _row(roads, times)]), network)
+    assert f"({place})" in str(error.value)
+
+
+def test_a_compressed_csv_is_read(tmp_path, network):
+    path = _published(tmp_path, "[0, 2]")
+    packed = tmp_path / "x.csv.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    _assert_same(read_published_csv(packed, network), read_published_csv(path, network))
 
 
 @given(walks)

@@ -47,7 +47,9 @@ def versions(home, stage, seed):
 def test_backfills_over_seeds_train_every_seed_and_report_once_over_existing_seeds(taught, dev):
     server = dev(taught)
     runs = backfill(
-        server, assetSelection=[{"path": [name]} for name in (*PER_SEED, "distillation_report")], partitionNames=KEYS
+        server,
+        assetSelection=[{"path": [name]} for name in (*PER_SEED, "baseline_trips", "distillation_report")],
+        partitionNames=KEYS,
     )
     assert sorted(runs, key=str) == sorted(
         [*((key, set(PER_SEED), "SUCCESS") for key in KEYS), ("town", {"distillation_report"}, "SUCCESS")], key=str

@@ -92,7 +92,13 @@ def test_a_new_key_that_is_set_changes_the_versions_of_the_stages_that_read_it(l
         ("source.on_bad_row", "drop", {"trajectories", "settings/rows"}),
         ("grid.bounds.max_lat", 41.3, {"grid_token_table", "settings/grid"}),
         ("grid.bounds", "roads", {"grid_token_table", "settings/grid"}),
-        ("evaluation.peak_hours", [[7.0, 10.0]], {"trajectory_metrics", "settings/evaluation"}),
+        ("evaluation.peak_hours", [[7.0, 10.0]], {"trajectory_metrics", "baseline_trips", "settings/evaluation"}),
+        ("generation.decoder", "sampling", {"generated_trajectories", "settings/generation"}),
+        (
+            "generation.num_trips",
+            4,
+            {"generated_trajectories", "baseline_trips", "settings/generation", "settings/requests"},
+        ),
     ],
 )
 def test_a_changed_value_changes_the_versions_of_the_stages_that_read_it(place, value, stages):

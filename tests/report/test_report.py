@@ -14,9 +14,10 @@ from hoser_kd import plots
 from hoser_kd.evaluation.comparison import compare, headline_rows
 from hoser_kd.evaluation.failures import Failure
 from hoser_kd.evaluation.metric_registry import METRICS, Metric, register
-from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.metrics import evaluate, flatten
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.report import ReportData, StudentResult, render, write_report
+from hoser_kd.report import Baselines, ReportData, StudentResult, render, write_report
+from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.labels import describe_values
 from hoser_kd.report.table import format_row
 from hoser_kd.report.text import judged_rows, repeated_metrics
@@ -332,6 +333,59 @@ class TestCompare:
         rows = headline_rows({"vanilla": plain, "distilled": {**plain, "next_step.accuracy": 0.5}})
         assert [row["figure"] for row in rows] == ["next_step.nll", "similarity.dtw"]
         assert rows[0] == {"figure": "next_step.nll", "vanilla": 1.0, "distilled": 1.0}
+
+
+class TestBaselines:
+    """Baselines beside the students, and the sentence on the primary metric."""
+
+    def sentence(self, students, baselines, metric="paired.edr"):
+        vanilla, distilled = ({seed: {metric: value} for seed, value in enumerate(values)} for values in students)
+        rows = compare(vanilla, distilled)
+        return " ".join(baseline_sentences({name: {metric: value} for name, value in baselines.items()}, rows))
+
+    def test_each_baseline_is_named_with_the_students_that_it_beats(self):
+        text = self.sentence(([0.3, 0.5], [0.2]), {"C": 0.3, "A": 0.1, "D": 0.45, "B": 0.15, "E": 0.4})
+        assert "EDR (same request), lower is better, vanilla 0.4000, distilled 0.2000: " in text
+        assert "A (0.1000) and B (0.1500) beat both students" in text
+        assert "C (0.3000) beats the vanilla student only" in text
+        assert "E (0.4000) and D (0.4500) beat neither student" in text
+
+    def test_the_sentence_follows_the_numbers(self):
+        assert "A (0.3000) beats the distilled student only" in self.sentence(([0.2], [0.4]), {"A": 0.3})
+        assert "A (0.1000) beats both students" in self.sentence(([0.2], [0.4]), {"A": 0.1})
+        assert "A (0.3000) beats neither" in self.sentence(([0.1 + 0.2], [0.3]), {"A": 0.3})
+
+    def test_without_a_distilled_student(self):
+        assert "A (0.3000) beats the vanilla student." in self.sentence(([0.4], []), {"A": 0.3})
+        assert "A (0.5000) does not beat the vanilla student." in self.sentence(([0.4], []), {"A": 0.5})
+
+    def test_without_the_primary_metric_there_is_no_sentence(self):
+        assert not self.sentence(([0.4], [0.5]), {"A": 0.3}, "similarity.edr")
+        assert not self.sentence(([0.4], [0.5]), {})
+
+    def test_they_are_columns_beside_the_students_without_an_interval(self, data):
+        metrics = flatten(evaluate(REAL, REAL, NETWORK, paired=True, training=TRAINING))
+        baselines = Baselines(
+            {"Chain": metrics, "<other>": {"distance.jsd": 0.25}},
+            {"Chain": {"weekday": metrics}},
+            {"Frequency": {"next_step.nll": 0.75}},
+        )
+        parsed = text_of(replace(data, baselines=baselines))
+        head, *rows = _tables_of(parsed.rows)[1]
+        place = head.index("distilled")
+        assert head[place + 1 : place + 3] == ["Chain", "<other>"]
+        by_label = {row[0]: row for row in rows}
+        assert by_label["identical to the real trip ↑"][place + 1 : place + 3] == ["100.00", ""]
+        assert parsed.row("negative log-likelihood")[4] == "0.7500"
+        scenarios = _tables_of(parsed.rows)[2]
+        assert "Chain" in scenarios[0]
+        assert "Chain (0.0000) beats both students" in parsed.words
+
+    def test_a_note_says_why_there_are_none(self, data):
+        note = "The baselines answer other requests."
+        parsed = text_of(replace(data, baselines=Baselines(note=note)))
+        assert note in parsed.words
+        assert "Primary metric" not in parsed.words
 
 
 class TestCounting:

@@ -32,10 +32,16 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES, StageRun
 from hoser_kd.pipeline.seed_pooling import Pool, pool_seeds
+from hoser_kd.pipeline.stages.baselines import (
+    BaselineMetrics,
+    answers_same_requests,
+    beside_students,
+    mean_over_seeds,
+)
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
-from hoser_kd.report import ReportData, StudentResult, write_report
+from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
@@ -191,21 +197,43 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def distillation_report(run: StageRun) -> dict[str, Any]:
     """Write the report over all comparable seeds; one HTML file."""
     pool = _pool(run)
-    run = replace(
+    run = _pooled(run, pool)
+    data = report_data(run, pool)
+    write_report(run.folder / "report.html", data)
+    write_json(run.folder / "seeds.json", list(pool.seeds))
+    return {
+        "seeds": ", ".join(map(str, pool.seeds)),
+        "num_seeds": len(pool.seeds),
+        "left_out": list(pool.left_out),
+        "comparison": _over_seeds(data.students),
+        **_baseline_tables(data),
+        "rests_on": _versions(run),
+    }
+
+
+def _pooled(run: StageRun, pool: Pool) -> StageRun:
+    """Return the run with the artifacts of the pooled seeds only."""
+    return replace(
         run,
         inputs={
             name: inputs if isinstance(inputs, Artifact) else {seed: inputs[seed] for seed in pool.seeds}
             for name, inputs in run.inputs.items()
         },
     )
+
+
+def report_data(run: StageRun, pool: Pool | None = None) -> ReportData:
+    """Return what the report shows. `pool` is that of a run whose inputs are pooled; None: pool them here."""
+    if pool is None:
+        pool = _pool(run)
+        run = _pooled(run, pool)
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
-    students = {kind: results for kind, results in students.items() if results}
-    data = ReportData(
+    return ReportData(
         city=run.config.city,
         network=network,
         real=real,
-        students=students,
+        students={kind: results for kind, results in students.items() if results},
         teacher=_teacher(run),
         left_out=pool.left_out,
         settings_yaml=_settings_used(run),
@@ -214,16 +242,38 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
         figures=_pictures(run),
         decoder=_decoder(run),
+        baselines=_baselines(run),
     )
-    write_report(run.folder / "report.html", data)
-    write_json(run.folder / "seeds.json", list(pool.seeds))
-    return {
-        "seeds": ", ".join(map(str, pool.seeds)),
-        "num_seeds": len(pool.seeds),
-        "left_out": list(pool.left_out),
-        "comparison": _over_seeds(students),
-        "rests_on": _versions(run),
+
+
+def _baselines(run: StageRun) -> Baselines:
+    """Return the metrics of the baselines; those of trips only if they answer the students' requests."""
+    artifact, generated = run.artifact("baseline_trips"), run.seeds("generated_trajectories")
+    measured = BaselineMetrics.read(artifact.path)
+    other = [seed for seed, each in generated.items() if not answers_same_requests(artifact, each)]
+    if not other:
+        return Baselines(measured.trips, measured.scenarios, measured.next_step)
+    note = (
+        "The baselines answer other requests than the students and are left out of this table: "
+        "generated_trajectories ran with other `generation` settings than baseline_trips."
+    )
+    return Baselines(next_step=measured.next_step, note=note)
+
+
+def _baseline_tables(data: ReportData) -> dict[str, list[dict[str, Any]]]:
+    """Return the short comparison of the students' means over the seeds with the baselines, as tables."""
+    students = {
+        kind: mean_over_seeds(
+            [
+                {f"next_step.{name}": value for name, value in result.test.items()}
+                | metrics.flatten(result.metrics or {})
+                for result in results.values()
+            ]
+        )
+        for kind, results in data.students.items()
     }
+    tables = {"baselines": data.baselines.trips, "next_step_baselines": data.baselines.next_step}
+    return {name: beside_students(students, baselines) for name, baselines in tables.items() if baselines}
 
 
 def _pool(run: StageRun) -> Pool:
