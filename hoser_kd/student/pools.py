@@ -136,6 +136,15 @@ class GapClosed(NamedTuple):
     """The same for each seed."""
 
 
+class TemperatureScaled(NamedTuple):
+    """NLL after temperature scaling."""
+
+    temperature: float
+    """Chosen on validation steps; above 1 the model is too confident."""
+    nll: float
+    """On test steps, nats per step."""
+
+
 def student_probabilities(
     model: HOSER, trips: Trajectories, network: RoadNetwork, batch_size: int = 256
 ) -> StepProbabilities:
@@ -223,6 +232,16 @@ def pool_metrics(members: Sequence[StepProbabilities], weights: PoolWeights) -> 
     return pool(members, weights).metrics()
 
 
+def temperature_scaled_nll(val: StepProbabilities, test: StepProbabilities) -> TemperatureScaled:
+    """Return the NLL on test steps at the temperature of least NLL on validation steps (Guo et al., ICML 2017).
+
+    It separates what a model predicts from how confident it is.
+    """
+    weights = fit_pool([val], "log_linear")
+    temperature = 1 / weights.values[0] if weights.values[0] > 0 else float("inf")
+    return TemperatureScaled(temperature, pool_metrics([test], weights)["nll"])
+
+
 def share_of_gap_closed(plain: Sequence[float], distilled: Sequence[float], pooled: Sequence[float]) -> GapClosed:
     """Return (plain - distilled) / (plain - pooled) of the NLL of the same seeds, (k,) each.
 
@@ -301,7 +320,7 @@ def _simplex(num_members: int) -> Float64Array:
     edges = np.column_stack([np.full(len(bars), -1), bars, np.full(len(bars), count + num_members - 1)])
     shares = SHARES[np.diff(edges, axis=1) - 1]
     shares[:, 0] = 1 - shares[:, 1:].sum(1)
-    return np.maximum(shares, 0.0)
+    return np.asarray(np.maximum(shares, 0.0), np.float64)
 
 
 def _fit_exponents(members: Sequence[StepProbabilities]) -> Float64Array:

@@ -31,6 +31,7 @@ from hoser_kd.student.pools import (
     share_of_gap_closed,
     student_probabilities,
     teacher_probabilities,
+    temperature_scaled_nll,
 )
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -223,6 +224,29 @@ class TestPools:
             fit_pool([], "log_linear")
         with pytest.raises(ValueError, match="2 weights for 1 members"):
             pool([scored()], PoolWeights("log_linear", (1.0, 0.0)))
+
+
+class TestTemperature:
+    def test_scaling_undoes_a_wrong_temperature(self):
+        rng = np.random.default_rng(1)
+        scores = rng.normal(0, 2, OFFSETS[-1])
+        honest = StepProbabilities.of(scores, TRIPS, NETWORK)
+        # the true road is sampled from the member itself
+        noise = scores + rng.gumbel(0, 1, len(scores))
+        best = np.maximum.reduceat(noise, OFFSETS[:-1])
+        honest = replace(honest, taken=np.flatnonzero(noise == best[row_of_value(OFFSETS)]))
+        sharp = pool([honest], PoolWeights("log_linear", (3.0,)))
+        temperature, nll = temperature_scaled_nll(sharp, sharp)
+        assert temperature == pytest.approx(3 * temperature_scaled_nll(honest, honest).temperature, rel=1e-4)
+        assert temperature == pytest.approx(3.0, rel=0.25)
+        assert nll < sharp.metrics()["nll"] - 0.1
+        assert nll == pytest.approx(temperature_scaled_nll(honest, honest).nll, abs=1e-7)
+
+    def test_a_member_worse_than_chance_gets_an_infinite_temperature(self):
+        wrong = StepProbabilities.of(np.where(np.isin(np.arange(OFFSETS[-1]), TAKEN), -1.0, 0.0), TRIPS, NETWORK)
+        temperature, nll = temperature_scaled_nll(wrong, wrong)
+        assert temperature == np.inf
+        assert nll == pytest.approx(np.log(np.diff(OFFSETS)).mean())
 
 
 class TestShareOfGapClosed:
