@@ -74,8 +74,8 @@ evaluate = dg.define_asset_job(
 )
 report = dg.define_asset_job(
     "report",
-    selection=dg.AssetSelection.assets("distillation_report"),
-    description="Write the report of a city over all evaluated seeds.",
+    selection=dg.AssetSelection.assets("ceilings", "distillation_report"),
+    description="Write the report and the ceilings of a city over all evaluated seeds.",
 )
 
 JOBS = (prepare_city, train_teacher, distill, evaluate, report)
