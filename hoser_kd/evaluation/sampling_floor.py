@@ -56,8 +56,8 @@ def jsd_floor(
     """Return the floor of a divergence between two samples of n of the real trips each.
 
     Where there are 2n real trips or more, the samples of a pair are disjoint parts of a permutation; with fewer, both
-    are bootstrap samples of n trips, which share trips and give a lower floor (by a sixth on Porto). One of the two takes the role of the real trips, so that edges of histograms
-    follow from it as in the metric.
+    are bootstrap samples of n trips, which share trips and give a lower floor (by a sixth on Porto). One of the two
+    takes the role of the real trips, so that edges of histograms follow from it as in the metric.
 
     Args:
         values: (K,) the value of each real trip, or with `offsets` of each of its steps or roads.

@@ -5,9 +5,9 @@ Its weights are fitted on validation trips and its metrics measured on test trip
 is better than the student alone, the teacher adds no information; where a pool of student and Markov chain is as good,
 counting adds the same.
 
-- `arithmetic`: Σ w_m p_m with w on the simplex (linear opinion pool).
-- `log_linear`: Π p_m^a_m, renormalized over the candidates, a ≥ 0 (logarithmic opinion pool: Heskes, NIPS 1998). With
-  one member it is that member at temperature 1 / a.
+- `arithmetic`: Σ w_m p_m with w on the simplex.
+- `log_linear`: Π p_m^a_m, renormalized over the candidates, a ≥ 0 (Heskes, NIPS 1998). With one member it is that
+  member at temperature 1 / a.
 
 Shapes: S steps, K candidates of all steps together, M members, n trips.
 """
