@@ -180,17 +180,13 @@ def ceiling_rows(ceilings: Ceilings) -> list[dict[str, Any]]:
 
 def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of `ceiling_rows` as short texts and numbers, for a table in a user interface."""
-
-    def interval(ends: Sequence[float] | None) -> str:
-        return "–" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
-
     return [
         {
             "model": row["label"],
             "pool": (row["kind"] or "–").replace("_", "-"),
             "nll": round(row["nll"], 4),
-            "over seeds": interval(row["nll_seeds"]),
-            "over test trips": interval(row["nll_trips"]),
+            "over seeds": interval_text(row["nll_seeds"]),
+            "over test trips": interval_text(row["nll_trips"]),
             "minus plain": round(row["nll_minus_student"], 4),
             "accuracy": round(row["accuracy"], 4),
             "accuracy at decisions": round(row["decision_accuracy"], 4),
@@ -200,6 +196,11 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def interval_text(ends: Sequence[float] | None) -> str:
+    """Return an interval (low, high) as text, a dash where there is none."""
+    return "–" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
 def gap_closed(ceilings: Ceilings) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 from hoser_kd import hoser
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
-from hoser_kd.evaluation.ceilings import CEILING, CONTROL, Splits, measure_ceilings, summary_rows
+from hoser_kd.evaluation.ceilings import CEILING, CONTROL, Splits, interval_text, measure_ceilings, summary_rows
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.pipeline.graph import STAGES, StageRun
@@ -61,7 +61,7 @@ def _comparable_seeds(run: StageRun) -> Pool:
 
 def _summary(content: dict[str, Any]) -> dict[str, Any]:
     """Return the summary of the artifact: the table, and the shares of the gap that distillation closes."""
-    gap = content["share_of_gap_closed"] or {}
+    gap, beyond = content["share_of_gap_closed"] or {}, content["teacher_beyond_markov"]
     shares = {
         key: round(gap[name]["share"], 4)
         for key, name in (("share_of_gap_closed", CEILING), ("share_of_control_gap_closed", CONTROL))
@@ -73,6 +73,7 @@ def _summary(content: dict[str, Any]) -> dict[str, Any]:
         "left_out": content["left_out"],
         "ceilings": summary_rows(content["rows"]),
         **shares,
-        "teacher_beyond_markov_nll": round(content["teacher_beyond_markov"]["nll"], 4),
+        "teacher_beyond_markov_nll": round(beyond["nll"], 4),
+        "teacher_beyond_markov_over_test_trips": interval_text(beyond["trips"]),
         "notes": " ".join(content["notes"]),
     }
