@@ -26,11 +26,12 @@ from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.hoser import load
+from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store
-from hoser_kd.student.mixture import predict_probabilities
+from hoser_kd.student.pools import PoolWeights, fit_pool, pool_metrics, student_probabilities, teacher_probabilities
 from hoser_kd.teacher.soft_labels import SoftLabels
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -111,20 +112,22 @@ def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, A
 def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
     """Evaluate the teacher alone, and a mixture of vanilla student and teacher whose share is chosen on validation."""
     model = load(make("vanilla_student", config, seed).path)
+    network = RoadNetwork.load(make("road_network", config).path)
     labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
-    found = {
-        split: predict_probabilities(
-            model, Trajectories.load(trips / f"{split}.arrow"), SoftLabels.load(labels / f"{split}.arrow")
+    members = {}
+    for split in ("val", "test"):
+        trips_of = Trajectories.load(trips / f"{split}.arrow")
+        members[split] = (
+            student_probabilities(model, trips_of, network),
+            teacher_probabilities(SoftLabels.load(labels / f"{split}.arrow"), trips_of, network),
         )
-        for split in ("val", "test")
-    }
-    share = found["val"].best_share()
+    weights = fit_pool(members["val"], "arithmetic")
     return {
         "seed": seed,
-        "share": share,
-        "student": found["test"].metrics(0.0),
-        "teacher": found["test"].metrics(1.0),
-        "mixture": found["test"].metrics(share),
+        "share": weights.values[1],
+        "student": pool_metrics(members["test"], PoolWeights("arithmetic", (1.0, 0.0))),
+        "teacher": pool_metrics(members["test"], PoolWeights("arithmetic", (0.0, 1.0))),
+        "mixture": pool_metrics(members["test"], weights),
     }
 
 

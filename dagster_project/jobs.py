@@ -75,8 +75,9 @@ evaluate = dg.define_asset_job(
 )
 report = dg.define_asset_job(
     "report",
-    selection=dg.AssetSelection.assets("baseline_trips", "distillation_report"),
-    description="Generate and evaluate the baselines' trips of a city, and write the report over all evaluated seeds.",
+    selection=dg.AssetSelection.assets("baseline_trips", "ceilings", "distillation_report"),
+    description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the report over "
+    "all evaluated seeds.",
 )
 
 JOBS = (prepare_city, train_teacher, distill, evaluate, report)

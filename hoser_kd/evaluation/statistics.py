@@ -1,4 +1,10 @@
-"""Statistics over a few seeds: the mean paired difference with its confidence interval."""
+"""Intervals and tests: over a few seeds (Student's t), over test trips (bootstrap), and over several metrics (Holm).
+
+An interval over seeds describes the randomness of training on the given test trips; one over test trips describes the
+choice of these trips for the given trainings. They answer different questions, so they are reported separately.
+
+Shapes: n trips, k seeds or tests.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,40 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
+from scipy.stats import wilcoxon
+
+PRIMARY_NEXT_STEP = "next_step.nll"
+"""The one metric that the verdict on next steps rests on: NLL on test trips. All others are adjusted by `holm`."""
+PRIMARY_TRIP = "paired.edr"
+"""The one metric that the verdict on generated trips rests on: EDR from the real trip of the same request."""
+RESAMPLES = 2000
+"""Bootstrap samples."""
+MEMORY_BYTES = 64 * 2**20
+"""Memory for the bootstrap samples of one chunk."""
+
+
+class Interval(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    """The value."""
+    low: float
+    """Lower end of the interval; NaN without one."""
+    high: float
+    """Upper end of the interval; NaN without one."""
+
+
+class PairedTest(NamedTuple):
+    """Result of a paired test over trips."""
+
+    p_value: float
+    """Two-sided p-value; 1 where no pair differs."""
+    num_trips: int
+    """Pairs that have a value."""
+    lower_share: float
+    """Share of them where the first model has the lower value."""
+    higher_share: float
+    """Share of them where the first model has the higher value."""
 
 
 class Difference(NamedTuple):
@@ -47,3 +87,146 @@ def paired_difference(values_a: npt.ArrayLike, values_b: npt.ArrayLike, confiden
     # same amount, a valid result here; silencing that takes more code than the formula.
     half = float(stdtrit(len(a) - 1, (1 + confidence) / 2) * difference.std(ddof=1) / np.sqrt(len(a)))
     return Difference(mean, mean - half, mean + half)
+
+
+def bootstrap_over_trips(
+    totals: npt.ArrayLike,
+    counts: npt.ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Interval:
+    """Return sum(totals) / sum(counts) over the trips, with its percentile bootstrap interval.
+
+    Trips are resampled with replacement (cluster bootstrap: Efron and Tibshirani, 1993, chapter 13), since the steps of
+    one trip are not independent. The interval describes the choice of test trips, not the randomness of training; that
+    of a single trip is NaN.
+
+    Args:
+        totals: (n,) sum of a metric over the steps of each trip, or the metric of each trip.
+        counts: (n,) number of steps of each trip; None: 1 each, so the mean over trips.
+        confidence: probability that the interval covers the value of all possible trips.
+        resamples: number of bootstrap samples.
+        seed: seed of the samples; the result does not depend on `memory_bytes`.
+        memory_bytes: memory for the samples of one chunk.
+
+    Raises:
+        ValueError: the arrays are empty, differ in length or are not finite, the counts are negative or all 0, or
+            `confidence` or `resamples` is out of range.
+    """
+    sums = _trip_arrays(totals, counts)
+    if len(sums[0]) == 1:
+        return Interval(float(sums[0, 0] / sums[1, 0]), float("nan"), float("nan"))
+    samples = _bootstrap_sums(sums, resamples, seed, memory_bytes)
+    return _percentile(float(sums[0].sum() / sums[1].sum()), samples[0] / samples[1], confidence)
+
+
+def bootstrap_difference(
+    totals_a: npt.ArrayLike,
+    totals_b: npt.ArrayLike,
+    counts: npt.ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Difference:
+    """Return a - b of two models on the same trips, with its percentile bootstrap interval over the trips.
+
+    Each resample takes the same trips of both models, so differences between trips that both share cancel. Arguments
+    and errors are those of `bootstrap_over_trips`; `counts` is that of both models.
+    """
+    a, b = np.asarray(totals_a, np.float64), np.asarray(totals_b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"expected the totals of the same trips, got shapes {a.shape} and {b.shape}")
+    interval = bootstrap_over_trips(
+        a - b, counts, confidence=confidence, resamples=resamples, seed=seed, memory_bytes=memory_bytes
+    )
+    return Difference(interval.value, interval.low, interval.high)
+
+
+def interval_over_seeds(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return the mean of the seeds' values, (k,), with its t-interval; the interval of one seed is NaN.
+
+    The interval describes the randomness of training, on the test trips as they are.
+    """
+    array = np.asarray(values, np.float64)
+    return Interval(*paired_difference(array, np.zeros_like(array), confidence))
+
+
+def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return (k,) p-values adjusted for k tests (Holm, 1979), in the order given.
+
+    Rejecting those at most α keeps the probability of any false rejection at α or below, whatever the dependence.
+
+    Raises:
+        ValueError: a value is not between 0 and 1.
+    """
+    p = np.asarray(p_values, np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"expected p-values between 0 and 1, got {p.tolist()}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return adjusted
+
+
+def paired_trip_test(values_a: npt.ArrayLike, values_b: npt.ArrayLike) -> PairedTest:
+    """Test whether the differences of a metric, trip by trip, are symmetric about 0 (Wilcoxon signed-rank test).
+
+    Both (n,): the metric of the same n trips by two models. Pairs with a NaN (a metric that is undefined for a trip)
+    are left out, and so are equal pairs, as Wilcoxon does.
+
+    Raises:
+        ValueError: the arrays differ in length or are empty.
+    """
+    a, b = np.asarray(values_a, np.float64), np.asarray(values_b, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise ValueError(f"expected two 1-d arrays of the same length, got shapes {a.shape} and {b.shape}")
+    difference = a - b
+    difference = difference[~np.isnan(difference)]
+    different = difference[difference != 0]
+    lower = float((different < 0).sum() / len(difference)) if len(difference) else 0.0
+    higher = float((different > 0).sum() / len(difference)) if len(difference) else 0.0
+    p_value = float(wilcoxon(different).pvalue) if len(different) else 1.0
+    return PairedTest(p_value, len(difference), lower, higher)
+
+
+def _trip_arrays(totals: npt.ArrayLike, counts: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
+    """Return (2, n) totals and counts of the trips that have steps, validated."""
+    values = np.asarray(totals, np.float64)
+    number = np.ones_like(values) if counts is None else np.asarray(counts, np.float64)
+    if values.shape != number.shape or values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"expected totals and counts of the same trips, got shapes {values.shape} and {number.shape}")
+    if not (np.isfinite(values).all() and np.isfinite(number).all()):
+        raise ValueError("totals and counts must be finite; leave out trips without a value")
+    if (number < 0).any() or number.sum() == 0:
+        raise ValueError("counts must not be negative, and not all 0")
+    return np.stack([values, number])[:, number > 0]
+
+
+def _bootstrap_sums(
+    columns: npt.NDArray[np.float64], resamples: int, seed: int, memory_bytes: int
+) -> npt.NDArray[np.float64]:
+    """Return (c, resamples) sums of (c, n) columns over resampled trips."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    num_trips = columns.shape[1]
+    rng = np.random.default_rng(seed)
+    sums = np.empty((len(columns), resamples))
+    rows = max(1, memory_bytes // (16 * num_trips))  # an index and a gathered value each
+    for start in range(0, resamples, rows):
+        chosen = rng.integers(num_trips, size=(min(rows, resamples - start), num_trips))
+        for column, sum_ in zip(columns, sums, strict=True):
+            sum_[start : start + len(chosen)] = column[chosen].sum(1)
+    return sums
+
+
+def _percentile(value: float, samples: npt.NDArray[np.float64], confidence: float) -> Interval:
+    """Return the value with the quantiles of its bootstrap samples."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))

@@ -333,6 +333,17 @@ STAGES: dict[str, Stage] = {
             module="hoser_kd.pipeline.stages.baselines",
         ),
         Stage(
+            "ceilings",
+            "evaluation",
+            "Upper bounds of next-step prediction over all seeds trained with the same settings: pools of student and "
+            "teacher, of two students, and of student and Markov chain (the control), arithmetic and log-linear, "
+            "fitted on validation and measured on test; and the share of the gap that distillation closes.",
+            inputs=(*_STUDENTS, "teacher_soft_labels", "road_network", "trajectories"),
+            uses_model=True,
+            kinds=("pytorch", "scipy"),
+            module="hoser_kd.pipeline.stages.ceilings",
+        ),
+        Stage(
             "distillation_report",
             "evaluation",
             "Vanilla against distilled over all seeds trained with the same settings, with paired confidence "

@@ -108,6 +108,7 @@ def test_a_rerun_keeps_versions_and_a_changed_temperature_makes_only_distilled_s
         "distilled_student/1",
         "generated_trajectories/0",
         "trajectory_metrics/0",
+        "ceilings",
         "distillation_report",
     }
 
