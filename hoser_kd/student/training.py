@@ -171,7 +171,7 @@ def train_student(
     _check_data(network, zones, zone_transitions, train, val, config)
     _check_distillation(distill, labels, grid_tokens, network.num_roads)
     _check_validators(config, validators)
-    rows = _training_rows(len(train), config.train_fraction, seed)
+    rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
@@ -342,7 +342,7 @@ def _epoch(
     return {f"train_{name}": value / count for name, value in sums.items()}
 
 
-def _training_rows(count: int, fraction: float, seed: int) -> Int64Array:
+def training_rows(count: int, fraction: float, seed: int) -> Int64Array:
     """Return the rows of the training trips that the student trains on, ascending."""
     chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen).astype(np.int64)
