@@ -16,7 +16,7 @@ Shapes: B expanded nodes, C maximum number of candidates, N roads, L connections
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -66,13 +66,13 @@ class Prior:
             )
         if self.chain.order != 1:
             raise ConfigError("chain of a prior has order 2. Fit one of order 1: MarkovChain.fit(train, network).")
-        for name, allowed, possible in (
-            ("markov_weight", "a number from 0 to 1", lambda value: 0 <= value <= 1),
-            ("temperature", "a number above 0", lambda value: 0 < value < math.inf),
-            ("cost_per_km", "a number of 0 or more", lambda value: 0 <= value < math.inf),
+        for name, allowed, low, high in (
+            ("markov_weight", "a number from 0 to 1", 0.0, 1.0),
+            ("temperature", "a number above 0", sys.float_info.min, sys.float_info.max),
+            ("cost_per_km", "a number of 0 or more", 0.0, sys.float_info.max),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not possible(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ConfigError(f"{name} of a prior is {value!r}. Use {allowed}.")
 
     @classmethod
