@@ -328,7 +328,8 @@ class GenerationConfig(Section):
     samples_per_od: int = Field(1, ge=1)
     """Trips sampled per OD (decoder sampling)."""
     max_steps: int = Field(5000, ge=1)
-    """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned."""
+    """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned. With
+    a prior, decoder search finishes the trip instead (docs/generation.md)."""
     seed: int = 0
     """Random seed of the selection of ODs and of sampling."""
     prior: PriorConfig = PriorConfig()

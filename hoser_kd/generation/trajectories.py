@@ -35,7 +35,7 @@ class GeneratedTrajectories(Trajectories):
     reached: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     """(n,) bool: the trip ends at its destination."""
     expansions: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(n,) int64: expanded nodes, each one a call of the model in the published code."""
+    """(n,) int64: expanded nodes; the published code calls the model for each."""
 
     @classmethod
     def of_trips(cls, trips: Sequence[GeneratedTrip], ids: np.ndarray | None = None) -> GeneratedTrajectories:
