@@ -284,6 +284,35 @@ class StudentConfig(Section):
         return self.model_dump(mode="json", exclude=unused)
 
 
+class PriorConfig(Section):
+    """Weighted costs of a step from the student, a Markov chain and road lengths; by default the student's alone."""
+
+    markov_weight: float = Field(0.0, ge=0, le=1)
+    """Weight of the Markov chain's negative log-probability; the student's weight is 1 minus it."""
+    smoothing: float = Field(3.0, gt=0)
+    """Added to the count of every candidate of the Markov chain, which is fitted on the student's training trips."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the student's probabilities: above 1 flatter, below 1 sharper."""
+    cost_per_km: float = Field(0.0, ge=0)
+    """Cost of the length of the entered road, nats per km."""
+    tune: bool = False
+    """Choose `markov_weight`, `temperature` and `cost_per_km` for each student on validation trips, by EDR of the same
+    request (docs/generation.md)."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any result depends on the section."""
+        return self.tune or (self.markov_weight, self.temperature, self.cost_per_km) != (0.0, 1.0, 0.0)
+
+    @model_validator(mode="after")
+    def _tuned_or_given(self) -> Self:
+        if self.tune and (self.markov_weight, self.temperature, self.cost_per_km) != (0.0, 1.0, 0.0):
+            raise ValueError(
+                "tune chooses markov_weight, temperature and cost_per_km on validation trips: remove them, or tune"
+            )
+        return self
+
+
 class GenerationConfig(Section):
     """Generation of trips by the students."""
 
@@ -305,9 +334,12 @@ class GenerationConfig(Section):
     samples_per_od: int = Field(1, ge=1)
     """Trips sampled per OD (decoder sampling)."""
     max_steps: int = Field(5000, ge=1)
-    """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned."""
+    """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned. With
+    a prior, decoder search finishes the trip instead (docs/generation.md)."""
     seed: int = 0
     """Random seed of the selection of ODs and of sampling."""
+    prior: PriorConfig = PriorConfig()
+    """Prior of the costs of steps, for all decoders."""
 
     @model_validator(mode="after")
     def _complete_generation(self) -> Self:

@@ -8,6 +8,8 @@ result is the expanded path whose end is closest to the destination (great circl
 `beam`      the `beam_width` cheapest paths of each length; each road once.
 `sampling`  each next road drawn by its probability at `temperature`, without the roads already visited.
 
+A prior (`hoser_kd.generation.prior`) replaces the costs for all of them and guides the search to its destination.
+
 To add a decoder, write a class with the methods of `Trip` and register a `DecoderSpec` in
 `hoser_kd.config.variants.DECODERS`. Settings, command line and `generate(..., decoding=name)` then accept its name.
 """
@@ -27,13 +29,14 @@ from hoser_kd.config.variants import DECODERS
 
 if TYPE_CHECKING:
     from hoser_kd.config.schema import GenerationConfig
+    from hoser_kd.generation.prior import Prior
 
 
 class Node(NamedTuple):
     """The end of a path: a road that is about to be entered. Nodes compare by cost, then by order."""
 
     cost: float
-    """-log p of the whole path."""
+    """-log p of the whole path; with a prior, the sum of its costs."""
     order: int
     """Breaks ties: of equal costs, the node that was created first."""
     road: int
@@ -56,7 +59,7 @@ class Expanded(NamedTuple):
     candidates: list[int]
     """Successors; -1 after the last."""
     costs: list[float]
-    """-log p of each."""
+    """-log p of each, or its cost with a prior."""
     seconds: list[int]
     """Seconds until each is entered."""
 
@@ -118,9 +121,13 @@ class Decoding:
         spec: DecoderSpec = DECODERS[self.name]
         return spec
 
-    def describe(self) -> str:
-        """Return the decoder and its settings as text."""
-        return f"{self.spec.describe(self)}, at most {self.max_steps:,} expansions per trip"
+    def describe(self, prior: Prior | None = None) -> str:
+        """Return the decoder and its settings as text, with those of a prior that replaces its costs."""
+        text = f"{self.spec.describe(self)}, at most {self.max_steps:,} expansions per trip"
+        if prior is None or prior.is_neutral:
+            return text
+        guided = ", guided by its costs to go" if self.spec.is_guided else ""
+        return f"{text.removeprefix('published ')}; {prior.describe()}{guided}"
 
     @property
     def nodes_per_round(self) -> int:
@@ -151,6 +158,8 @@ class DecoderSpec:
     """Returns the maximum number of nodes that a trip names in a round."""
     logit_scale: Callable[[Decoding], float] = lambda _: 1.0
     """Returns the factor of the logits."""
+    is_guided: bool = False
+    """Whether the costs to go of a prior guide it to the destination, as `GuidedSearch` in place of `trip_class`."""
     allows_samples: bool = False
     """Whether repeated requests give different trips, so that `samples_per_od` above 1 makes sense."""
 
@@ -187,7 +196,7 @@ class TripState:
             self.nearest_m, self.nearest_slot = away_m, slot
 
 
-class _Search(TripState):
+class Search(TripState):
     """Uniform-cost search: the published decoder, including its tie-breaking.
 
     A node is released once no node of the frontier descends from it, so the memory of a trip is that of its active
@@ -332,7 +341,7 @@ class _Sampling(TripState):
 
 DECODERS.register(
     "search",
-    DecoderSpec(_Search, "the published uniform-cost search", lambda _: "published uniform-cost search"),
+    DecoderSpec(Search, "the published uniform-cost search", lambda _: "published uniform-cost search", is_guided=True),
 )
 DECODERS.register(
     "beam",

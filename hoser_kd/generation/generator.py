@@ -23,16 +23,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
-from hoser_kd.common.arrays import Int64Array
+from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import Decoding, Expanded, Node, Trip
+from hoser_kd.generation.guided_search import GuidedSearch
+from hoser_kd.generation.prior import CostsToGo, Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
 from hoser_kd.hoser import HOSER, IncrementalHOSER
+from hoser_kd.hoser.incremental import Decoded
 
 DEFAULT_MAX_STEPS = 5000
 """Expansions per trip, as published."""
@@ -56,13 +60,16 @@ def generate(
     max_steps: int = DEFAULT_MAX_STEPS,
     *,
     decoding: Decoding | str | None = None,
+    prior: Prior | None = None,
     concurrent: int | None = None,
     progress: Progress = silent,
 ) -> GeneratedTrajectories:
     """Generate a trip for each origin, start time and destination.
 
     `origins`, `destinations` (n,) road ids; `start_times` (n,) seconds since the epoch, UTC; integers. `decoding`: the
-    name of a decoder, or a `Decoding` with its own settings and step limit; None: the published search. `concurrent`
+    name of a decoder, or a `Decoding` with its own settings and step limit; None: the published search. `prior`
+    replaces the costs of steps and guides the search (`hoser_kd.generation.guided_search`), which may then exceed the
+    step limit by the roads of the path that finishes a trip; None or neutral: the student's own costs. `concurrent`
     trips are active at once; it affects speed and memory, never the result. The model needs a time scale.
 
     Raises DataError with the row if a road id does not exist, ConfigError for an unknown decoder, TypeError or
@@ -70,8 +77,9 @@ def generate(
     """
     settings = _decoding(decoding, max_steps)
     requests = _Requests.of(model, origins, start_times, destinations)
+    engine = _Engine(model, requests, settings, _prior(prior, model))
     count = len(requests.origins)
-    trips = dict(_report_progress(_Engine(model, requests, settings).run(range(count), concurrent), count, progress))
+    trips = dict(_report_progress(engine.run(range(count), concurrent), count, progress))
     return GeneratedTrajectories.of_trips([trips[row] for row in range(count)])
 
 
@@ -84,6 +92,7 @@ def generate_to(
     destinations: IntArray,
     decoding: Decoding | str | None = None,
     *,
+    prior: Prior | None = None,
     concurrent: int | None = None,
     part_trips: int = PART_TRIPS,
     progress: Progress = silent,
@@ -95,15 +104,17 @@ def generate_to(
     """
     settings = _decoding(decoding)
     requests = _Requests.of(model, origins, start_times, destinations)
+    prior = _prior(prior, model)
     weights = digest_arrays(*(value.cpu().numpy() for value in model.state_dict().values()))
-    folder = Path(parts_folder) / digest_json([weights, digest_arrays(*requests), part_trips, asdict(settings)])[:16]
+    key = [weights, digest_arrays(*requests), part_trips, asdict(settings)]
+    folder = Path(parts_folder) / digest_json(key if prior is None else [*key, prior.key()])[:16]
     folder.mkdir(parents=True, exist_ok=True)
     count = len(requests.origins)
     files = [folder / f"part-{part:06d}.parquet" for part in range(-(-count // part_trips))]
     is_written = [file.is_file() for file in files]
     remaining = [row for row in range(count) if not is_written[row // part_trips]]
     pending: dict[int, dict[int, GeneratedTrip]] = {}
-    trips = _Engine(model, requests, settings).run(remaining, concurrent)
+    trips = _Engine(model, requests, settings, prior).run(remaining, concurrent)
     for row, trip in _report_progress(trips, count, progress, count - len(remaining)):
         part = row // part_trips
         rows = pending.setdefault(part, {})
@@ -167,6 +178,19 @@ def _decoding(decoding: Decoding | str | None, max_steps: int = DEFAULT_MAX_STEP
     return decoding
 
 
+def _prior(prior: Prior | None, model: HOSER) -> Prior | None:
+    """Return the prior, None for a neutral one. Raises TypeError, or ValueError where it is of another network."""
+    if prior is None:
+        return None
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            f"prior is a {type(prior).__name__}, not a Prior. Call Prior.fit(train, network, markov_weight=0.5), or "
+            "Prior.from_config(config.generation.prior, train, network)."
+        )
+    prior.check(model)
+    return None if prior.is_neutral else prior
+
+
 class _Requests(NamedTuple):
     """The requested trips, (n,) int64 each."""
 
@@ -214,11 +238,13 @@ def _integers(name: str, values: IntArray) -> Int64Array:
 class _Engine:
     """Advances active trips round by round."""
 
-    def __init__(self, model: HOSER, requests: _Requests, decoding: Decoding) -> None:
+    def __init__(self, model: HOSER, requests: _Requests, decoding: Decoding, prior: Prior | None) -> None:
         self._decoder = IncrementalHOSER(model)
         self._tree = self._decoder.tree()
         self._requests = requests
         self._decoding = decoding
+        self._prior = prior
+        self._costs_to_go = None if prior is None or not decoding.spec.is_guided else CostsToGo(prior)
 
     def run(
         self, rows: Iterator[int] | range | list[int], concurrent: int | None
@@ -242,7 +268,16 @@ class _Engine:
 
     def _begin(self, row: int) -> Trip:
         origin, start, destination = (int(values[row]) for values in self._requests)
-        return self._decoding.begin(row, origin, start, destination)
+        if self._prior is None or self._costs_to_go is None:
+            return self._decoding.begin(row, origin, start, destination)
+        return GuidedSearch(
+            row,
+            destination,
+            Node(0.0, 0, origin, start, -1),
+            self._decoding,
+            self._costs_to_go,
+            has_bound=self._prior.has_bound,
+        )
 
     def _end(self, trip: Trip) -> GeneratedTrip:
         """Return the path to the destination, or the path that ends closest to it."""
@@ -263,15 +298,13 @@ class _Engine:
         away_m = self._decoder.tables.distances_m(
             torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device)
         )
-        scale = self._decoding.logit_scale
-        logits = decoded.logits if scale == 1.0 else decoded.logits * scale
         seconds = self._decoder.model.time_scale.seconds(decoded.times).round().long()
         for (trip, node), *result in zip(
             batch,
             decoded.slots.tolist(),
             away_m.tolist(),
             decoded.candidates.tolist(),
-            (-torch.log_softmax(logits, dim=1)).tolist(),
+            self._costs(roads, decoded).tolist(),
             seconds.tolist(),
             strict=True,
         ):
@@ -279,3 +312,11 @@ class _Engine:
             if trip.freed:
                 self._tree.give_back(trip.freed)
                 trip.freed.clear()
+
+    def _costs(self, roads: Int64Array, decoded: Decoded) -> Tensor | Float64Array:
+        """Return (B, C): the cost of each candidate; values after the last candidate are meaningless."""
+        scale = self._decoding.logit_scale
+        if self._prior is not None:
+            return self._prior.step_costs(roads, decoded.candidates, decoded.logits) * scale
+        logits = decoded.logits if scale == 1.0 else decoded.logits * scale
+        return -torch.log_softmax(logits, dim=1)

@@ -18,7 +18,7 @@ from typing import Any
 from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.schema import CityConfig, PriorConfig
 from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
 
@@ -99,8 +99,10 @@ _REQUEST_KEYS = {"od_source", "od_file", "num_trips", "samples_per_od", "seed"}
 
 
 def _generation_settings(config: CityConfig) -> dict[str, Any]:
-    """Return the section with the digest of the OD file's content in place of its name."""
+    """Return the section with the digest of the OD file's content in place of its name; an unused prior is left out."""
     settings = config.generation.model_dump(mode="json")
+    if not config.generation.prior.is_on:
+        settings["prior"] = PriorConfig().model_dump(mode="json")
     if config.generation.od_file is not None:
         file = Path(config.generation.od_file)
         if not file.is_file():

@@ -175,7 +175,7 @@ def train_student(
     _check_distillation(distill, labels, grid_tokens, network.num_roads)
     _check_validators(config, validators)
     budget = TrainingBudget.of(config, len(train))
-    rows = _training_rows(len(train), budget.num_trips, seed)
+    rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
@@ -366,7 +366,7 @@ def _stops_early(
     return bool(context.sum(np.array([float(stops and context.is_main_process)]), device)[0])
 
 
-def _training_rows(count: int, num_chosen: int, seed: int) -> Int64Array:
+def training_rows(count: int, fraction: float, seed: int) -> Int64Array:
     """Return the rows of the training trips that the student trains on, ascending."""
-    chosen = np.random.default_rng([seed, count]).permutation(count)[:num_chosen]
+    chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
     return np.sort(chosen).astype(np.int64)

@@ -19,14 +19,18 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.common.progress import Progress
 from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.baseline_settings import baseline_settings
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.generation import od_pairs as od
 from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import generate_to
+from hoser_kd.generation.generator import RATE, generate_to
 from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
+from hoser_kd.generation.prior import Prior
+from hoser_kd.generation.prior_tuning import choose_prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories
+from hoser_kd.hoser import HOSER
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -43,6 +47,7 @@ from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
+from hoser_kd.student.training import training_rows
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 
@@ -59,18 +64,19 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
     requests = od.select_od_pairs(settings, load_trips(run, "train"), test, network.num_roads)
     pq.write_table(requests.to_table(), run.folder / "requests.parquet", compression="zstd")
     decoding = Decoding.from_config(settings)
-    summary: dict[str, Any] = {
-        "num_trips": len(requests),
-        "od_source": settings.od_source,
-        "decoder": decoding.describe(),
-    }
+    summary: dict[str, Any] = {"num_trips": len(requests), "od_source": settings.od_source}
+    decoders: dict[str, str] = {}
+    tried: list[dict[str, Any]] = []
     sample: dict[str, Trajectories] = {}
     shown = np.linspace(0, len(requests) - 1, min(4, len(requests))).astype(np.int64)
     for kind, folder in _students(run).items():
         file = run.folder / f"{kind}.parquet"
         speed = _Speed(run.progress)
+        model = hoser.load(folder).to(pick_device(run.device))
+        prior, rows = _prior(run, kind, model, network, decoding)
+        tried += [{"student": kind, **row} for row in rows]
+        decoders[kind] = decoding.describe(prior)
         if not file.is_file():  # a killed run of the same version may have finished this student
-            model = hoser.load(folder).to(pick_device(run.device))
             generate_to(
                 file,
                 run.folder / "parts",
@@ -79,6 +85,7 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
                 requests.start_times,
                 requests.destinations,
                 decoding,
+                prior=prior,
                 progress=speed,
             )
         write_published_csv(read_chunks(file), run.folder / f"{kind}.csv")
@@ -86,11 +93,36 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
         metrics_of, sample[kind] = _summarize(file, shown)
         summary |= {f"{kind}_{name}": value for name, value in (metrics_of | speed.metrics).items()}
     shutil.rmtree(run.folder / "parts", ignore_errors=True)
+    same = len(set(decoders.values())) == 1
+    texts = [text if same else f"{kind}: {text}" for kind, text in decoders.items()]
+    summary |= {"decoder": "; ".join(dict.fromkeys(texts))} | ({"prior": tried} if tried else {})
     if requests.real_rows is not None:
         sample = {"real": test.take(requests.real_rows[shown]), **sample}
         figure = plots.trips_map(network, sample, range(len(shown)))
         (run.folder / "trips.png").write_bytes(plots.png(figure))
     return summary
+
+
+def _prior(
+    run: StageRun, kind: str, model: HOSER, network: RoadNetwork, decoding: Decoding
+) -> tuple[Prior | None, list[dict[str, Any]]]:
+    """Return the prior of a student and, with `generation.prior.tune`, a row per setting tried."""
+    if not run.config.generation.prior.is_on:
+        return None, []
+    train = load_trips(run, "train")
+    fraction = run.artifact(STUDENTS[kind]).settings["student"]["train_fraction"]
+    return choose_prior(
+        run.config.generation.prior,
+        model,
+        train.take(training_rows(len(train), fraction, run.seed or 0)),
+        load_trips(run, "val"),
+        network,
+        decoding,
+        # with its defaults, because the settings of the evaluation are not part of this stage's version
+        baseline_settings(network).score,
+        record=run.folder / f"{kind}_prior.json",
+        progress=run.progress,
+    )
 
 
 class _Speed:
@@ -103,7 +135,7 @@ class _Speed:
     def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         self._progress(stage, done, total, metrics)
         if metrics:
-            self.metrics = {"trips_a_second": round(metrics["trips/s"], 1)}
+            self.metrics = {"trips_a_second": round(metrics[RATE], 1)}
 
 
 def _summarize(file: Path, rows: Int64Array) -> tuple[dict[str, float], Trajectories]:
