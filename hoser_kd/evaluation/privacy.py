@@ -82,9 +82,11 @@ def auc(members: Float64Array, others: Float64Array) -> float:
 
 def road_sets(trips: Trajectories, num_roads: int) -> csr_matrix:
     """Return the (n, N) int32 incidence matrix of trips and roads: 1 where a trip visits a road."""
-    keys = np.unique(row_of_value(trips.offsets) * num_roads + trips.road_ids)
-    indptr = np.searchsorted(keys, np.arange(len(trips) + 1) * num_roads)
-    return csr_matrix((np.ones(len(keys), np.int32), keys % num_roads, indptr), shape=(len(trips), num_roads))
+    ones = np.ones(len(trips.road_ids), np.int32)
+    sets = csr_matrix((ones, trips.road_ids, trips.offsets), shape=(len(trips), num_roads), copy=True)
+    sets.sum_duplicates()  # several times as fast as np.unique of (trip, road)
+    sets.data[:] = 1
+    return sets
 
 
 def nearest_similarity(
@@ -108,11 +110,14 @@ def nearest_similarity(
     by_road = others.T.tocsr()
     for first, last in _chunks(trips @ np.diff(by_road.indptr), max_common):
         common = trips[first:last] @ by_road
-        row = first + row_of_value(common.indptr)
+        row = first + row_of_value(common.indptr.astype(np.int64))
+        if len(row) == 0:
+            continue
         jaccard = common.data / (sizes[row] + other_sizes[common.indices] - common.data)
         if groups is not None and other_groups is not None:
             jaccard[groups[row] == other_groups[common.indices]] = 0.0
-        np.maximum.at(best, row, jaccard)
+        some = np.flatnonzero(np.diff(common.indptr))
+        best[first + some] = np.maximum.reduceat(jaccard, common.indptr[some])
     return best
 
 
