@@ -241,7 +241,7 @@ class _Lists(NamedTuple):
     values: Int64Array
     """(P,) int64."""
     texts: pa.ChunkedArray | None = None
-    """(n,) lists as written, separated by commas; None: the values are all there is."""
+    """(n,) lists as written, separated by commas; None: the source has no text."""
 
     def text(self, row: int, item: int) -> str:
         """Return a value as an error message shows it: at most 60 characters."""
