@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+import pytest
 from homes import REPOSITORY, wait_until
 
 from hoser_kd.pipeline.store import read_artifact
@@ -44,12 +45,16 @@ def versions(home, stage, seed):
     return [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
+# Dagster reads a property of its own that it has deprecated, where a resource holds another one
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_backfills_over_seeds_train_every_seed_and_report_once_over_existing_seeds(taught, dev):
+    with taught.instance() as instance:  # it has no seed, so a backfill over seeds cannot include it
+        taught.definitions().resolve_job_def("report").execute_in_process(
+            instance=instance, partition_key="town", asset_selection=[dg.AssetKey("baseline_trips")]
+        )
     server = dev(taught)
     runs = backfill(
-        server,
-        assetSelection=[{"path": [name]} for name in (*PER_SEED, "baseline_trips", "distillation_report")],
-        partitionNames=KEYS,
+        server, assetSelection=[{"path": [name]} for name in (*PER_SEED, "distillation_report")], partitionNames=KEYS
     )
     assert sorted(runs, key=str) == sorted(
         [*((key, set(PER_SEED), "SUCCESS") for key in KEYS), ("town", {"distillation_report"}, "SUCCESS")], key=str
