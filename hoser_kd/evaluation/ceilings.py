@@ -38,16 +38,16 @@ from hoser_kd.student.pools import (
 )
 
 LABELS = {
-    "student": "plain student",
-    "student_tempered": "plain student, temperature scaled",
+    "student": "vanilla student",
+    "student_tempered": "vanilla student, temperature scaled",
     "distilled": "distilled student",
     "distilled_tempered": "distilled student, temperature scaled",
     "teacher": "teacher alone, renormalized over the candidates",
     "markov": "Markov chain alone",
-    "student_student": "two plain students of different seeds",
-    "student_markov": "plain student and Markov chain (control)",
-    "student_teacher": "plain student and teacher",
-    "student_teacher_markov": "plain student, teacher and Markov chain",
+    "student_student": "two vanilla students of different seeds",
+    "student_markov": "vanilla student and Markov chain (control)",
+    "student_teacher": "vanilla student and teacher",
+    "student_teacher_markov": "vanilla student, teacher and Markov chain",
 }
 """Models and pools in the order of tables."""
 KINDS: tuple[PoolKind, ...] = ("arithmetic", "log_linear")
@@ -103,7 +103,7 @@ class Ceilings:
         """Sentences on what is left out and why."""
         notes = []
         if not self.of("student_student", "log_linear"):
-            notes.append("There is one seed: the pool of two plain students needs two and is left out.")
+            notes.append("There is one seed: the pool of two vanilla students needs two and is left out.")
         if not self.of("distilled"):
             notes.append("There is no distilled student: its rows and the share of the gap closed are left out.")
         return notes
@@ -139,14 +139,14 @@ def measure_ceilings(
 ) -> Ceilings:
     """Fit all pools on validation and measure them, and their members, on test.
 
-    `students` and `distilled`: the plain and the distilled students by seed; the second may be empty. All probabilities
+    `students` and `distilled`: vanilla and distilled students by seed; the second may be empty. All probabilities
     are on the same validation and the same test trips.
 
     Raises:
-        ValueError: there is no plain student, or the members are not on the same steps.
+        ValueError: there is no vanilla student, or the members are not on the same steps.
     """
     if not students:
-        raise ValueError("ceilings need at least one plain student")
+        raise ValueError("ceilings need at least one vanilla student")
     fits = [_alone("teacher", teacher), _alone("markov", markov)]
     for name, models in (("student", students), ("distilled", distilled)):
         for seed, model in models.items():
@@ -170,7 +170,7 @@ def ceiling_rows(ceilings: Ceilings) -> list[dict[str, Any]]:
     """Return a table: a row per model and pool with its means over the seeds, for reports.
 
     Columns: `name`, `label`, `kind` (None for a model alone), `num_fits` (seeds or pairs), `weights` (means), and the
-    metrics of `StepProbabilities.metrics`. `nll_minus_student` is the NLL minus that of the plain student, over the
+    metrics of `StepProbabilities.metrics`. `nll_minus_student` is the NLL minus that of the vanilla student, over the
     common seeds. `nll_seeds`, `nll_trips`, `difference_seeds` and `difference_trips` are intervals (low, high) of both
     over seeds and over test trips, None where there is none. Pairs of seeds share seeds, so they have none over seeds.
     """
@@ -204,7 +204,7 @@ def interval_text(ends: Sequence[float] | None) -> str:
 
 
 def gap_closed(ceilings: Ceilings) -> dict[str, Any] | None:
-    """Return which share of the gap in NLL, from the plain student to a pool, the distilled student closes.
+    """Return which share of the gap in NLL, from the vanilla student to a pool, the distilled student closes.
 
     By pool (`CEILING`, `CONTROL`; log-linear): `share` over the means, `by_seed`, and `seeds`, the t-interval of the
     shares of the seeds; None where it does not exist. None without a seed that has both students.

@@ -128,10 +128,10 @@ class PoolWeights(NamedTuple):
 
 
 class GapClosed(NamedTuple):
-    """Share of the gap between the plain student and the pool that distillation closes."""
+    """Share of the gap between the vanilla student and the pool that distillation closes."""
 
     share: float
-    """Over the means of the seeds; NaN where the pool is not better than the plain student."""
+    """Over the means of the seeds; NaN where the pool is not better than the vanilla student."""
     by_seed: tuple[float, ...]
     """The same for each seed."""
 

@@ -72,7 +72,7 @@ def test_one_seed_leaves_the_ensemble_out_and_notes_it(store):
 
 
 def test_online_labels_give_the_same_ceilings(store):
-    """The distilled student differs in the last bits, and so do its rows; pools of plain student and teacher do not."""
+    """The distilled student differs in the last bits, and so do its rows; pools without it are equal."""
     stored, online = (nll_of(made(store, [0], labels=labels)[1]) for labels in ("stored", "online"))
     assert online == pytest.approx(stored, abs=1e-3)
 
