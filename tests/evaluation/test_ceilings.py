@@ -112,7 +112,7 @@ def test_a_teacher_that_counts_adds_nothing_beyond_the_control():
 
 def test_one_seed_has_no_ensemble_and_no_interval_over_seeds():
     ceilings = measure_ceilings({4: PLAIN[0]}, {4: DISTILLED[0]}, TEACHER, MARKOV)
-    assert "two plain students" in ceilings.notes[0]
+    assert "two vanilla students" in ceilings.notes[0]
     rows = {row["name"]: row for row in ceiling_rows(ceilings)}
     assert "student_student" not in rows
     assert rows["student"]["nll_seeds"] is None
