@@ -114,8 +114,9 @@ def _json(value: Any) -> Any:
 
 def _table(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:
     shown = rows if len(rows) <= _MAX_ROWS else rows[-_MAX_ROWS:]
-    records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in shown]
     names = list(dict.fromkeys(key for row in shown for key in row))
+    # Dagster requires the same fields in all records
+    records = [dg.TableRecord({name: _cell(row.get(name)) for name in names}) for row in shown]
     kinds = {name: "string" if any(isinstance(row.get(name), str) for row in shown) else "float" for name in names}
     schema = dg.TableSchema([dg.TableColumn(name, kinds[name]) for name in names])
     return dg.MetadataValue.table(records, schema)
