@@ -39,7 +39,10 @@ def load_config(path: str | PathLike[str]) -> CityConfig:
 
 
 def load_city(city: str, folder: Path) -> CityConfig:
-    """Read and validate `<folder>/<city>.yaml`. Raises ConfigError like `load_config`, with the cities of the folder."""
+    """Read and validate `<folder>/<city>.yaml`.
+
+    Raises ConfigError like `load_config`; for a missing file it also lists the cities of the folder.
+    """
     file = folder / f"{city}.yaml"
     if file.is_file():
         return load_config(file)

@@ -2,7 +2,7 @@
 
 Artifacts record all values. Versions hash only those that differ from the defaults, so that a new key leaves finished
 artifacts fresh as long as it has its default. A changed default value therefore needs a raised `Stage.code_version`;
-the snapshot `tests/pipeline/stage_defaults.json` makes sure of it. Settings marked `EXECUTION_ONLY` change no result, so
+the snapshot `tests/pipeline/stage_defaults.json` makes sure of it. Settings marked `EXECUTION_ONLY` change no result;
 neither records nor versions have them.
 """
 
