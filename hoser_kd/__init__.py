@@ -90,5 +90,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *_API})
+    """List the public names, imported or not, and those of every module (`__doc__`, `__version__`)."""
+    return sorted({*_API, *(name for name in globals() if name.startswith("__"))})

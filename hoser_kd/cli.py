@@ -12,13 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from tqdm import tqdm
 
 from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import TimedLines, duration
-from hoser_kd.config.loading import dump_config, load_config
+from hoser_kd.config.loading import dump_config, load_city, load_config, nearest
 from hoser_kd.config.schema import CityConfig, GenerationConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
@@ -76,8 +77,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 Run = Callable[[argparse.Namespace], int]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser that suggests the closest command or stage; argparse itself does so from Python 3.14."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = nearest(str(value), action.choices)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}.{hint} Known: {', '.join(action.choices)}."
+            )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hoser-kd", description="Distill LM-TAD into HOSER. Finished stages are kept in the store and reused."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -172,8 +184,9 @@ def _seed(text: str) -> int:
 def _config(options: argparse.Namespace) -> CityConfig:
     if options.config is None and options.dataset is None:
         raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
-    folder = Path(os.environ.get("HOSER_KD_CONFIG") or "config")
-    config = load_config(options.config or folder / f"{options.dataset}.yaml")
+    if options.config is None:
+        return load_city(options.dataset, Path(os.environ.get("HOSER_KD_CONFIG") or "config"))
+    config = load_config(options.config)
     if options.dataset is not None and options.dataset != config.city:
         raise ConfigError(f"--dataset {options.dataset} is not the city of {options.config}, {config.city}.")
     return config
@@ -289,7 +302,8 @@ def _generate(options: argparse.Namespace) -> int:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, ("generation", *problem["loc"])))
-        raise ConfigError(f"{place}: {problem['msg'].removeprefix('Value error, ')}.") from None
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{place}: {message}{'' if message.endswith(('.', '?')) else '.'}") from None
     return _run(options, config, "generated_trajectories")
 
 

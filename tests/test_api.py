@@ -51,6 +51,12 @@ def test_the_table_of_names_equals_the_imports_for_type_checkers():
     assert sorted(hoser_kd.__all__) == sorted(hoser_kd._API)
 
 
+def test_dir_lists_the_public_names_alone():
+    names = {name for name in dir(hoser_kd) if not name.startswith("__")}
+    assert names == set(hoser_kd.__all__)
+    assert "__version__" in dir(hoser_kd)
+
+
 def test_an_unknown_name_lists_the_public_ones():
     with pytest.raises(AttributeError, match=r"no attribute 'generat'.*generate"):
         _ = hoser_kd.generat

@@ -64,6 +64,38 @@ def test_an_error_of_the_user_is_one_message_and_status_2(config, capsys, argume
     assert message in error
 
 
+def test_an_unknown_city_names_the_folder_its_cities_and_the_variable(config, capsys, monkeypatch):
+    monkeypatch.setenv("HOSER_KD_CONFIG", str(config.parent))
+    assert main(["train", "--dataset", "twon"]) == 2
+    assert capsys.readouterr().err == (
+        f"hoser-kd: {config.parent}/twon.yaml: no such file. Did you mean `town`? Cities in {config.parent}: town. "
+        "Set HOSER_KD_CONFIG to read another folder.\n"
+    )
+
+
+def test_an_unknown_decoder_ends_with_one_mark(config, capsys):
+    assert main(["generate", "--config", str(config), "--decoder", "bean"]) == 2
+    assert capsys.readouterr().err.endswith("Did you mean 'beam'?\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "COMMAND: invalid choice: 'trian'. Did you mean `train`? Known: train, label, "),
+        (
+            ["make", "vanila_student"],
+            "STAGE: invalid choice: 'vanila_student'. Did you mean `vanilla_student`? Known: s",
+        ),
+        (["make", "xyz"], "STAGE: invalid choice: 'xyz'. Known: source_files, "),
+    ],
+)
+def test_an_unknown_command_or_stage_suggests_the_closest(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_seed_is_a_whole_number_from_0(config, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--config", str(config), "--seed", "-1"])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import hoser_kd
+
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
     "hoser_kd": {"dagster", "assets", "dagster_project", "dagster_pipes"},
@@ -81,6 +83,42 @@ def test_packages_import_only_packages_above_them():
             if inside and LAYERS.index(parts[1]) > LAYERS.index(own):
                 wrong.append(f"{name} imports {target}")
     assert not wrong
+
+
+def api_imports(name: str, file: Path) -> list[str]:
+    """Imports of the public API, which loads modules of all packages; `import hoser_kd` alone is one too."""
+    wrong = {"hoser_kd", "hoser_kd.*", *(f"hoser_kd.{public}" for public in hoser_kd.__all__)}
+    if name == "hoser_kd.pipeline.workers.launcher":
+        wrong.remove("hoser_kd")  # the folder that the workers import from
+    return sorted(imported_modules(file) & wrong)
+
+
+def test_no_module_imports_the_public_api():
+    known = modules()
+    assert {name: found for name, file in known.items() if (found := api_imports(name, file))} == {}
+    launcher = ast.parse(known["hoser_kd.pipeline.workers.launcher"].read_text(encoding="utf-8"))
+    used = [
+        node.attr
+        for node in ast.walk(launcher)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "hoser_kd"
+    ]
+    assert set(used) == {"__file__"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from hoser_kd import train_student",
+        "import hoser_kd as hk",
+        "from hoser_kd import *",
+        "import hoser_kd.generate",
+        "def f():\n    from hoser_kd import hoser, evaluate",
+    ],
+)
+def test_an_import_of_the_public_api_is_seen(tmp_path, statement):
+    file = tmp_path / "module.py"
+    file.write_text(statement)
+    assert len(api_imports("hoser_kd.grid.module", file)) == 1
 
 
 def test_every_package_has_its_place_in_the_order():

@@ -38,6 +38,21 @@ def load_config(path: str | PathLike[str]) -> CityConfig:
         raise ConfigError("\n".join(lines)) from None
 
 
+def load_city(city: str, folder: Path) -> CityConfig:
+    """Read and validate `<folder>/<city>.yaml`.
+
+    Raises ConfigError like `load_config`; for a missing file it also lists the cities of the folder.
+    """
+    file = folder / f"{city}.yaml"
+    if file.is_file():
+        return load_config(file)
+    cities = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = f"Cities in {folder.absolute()}: {', '.join(cities) or 'none'}."
+    raise ConfigError(
+        f"{file}: no such file.{nearest(city, cities)} {known} Set HOSER_KD_CONFIG to read another folder."
+    )
+
+
 def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
     """Return a copy of the settings with changes such as `{"distill.lambda_kl": 0.1}`.
 
@@ -79,7 +94,7 @@ def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     Raises ConfigError if the file does not exist, with the closest file name, or is not valid YAML.
     """
     if not file.is_file():
-        raise ConfigError(f"{file}: no such file.{_nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+        raise ConfigError(f"{file}: no such file.{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
     text = file.read_text(encoding="utf-8")
     try:
         loader = _UniqueKeyLoader(text)
@@ -171,7 +186,7 @@ def _line(root: yaml.Node | None, keys: list[str]) -> str:
 
 
 def _suggest(key: str, model: type[BaseModel], top: type[BaseModel]) -> str:
-    here = _nearest(key, model.model_fields)
+    here = nearest(key, model.model_fields)
     if here:
         return here
     elsewhere = {name: path for path, name in _all_keys(top)}
@@ -181,7 +196,8 @@ def _suggest(key: str, model: type[BaseModel], top: type[BaseModel]) -> str:
     return f" Known here: {', '.join(model.model_fields)}."
 
 
-def _nearest(key: str, known: Any) -> str:
+def nearest(key: str, known: Any) -> str:
+    """Return the question whether the closest of the known names is meant, after a space; empty if none is close."""
     near = difflib.get_close_matches(key, list(known), n=1)
     return f" Did you mean `{near[0]}`?" if near else ""
 

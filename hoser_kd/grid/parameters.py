@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.schema import GridConfig
 
 KM_PER_DEGREE_LAT = 110.574
 KM_PER_DEGREE_LNG = 111.320
@@ -89,11 +90,18 @@ def missing(numbers: Mapping[str, Any]) -> list[str]:
     return absent
 
 
-def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a GridSpec; meters are converted to degrees at the middle latitude of the bounds.
+def check_settings(grid: GridConfig) -> None:
+    """Raise ConfigError with the names of missing parameters, for a teacher trained in the pipeline.
 
-    Raises ConfigError with the names of missing parameters.
+    A checkpoint of an imported teacher may have the parameters that the settings lack.
     """
+    if grid.kind == "cells":
+        of_roads = dict.fromkeys(_BOUNDS, 0.0) if grid.bounds == "roads" else {}
+        _require_all(of_roads | read_numbers(grid.model_dump()))
+
+
+def _require_all(numbers: Mapping[str, Any]) -> None:
+    """Raise ConfigError with the names of missing parameters."""
     absent = missing(numbers)
     if absent:
         raise ConfigError(
@@ -101,6 +109,14 @@ def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
             "`cell_size_m`, or `cell_lat` and `cell_lng`, under `grid` in the city's YAML. For an imported teacher, "
             "use the values of its training; for a teacher trained here, `bounds: roads` uses the extent of the roads."
         )
+
+
+def grid_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a GridSpec; meters are converted to degrees at the middle latitude of the bounds.
+
+    Raises ConfigError with the names of missing parameters.
+    """
+    _require_all(numbers)
     cells = _cells(numbers)
     factor = numbers.get("downsample_factor", 1)
     return {

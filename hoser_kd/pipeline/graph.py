@@ -84,15 +84,15 @@ def _label_settings(config: CityConfig) -> dict[str, Any]:
 
 
 def _student_settings(config: CityConfig) -> dict[str, Any]:
-    """Return the section without the number of processes, which changes no result; an unused key has its default."""
-    settings = config.student.model_dump(mode="json", exclude={"num_processes"})
+    """Return the section; an unused key has its default."""
+    settings = config.student.model_dump(mode="json")
     if not config.student.num_validation_ods:
         settings["select_max_steps"] = type(config.student).model_fields["select_max_steps"].default
     return settings
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"repo_path", "ckpt_path", "label_processes"})
+    return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"ckpt_path"})
 
 
 _REQUEST_KEYS = {"od_source", "od_file", "num_trips", "samples_per_od", "seed"}

@@ -14,6 +14,7 @@ from hoser_kd.common.errors import CheckError, StoreError
 from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
 from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, Inputs, Stage, StageRun, changed_settings
@@ -187,8 +188,11 @@ def make_steps(
     """Run the steps of a plan one after the other and return their artifacts.
 
     Raises:
+        ConfigError, CheckpointError, DataError: a setting of one of the steps is missing or names a missing file.
+            Raised before the first step is run.
         CheckError: a blocking check failed, unless `stop_at_checks` is off.
     """
+    _check_settings(steps, config)
     artifacts: dict[StepKey, Artifact] = {}
     for step in steps:
         stage, inputs = step.stage, step.inputs(artifacts)
@@ -200,6 +204,15 @@ def make_steps(
             _require_checks(artifact, inputs)
         artifacts[step.key] = artifact
     return artifacts
+
+
+def _check_settings(steps: Sequence[Step], config: CityConfig) -> None:
+    """Read all settings of the steps, so that an error in those of the last one costs no training."""
+    names = dict.fromkeys(name for step in steps for name in step.stage.settings)
+    if "grid" in names and config.distill.ckpt_path is None:
+        check_settings(config.grid)
+    for name in names:
+        SETTINGS[name](config)
 
 
 def _require_checks(artifact: Artifact, inputs: Inputs) -> None:

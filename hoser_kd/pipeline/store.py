@@ -92,13 +92,18 @@ class Store:
         """Open a store; `cache` is the local folder for copies and work in progress of a remote root.
 
         Raises:
-            StoreError: the package for the address is not installed.
+            StoreError: the protocol of the address is unknown, its package is not installed, or it cannot be reached.
         """
         try:
             self.root = UPath(root)
             self.root.fs  # noqa: B018  loads the package of the address's file system
         except ImportError as error:
             raise StoreError(f"{root}: {error}. Install that package into the same environment with pip.") from None
+        except (ValueError, OSError) as error:
+            raise StoreError(
+                f"{root}: cannot be opened as a store ({error}). Set HOSER_KD_STORE or --store to a folder, or to an "
+                "address that fsspec supports, such as s3://bucket/prefix."
+            ) from None
         self._is_local = self.root.protocol in ("", "file", "local")
         if self._is_local:
             self._local = Path(self.root.path).absolute()

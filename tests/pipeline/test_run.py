@@ -158,3 +158,25 @@ def test_a_damaged_artifact_is_computed_again(tmp_path):
 def test_a_missing_input_is_named(tmp_path):
     with pytest.raises(HoserKdError, match=r"needs source_files, which is not materialized\. Materialize it first"):
         make(STAGES["road_network"], town(), Store(tmp_path), {})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"generation": {"od_source": "file", "od_file": "nope.csv"}}, r"nope\.csv: no such file.*generation\.od_file"),
+        ({"distill": {"ckpt_path": "nope.pt"}}, r"nope\.pt: no such file.*distill\.ckpt_path"),
+        ({"grid": {}}, r"min_lat, .*are missing.*bounds: roads"),
+        ({"grid": {"bounds": "roads"}}, r"cell_lat, cell_lng are missing"),
+    ],
+)
+def test_errors_in_settings_of_a_late_stage_come_before_the_first_stage(tmp_path, sections, message):
+    stages = []
+    with pytest.raises(HoserKdError, match=message):
+        make_with_inputs("generated_trajectories", town(**sections), Store(tmp_path), on_stage=stages.append)
+    assert stages == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_no_step_reads_are_not_checked(tmp_path):
+    config = town(grid={}, generation={"od_source": "file", "od_file": "nope.csv"})
+    assert make_with_inputs("road_network", config, Store(tmp_path)).stage == "road_network"

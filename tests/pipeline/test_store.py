@@ -128,15 +128,22 @@ def test_an_artifact_with_a_missing_or_truncated_file_is_not_found(tmp_path):
     assert commit(store).integrity_error() is None
 
 
-@pytest.mark.parametrize("root", ["file", "s3://bucket/x"])
-def test_an_unusable_store_is_one_clear_error(tmp_path, root):
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("file", "cannot be written"),
+        ("s3://bucket/x", "pip"),
+        ("ftpx://x/y", r"^ftpx://x/y: cannot be opened as a store .*HOSER_KD_STORE or --store to a folder"),
+    ],
+)
+def test_an_unusable_store_is_one_clear_error(tmp_path, root, message):
     (tmp_path / "file").write_text("")
 
     def use() -> None:
         with Store(root if ":" in root else tmp_path / root).work_folder("roads", "town", "v1"):
             pass
 
-    with pytest.raises(StoreError, match="pip" if ":" in root else "cannot be written"):
+    with pytest.raises(StoreError, match=message):
         use()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from assets.settings import settings_version
 from hoser_kd.config.schema import Bounds, CityConfig, GridConfig, SourceConfig, StudentConfig, SyntheticConfig
+from hoser_kd.config.section import EXECUTION_ONLY
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
 from hoser_kd.pipeline.run import settings_of, version_of
 from hoser_kd.pipeline.seed_pooling import pool_seeds
@@ -46,6 +47,19 @@ def larger_city(monkeypatch):
     return city
 
 
+@pytest.fixture
+def city_with_threads(monkeypatch):
+    """Settings with a new key for the execution in a section, in a section inside it, and in an optional section."""
+    threads = (int, Field(1, json_schema_extra={EXECUTION_ONLY: True}))
+    student, bounds = with_key(StudentConfig, threads=threads), with_key(Bounds, threads=threads)
+    synthetic = with_key(SyntheticConfig, threads=threads)
+    source = with_key(SourceConfig, synthetic=(synthetic, synthetic()))
+    grid = with_key(GridConfig, bounds=(bounds | str | None, None))
+    city = with_key(CityConfig, source=(source, ...), grid=(grid, grid()), student=(student, student()))
+    monkeypatch.setattr("hoser_kd.pipeline.settings_section.CityConfig", city)
+    return city
+
+
 def change(place, value):
     """The town's settings with one changed."""
     section, *inner, key = place.split(".")
@@ -66,6 +80,17 @@ def test_a_new_key_at_its_default_changes_no_version(larger_city):
     assert recorded["student"]["a_new_key"] is False
     assert recorded["source"]["synthetic"]["a_new_key"] == 4
     assert recorded["grid"]["bounds"]["a_new_key"] is None
+
+
+@pytest.mark.parametrize("place", ["student.threads", "source.synthetic.threads", "grid.bounds.threads"])
+def test_a_key_for_the_execution_changes_neither_versions_nor_records(city_with_threads, place):
+    before, config = CityConfig.model_validate(TOWN), city_with_threads.model_validate(change(place, 4))
+    section = SETTINGS[place.partition(".")[0]]
+    assert "'threads': 4" in str(section.read(config))
+    assert versions(config) == versions(before)
+    assert section(config) == section(before)
+    assert section.changed(section.read(config)) == section.changed(section.read(before))
+    assert "threads" not in str(section.defaults())
 
 
 @pytest.mark.parametrize(
