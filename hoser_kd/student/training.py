@@ -19,7 +19,6 @@ import torch
 
 from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
-from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
@@ -27,11 +26,12 @@ from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.network.zones import transitions as count_transitions
-from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
+from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
+from hoser_kd.student.training_key import training_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,7 +177,16 @@ def train_student(
     budget = TrainingBudget.of(config, len(train))
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
-    key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
+    key = training_key(
+        config,
+        seed,
+        (network, zones, zone_transitions),
+        (train, val),
+        distill=distill,
+        labels=labels,
+        val_labels=val_labels,
+        grid_tokens=grid_tokens,
+    )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
         checkpoint.clear()
@@ -267,30 +276,6 @@ def _check_validators(config: StudentConfig, validators: Sequence[Validator]) ->
         )
     if not all(callable(validator) for validator in validators):
         raise TypeError("validators are functions (model, progress) -> dict of metrics.")
-
-
-def _training_key(
-    config: StudentConfig,
-    seed: int,
-    distill: DistillConfig | None,
-    labels: object,
-    arrays: Sequence[Any],
-    splits: Sequence[Trajectories],
-) -> str:
-    """Return the digest of everything that the result depends on."""
-    settings = {
-        "student": config.of_the_result(),
-        "seed": seed,
-        "distill": distill
-        and {
-            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": dict(getattr(labels, "fingerprint", {})),
-        },
-    }
-    if extra := extra_loss_terms():
-        settings["loss_terms"] = extra
-    data = (*arrays, *(part for split in splits for part in (split.offsets, split.road_ids, split.times)))
-    return digest_json({**settings, "data": digest_arrays(*data)})
 
 
 def _validate_next_steps(

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from hoser_cities import TINY, city_of_streets
+from scipy.sparse import csr_array
 from small_city import random_trips
 
 from hoser_kd.common.arrays import offsets_of
@@ -27,6 +28,7 @@ from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
+from hoser_kd.student.training_key import training_key
 
 
 def teacher_labels(network, trips, seed=0):
@@ -244,6 +246,51 @@ def test_a_finished_run_is_loaded_and_a_foreign_one_refused(small_city, tmp_path
         train(small_city, tmp_path, seed=1)
     restarted = train(small_city, tmp_path, seed=1, resume=False)
     assert restarted.history != first.history
+
+
+def test_a_finished_run_of_other_counts_is_refused(small_city, tmp_path):
+    config = TINY.model_copy(update={"max_epochs": 1})
+    train(small_city, tmp_path, config)
+    train(replace(small_city, transitions=csr_array(small_city.transitions)), tmp_path, config)
+    with pytest.raises(StoreError, match="other settings"):
+        train(replace(small_city, transitions=small_city.transitions + 1), tmp_path, config)
+
+
+def test_the_key_depends_on_every_input(small_city):
+    """A change of any array that the result depends on changes the key; the storage of the counts does not."""
+    network, trips = small_city.network, small_city.trips
+    labels, other = (teacher_labels(network, trips["train"], seed) for seed in (0, 1))
+    cells = np.arange(network.num_roads)
+
+    def key(network=network, zones=small_city.zones, transitions=small_city.transitions, **more):
+        options = {"distill": DistillConfig(shared_cells="split"), "labels": labels, "grid_tokens": cells, **more}
+        return training_key(TINY, 0, (network, zones, transitions), (trips["train"], trips["val"]), **options)
+
+    highway = network.highway.copy()
+    highway[3] = "motorway"
+    successors = network.successors
+    reversed_rows = successors._replace(indices=successors.indices[::-1].copy())
+    keys = [
+        key(),
+        key(transitions=small_city.transitions + 1),
+        key(transitions=np.pad(small_city.transitions, (0, 1))),
+        key(zones=small_city.zones[::-1].copy()),
+        key(network=replace(network, coords=network.coords + 1e-4)),
+        key(network=replace(network, coord_offsets=network.coord_offsets + 1)),
+        key(network=replace(network, length_m=network.length_m * 2)),
+        key(network=replace(network, highway=highway)),
+        key(network=replace(network, successors=reversed_rows)),
+        key(labels=other),
+        key(labels=SimpleNamespace(offsets=labels.offsets + 1, scores=labels.scores)),
+        key(labels=SimpleNamespace(offsets=labels.offsets, scores=labels.scores, fingerprint={"teacher": "a"})),
+        key(val_labels=labels),
+        key(val_labels=other),
+        key(grid_tokens=cells + 1),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(transitions=csr_array(small_city.transitions)) == keys[0]
+    assert key(transitions=small_city.transitions.astype(np.float64)) == keys[0]
+    assert key(zones=small_city.zones.astype(np.int32)) == keys[0]
 
 
 def test_a_damaged_state_is_refused(small_city, tmp_path):
