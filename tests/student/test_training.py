@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from small_city import random_trips
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.common.errors import StoreError, TrainingError
+from hoser_kd.common.errors import ConfigError, StoreError, TrainingError
 from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
 from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.evaluation.validation_trips import validators_for
@@ -29,6 +29,7 @@ from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
 from hoser_kd.student.training_key import training_key
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 
 def teacher_labels(network, trips, seed=0):
@@ -396,6 +397,27 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
             r"grid_tokens has shape \(3,\)",
         ),
         ({"validators": [3]}, TypeError, "validators are functions"),
+        ({"labels": labels}, ValueError, r"labels= is read only with distill=. Call train_student\(..., distill="),
+        (
+            {"distill": {"lambda_kl": 1}, "labels": labels},
+            TypeError,
+            r"distill is a dict.*Config\(\*\*distill\)",
+        ),
+        ({"distill": True, "labels": labels}, TypeError, "distill is a bool, not a DistillConfig"),
+        ({"distill": DistillConfig(), "labels": "a.arrow"}, TypeError, r"labels is a str.*SoftLabels.load\(path\)"),
+        ({"distill": DistillConfig(), "labels": SoftLabels}, TypeError, "labels is the class SoftLabels"),
+        ({"val_labels": labels.scores}, TypeError, "val_labels is a ndarray, not labels"),
+        ({"zones": city.zones.astype(float)}, TypeError, r"zones has dtype float64.*zones.astype\('int64'\)"),
+        ({"zones": city.zones > 0}, TypeError, "zones has dtype bool"),
+        ({"zones": np.where(np.arange(120) == 7, -1, city.zones)}, ValueError, r"zones\[7\] is -1.*partition\("),
+        ({"zone_transitions": city.transitions[:5, :5]}, ValueError, "zones has 6 zones"),
+        ({"zone_transitions": -city.transitions}, ValueError, r"the value -\d+.*transitions\(zones, train, num_zones"),
+        ({"zone_transitions": csr_array(-city.transitions)}, ValueError, r"the value -\d+"),
+        ({"zone_transitions": city.transitions * np.nan}, ValueError, "the value nan"),
+        ({"zone_transitions": city.transitions.astype(str)}, TypeError, "zone_transitions has dtype <U"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu' is unknown: use auto"),
+        ({"device": 0}, TypeError, "device is a int.*device='auto'"),
+        ({"resume": "no"}, TypeError, "resume is 'no', not True or False"),
     ]
     right = {
         "network": city.network,
@@ -409,6 +431,20 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
         with pytest.raises(error, match=message):
             train_student(**{**right, **wrong}, folder=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_lists_and_small_integers_are_converted(small_city, tmp_path):
+    """The result is the same, so that the finished training is loaded."""
+    config = TINY.model_copy(update={"max_epochs": 1})
+    train(small_city, tmp_path, config)
+    lists = replace(small_city, zones=small_city.zones.tolist(), transitions=small_city.transitions.tolist())
+    small = replace(small_city, zones=small_city.zones.astype(np.int8))
+    epochs = []
+    for city in (lists, small):
+        train(city, tmp_path, config, device="auto", on_epoch=epochs.append)
+    assert not epochs
+    result = train(lists, tmp_path / "lists", config)
+    assert torch.equal(weights(result.model), weights(load(tmp_path)))
 
 
 def test_a_label_source_may_be_a_teacher(small_city, tmp_path):
