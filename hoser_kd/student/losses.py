@@ -141,7 +141,8 @@ def kl_loss(
     _check_kl_settings(temperature, shared_cells, reduction)
     if shared_cells != "replicate" and tokens is None:
         raise ValueError(f"shared_cells {shared_cells!r} requires the cell of each candidate in `tokens`. {_KL_USAGE}")
-    _check_kl_tensors(student_logits=student_logits, teacher_scores=teacher_scores, mask=mask, tokens=tokens)
+    optional = {} if tokens is None else {"tokens": tokens}
+    _check_kl_tensors(student_logits=student_logits, teacher_scores=teacher_scores, mask=mask, **optional)
     with torch.autocast(student_logits.device.type, enabled=False):
         known = mask & (teacher_scores != -torch.inf)
         score = torch.where(known, teacher_scores.detach().float(), _LOG_ZERO)
@@ -173,16 +174,17 @@ def _check_kl_settings(temperature: object, shared_cells: object, reduction: obj
             raise ValueError(f"unknown {name} {value!r}. Known: {', '.join(get_args(kind))}. {_KL_USAGE}")
 
 
-def _check_kl_tensors(**tensors: Tensor | None) -> None:
+def _check_kl_tensors(**tensors: Tensor) -> None:
     """Raise TypeError or ValueError if these are not tensors of one shape, or the mask is not bool."""
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None or name != "tokens"}
-    for name, tensor in given.items():
+    for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             hint = f"pass torch.as_tensor({name})." if isinstance(tensor, np.ndarray | list | tuple) else _KL_USAGE
             raise TypeError(f"{name} is a {type(tensor).__name__}, not a tensor: {hint}")
-    if given["mask"].dtype != torch.bool:
-        raise TypeError(f"mask has dtype {given['mask'].dtype}, not torch.bool: pass mask.bool(), True at candidates.")
-    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    if tensors["mask"].dtype != torch.bool:
+        raise TypeError(
+            f"mask has dtype {tensors['mask'].dtype}, not torch.bool: pass mask.bool(), True at candidates."
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         named = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise ValueError(f"the tensors differ in shape ({named}): give each as (…, C). {_KL_USAGE}")
