@@ -33,6 +33,7 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import Decoding, Expanded, Node, Trip
 from hoser_kd.generation.guided_search import GuidedSearch
+from hoser_kd.generation.od_pairs import LAST_SECOND
 from hoser_kd.generation.prior import CostsToGo, Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
 from hoser_kd.hoser import HOSER, IncrementalHOSER
@@ -72,10 +73,11 @@ def generate(
     step limit by the roads of the path that finishes a trip; None or neutral: the student's own costs. `concurrent`
     trips are active at once; it affects speed and memory, never the result. The model needs a time scale.
 
-    Raises DataError with the row if a road id does not exist, ConfigError for an unknown decoder, TypeError or
-    ValueError for other wrong arguments.
+    Raises DataError with the row if a road id does not exist or a time is before 1970 or after the year 9999,
+    ConfigError for an unknown decoder, TypeError or ValueError for other wrong arguments.
     """
     settings = _decoding(decoding, max_steps)
+    _check_concurrent(concurrent)
     requests = _Requests.of(model, origins, start_times, destinations)
     engine = _Engine(model, requests, settings, _prior(prior, model))
     count = len(requests.origins)
@@ -103,6 +105,7 @@ def generate_to(
     arguments resumes after them; parts of other arguments are ignored. Arguments and errors are those of `generate`.
     """
     settings = _decoding(decoding)
+    _check_concurrent(concurrent)
     requests = _Requests.of(model, origins, start_times, destinations)
     prior = _prior(prior, model)
     weights = digest_arrays(*(value.cpu().numpy() for value in model.state_dict().values()))
@@ -221,6 +224,7 @@ class _Requests(NamedTuple):
                     row=row,
                     hint=f"Ids run from 0 to {model.config.num_roads - 1}.",
                 )
+        _check_start_times(requests.start_times)
         return requests
 
 
@@ -232,7 +236,31 @@ def _integers(name: str, values: IntArray) -> Int64Array:
     if array.size and array.dtype.kind not in "iu":
         hint = " Convert times with times.astype('datetime64[s]').astype('int64')." if name == "start_times" else ""
         raise TypeError(f"{name} has dtype {array.dtype}, not an integer type.{hint}")
+    if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
+        row = int(np.argmax(array))
+        raise ValueError(f"{name} has {array[row]} in row {row}, which exceeds int64. {_USAGE}")
     return array.astype(np.int64)
+
+
+def _check_start_times(seconds: Int64Array) -> None:
+    """Raise DataError with the row of a time before 1970 or after the year 9999."""
+    outside = (seconds < 0) | (seconds > LAST_SECOND)
+    if outside.any():
+        row = int(np.argmax(outside))
+        hint = "Give seconds since 1970 UTC."
+        if seconds[row] > LAST_SECOND:
+            hint += " Milliseconds: divide by 1000. Datetimes: times.astype('datetime64[s]').astype('int64')."
+        where = "before 1970" if seconds[row] < 0 else "after the year 9999"
+        raise DataError("start_times", f"{seconds[row]} seconds is {where}.", row=row, hint=hint)
+
+
+def _check_concurrent(concurrent: int | None) -> None:
+    """Raise ValueError if `concurrent` is neither None nor an integer of 1 or more."""
+    is_integer = isinstance(concurrent, int | np.integer) and not isinstance(concurrent, bool)
+    if concurrent is not None and not (is_integer and concurrent >= 1):
+        raise ValueError(
+            f"concurrent is {concurrent!r}, not an integer of 1 or more. Leave it out for the default. {_USAGE}"
+        )
 
 
 class _Engine:

@@ -23,7 +23,7 @@ DEFAULT_TRAIN_TRIPS = 5000
 """Trips drawn with od_source train by default; the published evaluation uses 5,000."""
 COLUMNS = ("origin", "destination", "start_time")
 """Required columns of an OD file."""
-_LAST_SECOND = 253_402_300_799
+LAST_SECOND = 253_402_300_799
 """The end of the year 9999."""
 
 
@@ -178,7 +178,7 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
     written = None if is_time else "ISO8601"
     stamps = pd.to_datetime(column.where(whole.isna()), utc=True, errors="coerce", format=written)
     # refuses times in milliseconds, which would be later than the year 40,000
-    bad = (whole.isna() & stamps.isna() | (whole.abs() > _LAST_SECOND)).to_numpy()
+    bad = (whole.isna() & stamps.isna() | (whole.abs() > LAST_SECOND)).to_numpy()
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(

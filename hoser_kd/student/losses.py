@@ -9,9 +9,10 @@ Shapes: B trips, T steps, C maximum number of candidates per step, S labeled ste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from hoser_kd.network.trajectories import Trajectories
 
 SharedCells = Literal["replicate", "split", "aggregate"]
+Reduction = Literal["mean", "none"]
 
 # used for log 0: its exponential is 0, and its product with 0 is not NaN
 _LOG_ZERO = -1e30
+_KL_USAGE = "Call kl_loss(student_logits, teacher_scores, mask, temperature=2.0)."
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def kl_loss(
     shared_cells: SharedCells = "replicate",
     *,
     scale_by_temperature_squared: bool = False,
-    reduction: Literal["mean", "none"] = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Return KL(teacher || student) over the candidates, mean over the rows that have one.
 
@@ -131,9 +134,15 @@ def kl_loss(
     cell the cell's q; `split` divides it among them; `aggregate` compares cell by cell and sums the student's
     probabilities of a cell. `scale_by_temperature_squared`: Hinton et al. 2015, section 2.1. `reduction` "none"
     returns the rows (…).
+
+    Raises TypeError or ValueError for wrong arguments, such as arrays of NumPy, a mask that is not bool, or shapes that
+    differ.
     """
+    _check_kl_settings(temperature, shared_cells, reduction)
     if shared_cells != "replicate" and tokens is None:
-        raise ValueError(f"shared_cells {shared_cells!r} requires the cell of each candidate in `tokens`")
+        raise ValueError(f"shared_cells {shared_cells!r} requires the cell of each candidate in `tokens`. {_KL_USAGE}")
+    optional = {} if tokens is None else {"tokens": tokens}
+    _check_kl_tensors(student_logits=student_logits, teacher_scores=teacher_scores, mask=mask, **optional)
     with torch.autocast(student_logits.device.type, enabled=False):
         known = mask & (teacher_scores != -torch.inf)
         score = torch.where(known, teacher_scores.detach().float(), _LOG_ZERO)
@@ -152,6 +161,33 @@ def kl_loss(
         if scale_by_temperature_squared:
             rows = rows * temperature**2
     return rows if reduction == "none" else rows.sum() / mask.any(-1).sum().clamp(min=1)
+
+
+def _check_kl_settings(temperature: object, shared_cells: object, reduction: object) -> None:
+    """Raise TypeError or ValueError for settings that `kl_loss` does not know."""
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number):
+        raise TypeError(f"temperature is a {type(temperature).__name__}, not a number. {_KL_USAGE}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}, not a finite number above 0. {_KL_USAGE}")
+    for name, value, kind in (("shared_cells", shared_cells, SharedCells), ("reduction", reduction, Reduction)):
+        if value not in get_args(kind):
+            raise ValueError(f"unknown {name} {value!r}. Known: {', '.join(get_args(kind))}. {_KL_USAGE}")
+
+
+def _check_kl_tensors(**tensors: Tensor) -> None:
+    """Raise TypeError or ValueError if these are not tensors of one shape, or the mask is not bool."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            hint = f"pass torch.as_tensor({name})." if isinstance(tensor, np.ndarray | list | tuple) else _KL_USAGE
+            raise TypeError(f"{name} is a {type(tensor).__name__}, not a tensor: {hint}")
+    if tensors["mask"].dtype != torch.bool:
+        raise TypeError(
+            f"mask has dtype {tensors['mask'].dtype}, not torch.bool: pass mask.bool(), True at candidates."
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        named = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"the tensors differ in shape ({named}): give each as (…, C). {_KL_USAGE}")
 
 
 def sample_steps(step_mask: Tensor, trips: Tensor, count: Literal["all"] | int, *, seed: int, epoch: int) -> Tensor:

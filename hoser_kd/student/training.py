@@ -19,7 +19,6 @@ import torch
 
 from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
-from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
@@ -27,11 +26,21 @@ from hoser_kd.hoser import HOSER, collate, time_label_statistics
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.network.zones import transitions as count_transitions
-from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, extra_loss_terms, loss_terms
+from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
+from hoser_kd.student.training_arguments import (
+    check_distillation,
+    check_trips,
+    check_types,
+    check_validators,
+    device_of,
+    transition_counts,
+    zone_array,
+)
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
+from hoser_kd.student.training_key import training_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -159,7 +168,7 @@ def train_student(
     require `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts; if `config.train_fraction` is below 1, the counts of the
     student's own trips replace them. `labels`: the teacher's scores of every step of `train`, stored or computed
-    online; not read if `distill` is None or its `lambda_kl` is 0. `val_labels` only add metrics. `grid_tokens` (N,)
+    online; required by `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics. `grid_tokens` (N,)
     int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an interrupted training of the
     same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit, interrupted or not.
 
@@ -167,17 +176,30 @@ def train_student(
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
     process up to the rounding of sums, and a resumed training may use another number of processes.
 
-    Raises TypeError or ValueError for wrong arguments, TrainingError for a non-finite loss, StoreError if the folder
-    belongs to another training or the labels to other trips.
+    Raises TypeError or ValueError for wrong arguments, ConfigError for an unknown device, TrainingError for a
+    non-finite loss, StoreError if the folder belongs to another training or the labels to other trips.
     """
+    check_types(network, train, val, config, resume)
+    zones = zone_array(zones, network.num_roads)
+    zone_transitions = transition_counts(zone_transitions, zones)
+    check_trips(network, train=train, val=val)
+    check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
+    check_validators(config, validators)
+    device = device_of(device)
     distill = None if distill is None or distill.lambda_kl == 0 else distill
-    _check_data(network, zones, zone_transitions, train, val, config)
-    _check_distillation(distill, labels, grid_tokens, network.num_roads)
-    _check_validators(config, validators)
     budget = TrainingBudget.of(config, len(train))
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
-    key = _training_key(config, seed, distill, labels, (zones, *network.successors), (train, val))
+    key = training_key(
+        config,
+        seed,
+        (network, zones, zone_transitions),
+        (train, val),
+        distill=distill,
+        labels=labels,
+        val_labels=val_labels,
+        grid_tokens=grid_tokens,
+    )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
         checkpoint.clear()
@@ -213,84 +235,6 @@ def train_student(
     checkpoint.finish()
     context.wait()
     return read_result(checkpoint.path)
-
-
-_USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
-
-
-def _check_data(
-    network: RoadNetwork, zones: Int64Array, transitions: Any, train: Trajectories, val: Trajectories, config: Any
-) -> None:
-    """Raise TypeError or ValueError where the arguments of `train_student` cannot belong together."""
-    expected = {"network": RoadNetwork, "train": Trajectories, "val": Trajectories, "config": StudentConfig}
-    for (name, kind), value in zip(expected.items(), (network, train, val, config), strict=True):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. {_USAGE}")
-    if np.shape(zones) != (network.num_roads,):
-        raise ValueError(f"zones has shape {np.shape(zones)}, not ({network.num_roads},): one zone per road. {_USAGE}")
-    shape, count = np.shape(transitions), int(np.max(zones)) + 1
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < count:
-        raise ValueError(f"zone_transitions has shape {shape}, but zones has {count} zones: give a (Z, Z) array.")
-    for name, trips in (("train", train), ("val", val)):
-        if len(trips) == 0:
-            raise ValueError(f"{name} has no trips.")
-        if int(trips.road_ids.max()) >= network.num_roads:
-            raise ValueError(
-                f"{name} has road {int(trips.road_ids.max())}, but the network has {network.num_roads} roads: give "
-                "the network of these trips."
-            )
-
-
-def _check_distillation(
-    distill: DistillConfig | None, labels: object, grid_tokens: Int64Array | None, num_roads: int
-) -> None:
-    if distill is None:
-        return
-    if labels is None:
-        raise ValueError(
-            "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
-            "for a vanilla student."
-        )
-    if grid_tokens is None and distill.shared_cells != "replicate":
-        raise ValueError(
-            f"distill.shared_cells {distill.shared_cells} requires the cell of each road: pass grid_tokens=."
-        )
-    if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
-        raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
-
-
-def _check_validators(config: StudentConfig, validators: Sequence[Validator]) -> None:
-    if config.num_validation_ods and not validators:
-        raise ValueError(
-            "student.select_by or student.select_num_ods requires trips generated after each epoch: pass "
-            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
-        )
-    if not all(callable(validator) for validator in validators):
-        raise TypeError("validators are functions (model, progress) -> dict of metrics.")
-
-
-def _training_key(
-    config: StudentConfig,
-    seed: int,
-    distill: DistillConfig | None,
-    labels: object,
-    arrays: Sequence[Any],
-    splits: Sequence[Trajectories],
-) -> str:
-    """Return the digest of everything that the result depends on."""
-    settings = {
-        "student": config.of_the_result(),
-        "seed": seed,
-        "distill": distill
-        and {
-            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": dict(getattr(labels, "fingerprint", {})),
-        },
-    }
-    if extra := extra_loss_terms():
-        settings["loss_terms"] = extra
-    data = (*arrays, *(part for split in splits for part in (split.offsets, split.road_ids, split.times)))
-    return digest_json({**settings, "data": digest_arrays(*data)})
 
 
 def _validate_next_steps(

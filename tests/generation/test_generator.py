@@ -22,7 +22,7 @@ from hoser_kd.config.schema import GenerationConfig, StudentConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import DecoderSpec, Decoding, Node, TripState
 from hoser_kd.generation.generator import generate, generate_to
-from hoser_kd.generation.od_pairs import read_ods, select_od_pairs
+from hoser_kd.generation.od_pairs import LAST_SECOND, read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, IncrementalHOSER, collate, load_checkpoint
@@ -623,6 +623,18 @@ def test_an_unknown_decoder_is_refused():
             TypeError,
             r"start_times has dtype.*astype\('datetime64\[s\]'\)",
         ),
+        ({"start_times": [0, -1]}, DataError, r"start_times, row 1: -1 seconds is before 1970. Give seconds"),
+        (
+            {"start_times": [0, 1_372_667_400_000]},
+            DataError,
+            r"start_times, row 1: 1372667400000 seconds is after the year 9999.*Milliseconds: divide by 1000",
+        ),
+        ({"origins": np.array([0, 2**63], np.uint64)}, ValueError, r"origins has 9223372036854775808 in row 1"),
+        ({"start_times": np.array([2**64 - 1, 0], np.uint64)}, ValueError, "start_times has 18446744073709551615"),
+        ({"concurrent": 0}, ValueError, r"concurrent is 0, not an integer of 1 or more.*Call generate\(model"),
+        ({"concurrent": -3}, ValueError, "concurrent is -3"),
+        ({"concurrent": 2.5}, ValueError, "concurrent is 2.5"),
+        ({"concurrent": True}, ValueError, "concurrent is True"),
         ({"destinations": [1]}, ValueError, r"differ in length \(origins 2, start_times 2, destinations 1\)"),
     ],
 )
@@ -630,3 +642,13 @@ def test_wrong_arguments_are_refused_with_the_right_call(requests, change, error
     arguments = {"model": requests[1], "origins": [0, 1], "start_times": [0, 0], "destinations": [1, 0], **change}
     with pytest.raises(error, match=message):
         generate(**arguments)
+
+
+def test_times_up_to_the_year_9999_and_small_integers_are_accepted(requests):
+    """The type of the integers does not change the trips."""
+    starts = np.array([0, LAST_SECOND - 10**6])
+    expected = generate(requests[1], [0, 1], starts, [1, 0], 20)
+    origins = np.array([0, 1], np.uint8)
+    small = generate(requests[1], origins, starts.astype(np.uint64), [1, 0], 20, concurrent=np.int64(1))
+    np.testing.assert_array_equal(small.road_ids, expected.road_ids)
+    np.testing.assert_array_equal(small.times, expected.times)

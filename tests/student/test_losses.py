@@ -202,6 +202,37 @@ def test_tokens_are_required_to_split_or_aggregate():
         kl_loss(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 2.0, None, "split")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"temperature": 0.0}, ValueError, r"temperature is 0.0, not a finite number above 0. Call kl_loss\("),
+        ({"temperature": -1}, ValueError, "temperature is -1"),
+        ({"temperature": np.nan}, ValueError, "temperature is nan"),
+        ({"temperature": np.inf}, ValueError, "temperature is inf"),
+        ({"temperature": "2"}, TypeError, "temperature is a str"),
+        ({"shared_cells": "share"}, ValueError, "unknown shared_cells 'share'. Known: replicate, split, aggregate"),
+        ({"reduction": "sum"}, ValueError, "unknown reduction 'sum'. Known: mean, none"),
+        ({"student_logits": np.zeros((2, 3))}, TypeError, r"student_logits is a ndarray.*as_tensor\(student_logits\)"),
+        ({"mask": [[True]]}, TypeError, r"mask is a list, not a tensor"),
+        ({"teacher_scores": None}, TypeError, "teacher_scores is a NoneType"),
+        ({"mask": torch.ones(2, 3)}, TypeError, r"mask has dtype torch.float32.*mask.bool\(\)"),
+        ({"mask": torch.ones(3).bool()}, ValueError, r"differ in shape \(student_logits \(2, 3\).*mask \(3,\)"),
+        ({"teacher_scores": torch.zeros(2, 1)}, ValueError, r"teacher_scores \(2, 1\)"),
+        ({"tokens": torch.zeros(2, dtype=torch.int64)}, ValueError, r"tokens \(2,\)"),
+    ],
+)
+def test_wrong_arguments_of_the_kl_are_refused(wrong, error, message):
+    right = {
+        "student_logits": torch.zeros(2, 3),
+        "teacher_scores": torch.zeros(2, 3),
+        "mask": torch.ones(2, 3, dtype=torch.bool),
+        "temperature": 2.0,
+    }
+    assert kl_loss(**right) == 0
+    with pytest.raises(error, match=message):
+        kl_loss(**{**right, **wrong})
+
+
 def test_sampled_steps():
     lengths = torch.tensor([1, 4, 30, 30])
     mask = torch.arange(30) < lengths[:, None]

@@ -17,16 +17,19 @@ import pytest
 import torch
 import yaml
 from hoser_cities import TINY, city_of_streets
+from scipy.sparse import csr_array
 from small_city import random_trips
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.common.errors import StoreError, TrainingError
+from hoser_kd.common.errors import ConfigError, StoreError, TrainingError
 from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
 from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms
 from hoser_kd.student.training import StudentTrainer, bucketed_batches, train_student
+from hoser_kd.student.training_key import training_key
+from hoser_kd.teacher.soft_labels import SoftLabels
 
 
 def teacher_labels(network, trips, seed=0):
@@ -246,6 +249,51 @@ def test_a_finished_run_is_loaded_and_a_foreign_one_refused(small_city, tmp_path
     assert restarted.history != first.history
 
 
+def test_a_finished_run_of_other_counts_is_refused(small_city, tmp_path):
+    config = TINY.model_copy(update={"max_epochs": 1})
+    train(small_city, tmp_path, config)
+    train(replace(small_city, transitions=csr_array(small_city.transitions)), tmp_path, config)
+    with pytest.raises(StoreError, match="other settings"):
+        train(replace(small_city, transitions=small_city.transitions + 1), tmp_path, config)
+
+
+def test_the_key_depends_on_every_input(small_city):
+    """A change of any array that the result depends on changes the key; the storage of the counts does not."""
+    network, trips = small_city.network, small_city.trips
+    labels, other = (teacher_labels(network, trips["train"], seed) for seed in (0, 1))
+    cells = np.arange(network.num_roads)
+
+    def key(network=network, zones=small_city.zones, transitions=small_city.transitions, **more):
+        options = {"distill": DistillConfig(shared_cells="split"), "labels": labels, "grid_tokens": cells, **more}
+        return training_key(TINY, 0, (network, zones, transitions), (trips["train"], trips["val"]), **options)
+
+    highway = network.highway.copy()
+    highway[3] = "motorway"
+    successors = network.successors
+    reversed_rows = successors._replace(indices=successors.indices[::-1].copy())
+    keys = [
+        key(),
+        key(transitions=small_city.transitions + 1),
+        key(transitions=np.pad(small_city.transitions, (0, 1))),
+        key(zones=small_city.zones[::-1].copy()),
+        key(network=replace(network, coords=network.coords + 1e-4)),
+        key(network=replace(network, coord_offsets=network.coord_offsets + 1)),
+        key(network=replace(network, length_m=network.length_m * 2)),
+        key(network=replace(network, highway=highway)),
+        key(network=replace(network, successors=reversed_rows)),
+        key(labels=other),
+        key(labels=SimpleNamespace(offsets=labels.offsets + 1, scores=labels.scores)),
+        key(labels=SimpleNamespace(offsets=labels.offsets, scores=labels.scores, fingerprint={"teacher": "a"})),
+        key(val_labels=labels),
+        key(val_labels=other),
+        key(grid_tokens=cells + 1),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(transitions=csr_array(small_city.transitions)) == keys[0]
+    assert key(transitions=small_city.transitions.astype(np.float64)) == keys[0]
+    assert key(zones=small_city.zones.astype(np.int32)) == keys[0]
+
+
 def test_a_damaged_state_is_refused(small_city, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half a file")
     with pytest.raises(StoreError, match="damaged"):
@@ -349,6 +397,27 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
             r"grid_tokens has shape \(3,\)",
         ),
         ({"validators": [3]}, TypeError, "validators are functions"),
+        ({"labels": labels}, ValueError, r"labels= is read only with distill=. Call train_student\(..., distill="),
+        (
+            {"distill": {"lambda_kl": 1}, "labels": labels},
+            TypeError,
+            r"distill is a dict.*Config\(\*\*distill\)",
+        ),
+        ({"distill": True, "labels": labels}, TypeError, "distill is a bool, not a DistillConfig"),
+        ({"distill": DistillConfig(), "labels": "a.arrow"}, TypeError, r"labels is a str.*SoftLabels.load\(path\)"),
+        ({"distill": DistillConfig(), "labels": SoftLabels}, TypeError, "labels is the class SoftLabels"),
+        ({"val_labels": labels.scores}, TypeError, "val_labels is a ndarray, not labels"),
+        ({"zones": city.zones.astype(float)}, TypeError, r"zones has dtype float64.*zones.astype\('int64'\)"),
+        ({"zones": city.zones > 0}, TypeError, "zones has dtype bool"),
+        ({"zones": np.where(np.arange(120) == 7, -1, city.zones)}, ValueError, r"zones\[7\] is -1.*partition\("),
+        ({"zone_transitions": city.transitions[:5, :5]}, ValueError, "zones has 6 zones"),
+        ({"zone_transitions": -city.transitions}, ValueError, r"the value -\d+.*transitions\(zones, train, num_zones"),
+        ({"zone_transitions": csr_array(-city.transitions)}, ValueError, r"the value -\d+"),
+        ({"zone_transitions": city.transitions * np.nan}, ValueError, "the value nan"),
+        ({"zone_transitions": city.transitions.astype(str)}, TypeError, "zone_transitions has dtype <U"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu' is unknown: use auto"),
+        ({"device": 0}, TypeError, "device is a int.*device='auto'"),
+        ({"resume": "no"}, TypeError, "resume is 'no', not True or False"),
     ]
     right = {
         "network": city.network,
@@ -362,6 +431,20 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
         with pytest.raises(error, match=message):
             train_student(**{**right, **wrong}, folder=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_lists_and_small_integers_are_converted(small_city, tmp_path):
+    """The result is the same, so that the finished training is loaded."""
+    config = TINY.model_copy(update={"max_epochs": 1})
+    train(small_city, tmp_path, config)
+    lists = replace(small_city, zones=small_city.zones.tolist(), transitions=small_city.transitions.tolist())
+    small = replace(small_city, zones=small_city.zones.astype(np.int8))
+    epochs = []
+    for city in (lists, small):
+        train(city, tmp_path, config, device="auto", on_epoch=epochs.append)
+    assert not epochs
+    result = train(lists, tmp_path / "lists", config)
+    assert torch.equal(weights(result.model), weights(load(tmp_path)))
 
 
 def test_a_label_source_may_be_a_teacher(small_city, tmp_path):

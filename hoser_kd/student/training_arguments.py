@@ -1,0 +1,136 @@
+"""Validation of the arguments of `train_student`; errors name the right call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hoser_kd.common.device import pick_device
+from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hoser_kd.common.arrays import Int64Array
+
+_USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
+_DISTILL_USAGE = "Call train_student(..., distill=DistillConfig(), labels=labels)."
+_COUNTS = "Compute the counts with transitions(zones, train, num_zones)."
+
+
+def check_types(
+    network: RoadNetwork, train: Trajectories, val: Trajectories, config: StudentConfig, resume: object
+) -> None:
+    """Raise TypeError where an argument has the wrong type."""
+    expected = {"network": RoadNetwork, "train": Trajectories, "val": Trajectories, "config": StudentConfig}
+    for (name, kind), value in zip(expected.items(), (network, train, val, config), strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. {_USAGE}")
+    if not isinstance(resume, bool):
+        raise TypeError(f"resume is {resume!r}, not True or False. {_USAGE}")
+
+
+def check_trips(network: RoadNetwork, **splits: Trajectories) -> None:
+    """Raise ValueError where trips are missing or have roads that the network does not have."""
+    for name, trips in splits.items():
+        if len(trips) == 0:
+            raise ValueError(f"{name} has no trips.")
+        if int(trips.road_ids.max()) >= network.num_roads:
+            raise ValueError(
+                f"{name} has road {int(trips.road_ids.max())}, but the network has {network.num_roads} roads: give "
+                "the network of these trips."
+            )
+
+
+def zone_array(zones: Any, num_roads: int) -> Int64Array:
+    """Return the zone of each road, (N,) int64. Raises TypeError or ValueError."""
+    array = np.asarray(zones)
+    if array.shape != (num_roads,):
+        raise ValueError(f"zones has shape {array.shape}, not ({num_roads},): one zone per road. {_USAGE}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"zones has dtype {array.dtype}, not an integer type: pass zones.astype('int64').")
+    if (array < 0).any():
+        road = int(np.argmax(array < 0))
+        raise ValueError(
+            f"zones[{road}] is {array[road]}: zones count from 0. Compute them with partition(network, config)."
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def transition_counts(transitions: Any, zones: Int64Array) -> Any:
+    """Return the counts, (Z, Z), as a NumPy array, or unchanged if sparse. Raises TypeError or ValueError."""
+    counts = transitions if hasattr(transitions, "tocoo") else np.asarray(transitions)
+    shape, num_zones = counts.shape, int(zones.max()) + 1
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < num_zones:
+        raise ValueError(f"zone_transitions has shape {shape}, but zones has {num_zones} zones: give a (Z, Z) array.")
+    if counts.dtype.kind not in "biuf":
+        raise TypeError(f"zone_transitions has dtype {counts.dtype}, not a number type. {_COUNTS}")
+    # the stored values of a sparse array hold all that are not 0
+    values = counts.tocoo().data if hasattr(counts, "tocoo") else counts
+    bad = ~((values >= 0) & (values < np.inf))
+    if bad.any():
+        raise ValueError(f"zone_transitions has the value {values[bad].flat[0]}, not a count of 0 or more. {_COUNTS}")
+    return counts
+
+
+def check_distillation(
+    distill: DistillConfig | None, labels: object, val_labels: object, grid_tokens: Any, num_roads: int
+) -> None:
+    """Raise TypeError or ValueError where the arguments of distillation are wrong or incomplete."""
+    if distill is not None and not isinstance(distill, DistillConfig):
+        hint = "pass DistillConfig(**distill)." if isinstance(distill, dict) else _DISTILL_USAGE
+        raise TypeError(f"distill is a {type(distill).__name__}, not a DistillConfig: {hint}")
+    _check_labels(labels=labels, val_labels=val_labels)
+    if distill is None and labels is not None:
+        raise ValueError(
+            f"labels= is read only with distill=. {_DISTILL_USAGE} For a vanilla student, leave labels= out."
+        )
+    if distill is None or distill.lambda_kl == 0:
+        return
+    if labels is None:
+        raise ValueError(
+            "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
+            "for a vanilla student."
+        )
+    if grid_tokens is None and distill.shared_cells != "replicate":
+        raise ValueError(
+            f"distill.shared_cells {distill.shared_cells} requires the cell of each road: pass grid_tokens=."
+        )
+    if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
+        raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
+
+
+def _check_labels(**named: object) -> None:
+    """Raise TypeError where labels are neither None, nor a function, nor have arrays `offsets` and `scores`."""
+    for name, labels in named.items():
+        if labels is None or (callable(labels) and not isinstance(labels, type)):
+            continue
+        parts = [getattr(labels, part, None) for part in ("offsets", "scores")]
+        if isinstance(labels, type) or not all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
+            kind = f"the class {labels.__name__}" if isinstance(labels, type) else f"a {type(labels).__name__}"
+            raise TypeError(
+                f"{name} is {kind}, not labels. Pass SoftLabels.load(path), label(teacher, grid_tokens, trips, "
+                "network), OnlineTeacher(teacher, grid_tokens, network), or a function (batch, candidates) -> scores."
+            )
+
+
+def check_validators(config: StudentConfig, validators: Sequence[object]) -> None:
+    """Raise TypeError or ValueError where validators are missing or are not functions."""
+    if config.num_validation_ods and not validators:
+        raise ValueError(
+            "student.select_by or student.select_num_ods requires trips generated after each epoch: pass "
+            "validators=hoser_kd.evaluation.validation_trips.validators_for(val, network, config)."
+        )
+    if not all(callable(validator) for validator in validators):
+        raise TypeError("validators are functions (model, progress) -> dict of metrics.")
+
+
+def device_of(device: torch.device | str) -> torch.device:
+    """Return the torch device. Raises TypeError, or ConfigError if it is unknown or not available."""
+    if not isinstance(device, torch.device | str):
+        raise TypeError(f"device is a {type(device).__name__}, not a name: pass device='auto', 'cpu' or 'cuda:0'.")
+    return pick_device(str(device))

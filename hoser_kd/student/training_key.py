@@ -1,0 +1,75 @@
+"""Digest of everything that the result of a training depends on; stored results of other inputs are refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hoser_kd.common.hashing import digest_arrays, digest_json
+from hoser_kd.hoser.features import zone_graph
+from hoser_kd.student.losses import extra_loss_terms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.student.losses import LabelSource, RaggedLabels
+
+
+def training_key(
+    config: StudentConfig,
+    seed: int,
+    city: tuple[RoadNetwork, Int64Array, Any],
+    splits: Sequence[Trajectories],
+    *,
+    distill: DistillConfig | None = None,
+    labels: RaggedLabels | LabelSource | None = None,
+    val_labels: RaggedLabels | LabelSource | None = None,
+    grid_tokens: Int64Array | None = None,
+) -> str:
+    """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
+
+    `city`: network, zones (N,) and zone transitions (Z, Z), dense or a SciPy sparse array. Labels are identified by
+    their `fingerprint` or, without one, by their arrays. A function without a `fingerprint` and the validators cannot
+    be identified.
+    """
+    settings: dict[str, Any] = {
+        "student": config.of_the_result(),
+        "seed": seed,
+        "distill": distill
+        and {
+            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
+            "labels": _identity(labels),
+        },
+        "val_labels": _identity(val_labels),
+        "city": _digest_city(*city),
+        "trips": digest_arrays(*(part for split in splits for part in (split.offsets, split.road_ids, split.times))),
+    }
+    if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
+        settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
+    if extra := extra_loss_terms():
+        settings["loss_terms"] = extra
+    return digest_json(settings)
+
+
+def _digest_city(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> str:
+    """Return the digest of what HOSER reads; dense and sparse transitions of the same counts are equal."""
+    arrays = (network.coord_offsets, network.coords, network.length_m, *network.successors)
+    zone_edges, zone_weights = zone_graph(zone_transitions)
+    digest = digest_arrays(*arrays, np.asarray(zones, np.int64), zone_edges, zone_weights)
+    return digest_json([digest, [str(name) for name in network.highway], int(np.shape(zone_transitions)[0])])
+
+
+def _identity(labels: RaggedLabels | LabelSource | None) -> dict[str, str] | None:
+    """Return what identifies labels: their fingerprint, or the digest of their arrays."""
+    if labels is None:
+        return None
+    if fingerprint := getattr(labels, "fingerprint", None):
+        return dict(fingerprint)
+    if callable(labels):
+        return {}
+    return {"arrays": digest_arrays(labels.offsets, labels.scores)}
