@@ -11,8 +11,8 @@ result is the expanded path whose end is closest to the destination (great circl
 A prior (`hoser_kd.generation.prior`) replaces the costs for all of them and guides the search to its destination.
 
 The published search is in `hoser_kd.generation.search`. To add a decoder, write a class with the methods of `Trip`
-(`hoser_kd.generation.trip_state`) and register a `DecoderSpec` in `hoser_kd.config.variants.DECODERS`. Settings, command
-line and `generate(..., decoding=name)` then accept its name.
+(`hoser_kd.generation.trip_state`) and register a `DecoderSpec` in `hoser_kd.config.variants.DECODERS`. Settings,
+command line and `generate(..., decoding=name)` then accept its name.
 """
 
 from __future__ import annotations
