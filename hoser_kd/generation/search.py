@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING
 
-from hoser_kd.generation.trip_state import Expanded, Node, TripState
-
-if TYPE_CHECKING:
-    from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.trip_state import Expanded, Node, StepLimit, TripState
 
 
 class Search(TripState):
@@ -24,7 +20,7 @@ class Search(TripState):
 
     __slots__ = ("best", "entered", "expanded", "frontier", "frontier_parent", "ref_count")
 
-    def __init__(self, trip: int, destination: int, start: Node, decoding: Decoding) -> None:
+    def __init__(self, trip: int, destination: int, start: Node, decoding: StepLimit) -> None:
         super().__init__(trip, destination, decoding.max_steps)
         self.frontier = [start]
         self.best = {start.road: 0.0}

@@ -61,6 +61,14 @@ class Trip(Protocol):
         """Receive the result of one expanded node."""
 
 
+class StepLimit(Protocol):
+    """The setting that limits a trip; `hoser_kd.generation.decoding.Decoding` has it."""
+
+    @property
+    def max_steps(self) -> int:
+        """Expansions after which the trip ends."""
+
+
 class TripState:
     """State that the trips of all decoders share; a base class for decoders."""
 
