@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from hoser_kd.config.loading import load_config as load_config
     from hoser_kd.config.schema import DistillConfig as DistillConfig
     from hoser_kd.config.schema import StudentConfig as StudentConfig
+    from hoser_kd.config.schema import SyntheticConfig as SyntheticConfig
     from hoser_kd.evaluation.metrics import evaluate as evaluate
+    from hoser_kd.generation.decoding import Decoding as Decoding
     from hoser_kd.generation.generator import generate as generate
+    from hoser_kd.generation.prior import Prior as Prior
     from hoser_kd.grid.spec import GridSpec as GridSpec
     from hoser_kd.hoser.loading import load_student as load_student
     from hoser_kd.lmtad.loading import load_teacher as load_teacher
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from hoser_kd.network.city import read_city as read_city
     from hoser_kd.network.road_network import read_hoser as read_network
     from hoser_kd.network.synthetic.city import make_city as make_synthetic_city
+    from hoser_kd.network.trajectories import Trajectories as Trajectories
     from hoser_kd.network.trajectories import read_hoser as read_trips
     from hoser_kd.student.losses import kl_loss as kl_loss
     from hoser_kd.student.training import train_student as train_student
@@ -41,9 +45,13 @@ if TYPE_CHECKING:
 
 _API = {
     "City": "hoser_kd.network.city:City",
+    "Decoding": "hoser_kd.generation.decoding:Decoding",
     "DistillConfig": "hoser_kd.config.schema:DistillConfig",
     "GridSpec": "hoser_kd.grid.spec:GridSpec",
+    "Prior": "hoser_kd.generation.prior:Prior",
     "StudentConfig": "hoser_kd.config.schema:StudentConfig",
+    "SyntheticConfig": "hoser_kd.config.schema:SyntheticConfig",
+    "Trajectories": "hoser_kd.network.trajectories:Trajectories",
     "evaluate": "hoser_kd.evaluation.metrics:evaluate",
     "generate": "hoser_kd.generation.generator:generate",
     "kl_loss": "hoser_kd.student.losses:kl_loss",
@@ -61,9 +69,13 @@ _API = {
 
 __all__ = [
     "City",
+    "Decoding",
     "DistillConfig",
     "GridSpec",
+    "Prior",
     "StudentConfig",
+    "SyntheticConfig",
+    "Trajectories",
     "evaluate",
     "generate",
     "kl_loss",

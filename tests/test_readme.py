@@ -30,10 +30,6 @@ MORE_PAGES = [Path("CONTRIBUTING.md"), Path("SECURITY.md")]
 BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`((?:make|hoser-kd) [^`]+)`(?!`)")
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
-PENDING_SNIPPETS = {Path("docs/teacher.md")}
-"""Pages whose Python blocks do not run yet. A page that runs must leave the list; the list is to become empty."""
-PENDING_LINKS: set[str] = set()
-"""Pages that are linked and not written yet; to become empty as well."""
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -78,9 +74,6 @@ def failure_of(page: Path, folder: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=str)
 def test_python_blocks_run(page, folder):
     message = failure_of(page, folder)
-    if page in PENDING_SNIPPETS:
-        assert message, f"{page} runs: remove it from PENDING_SNIPPETS"
-        pytest.xfail(message.splitlines()[-1])
     assert not message, message
 
 
@@ -151,8 +144,4 @@ def test_readme_has_commands():
 def test_links_lead_to_files(page):
     targets = {(ROOT / page).parent / target for target in LINK.findall((ROOT / page).read_text(encoding="utf-8"))}
     missing = {path.resolve().relative_to(ROOT).as_posix() for path in targets if not path.exists()}
-    assert missing <= PENDING_LINKS
-
-
-def test_pending_pages_are_still_missing():
-    assert not [page for page in PENDING_LINKS if (ROOT / page).exists()], "remove it from PENDING_LINKS"
+    assert not missing

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hoser_kd.common.arguments import check_path
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import CityConfig
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 def load_config(path: str | PathLike[str]) -> CityConfig:
     """Read and validate `config/<city>.yaml`.
 
-    Raises ConfigError with the file, the line, the key, the problem and the closest known key.
+    Raises ConfigError with the file, the line, the key, the problem and the closest known key, TypeError if `path` is
+    no path.
     """
+    check_path("path", path, "load_config('config/porto.yaml')")
     file = Path(path)
     tree, root = read_tree(file)
     if tree.setdefault("city", file.stem) != file.stem:

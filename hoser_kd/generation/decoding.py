@@ -10,81 +10,28 @@ result is the expanded path whose end is closest to the destination (great circl
 
 A prior (`hoser_kd.generation.prior`) replaces the costs for all of them and guides the search to its destination.
 
-To add a decoder, write a class with the methods of `Trip` and register a `DecoderSpec` in
-`hoser_kd.config.variants.DECODERS`. Settings, command line and `generate(..., decoding=name)` then accept its name.
+The published search is in `hoser_kd.generation.search`. To add a decoder, write a class with the methods of `Trip`
+(`hoser_kd.generation.trip_state`) and register a `DecoderSpec` in `hoser_kd.config.variants.DECODERS`. Settings,
+command line and `generate(..., decoding=name)` then accept its name.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.variants import DECODERS
+from hoser_kd.generation.search import Search
+from hoser_kd.generation.trip_state import Expanded, Node, Trip, TripState
 
 if TYPE_CHECKING:
     from hoser_kd.config.schema import GenerationConfig
     from hoser_kd.generation.prior import Prior
-
-
-class Node(NamedTuple):
-    """The end of a path: a road that is about to be entered. Nodes compare by cost, then by order."""
-
-    cost: float
-    """-log p of the whole path; with a prior, the sum of its costs."""
-    order: int
-    """Breaks ties: of equal costs, the node that was created first."""
-    road: int
-    """Road id."""
-    time: int
-    """Time at which the road is entered, seconds since the epoch."""
-    parent: int
-    """Slot of the path that it continues; -1: none."""
-
-
-class Expanded(NamedTuple):
-    """Result of expanding a node."""
-
-    node: Node
-    """The node."""
-    slot: int
-    """Slot that stores its path."""
-    away_m: float
-    """Great-circle distance from the node to the destination, meters."""
-    candidates: list[int]
-    """Successors; -1 after the last."""
-    costs: list[float]
-    """-log p of each, or its cost with a prior."""
-    seconds: list[int]
-    """Seconds until each is entered."""
-
-
-class Trip(Protocol):
-    """A trip that is being generated."""
-
-    trip: int
-    """Its row among the requests."""
-    slots: dict[int, int]
-    """Slots of the nodes it keeps, each with the slot of its parent."""
-    freed: list[int]
-    """Slots it no longer needs and that are not yet released by the generator."""
-    expansions: int
-    """Nodes expanded for it."""
-    nearest_slot: int
-    """Slot of the node closest to the destination; -1: none."""
-    arrived: Node | None
-    """The node of the destination once it is reached."""
-
-    def next_nodes(self) -> list[Node]:
-        """Return the nodes to expand next; empty when the trip is finished."""
-
-    def update(self, expanded: Expanded) -> None:
-        """Receive the result of one expanded node."""
 
 
 @dataclass(frozen=True)
@@ -162,105 +109,6 @@ class DecoderSpec:
     """Whether the costs to go of a prior guide it to the destination, as `GuidedSearch` in place of `trip_class`."""
     allows_samples: bool = False
     """Whether repeated requests give different trips, so that `samples_per_od` above 1 makes sense."""
-
-
-class TripState:
-    """State that the trips of all decoders share; a base class for decoders."""
-
-    __slots__ = (
-        "arrived",
-        "destination",
-        "expansions",
-        "freed",
-        "max_steps",
-        "nearest_m",
-        "nearest_slot",
-        "slots",
-        "trip",
-    )
-
-    def __init__(self, trip: int, destination: int, max_steps: int) -> None:
-        """`trip`: row of the request."""
-        self.trip, self.destination, self.max_steps = trip, destination, max_steps
-        self.slots: dict[int, int] = {}
-        self.freed: list[int] = []
-        self.expansions = 0
-        self.nearest_m, self.nearest_slot = math.inf, -1
-        self.arrived: Node | None = None
-
-    def keep(self, slot: int, parent: int, away_m: float) -> None:
-        """Store an expanded node and remember the one closest to the destination."""
-        self.expansions += 1
-        self.slots[slot] = parent
-        if away_m < self.nearest_m:
-            self.nearest_m, self.nearest_slot = away_m, slot
-
-
-class Search(TripState):
-    """Uniform-cost search: the published decoder, including its tie-breaking.
-
-    A node is released once no node of the frontier descends from it, so the memory of a trip is that of its active
-    branches.
-    """
-
-    __slots__ = ("best", "entered", "expanded", "frontier", "frontier_parent", "ref_count")
-
-    def __init__(self, trip: int, destination: int, start: Node, decoding: Decoding) -> None:
-        super().__init__(trip, destination, decoding.max_steps)
-        self.frontier = [start]
-        self.best = {start.road: 0.0}
-        self.expanded: set[int] = set()
-        self.entered = 1
-        self.ref_count: dict[int, int] = {}
-        """References to a slot: its children, frontier nodes that continue it, and 1 if it is the nearest one."""
-        self.frontier_parent = {start.road: -1}
-        """Slot that the cheapest frontier entry of a road continues; costlier entries of the road hold no reference."""
-
-    def next_nodes(self) -> list[Node]:
-        while self.frontier and self.expansions < self.max_steps:
-            node = heapq.heappop(self.frontier)
-            road = node[2]
-            if road == self.destination:
-                self.arrived = node
-                return []
-            if road not in self.expanded:
-                self.expanded.add(road)
-                # the frontier entry becomes a child of the same parent, so the parent's ref_count does not change
-                del self.frontier_parent[road]
-                return [node]
-        return []
-
-    def update(self, expanded: Expanded) -> None:
-        node, slot, away_m, candidates, costs, seconds = expanded
-        nearest = self.nearest_slot
-        self.keep(slot, node[4], away_m)
-        # held during this call, so that it is not released
-        self.ref_count[slot] = 1
-        if self.nearest_slot != nearest:
-            self.ref_count[slot] += 1
-            self._release(nearest)
-        so_far, time, best, frontier_parent = node[0], node[3], self.best, self.frontier_parent
-        for road, cost, wait in zip(candidates, costs, seconds, strict=True):
-            total = so_far + cost
-            if road >= 0 and total < best.get(road, math.inf):
-                best[road] = total
-                heapq.heappush(self.frontier, Node(total, self.entered, road, time + wait, slot))
-                self.entered += 1
-                if road not in self.expanded:  # next_nodes skips the entries of expanded roads
-                    self.ref_count[slot] += 1
-                    self._release(frontier_parent.get(road, -1))
-                    frontier_parent[road] = slot
-        self._release(slot)
-
-    def _release(self, slot: int) -> None:
-        """Drop one reference to a slot; without references it is freed, and so is its reference to its parent."""
-        while slot >= 0:
-            self.ref_count[slot] -= 1
-            if self.ref_count[slot]:
-                return
-            del self.ref_count[slot]
-            self.freed.append(slot)
-            slot = self.slots.pop(slot)
 
 
 class _Beam(TripState):

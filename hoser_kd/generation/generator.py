@@ -31,11 +31,12 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
-from hoser_kd.generation.decoding import Decoding, Expanded, Node, Trip
+from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.guided_search import GuidedSearch
 from hoser_kd.generation.od_pairs import LAST_SECOND
 from hoser_kd.generation.prior import CostsToGo, Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
+from hoser_kd.generation.trip_state import Expanded, Node, Trip
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.hoser.incremental import Decoded
 

@@ -25,7 +25,9 @@ from collections.abc import Callable
 import numpy as np
 
 from hoser_kd.common.arrays import Float64Array
-from hoser_kd.generation.decoding import Decoding, Expanded, Node, Search
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.search import Search
+from hoser_kd.generation.trip_state import Expanded, Node
 
 
 class GuidedSearch(Search):

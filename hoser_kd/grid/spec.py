@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from hoser_kd.network.road_network import RoadNetwork
 
 OCCUPIED_KEY = "occupied_cells"
 """Key in checkpoints of this project that lists the cells with a token, if not all cells have one."""
+_USAGE = "GridSpec(min_lat, max_lat, min_lng, max_lng, cell_lat, cell_lng)"
 
 
 class Cells(NamedTuple):
@@ -61,13 +63,21 @@ class GridSpec:
     """Number of cells merged along each axis."""
 
     def __post_init__(self) -> None:
-        """Raise ConfigError if the values do not define a grid."""
+        """Raise TypeError for a value that is no number, ConfigError if the numbers do not define a grid."""
         numbers = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} is a {type(value).__name__}, not a number. Call {_USAGE}.")
         problems = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
         problems += [
             f"{low} {numbers[low]} is not below {high} {numbers[high]}"
             for low, high in (("min_lat", "max_lat"), ("min_lng", "max_lng"))
             if numbers[low] >= numbers[high]
+        ]
+        problems += [
+            f"{name} {numbers[name]} is beyond ±{limit}°"
+            for name, limit in (("min_lat", 90), ("max_lat", 90), ("min_lng", 360), ("max_lng", 360))
+            if limit < abs(numbers[name]) < np.inf
         ]
         problems += [
             f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0
@@ -78,7 +88,7 @@ class GridSpec:
             cell = f"cells of {self.cell_lat:g}° × {self.cell_lng:g}°"
             problems = [f"{cell} give more than {MAX_CELLS_PER_AXIS:,} rows or columns"]
         if problems:
-            raise ConfigError(f"Invalid grid: {'; '.join(problems)}.")
+            raise ConfigError(f"Invalid grid: {'; '.join(problems)}. Call {_USAGE}, in degrees.")
 
     @property
     def full_shape(self) -> tuple[int, int]:

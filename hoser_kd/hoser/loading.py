@@ -53,6 +53,7 @@ def load_student(
     if not is_folder and not source.is_file():
         raise CheckpointError(f"{source}: no such file or folder. Give a student's folder or a published .pth file.")
     _refuse_options(source, is_folder, config)
+    _refuse_other_arrays(zones, zone_transitions)
     if network is not None and not isinstance(network, RoadNetwork):
         network, zones, zone_transitions = _read_network(network, zones, zone_transitions)
     if is_folder:
@@ -83,6 +84,20 @@ def _refuse_options(source: Path, is_folder: bool, config: dict[str, Any]) -> No
             f"{source}: a student's folder holds its own configuration. Leave out {', '.join(config)}: "
             f'load_student("{source}").'
         )
+
+
+def _refuse_other_arrays(zones: Any, zone_transitions: Any) -> None:
+    """Raise TypeError or ValueError unless zones are integers and transitions a square matrix, where they are given."""
+    call = "Call load_student(path, network, zones=city.zones, zone_transitions=city.zone_transitions)."
+    if zones is not None and (np.ndim(zones) != 1 or np.asarray(zones).dtype.kind not in "iu"):
+        raise TypeError(f"zones is a {type(zones).__name__}, not (N,) integers, the zone of each road. {call}")
+    if zone_transitions is None:
+        return
+    matrix = zone_transitions if hasattr(zone_transitions, "tocoo") else np.asarray(zone_transitions)
+    if matrix.dtype.kind not in "iuf":
+        raise TypeError(f"zone_transitions is a {type(zone_transitions).__name__}, not a matrix of counts. {call}")
+    if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"zone_transitions has shape {matrix.shape}, not (Z, Z). {call}")
 
 
 def _refuse_other_folder(source: Path) -> None:

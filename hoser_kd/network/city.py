@@ -7,14 +7,17 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
+from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.schema import ZonesConfig
 from hoser_kd.network import zones
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.road_network import read_hoser as read_network
-from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.network.trajectories import ON_BAD_ROW, SPLITS, Trajectories
 from hoser_kd.network.trajectories import read_hoser as read_trips
+
+_USAGE = "read_city(folder, on_bad_row='drop')"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,12 @@ def read_city(folder: str | PathLike[str], zones_config: ZonesConfig | None = No
 
     Raises:
         DataError: the folder or a file is missing, or a row cannot be used; the message names file, row and fix.
+        TypeError, ValueError: an argument of the wrong kind.
     """
+    check_path("folder", folder, _USAGE)
+    if zones_config is not None:
+        check_kind("zones_config", zones_config, ZonesConfig, _USAGE)
+    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     place = Path(folder)
     if not place.is_dir():
         raise DataError(

@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import shapely
 
+from hoser_kd.common.arguments import check_path
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import read_csv_columns
@@ -150,8 +151,9 @@ class RoadNetwork:
 def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
 
-    Raises DataError with file, row and fix for an invalid row.
+    Raises DataError with file, row and fix for an invalid row, TypeError if `folder` is no path.
     """
+    check_path("folder", folder, "read_network(folder)")
     geo_path, rel_path = Path(folder) / "roadmap.geo", Path(folder) / "roadmap.rel"
     geo = read_csv_columns(
         geo_path, {"geo_id": pa.int64(), "coordinates": pa.string(), "highway": pa.string(), "length": pa.float64()}

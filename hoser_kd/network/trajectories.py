@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import BoolArray, Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import csv_header, read_csv_columns
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
 
 SPLITS = ("train", "val", "test")
+ON_BAD_ROW = ("refuse", "drop")
+"""What a reader does with an invalid row."""
+_USAGE = "read_trips(csv_path, network, on_bad_row='drop')"
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,13 @@ def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
     A row is invalid if its lists differ in length, it has fewer than two roads, a road id is unknown, a time is not
     formatted as `2013-07-01T00:01:15Z`, times decrease, or two consecutive roads are not connected.
     `on_bad_row`: "refuse" raises DataError for the first invalid row; "drop" skips them and counts them in `.dropped`.
+    Raises TypeError or ValueError for an argument of the wrong kind.
     """
+    from hoser_kd.network.road_network import RoadNetwork  # here, so that stored trips are read without geopandas
+
+    check_path("csv_path", csv_path, _USAGE)
+    check_kind("network", network, RoadNetwork, f"{_USAGE} with network = read_network(folder)")
+    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     path = Path(csv_path)
     columns = {"rid_list": pa.string(), "time_list": pa.string()}
     if path.is_file() and "traj_id" in csv_header(path):
@@ -271,8 +281,7 @@ def _build(
     on_bad_row: str,
     layout: TripLayout,
 ) -> Trajectories:
-    if on_bad_row not in ("refuse", "drop"):
-        raise ValueError(f"on_bad_row must be 'refuse' or 'drop', not {on_bad_row!r}")
+    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     if len(roads) == 0:
         raise DataError(path, "no trajectories.", hint="The file needs at least one row.")
     road_lists = _parse_lists(roads, pa.int64(), numpy_spelling=layout.numpy_spelling)

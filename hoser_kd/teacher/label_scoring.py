@@ -90,22 +90,22 @@ class SoftLabelScorer:
         return Scores(offsets, scores, outside)
 
 
-def checked_tokens(model: LMTAD, grid_tokens: Int64Array, network: RoadNetwork) -> Int64Array:
+def checked_tokens(model: LMTAD, tokens: Int64Array, network: RoadNetwork) -> Int64Array:
     """Return the roads' tokens, (N,) int64.
 
     Raises TypeError if they are not integers, CheckpointError if their number is not that of the roads or one of them
     is out of the vocabulary's range.
     """
-    given = np.asarray(grid_tokens)
+    given = np.asarray(tokens)
     if given.dtype.kind not in "iu":
         raise TypeError(
-            f"grid_tokens is a {type(grid_tokens).__name__} of {given.dtype}. Give the token of each road, "
+            f"tokens is a {type(tokens).__name__} of {given.dtype}. Give the token of each road, "
             '(N,) integers: token_table(grid, network)["token"].to_numpy().'
         )
     tokens = given.astype(np.int64, copy=False)
     if tokens.shape != (network.num_roads,):
         raise CheckpointError(
-            f"grid_tokens has the shape {tokens.shape}, but the network has {network.num_roads} roads. "
+            f"tokens has the shape {tokens.shape}, but the network has {network.num_roads} roads. "
             "Create the token table from the same road network."
         )
     outside = (tokens < 0) | (tokens >= model.config.num_labels)

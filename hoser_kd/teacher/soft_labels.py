@@ -143,8 +143,8 @@ def data_fingerprint(
 
 def label(
     teacher: LMTAD | LMTADCheckpoint,
-    grid_tokens: Int64Array,
-    trajectories: Trajectories,
+    tokens: Int64Array,
+    trips: Trajectories,
     network: RoadNetwork,
     window: Window = "full",
     *,
@@ -158,7 +158,7 @@ def label(
 ) -> SoftLabels:
     """Return the teacher's scores of the candidates of every step that has a next road.
 
-    `grid_tokens` (N,) integers: the teacher's token of each road. `window`: "full" computes all histories of a trip in
+    `tokens` (N,) integers: the teacher's token of each road. `window`: "full" computes all histories of a trip in
     one pass (those longer than `block_size` are cut to their last `block_size` tokens); W cuts each history [SOT,
     tokens so far] to its last W tokens, at positions from 0. `half` uses half precision on a GPU; a CPU ignores it,
     and scores are float32 either way. `batch_tokens` limits the tokens per batch (default: by device); `device`
@@ -171,10 +171,10 @@ def label(
     Raises TypeError for an argument of the wrong kind, ValueError for a bad window or trips of another network,
     CheckpointError if a road's token is out of the range of the teacher's vocabulary.
     """
-    _refuse_wrong_arguments(teacher, trajectories, network)
+    _refuse_wrong_arguments(teacher, trips, network)
     scorer = SoftLabelScorer(
         teacher.model if isinstance(teacher, LMTADCheckpoint) else teacher,
-        grid_tokens,
+        tokens,
         network,
         window,
         batch_tokens=batch_tokens,
@@ -182,24 +182,24 @@ def label(
         half=half,
         outside_mass=outside_mass,
     )
-    return label_with(scorer, trajectories, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
+    return label_with(scorer, trips, progress=progress, shards_folder=shards_folder, shard_steps=shard_steps)
 
 
-def _refuse_wrong_arguments(teacher: object, trajectories: object, network: object) -> None:
-    call = "label(teacher, grid_tokens, trajectories, network)"
+def _refuse_wrong_arguments(teacher: object, trips: object, network: object) -> None:
+    call = "label(teacher, tokens, trips, network)"
     expected: tuple[tuple[str, object, tuple[type, ...], str], ...] = (
         ("teacher", teacher, (LMTAD, LMTADCheckpoint), "hoser_kd.load_teacher(path)"),
-        ("trajectories", trajectories, (Trajectories,), "hoser_kd.read_trips(csv, network)"),
+        ("trips", trips, (Trajectories,), "hoser_kd.read_trips(csv, network)"),
         ("network", network, (RoadNetwork,), "hoser_kd.read_network(folder)"),
     )
     for name, value, kinds, source in expected:
         if not isinstance(value, kinds):
             kind = " or ".join(each.__name__ for each in kinds)
             raise TypeError(f"{name} is a {type(value).__name__}, not {kind}. Call {call} with {name} = {source}.")
-    trips, roads = cast("Trajectories", trajectories), cast("RoadNetwork", network).num_roads
-    if len(trips.road_ids) and not 0 <= trips.road_ids.min() <= trips.road_ids.max() < roads:
+    road_ids, roads = cast("Trajectories", trips).road_ids, cast("RoadNetwork", network).num_roads
+    if len(road_ids) and not 0 <= road_ids.min() <= road_ids.max() < roads:
         raise ValueError(
-            f"the trips hold roads {trips.road_ids.min()} to {trips.road_ids.max()}, but the network has roads 0 to "
+            f"the trips hold roads {road_ids.min()} to {road_ids.max()}, but the network has roads 0 to "
             f"{roads - 1}. Give the network with which the trips were read."
         )
 

@@ -20,11 +20,12 @@ from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.common.errors import ConfigError, DataError
 from hoser_kd.config.schema import GenerationConfig, StudentConfig
 from hoser_kd.config.variants import DECODERS
-from hoser_kd.generation.decoding import DecoderSpec, Decoding, Node, TripState
+from hoser_kd.generation.decoding import DecoderSpec, Decoding
 from hoser_kd.generation.generator import generate, generate_to
 from hoser_kd.generation.od_pairs import LAST_SECOND, read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
 from hoser_kd.generation.trajectories import GeneratedTrajectories
+from hoser_kd.generation.trip_state import Node, TripState
 from hoser_kd.hoser import HOSER, IncrementalHOSER, collate, load_checkpoint
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.trajectories import Trajectories

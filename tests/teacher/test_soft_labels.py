@@ -305,12 +305,12 @@ def test_a_loaded_checkpoint_is_a_teacher():
         (("teacher.pt", CELLS, TRIPS, NETWORK), r"teacher is a str.* with teacher = hoser_kd\.load_teacher\(path\)"),
         (
             (TEACHER, CELLS, NETWORK, TRIPS),
-            r"trajectories is a RoadNetwork, not Trajectories\. Call label\(teacher, gri",
+            r"trips is a RoadNetwork, not Trajectories\. Call label\(teacher, tokens, tri",
         ),
-        ((TEACHER, TRIPS, CELLS, NETWORK), r"trajectories is a ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
+        ((TEACHER, TRIPS, CELLS, NETWORK), r"trips is a ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
         ((TEACHER, CELLS, TRIPS, "porto"), r"network is a str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)"),
-        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"grid_tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
-        ((TEACHER, NETWORK, TRIPS, NETWORK), r"grid_tokens is a RoadNetwork of object\. Give the token of each road"),
+        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
+        ((TEACHER, NETWORK, TRIPS, NETWORK), r"tokens is a RoadNetwork of object\. Give the token of each road"),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_right_call(arguments, message):

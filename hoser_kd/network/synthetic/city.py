@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from hoser_kd.common.arguments import check_kind, check_path
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.files import atomic_path
@@ -25,6 +26,7 @@ from hoser_kd.network.trajectories import SPLITS
 
 MIN_BLOCKS = 5
 """Minimum number of blocks along each axis; fewer leave no room for a river, a primary street and a rim."""
+_USAGE = "make_synthetic_city(folder, SyntheticConfig(num_trips=200))"
 _SHARES = (0.80, 0.07, 0.13)
 
 
@@ -32,8 +34,10 @@ def make_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Pr
     """Write roadmap.geo, roadmap.rel, train.csv, val.csv and test.csv to `folder` and return it.
 
     Trips are split at random (80 / 7 / 13 %) and sorted by departure in each file; `entity_id` is the driver. Raises
-    ConfigError if `blocks` is too small.
+    ConfigError if `blocks` is too small, TypeError for an argument of the wrong kind.
     """
+    check_path("folder", folder, _USAGE)
+    check_kind("config", config, SyntheticConfig, _USAGE)
     if min(config.blocks) < MIN_BLOCKS:
         raise ConfigError(f"source.synthetic.blocks is {list(config.blocks)}; it must be at least {MIN_BLOCKS} each.")
     place = Path(folder)
