@@ -22,7 +22,7 @@ from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation.context import EvaluationContext
 from hoser_kd.evaluation.distributions import jensen_shannon
 from hoser_kd.evaluation.flows import FLOWS, OD_MATCH
-from hoser_kd.evaluation.metric_registry import Metric, all_metrics, register
+from hoser_kd.evaluation.metric_registry import Metric, all_metrics, check_built_in_references, register
 from hoser_kd.evaluation.next_step_records import NEXT_STEP
 from hoser_kd.evaluation.pairing import in_same_request_cell
 from hoser_kd.evaluation.request_metrics import DIVERSITY, PAIRED_DURATION
@@ -385,3 +385,5 @@ register(
 # Metrics of other papers, after the ones above: the order of metrics.json is kept.
 for _metric in (*FLOWS, *OD_MATCH, *PAIRED_DURATION, *DIVERSITY, *PRIVACY, *UTILITY):
     register(_metric)
+
+check_built_in_references()
