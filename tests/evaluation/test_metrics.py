@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.errors import DataError
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
 from hoser_kd.evaluation.comparison import compare
@@ -366,6 +368,38 @@ class TestEvaluate:
             evaluate(trips, trips, NETWORK, destinations=np.array([0, 1]))
         with pytest.raises(ValueError, match="at least one"):
             evaluate(trips, trips.take(np.array([], np.int64)), NETWORK)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"real": NETWORK}, TypeError, "real is a RoadNetwork, not Trajectories. Call evaluate(real, generated, n"),
+            ({"generated": None}, TypeError, "generated is None, not Trajectories"),
+            ({"network": random_trips(NETWORK, 3)}, TypeError, "network is a Trajectories, not a RoadNetwork"),
+            ({"network": RoadNetwork}, TypeError, "network is the class RoadNetwork, not a RoadNetwork"),
+            ({"config": {"od_cell_m": 100}}, TypeError, "config is a dict, not an EvaluationConfig or None"),
+            ({"config": False}, TypeError, "config is a bool, not an EvaluationConfig or None"),
+            ({"training": [1, 2]}, TypeError, "training is a list, not Trajectories"),
+            ({"paired": "yes"}, TypeError, "paired is a str, not True or False"),
+            ({"details": 1}, TypeError, "details is a int, not True or False"),
+            ({"destinations": np.zeros(3)}, TypeError, "destinations has dtype float64, not an integer type"),
+            ({"destinations": np.zeros((3, 1), int)}, ValueError, "destinations has shape (3, 1), not (n,)"),
+            ({"destinations": np.array([0, -1, 0])}, DataError, "destinations, row 1: road -1 does not exist"),
+            ({"destinations": 5}, ValueError, "destinations has shape ()"),
+            ({"real": trips_of([0, 1], [10**6], [2])}, DataError, "real, row 1: road 1000000 does not exist. Ids run"),
+            ({"generated": trips_of([0, 1], [1], [2, -1])}, DataError, "generated, row 2: road -1 does not exist"),
+            ({"training": trips_of([10**6])}, DataError, "training, row 0: road 1000000"),
+            ({"generated": trips_of([0, 1], [], [2])}, DataError, "generated, row 1: the trip has no road"),
+        ],
+    )
+    def test_wrong_arguments_are_refused_before_anything_is_computed(self, change, error, message):
+        trips = random_trips(NETWORK, 3)
+        with pytest.raises(error, match=re.escape(message)):
+            evaluate(**{"real": trips, "generated": trips, "network": NETWORK} | change)
+
+    @pytest.mark.parametrize("metrics", [None, [1.0], {"counts": 3.0}])
+    def test_flatten_takes_the_result_of_evaluate(self, metrics):
+        with pytest.raises(TypeError, match=r"flatten\(evaluate\(real, generated, network\)\)"):
+            flatten(metrics)
 
     def test_the_real_maximum_falls_into_the_open_bin(self):
         edges = histogram_edges(np.array([1.0, 4.0]))
