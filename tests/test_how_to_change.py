@@ -128,6 +128,12 @@ def test_a_metric_reaches_evaluation_comparison_report_and_docs(copy, result):
     assert row in (copy / "docs" / "evaluation.md").read_text()
 
 
+def test_the_metric_of_the_example_passes_the_tests_of_all_records(copy):
+    records = f"{ROOT / 'tests' / 'evaluation' / 'test_metrics.py'}::TestRecords"
+    output = run(copy, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", records)
+    assert " passed" in output or "[100%]" in output
+
+
 def test_a_loss_term_reaches_history_tensorboard_and_curves(result):
     assert all(value < 0 for value in result["train_confidence"])
     assert {"step/confidence", "epoch/train_confidence"} <= set(result["scalars"])

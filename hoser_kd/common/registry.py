@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hoser_kd.common.errors import ConfigError
@@ -22,14 +23,35 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Named variants, in order of registration."""
 
-    def __init__(self, what: str, home: str) -> None:
-        """`what` names one variant in error messages; `home` is the module that registers the built-in ones."""
+    def __init__(self, what: str, home: str, check: Callable[[str, T], None] | str | None = None) -> None:
+        """`what` names one variant in error messages; `home` is the module that registers the built-in ones.
+
+        `check` gets (name, item) before an item is registered and raises TypeError or ValueError for a wrong one. As a
+        string, it is the name of a function of the home module, which is then imported at the first registration.
+        """
         self.what = what
         self.home = home
+        self.check = check
         self._items: dict[str, T] = {}
 
     def register(self, name: str, item: T) -> T:
-        """Add a variant and return it. Raises ValueError if the name is already registered."""
+        """Add a variant and return it.
+
+        Raises:
+            TypeError: the name is not a string, or the item is not of the type of this registry.
+            ValueError: the name is empty, has spaces around it or is already registered, or the item is invalid.
+        """
+        if not isinstance(name, str):
+            raise TypeError(
+                f"the name of a {self.what} is {name!r}, not a string. Call register(name, item), with the name first."
+            )
+        if not name or name != name.strip():
+            raise ValueError(
+                f"the name of a {self.what} is {name!r}. Use a name that is not empty, without spaces around."
+            )
+        check = getattr(importlib.import_module(self.home), self.check) if isinstance(self.check, str) else self.check
+        if check is not None:
+            check(name, item)
         if name in self._items:
             raise ValueError(f"{self.what} {name!r} is already registered")
         self._items[name] = item

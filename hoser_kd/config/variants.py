@@ -10,11 +10,11 @@ from typing import Any
 
 from hoser_kd.common.registry import Registry
 
-DECODERS: Registry[Any] = Registry("decoder", "hoser_kd.generation.decoding")
+DECODERS: Registry[Any] = Registry("decoder", "hoser_kd.generation.decoding", "check_decoder")
 """Values of `generation.decoder`."""
-SOURCE_KINDS: Registry[Any] = Registry("source kind", "hoser_kd.network.sources")
+SOURCE_KINDS: Registry[Any] = Registry("source kind", "hoser_kd.network.sources", "check_source_kind")
 """Values of `source.kind`."""
-LOSS_TERMS: Registry[Any] = Registry("loss term", "hoser_kd.student.losses")
+LOSS_TERMS: Registry[Any] = Registry("loss term", "hoser_kd.student.losses", "check_loss_term")
 """Terms of the student's training loss."""
-SELECTION_RULES: Registry[Any] = Registry("selection rule", "hoser_kd.student.model_selection")
+SELECTION_RULES: Registry[Any] = Registry("selection rule", "hoser_kd.student.model_selection", "check_selection_rule")
 """Values of `student.select_by`."""

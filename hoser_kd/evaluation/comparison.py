@@ -117,6 +117,8 @@ def _values(runs: list[Mapping[str, float]], name: str | None) -> Iterator[float
 
 
 def _verdict(difference: Difference, better: Literal["lower", "higher"]) -> Verdict:
+    if better not in ("lower", "higher"):
+        raise ValueError(f"the better direction is {better!r}. Use 'lower' or 'higher'.")
     if difference.mean == 0:
         return "same"
     good = (difference.mean < 0) == (better == "lower")

@@ -6,8 +6,9 @@ one call of `register`. The built-in metrics are in `hoser_kd.evaluation.metrics
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hoser_kd.common.registry import Registry
 
@@ -54,7 +55,10 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """Definition, presentation and function of a metric."""
+    """Definition, presentation and function of a metric.
+
+    Raises TypeError or ValueError for a value that a field does not allow.
+    """
 
     name: str
     """`section.metric`."""
@@ -85,6 +89,27 @@ class Metric:
     source: str = ""
     """Paper that defines it; empty where the definition is our own."""
 
+    def __post_init__(self) -> None:
+        for field in ("name", "label", "text", "unit", "source"):
+            _require(isinstance(getattr(self, field), str), self, field, "Use a string.", TypeError)
+        for field in ("is_share", "headline", "variant"):
+            _require(isinstance(getattr(self, field), bool), self, field, "Use True or False.", TypeError)
+        _require(_is_name(self.name), self, "name", "Use 'section.metric'.")
+        _require(self.better in ("lower", "higher", None), self, "better", "Use 'lower', 'higher' or None.")
+        usage = "Use a function of the EvaluationContext that returns a number or None, or no function."
+        _require(self.compute is None or callable(self.compute), self, "compute", usage, TypeError)
+        _require(_is_target(self.target), self, "target", "Use a finite number, 'real' or None.")
+        _require(self.target is None or self.better is None, self, "target", "Set either `better` or `target`.")
+        for field in ("real", "same_as"):
+            other = getattr(self, field)
+            is_other = other is None or (_is_name(other) and other != self.name)
+            _require(is_other, self, field, "Use the name 'section.metric' of another metric.")
+        _require(
+            self.target != "real" or self.real is not None, self, "target", "It needs `real`, the metric to match."
+        )
+        _require(not self.variant or self.same_as is not None, self, "variant", "It needs `same_as`.")
+        _require(not (self.is_share and self.unit), self, "unit", "A share has no unit; it is shown in percent.")
+
     @property
     def section(self) -> str:
         """The part of the name before the dot."""
@@ -96,7 +121,53 @@ class Metric:
         return self.name.partition(".")[2]
 
 
-METRICS: Registry[Metric] = Registry("metric", "hoser_kd.evaluation.metrics")
+def _require(
+    is_valid: bool, metric: Metric, field: str, fix: str, error: type[TypeError | ValueError] = ValueError
+) -> None:
+    if not is_valid:
+        raise error(f"metric {metric.name!r}: `{field}` is {getattr(metric, field)!r}. {fix}")
+
+
+def _is_name(name: Any) -> bool:
+    section, _, key = name.partition(".") if isinstance(name, str) else ("", "", "")
+    return bool(section.strip() and key.strip())
+
+
+def _is_target(target: Any) -> bool:
+    if isinstance(target, bool) or not isinstance(target, int | float):
+        return target is None or (isinstance(target, str) and target == "real")
+    return math.isfinite(target)
+
+
+def _check_metric(name: str, metric: object) -> None:
+    """Validate a metric before it is registered; see `register` for the errors."""
+    if not isinstance(metric, Metric):
+        usage = "Call register(Metric('section.metric', label=..., text=...))."
+        raise TypeError(f"metric {name!r} is {metric!r}, not a Metric. {usage}")
+    if name != metric.name:
+        raise ValueError(f"metric {metric.name!r} cannot be registered as {name!r}. Call register(metric).")
+    if metric.section not in SECTIONS:
+        raise ValueError(f"metric {name!r} needs a name 'section.metric' whose section is a key of SECTIONS")
+    if not metric.label or not metric.text:
+        raise ValueError(f"metric {name!r} needs a label and a definition (text)")
+
+
+def _check_metric_and_references(name: str, metric: Metric) -> None:
+    _check_metric(name, metric)
+    _check_references(metric)
+
+
+def _check_references(metric: Metric) -> None:
+    """Raise ValueError unless `real` and `same_as` are registered and have the unit of the metric."""
+    for field in ("real", "same_as"):
+        other = getattr(metric, field)
+        _require(other is None or other in METRICS, metric, field, "No metric has that name; register it first.")
+        if other is not None and METRICS[other].unit != metric.unit:
+            fix = f"Its unit is {METRICS[other].unit!r}, not {metric.unit!r}."
+            _require(False, metric, field, fix)
+
+
+METRICS: Registry[Metric] = Registry("metric", "hoser_kd.evaluation.metrics", _check_metric)
 """All metrics by `section.metric`, in the order in which `evaluate` returns them."""
 
 
@@ -104,14 +175,23 @@ def register(metric: Metric) -> Metric:
     """Add a metric and return it.
 
     Raises:
-        ValueError: the name is taken or is not `section.metric`, the section has no heading in `SECTIONS`, or the
-            label or definition is empty.
+        TypeError: it is not a `Metric`.
+        ValueError: the name is taken, the section has no heading in `SECTIONS`, the label or definition is empty, or
+            `real` or `same_as` is not registered or has another unit.
     """
-    if metric.section not in SECTIONS or not metric.key:
-        raise ValueError(f"metric {metric.name!r} needs a name 'section.metric' whose section is a key of SECTIONS")
-    if not metric.label or not metric.text:
-        raise ValueError(f"metric {metric.name!r} needs a label and a definition (text)")
+    if not isinstance(metric, Metric):
+        _check_metric(str(metric), metric)
     return METRICS.register(metric.name, metric)
+
+
+def check_built_in_references() -> None:
+    """Check the references between the built-in metrics; from then on, those of a new metric at its registration.
+
+    The built-in metrics are registered in the order of the tables, so a reference may come before its metric.
+    """
+    for metric in all_metrics():
+        _check_references(metric)
+    METRICS.check = _check_metric_and_references
 
 
 def all_metrics() -> list[Metric]:

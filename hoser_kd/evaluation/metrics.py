@@ -14,15 +14,17 @@ Shapes: n trips.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.evaluation.arguments import check_destinations, check_trips, check_types
 from hoser_kd.evaluation.context import EvaluationContext
 from hoser_kd.evaluation.distributions import jensen_shannon
 from hoser_kd.evaluation.flows import FLOWS, OD_MATCH
-from hoser_kd.evaluation.metric_registry import Metric, all_metrics, register
+from hoser_kd.evaluation.metric_registry import Metric, all_metrics, check_built_in_references, register
 from hoser_kd.evaluation.next_step_records import NEXT_STEP
 from hoser_kd.evaluation.pairing import in_same_request_cell
 from hoser_kd.evaluation.request_metrics import DIVERSITY, PAIRED_DURATION
@@ -30,8 +32,6 @@ from hoser_kd.evaluation.training_records import PRIVACY, UTILITY
 from hoser_kd.evaluation.trip_measures import road_use
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy.typing as npt
 
     from hoser_kd.common.arrays import Float64Array, Int64Array
@@ -69,20 +69,27 @@ def evaluate(
         request is repeated, and means over no pair.
 
     Raises:
+        TypeError: an argument has another type, for example because two are swapped.
         ValueError: there are no trips, or `destinations` or `paired` does not match their number.
+        DataError: a trip has no road, or a road id is not on the network; names the argument and the trip.
     """
+    check_types(real, generated, network, config, training, paired=paired, details=details)
     if len(real) == 0 or len(generated) == 0:
         raise ValueError("evaluate needs at least one real and one generated trip")
     if paired and len(real) != len(generated):
         raise ValueError(
             f"paired=True needs as many generated trips as real ones, got {len(generated)} and {len(real)}"
         )
-    if destinations is None and paired:
+    for name, trips in (("real", real), ("generated", generated), ("training", training)):
+        if trips is not None:
+            check_trips(name, trips, network)
+    if destinations is not None:
+        destinations = check_destinations(destinations, len(generated), network)
+    elif paired:
         destinations = real.destinations
-    if destinations is not None and len(destinations) != len(generated):
-        raise ValueError(f"got {len(destinations)} destinations for {len(generated)} generated trips")
 
-    context = EvaluationContext(real, generated, network, config or EvaluationConfig(), destinations, training, paired)
+    config = EvaluationConfig() if config is None else config
+    context = EvaluationContext(real, generated, network, config, destinations, training, bool(paired))
     result: dict[str, dict[str, Any]] = {}
     for metric in all_metrics():
         value = None if metric.compute is None else metric.compute(context)
@@ -92,7 +99,9 @@ def evaluate(
 
 
 def flatten(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the result of `evaluate` by `section.metric`, without the details."""
+    """Return the result of `evaluate` by `section.metric`, without the details. Raises TypeError for others."""
+    if not isinstance(metrics, Mapping) or not all(isinstance(values, Mapping) for values in metrics.values()):
+        raise TypeError("metrics is not a dict of sections. Call flatten(evaluate(real, generated, network)).")
     return {
         f"{section}.{key}": value
         for section, values in metrics.items()
@@ -385,3 +394,5 @@ register(
 # Metrics of other papers, after the ones above: the order of metrics.json is kept.
 for _metric in (*FLOWS, *OD_MATCH, *PAIRED_DURATION, *DIVERSITY, *PRIVACY, *UTILITY):
     register(_metric)
+
+check_built_in_references()

@@ -187,6 +187,26 @@ class _Sampling(TripState):
             self.visited.add(self.next.road)
 
 
+def check_decoder(name: str, spec: object) -> None:
+    """Validate a decoder before it is registered. Raises TypeError with the right call."""
+    usage = f"Call DECODERS.register({name!r}, DecoderSpec(TripClass, 'summary', lambda decoding: 'description'))."
+    if not isinstance(spec, DecoderSpec):
+        raise TypeError(f"decoder {name!r} is {spec!r}, not a DecoderSpec. {usage}")
+    if not isinstance(spec.trip_class, type):
+        raise TypeError(f"trip_class of decoder {name!r} is {spec.trip_class!r}, not a class. {usage}")
+    missing = [method for method in ("next_nodes", "update") if not callable(getattr(spec.trip_class, method, None))]
+    if missing:
+        raise TypeError(
+            f"class {spec.trip_class.__name__} of decoder {name!r} has no method {' and no '.join(missing)}. "
+            "Define next_nodes(self) -> list[Node] and update(self, expanded: Expanded) -> None."
+        )
+    for field in ("describe", "nodes_per_round", "logit_scale"):
+        if not callable(getattr(spec, field)):
+            raise TypeError(f"{field} of decoder {name!r} is {getattr(spec, field)!r}, not a function. {usage}")
+    if not isinstance(spec.summary, str):
+        raise TypeError(f"summary of decoder {name!r} is {spec.summary!r}, not a string. {usage}")
+
+
 DECODERS.register(
     "search",
     DecoderSpec(Search, "the published uniform-cost search", lambda _: "published uniform-cost search", is_guided=True),

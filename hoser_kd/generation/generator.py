@@ -309,8 +309,14 @@ class _Engine:
         )
 
     def _end(self, trip: Trip) -> GeneratedTrip:
-        """Return the path to the destination, or the path that ends closest to it."""
+        """Return the path to the destination, or the path that ends closest to it. Raises ValueError without a road."""
         last = trip.arrived
+        if last is None and trip.nearest_slot < 0:
+            raise ValueError(
+                f"decoder {self._decoding.name!r} finished trip {trip.trip} without a road. Its update() must keep the "
+                "nodes of the path: call self.keep(expanded.slot, expanded.node.parent, expanded.away_m), and its "
+                "next_nodes() must return the start node first."
+            )
         roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
         if last is not None:
             roads, times = np.append(roads, last.road), np.append(times, last.time)

@@ -113,6 +113,21 @@ class HuggingFaceDataset(SourceKind):
         return place
 
 
+def check_source_kind(name: str, kind: object) -> None:
+    """Validate a source kind before it is registered. Raises TypeError with the right call."""
+    if isinstance(kind, SourceKind):
+        return
+    if isinstance(kind, type) and issubclass(kind, SourceKind):
+        raise TypeError(
+            f"source kind {name!r} is the class {kind.__name__}. Register an instance: "
+            f"SOURCE_KINDS.register({name!r}, {kind.__name__}())."
+        )
+    raise TypeError(
+        f"source kind {name!r} is {kind!r}, not a SourceKind. Register an instance of a subclass of SourceKind: "
+        f"SOURCE_KINDS.register({name!r}, MyKind())."
+    )
+
+
 SOURCE_KINDS.register("hoser", HoserFolder())
 SOURCE_KINDS.register("synthetic", SyntheticCity())
 SOURCE_KINDS.register("huggingface", HuggingFaceDataset())

@@ -312,6 +312,15 @@ def _kl_term(context: LossContext) -> LossTerm | None:
     return Distillation(context.distill, context.labels, context.grid_tokens, context.seed).term()
 
 
+def check_loss_term(name: str, factory: object) -> None:
+    """Validate a loss term before it is registered. Raises TypeError with the right call."""
+    if isinstance(factory, LossTerm) or not callable(factory):
+        raise TypeError(
+            f"loss term {name!r} is {factory!r}, not a function. Register a function of the LossContext that returns a "
+            f"LossTerm or None: LOSS_TERMS.register({name!r}, lambda context: LossTerm(...))."
+        )
+
+
 _BUILT_IN: dict[str, LossFactory] = {"next_step": _next_step_term, "time": _time_term, "kl": _kl_term}
 for _name, _factory in _BUILT_IN.items():
     LOSS_TERMS.register(_name, _factory)

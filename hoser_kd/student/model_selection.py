@@ -35,6 +35,17 @@ class SelectionRule:
     """Orders epochs of equal score; higher is better. None: the first of equals is the best."""
 
 
+def check_selection_rule(name: str, rule: object) -> None:
+    """Validate a selection rule before it is registered. Raises TypeError with the right call."""
+    usage = f"Call SELECTION_RULES.register({name!r}, SelectionRule(lambda metrics: metrics['accuracy'], 'summary'))."
+    if not isinstance(rule, SelectionRule):
+        raise TypeError(f"selection rule {name!r} is {rule!r}, not a SelectionRule. {usage}")
+    if not callable(rule.score) or not (rule.tie_break is None or callable(rule.tie_break)):
+        raise TypeError(f"score and tie_break of selection rule {name!r} must be functions of the metrics. {usage}")
+    if not isinstance(rule.summary, str):
+        raise TypeError(f"summary of selection rule {name!r} is {rule.summary!r}, not a string. {usage}")
+
+
 SELECTION_RULES.register(
     "accuracy",
     SelectionRule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.errors import DataError
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
 from hoser_kd.evaluation.comparison import compare
 from hoser_kd.evaluation.distributions import histogram_edges
 from hoser_kd.evaluation.metric_registry import METRICS, SECTIONS, Metric, all_metrics, register
 from hoser_kd.evaluation.metrics import evaluate, flatten
+from hoser_kd.evaluation.next_step_records import NEXT_STEP
 from hoser_kd.evaluation.pairing import od_cells, pair_by_od_cell
 from hoser_kd.evaluation.trip_measures import (
     gyration_km,
@@ -366,6 +369,38 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="at least one"):
             evaluate(trips, trips.take(np.array([], np.int64)), NETWORK)
 
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"real": NETWORK}, TypeError, "real is a RoadNetwork, not Trajectories. Call evaluate(real, generated, n"),
+            ({"generated": None}, TypeError, "generated is None, not Trajectories"),
+            ({"network": random_trips(NETWORK, 3)}, TypeError, "network is a Trajectories, not a RoadNetwork"),
+            ({"network": RoadNetwork}, TypeError, "network is the class RoadNetwork, not a RoadNetwork"),
+            ({"config": {"od_cell_m": 100}}, TypeError, "config is a dict, not an EvaluationConfig or None"),
+            ({"config": False}, TypeError, "config is a bool, not an EvaluationConfig or None"),
+            ({"training": [1, 2]}, TypeError, "training is a list, not Trajectories"),
+            ({"paired": "yes"}, TypeError, "paired is a str, not True or False"),
+            ({"details": 1}, TypeError, "details is a int, not True or False"),
+            ({"destinations": np.zeros(3)}, TypeError, "destinations has dtype float64, not an integer type"),
+            ({"destinations": np.zeros((3, 1), int)}, ValueError, "destinations has shape (3, 1), not (n,)"),
+            ({"destinations": np.array([0, -1, 0])}, DataError, "destinations, row 1: road -1 does not exist"),
+            ({"destinations": 5}, ValueError, "destinations has shape ()"),
+            ({"real": trips_of([0, 1], [10**6], [2])}, DataError, "real, row 1: road 1000000 does not exist. Ids run"),
+            ({"generated": trips_of([0, 1], [1], [2, -1])}, DataError, "generated, row 2: road -1 does not exist"),
+            ({"training": trips_of([10**6])}, DataError, "training, row 0: road 1000000"),
+            ({"generated": trips_of([0, 1], [], [2])}, DataError, "generated, row 1: the trip has no road"),
+        ],
+    )
+    def test_wrong_arguments_are_refused_before_anything_is_computed(self, change, error, message):
+        trips = random_trips(NETWORK, 3)
+        with pytest.raises(error, match=re.escape(message)):
+            evaluate(**{"real": trips, "generated": trips, "network": NETWORK} | change)
+
+    @pytest.mark.parametrize("metrics", [None, [1.0], {"counts": 3.0}])
+    def test_flatten_takes_the_result_of_evaluate(self, metrics):
+        with pytest.raises(TypeError, match=r"flatten\(evaluate\(real, generated, network\)\)"):
+            flatten(metrics)
+
     def test_the_real_maximum_falls_into_the_open_bin(self):
         edges = histogram_edges(np.array([1.0, 4.0]))
         assert np.histogram([4.0], edges)[0][-1] == 1
@@ -373,19 +408,23 @@ class TestEvaluate:
 
 
 class TestRecords:
-    def test_every_metric_has_heading_label_definition_and_a_known_unit(self):
+    def test_every_metric_has_heading_label_definition_and_unit(self):
         units = {metric.name: metric.unit for metric in all_metrics()}
         for metric in all_metrics():
             assert SECTIONS[metric.section].heading
             assert metric.label
             assert metric.text.endswith(".")
-            assert metric.unit in {"", "km", "min", "s", "nat", "trips", "pairs", "steps"}
+            assert metric.unit == metric.unit.strip()
             assert not (metric.is_share and metric.unit)
             for other in (metric.real, metric.same_as):
                 assert other is None or units[other] == metric.unit
 
     def test_units_follow_from_what_is_measured(self):
-        """Divergences are in nats, lengths in km, times in min or s; shares, ratios and edit distances have no unit."""
+        """Divergences are in nats, lengths in km, times in min or s; shares, ratios and edit distances have no unit.
+
+        A metric that is not built in may have any other unit.
+        """
+        built_in = {f"{section}.{key}" for section, key in ORDER} | {metric.name for metric in NEXT_STEP}
         for metric in all_metrics():
             if metric.key.split("_")[-1] in {"jsd", "nll", "entropy", "kl"}:
                 assert metric.unit == "nat", metric.name
@@ -395,7 +434,7 @@ class TestRecords:
                 assert metric.unit == ("min" if "duration" in metric.section else "km"), metric.name
             elif metric.section == "counts" or metric.key == "steps":
                 assert metric.unit in {"trips", "pairs", "steps"}, metric.name
-            else:
+            elif metric.name in built_in:
                 assert metric.unit == {"s": "s", "min": "min"}.get(metric.key.split("_")[-1], ""), metric.name
 
     def test_shares_are_shown_in_percent(self):
@@ -404,20 +443,66 @@ class TestRecords:
                 assert metric.is_share, metric.name
 
     @pytest.mark.parametrize(
-        ("metric", "message"),
+        ("fields", "message"),
         [
-            (Metric("elsewhere.wiggle", label="wiggle", text="Wiggle."), "key of SECTIONS"),
-            (Metric("counts", label="wiggle", text="Wiggle."), "section.metric"),
-            (Metric("counts.wiggle", label="", text="Wiggle."), "label"),
-            (Metric("counts.wiggle", label="wiggle", text=""), "definition"),
-            (Metric("counts.real", label="real", text="Real trips."), "already registered"),
+            ({"name": "elsewhere.wiggle"}, "key of SECTIONS"),
+            ({"name": "counts"}, "section.metric"),
+            ({"label": ""}, "label"),
+            ({"text": ""}, "definition"),
+            ({"name": "counts.real"}, "already registered"),
+            ({"real": "counts.wobble"}, "`real` is 'counts.wobble'. No metric has that name"),
+            ({"same_as": "counts.wobble"}, "`same_as` is 'counts.wobble'. No metric has that name"),
+            ({"real": "counts.real", "unit": "km"}, "Its unit is 'trips', not 'km'"),
         ],
     )
-    def test_an_incomplete_record_is_refused(self, metric, message):
+    @pytest.mark.parametrize("add", [register, lambda metric: METRICS.register(metric.name, metric)])
+    def test_an_incomplete_record_is_refused(self, fields, message, add):
         before = METRICS.names()
         with pytest.raises(ValueError, match=message):
-            register(metric)
+            add(Metric(**{"name": "counts.wiggle", "label": "wiggle", "text": "Wiggle."} | fields))
         assert METRICS.names() == before
+
+    def test_registration_takes_a_metric_under_its_own_name(self):
+        metric = Metric("counts.wiggle", label="wiggle", text="Wiggle.")
+        with pytest.raises(ValueError, match=r"cannot be registered as 'counts\.wobble'"):
+            METRICS.register("counts.wobble", metric)
+        for add in (register, lambda item: METRICS.register("counts.wiggle", item)):
+            with pytest.raises(TypeError, match=r"not a Metric\. Call register\(Metric\("):
+                add("counts.wiggle")
+
+    @pytest.mark.parametrize(
+        ("fields", "error", "message"),
+        [
+            ({"name": 5}, TypeError, "`name` is 5"),
+            ({"name": ".wiggle"}, ValueError, "`name` is '.wiggle'. Use 'section.metric'"),
+            ({"unit": None}, TypeError, "`unit` is None"),
+            ({"better": "smaller"}, ValueError, "`better` is 'smaller'. Use 'lower', 'higher' or None"),
+            ({"compute": 5}, TypeError, "`compute` is 5. Use a function"),
+            ({"target": "reel"}, ValueError, "`target` is 'reel'. Use a finite number, 'real' or None"),
+            ({"target": math.nan}, ValueError, "`target` is nan"),
+            ({"target": True}, ValueError, "`target` is True"),
+            ({"target": "real"}, ValueError, "It needs `real`"),
+            ({"target": 0.5, "better": "lower"}, ValueError, "either `better` or `target`"),
+            ({"real": "real"}, ValueError, "`real` is 'real'. Use the name"),
+            ({"same_as": "counts.wiggle"}, ValueError, "of another metric"),
+            ({"variant": True}, ValueError, "It needs `same_as`"),
+            ({"headline": "yes"}, TypeError, "Use True or False"),
+            ({"is_share": True, "unit": "km"}, ValueError, "A share has no unit"),
+        ],
+    )
+    def test_a_wrong_field_is_refused(self, fields, error, message):
+        with pytest.raises(error, match=message):
+            Metric(**{"name": "counts.wiggle", "label": "wiggle", "text": "Wiggle."} | fields)
+
+    def test_a_verdict_needs_a_known_direction(self):
+        metric = Metric("counts.wiggle", label="wiggle", text="Wiggle.", better="lower")
+        object.__setattr__(metric, "better", "smaller")
+        METRICS._items[metric.name] = metric
+        try:
+            with pytest.raises(ValueError, match="the better direction is 'smaller'"):
+                compare({0: {metric.name: 1.0}}, {0: {metric.name: 2.0}})
+        finally:
+            METRICS.unregister(metric.name)
 
     def test_a_registered_metric_is_computed_and_compared(self):
         trips = random_trips(NETWORK, 5)

@@ -549,6 +549,32 @@ def mine():
     DECODERS.unregister("mine")
 
 
+class NoRoad(FirstSuccessor):
+    """A decoder that ends each trip before its first road."""
+
+    def next_nodes(self):
+        return []
+
+
+class NothingKept(FirstSuccessor):
+    """A decoder that expands nodes but keeps none."""
+
+    def keep(self, slot, parent, away_m):
+        self.expansions += 1
+
+
+@pytest.mark.parametrize("trip_class", [NoRoad, NothingKept])
+def test_a_decoder_without_a_road_is_an_error_that_names_it(requests, trip_class):
+    _, model, origins, starts, destinations = requests
+    far = np.where(origins == destinations, (destinations + 1) % model.config.num_roads, destinations)
+    DECODERS.register("empty", DecoderSpec(trip_class, "no roads", lambda _: "no roads"))
+    try:
+        with pytest.raises(ValueError, match=r"decoder 'empty' finished trip \d+ without a road.*self\.keep"):
+            generate(model, origins, starts, far, decoding=Decoding("empty", max_steps=2))
+    finally:
+        DECODERS.unregister("empty")
+
+
 def test_a_registered_decoder_generates_trips(requests, tmp_path, mine):
     """Registration is the only edit that a new decoder needs."""
     network, model, origins, starts, destinations = requests
