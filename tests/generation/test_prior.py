@@ -21,7 +21,7 @@ from hoser_kd.generation.od_pairs import OdPairs
 from hoser_kd.generation.prior import CostsToGo, Prior
 from hoser_kd.generation.prior_tuning import PriorWeights, choose_prior, tune_prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories
-from hoser_kd.hoser import HOSER, Decoder
+from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.pipeline.graph import SETTINGS, changed_settings
 
@@ -121,7 +121,7 @@ def logits_of_connections(monkeypatch):
 
     def patch(network, seed):
         logits = torch.from_numpy(2 * np.random.default_rng(seed).standard_normal(len(network.successors.indices)))
-        step = Decoder.step
+        step = IncrementalHOSER.step
 
         def patched(self, tree, parents, roads, *rest):
             decoded = step(self, tree, parents, roads, *rest)
@@ -130,7 +130,7 @@ def logits_of_connections(monkeypatch):
             at = torch.where(valid, first + torch.arange(valid.shape[1]), 0)
             return replace(decoded, logits=torch.where(valid, logits[at], -torch.inf))
 
-        monkeypatch.setattr(Decoder, "step", patched)
+        monkeypatch.setattr(IncrementalHOSER, "step", patched)
         return logits.numpy()
 
     return patch
