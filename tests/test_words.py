@@ -113,8 +113,6 @@ PLACES = (
     "pyproject.toml",
     "dagster.yaml-template",
 )
-PENDING: set[str] = set()
-"""Places that still hold banned phrases. A clean one must leave the list; the list is to become empty."""
 
 OWN = {Path(__file__), ROOT / "docs" / "settings.md"}
 """This file, and a page that is generated from docstrings."""
@@ -178,14 +176,7 @@ def banned(place: str) -> list[str]:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_place_is_written_in_plain_words(place):
     lines = banned(place)
-    if place in PENDING:
-        assert lines, f"{place} is clean: remove it from PENDING"
-        pytest.xfail(f"{len(lines)} phrases to rewrite")
     assert not lines, "\n" + "\n".join(lines)
-
-
-def test_pending_places_exist():
-    assert set(PLACES) >= PENDING
 
 
 @pytest.mark.parametrize(
