@@ -269,9 +269,9 @@ _STUDENT = (
 
 def _seeds_comparable(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     left_out = artifact.summary["left_out"]
-    message = f"The report pools the seeds {artifact.summary['seeds']}, which have the same settings and inputs."
+    message = f"The report covers the seeds {artifact.summary['seeds']}, which have the same settings and inputs."
     if left_out:
-        reasons = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
+        reasons = "; ".join(f"seed {row['seed']}: {row['reason']}" for row in left_out)
         message += (
             f" Left out: {reasons}. To include them, launch the jobs `distill` and `evaluate` for these seeds, then "
             "`report`."

@@ -50,7 +50,7 @@ def nll_of(content):
     return {(row["name"], row["kind"]): row["nll"] for row in content["rows"]}
 
 
-def test_all_seeds_are_pooled(store):
+def test_all_comparable_seeds_are_measured(store):
     artifact, content = made(store, [0, 1])
     assert content["seeds"] == [0, 1]
     assert content["notes"] == []

@@ -353,7 +353,7 @@ def test_trained_to_optimum(stage, tmp_path):
 
 def test_seeds_comparable():
     assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
-    left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
+    left_out = [{"seed": 2, "reason": "distillation.lambda_kl is 0.7, not 0.1"}]
     subject = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
     passed, message = verdict("seeds_comparable", subject)
     assert not passed

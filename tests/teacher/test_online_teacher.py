@@ -151,7 +151,7 @@ def test_online_and_stored_labels_train_the_same_students(tmp_path):
     assert {"train_kl", "teacher_kl", "teacher_agreement"} <= set(ours)
     assert ours == pytest.approx(theirs, abs=1e-4, rel=0)
     shown = [
-        {row["figure"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
+        {row["metric"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
         for each in (online, stored)
     ]
     assert shown[0]["next_step.teacher_agreement"] == pytest.approx(shown[1]["next_step.teacher_agreement"], abs=1e-3)
