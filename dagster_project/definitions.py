@@ -28,8 +28,12 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
         jobs=[*jobs, full_pipeline],
-        # Dagster takes a job from the sensor that requests it
-        sensors=[city_watch, full_pipeline_steps.with_updated_jobs(jobs), retrain_on_change],
+        # a job and the sensors that request it must be the same objects
+        sensors=[
+            city_watch.with_updated_jobs([job for job in jobs if job.name == city_watch.job_name]),
+            full_pipeline_steps.with_updated_jobs(jobs),
+            retrain_on_change,
+        ],
         schedules=[weekly_retraining],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},

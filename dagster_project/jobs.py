@@ -83,8 +83,8 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
         dg.define_asset_job(
             "report",
             selection=dg.AssetSelection.assets("baseline_trips", "ceilings", "distillation_report"),
-            description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the report "
-            "over all evaluated seeds.",
+            description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the "
+            "report over all evaluated seeds.",
         ),
     )
 
