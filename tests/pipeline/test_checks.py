@@ -66,10 +66,10 @@ COVERAGE = {
 RESOLUTION = {"choices": 900, "distinguishable_share": 0.8}
 ALIGNED = {
     "loss": 2.3,
-    "guess": 4.6,
-    "least_half_a_cell_off": 3.1,
+    "uniform_loss": 4.6,
+    "min_loss_half_cell": 3.1,
     "misplaced": False,
-    "can_tell": True,
+    "is_conclusive": True,
     "trips": 40,
     "best_cells_north": 0.0,
     "best_cells_east": 0.0,
@@ -155,10 +155,10 @@ def test_grid_alignment(grid):
     assert "-0.5 cells further north" in message
     assert where("grid_alignment", off) == (tried[::-1], True)
     for loss in (4.7, float("nan")):
-        passed, message = verdict("grid_alignment", grid(alignment={"loss": loss, "can_tell": False}))
+        passed, message = verdict("grid_alignment", grid(alignment={"loss": loss, "is_conclusive": False}))
         assert not passed
         assert "uniform baseline" in message
-    passed, message = verdict("grid_alignment", grid(alignment={"loss": 4.5, "can_tell": False}))
+    passed, message = verdict("grid_alignment", grid(alignment={"loss": 4.5, "is_conclusive": False}))
     assert passed
     assert "cannot be determined" in message
 

@@ -424,7 +424,7 @@ class TestLabels:
         assert "candidate top is true" not in parsed.words
 
     def test_nested_names_and_unknown_ones_stay_readable(self):
-        values = {"alignment": {"can_tell": True, "tried": [1]}, "odd_key": 12345, "share": 0.123456, "lost": None}
+        values = {"alignment": {"is_conclusive": True, "tried": [1]}, "odd_key": 12345, "share": 0.123456, "lost": None}
         assert [tuple(value)[:2] for value in describe_values(values)] == [
             ("alignment: conclusive", "yes"),
             ("odd key", "12,345"),
