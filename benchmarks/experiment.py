@@ -90,8 +90,8 @@ def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list
         best = attempt(axis, values)
     while best["lambda_kl"] == max(row["lambda_kl"] for row in tried.values()):
         best = attempt("lambda_kl", [3 * best["lambda_kl"]])
-    plain = students("vanilla_student", config, {"lambda_kl": 0.0, "temperature": None, "shared_cells": None})
-    return [*tried.values(), plain]
+    vanilla = students("vanilla_student", config, {"lambda_kl": 0.0, "temperature": None, "shared_cells": None})
+    return [*tried.values(), vanilla]
 
 
 def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, A
     runs: dict[str, dict[str, list[float]]] = {}
     for seed in seeds:
         for row in make("trajectory_metrics", config, seed).summary["comparison"]:
-            figure = runs.setdefault(row["figure"], {"vanilla": [], "distilled": []})
-            for kind in figure:
-                figure[kind].append(row[kind])
+            metric = runs.setdefault(row["metric"], {"vanilla": [], "distilled": []})
+            for kind in metric:
+                metric[kind].append(row[kind])
     table = {}
     for name, values in runs.items():
         difference = paired_difference(values["distilled"], values["vanilla"])
         table[name] = {**values, "difference": difference.mean, "low": difference.low, "high": difference.high}
-    return {"seeds": seeds, "figures": table}
+    return {"seeds": seeds, "metrics": table}
 
 
 def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[st
             {
                 "cells": size,
                 "tokens": summary["num_labels"],
-                "apart": summary["resolution"]["distinguishable_share"],
+                "distinguishable_share": summary["resolution"]["distinguishable_share"],
                 "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
                 "learnable": learnable(make, changed, seeds[0]),
                 "student_val_nll": [student["val_nll"] for student in students],

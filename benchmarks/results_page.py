@@ -57,7 +57,7 @@ def search_plot(results: dict[str, Any]) -> Figure:
     shares = shares_of(results)
     figure = Figure(figsize=(3.6 * len(shares), 3.2), layout="constrained")
     for axes, (share, part) in zip(np.atleast_1d(figure.subplots(1, len(shares))), shares.items(), strict=True):
-        plain = next(row for row in part["search"] if not row["lambda_kl"])
+        vanilla = next(row for row in part["search"] if not row["lambda_kl"])
         tried = [row for row in part["search"] if row["lambda_kl"]]
         for number, (temperature, sharing) in enumerate(
             dict.fromkeys((row["temperature"], row["shared_cells"]) for row in tried)
@@ -75,7 +75,7 @@ def search_plot(results: dict[str, Any]) -> Figure:
                 alpha=0.8,
                 label=f"tau {temperature:g}, {sharing}",
             )
-        axes.axhline(plain["val_nll"], color=VANILLA, lw=1.5, label="vanilla")
+        axes.axhline(vanilla["val_nll"], color=VANILLA, lw=1.5, label="vanilla")
         axes.set(xscale="log", xlabel="lambda", title=f"{share:.0%} of the trips")
         axes.legend(fontsize=6.5, frameon=False)
     figure.axes[0].set_ylabel("validation NLL, nats")
@@ -88,7 +88,7 @@ def differences_plot(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(11, 2.9), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(PLOTTED)), PLOTTED, strict=True):
         for place, part in enumerate(shares.values()):
-            row = part["figures"][name]
+            row = part["metrics"][name]
             each = np.array(row["distilled"]) - np.array(row["vanilla"])
             axes.plot([place] * len(each), each, "o", ms=3, color="#999999")
             axes.errorbar(
@@ -138,7 +138,7 @@ def resolution_plot(results: dict[str, Any]) -> Figure:
     names = [row["cells"] if row["cells"] == "roads" else f"{row['cells']} m" for row in rows]
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     panels = (
-        ("distinguishable choices", [row["apart"] for row in rows], TEACHER),
+        ("distinguishable choices", [row["distinguishable_share"] for row in rows], TEACHER),
         (
             "teacher's accuracy at choices (test)",
             [row["learnable"]["teacher"]["decision_accuracy"] for row in rows],
@@ -199,7 +199,7 @@ def city_lines(city: str, results: dict[str, Any]) -> list[str]:
             "| metric | vanilla | distilled | difference | 95 % interval | |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [difference_row(name, row) for name, row in part["figures"].items()] + [""]
+        lines += [difference_row(name, row) for name, row in part["metrics"].items()] + [""]
     lines += [
         "### Choice of lambda, temperature and sharing, on validation",
         "",
@@ -274,7 +274,7 @@ def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
         size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
         mixture = row["learnable"]
         lines.append(
-            f"| {size} | {row['tokens']:,} | {row['apart']:.1%} | {row['teacher_perplexity']:.2f} | "
+            f"| {size} | {row['tokens']:,} | {row['distinguishable_share']:.1%} | {row['teacher_perplexity']:.2f} | "
             f"{mixture['teacher']['decision_accuracy']:.4f} | {mixture['share']:.0%} | "
             f"{mixture['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
             f"{mean(row['student_val_accuracy']):.4f} |"

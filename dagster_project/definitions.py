@@ -14,7 +14,7 @@ import assets  # noqa: E402
 from assets.partitions import CONFIG_FOLDER  # noqa: E402
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining  # noqa: E402
 from dagster_project.full_pipeline import full_pipeline, full_pipeline_steps  # noqa: E402
-from dagster_project.jobs import JOBS  # noqa: E402
+from dagster_project.jobs import jobs_of  # noqa: E402
 from dagster_project.paths import store_root as default_store_root  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
@@ -22,13 +22,18 @@ from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
 
 def build_defs(config_folder: Path | None = None, store_root: str | None = None) -> dg.Definitions:
     """Assemble the graph. Defaults: HOSER_KD_CONFIG or `config/`, HOSER_KD_STORE or `data/`."""
-    pipeline = Pipeline(
-        config_folder=str(config_folder or CONFIG_FOLDER), store_root=store_root or default_store_root()
-    )
+    folder = config_folder or CONFIG_FOLDER
+    pipeline = Pipeline(config_folder=str(folder), store_root=store_root or default_store_root())
+    jobs = jobs_of(folder)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
-        jobs=[*JOBS, full_pipeline],
-        sensors=[city_watch, full_pipeline_steps, retrain_on_change],
+        jobs=[*jobs, full_pipeline],
+        # a job and the sensors that request it must be the same objects
+        sensors=[
+            city_watch.with_updated_jobs([job for job in jobs if job.name == city_watch.job_name]),
+            full_pipeline_steps.with_updated_jobs(jobs),
+            retrain_on_change,
+        ],
         schedules=[weekly_retraining],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},

@@ -119,7 +119,7 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
         for row in artifact("trajectory_metrics", seed).summary["comparison"]:
             value = row.get("distilled")
             distilled = "–" if value is None else f"{value:.4f}"
-            lines.append(f"  {seed:>4}  {row['figure']:<34}{row['vanilla']:>10.4f}{distilled:>11}")
+            lines.append(f"  {seed:>4}  {row['metric']:<34}{row['vanilla']:>10.4f}{distilled:>11}")
     report_path = artifact("distillation_report").path / "report.html"
     lines += ["", f"  report: {report_path}", "  open the UI: make dev, then http://localhost:3000", ""]
     return "\n".join(lines) + "\n"

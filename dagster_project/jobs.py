@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import partitions
-from assets.partitions import city_partitions, city_seed_partitions
+from assets.partitions import CONFIG_FOLDER, city_partitions, city_seed_partitions
 from assets.raw_files import RAW
 from assets.run_config import YAML_ERROR_TAG, YAML_TAG, defaults_from_yaml
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.loading import load_config
 
+if TYPE_CHECKING:  # not public, but the return type of the public `define_asset_job`
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-def _config_from_yaml(partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:
+
+def _config_from_yaml(folder: Path, partitions_def: dg.PartitionsDefinition, *stages: str) -> dg.PartitionedConfig:
     """Return a run config that fills the launchpad with the current YAML values of the selected city.
 
-    The folder is that of the partitions, because Dagster fills a launchpad without resources.
+    The folder is an argument, because Dagster fills a launchpad without resources.
     If the YAML cannot be read, the launchpad stays empty, and the tag `YAML_ERROR_TAG` and the failing run say why.
     """
 
     def defaults(partition_key: str) -> dict[str, dict[str, Any]]:
-        settings = load_config(partitions.CONFIG_FOLDER / f"{partition_key.partition('|')[0]}.yaml")
+        settings = load_config(folder / f"{partition_key.partition('|')[0]}.yaml")
         return {stage: defaults_from_yaml(stage, settings) for stage in stages}
 
     def run_config(partition_key: str) -> dict[str, Any]:
@@ -50,35 +53,41 @@ def _config_from_yaml(partitions_def: dg.PartitionsDefinition, *stages: str) -> 
     )
 
 
-prepare_city = dg.define_asset_job(
-    "prepare_city",
-    selection=dg.AssetSelection.groups("settings", "network", "grid") | dg.AssetSelection.assets(*RAW),
-    description="Record the settings of a city, and turn its raw files into roads, trips, zones and the token table.",
-)
-train_teacher = dg.define_asset_job(
-    "train_teacher",
-    selection=dg.AssetSelection.groups("teacher"),
-    config=_config_from_yaml(city_partitions, "teacher"),
-    description="Train or import the teacher of a city, evaluate it, and compute its soft labels.",
-)
-distill = dg.define_asset_job(
-    "distill",
-    selection=dg.AssetSelection.groups("student"),
-    config=_config_from_yaml(city_seed_partitions, "vanilla_student", "distilled_student"),
-    description="Train the vanilla and the distilled student of a city with one seed.",
-)
-evaluate = dg.define_asset_job(
-    "evaluate",
-    selection=dg.AssetSelection.assets("generated_trajectories", "trajectory_metrics"),
-    config=_config_from_yaml(city_seed_partitions, "generated_trajectories"),
-    description="Generate trips with both students of one seed and compute their metrics.",
-)
-report = dg.define_asset_job(
-    "report",
-    selection=dg.AssetSelection.assets("baseline_trips", "ceilings", "distillation_report"),
-    description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the report over "
-    "all evaluated seeds.",
-)
+def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
+    """Return all jobs, in the order in which a city runs them; the YAML files of the folder fill the launchpads."""
+    return (
+        dg.define_asset_job(
+            "prepare_city",
+            selection=dg.AssetSelection.groups("settings", "network", "grid") | dg.AssetSelection.assets(*RAW),
+            description="Record the settings of a city, and turn its raw files into roads, trips, zones and the token "
+            "table.",
+        ),
+        dg.define_asset_job(
+            "train_teacher",
+            selection=dg.AssetSelection.groups("teacher"),
+            config=_config_from_yaml(config_folder, city_partitions, "teacher"),
+            description="Train or import the teacher of a city, evaluate it, and compute its soft labels.",
+        ),
+        dg.define_asset_job(
+            "distill",
+            selection=dg.AssetSelection.groups("student"),
+            config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student", "distilled_student"),
+            description="Train the vanilla and the distilled student of a city with one seed.",
+        ),
+        dg.define_asset_job(
+            "evaluate",
+            selection=dg.AssetSelection.assets("generated_trajectories", "trajectory_metrics"),
+            config=_config_from_yaml(config_folder, city_seed_partitions, "generated_trajectories"),
+            description="Generate trips with both students of one seed and compute their metrics.",
+        ),
+        dg.define_asset_job(
+            "report",
+            selection=dg.AssetSelection.assets("baseline_trips", "ceilings", "distillation_report"),
+            description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the "
+            "report over all evaluated seeds.",
+        ),
+    )
 
-JOBS = (prepare_city, train_teacher, distill, evaluate, report)
-"""All jobs, in the order in which they run for a new city."""
+
+JOBS = prepare_city, train_teacher, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
+"""The jobs over the default config folder; sensors and commands refer to them."""

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,11 @@ from typing import Any
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "orchestration")]
+
+from chromium import CITIES_QUERY, FLAGS, find_chromium  # noqa: E402
+from homes import Server, wait_until  # noqa: E402
+
 FOLDER = ROOT / "docs" / "screenshots"
 URL = "http://localhost:3000"
 TOWN = """\
@@ -39,20 +41,9 @@ distill: {lambda_kl: 0.1, temperature: 2.0}
 generation: {num_trips: 8, max_steps: 300}
 """
 SERVERS = (("dagster_project.files",), ("dagster_project.tensorboard",), ("dagster", "dev", "-w", "workspace.yaml"))
-LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename } }"""
 REPORTS = """{assetNodeOrError(assetKey: {path: ["distillation_report"]}) {
   ... on AssetNode {assetMaterializations {runId}}}}"""
-PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
 TIMEOUT_S = 3600
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @contextlib.contextmanager
@@ -74,7 +65,7 @@ def served(folder: Path) -> Iterator[None]:
         for words in SERVERS
     ]
     try:
-        run_pipeline()
+        run_pipeline(Server(URL))
         yield
     finally:
         for server in servers:
@@ -83,41 +74,20 @@ def served(folder: Path) -> Iterator[None]:
             server.wait(60)
 
 
-def run_pipeline() -> None:
+def run_pipeline(server: Server) -> None:
     """Launch full_pipeline once the sensor has added the town, and wait for the report."""
-    wait_for(lambda: query(PARTITIONS)["assetNodeOrError"].get("partitionKeys"))
-    if query(REPORTS)["assetNodeOrError"]["assetMaterializations"]:
-        return
-    selector = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__", "jobName": "full_pipeline"}
-    query(
-        LAUNCH,
-        params={
-            "selector": selector,
-            "runConfigData": {"ops": {"begin": {"config": {"seeds": [0, 1]}}}},
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "town"}]},
-        },
-    )
-    wait_for(lambda: query(REPORTS)["assetNodeOrError"]["assetMaterializations"])
 
+    def answer(text: str, field: str) -> Any:
+        with contextlib.suppress(OSError):  # the server does not answer yet
+            return server.query(text)["assetNodeOrError"].get(field)
 
-def query(text: str, **variables: Any) -> dict[str, Any]:
-    """Return the data of a GraphQL response."""
-    body = json.dumps({"query": text, "variables": variables}).encode()
-    request = urllib.request.Request(f"{URL}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
-        content: dict[str, Any] = json.load(response)
-    return content["data"]
+    def reports() -> Any:
+        return answer(REPORTS, "assetMaterializations")
 
-
-def wait_for(condition: Callable[[], Any]) -> None:
-    """Poll until a condition holds, also while the server does not answer yet."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        time.sleep(1)
-    raise SystemExit("the pipeline of the town did not finish in time; inspect its runs in the UI")
+    wait_until(lambda: answer(CITIES_QUERY, "partitionKeys"), TIMEOUT_S, "the sensor to add the town")
+    if not reports():
+        server.launch("full_pipeline", partition="town", run_config={"ops": {"begin": {"config": {"seeds": [0, 1]}}}})
+        wait_until(reports, TIMEOUT_S, "the report of the town; inspect its runs in the UI")
 
 
 def lineage(page: Page, url: str, _: str) -> None:
@@ -224,7 +194,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SHOTS, default=list(SHOTS))
     parser.add_argument("--settle", type=float, default=4, help="seconds to wait for a page to load")
     options = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = find_chromium()
     if chromium is None:
         raise SystemExit("chromium is not installed: apt-get install chromium")
     FOLDER.mkdir(exist_ok=True)

@@ -259,9 +259,9 @@ def _comparison(artifact: Artifact) -> list[str]:
     """Return the tables of the summary, such as students, or students and baselines."""
     lines: list[str] = []
     for rows in (artifact.summary.get(key) for key in ("comparison", "next_step", "baselines", "next_step_baselines")):
-        if isinstance(rows, list) and rows and "figure" in rows[0]:
-            columns = {column: {row["figure"]: row[column] for row in rows} for column in rows[0] if column != "figure"}
-            lines += _metric_table(columns, [row["figure"] for row in rows])
+        if isinstance(rows, list) and rows and "metric" in rows[0]:
+            columns = {column: {row["metric"]: row[column] for row in rows} for column in rows[0] if column != "metric"}
+            lines += _metric_table(columns, [row["metric"] for row in rows])
     return lines
 
 

@@ -187,7 +187,7 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "nll": round(row["nll"], 4),
             "over seeds": interval_text(row["nll_seeds"]),
             "over test trips": interval_text(row["nll_trips"]),
-            "minus plain": round(row["nll_minus_student"], 4),
+            "minus vanilla": round(row["nll_minus_student"], 4),
             "accuracy": round(row["accuracy"], 4),
             "accuracy at decisions": round(row["decision_accuracy"], 4),
             "calibration error": round(row["calibration_error"], 4),
@@ -209,14 +209,14 @@ def gap_closed(ceilings: Ceilings) -> dict[str, Any] | None:
     By pool (`CEILING`, `CONTROL`; log-linear): `share` over the means, `by_seed`, and `seeds`, the t-interval of the
     shares of the seeds; None where it does not exist. None without a seed that has both students.
     """
-    plain, distilled = (_by_seed(ceilings.of(name)) for name in ("student", "distilled"))
-    seeds = [seed for seed in plain if seed in distilled]
+    vanilla, distilled = (_by_seed(ceilings.of(name)) for name in ("student", "distilled"))
+    seeds = [seed for seed in vanilla if seed in distilled]
     if not seeds:
         return None
     result: dict[str, Any] = {}
     for name in (CEILING, CONTROL):
         pooled = _by_seed(ceilings.of(name, "log_linear"))
-        closed = share_of_gap_closed(*(_nll([fits[seed] for seed in seeds]) for fits in (plain, distilled, pooled)))
+        closed = share_of_gap_closed(*(_nll([fits[seed] for seed in seeds]) for fits in (vanilla, distilled, pooled)))
         result[name] = {
             "share": _or_none(closed.share),
             "by_seed": {seed: _or_none(share) for seed, share in zip(seeds, closed.by_seed, strict=True)},
@@ -251,9 +251,9 @@ def _fit(
 
 
 def _row(ceilings: Ceilings, name: str, kind: PoolKind | None) -> dict[str, Any]:
-    fits, plain = ceilings.of(name, kind), ceilings.of("student")
+    fits, vanilla = ceilings.of(name, kind), ceilings.of("student")
     single = len(fits[0].seeds) == 1
-    difference = _difference(fits, plain, paired_by_seed=single)
+    difference = _difference(fits, vanilla, paired_by_seed=single)
     # the members of a pair are seeds, which have no common weight
     members = () if len(fits[0].seeds) > 1 else fits[0].weights
     return {

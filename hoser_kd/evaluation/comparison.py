@@ -86,11 +86,11 @@ def heading_of(section: str) -> str:
 def headline_rows(students: Mapping[str, Mapping[str, float]]) -> list[dict[str, float | str]]:
     """Return the short comparison: a row per `headline` metric that all students have, a column per student.
 
-    `students` holds metrics by `section.metric`, by student. The column `figure` holds the metric's name.
+    `students` holds metrics by `section.metric`, by student. The column `metric` holds the metric's name.
     """
     names = [metric.name for metric in all_metrics() if metric.headline]
     shared = [name for name in names if all(name in values for values in students.values())]
-    return [{"figure": name, **{kind: values[name] for kind, values in students.items()}} for name in shared]
+    return [{"metric": name, **{kind: values[name] for kind, values in students.items()}} for name in shared]
 
 
 def _row(metric: Metric, vanilla: Runs, distilled: Runs, confidence: float) -> Row:
@@ -101,12 +101,14 @@ def _row(metric: Metric, vanilla: Runs, distilled: Runs, confidence: float) -> R
     difference, verdict, effect = None, None, None
     common = [seed for seed in a if seed in b]
     if common:
-        plain, taught = np.array([a[seed] for seed in common]), np.array([b[seed] for seed in common])
-        difference = paired_difference(taught, plain, confidence)
-        spread = float((taught - plain).std(ddof=1)) if len(common) > 1 else 0.0
+        vanilla_values = np.array([a[seed] for seed in common])
+        distilled_values = np.array([b[seed] for seed in common])
+        difference = paired_difference(distilled_values, vanilla_values, confidence)
+        spread = float((distilled_values - vanilla_values).std(ddof=1)) if len(common) > 1 else 0.0
         effect = difference.mean / spread if spread > 0 else None
         if target is not None:
-            verdict = _verdict(paired_difference(abs(taught - target), abs(plain - target), confidence), "lower")
+            error = paired_difference(abs(distilled_values - target), abs(vanilla_values - target), confidence)
+            verdict = _verdict(error, "lower")
         elif metric.better is not None:
             verdict = _verdict(difference, metric.better)
     return Row(metric, tuple(a.values()), tuple(b.values()), real, difference, verdict, effect)

@@ -83,7 +83,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_od_jsd,
-        source="trip error of AdaTrace (Gursoy et al., CCS 2018)",
+        source="trip error of AdaTrace (Gursoy et al., CCS 2018), there over 6 by 6 cells",
     ),
     Metric(
         "flows.turn_jsd",
@@ -93,7 +93,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_turn_jsd,
-        source="transition error of RetraSyn (Hu et al., ICDE 2024), there over grid cells",
+        source="transition error of RetraSyn (Hu et al., ICDE 2024), there over grid cells and per time step",
     ),
     Metric(
         "flows.cell_jsd",
@@ -103,7 +103,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_cell_jsd,
-        source="density error of DiffTraj (Zhu et al., NeurIPS 2023), there 16 by 16 cells",
+        source="density error of DiffTraj (Zhu et al., NeurIPS 2023)",
     ),
 )
 OD_MATCH = tuple(

@@ -64,7 +64,7 @@ PRIVACY = (
         "privacy.membership_auc",
         label="membership inference AUC",
         text="Area under the ROC curve of telling training trips from test trips by their distance to the nearest "
-        "generated trip (for a test trip: among those of other requests): 0.5 is a guess, above it generated trips "
+        "generated trip (for a test trip: among those of other requests): 0.5 is chance, above it generated trips "
         "give training trips away. Only where the requests are those of test trips. A lower bound of what an attacker "
         "with the model can do; a few hundred trips show only gross copying, and where the splits differ in time or "
         "place, so does the value of the real trips.",
@@ -89,7 +89,7 @@ def _utility(index: int, value: Callable[[NextRoadScore], float]) -> Callable[[E
     return compute
 
 
-_TSTR = "train on synthetic, test on real (Esteban et al., 2017)"
+_TSTR = "train on synthetic, test on real (Esteban, Hyland and Rätsch, 2017)"
 UTILITY = (
     Metric(
         "utility.nll",

@@ -116,7 +116,7 @@ def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
     """Read a CSV or Parquet file of OD pairs: the columns of `COLUMNS`; other columns are ignored.
 
     Raises DataError with the file and, if applicable, the row: a missing or repeated column, a road id outside
-    0 … num_roads - 1, an invalid time, an empty file.
+    0 … num_roads - 1, a time that is invalid or before 1970, an empty file.
     """
     file = Path(path)
     if not file.is_file():
@@ -177,6 +177,15 @@ def _seconds(file: Path, column: pd.Series) -> Int64Array:
     whole = pd.Series(np.nan, column.index) if is_time else pd.to_numeric(column, errors="coerce")
     written = None if is_time else "ISO8601"
     stamps = pd.to_datetime(column.where(whole.isna()), utc=True, errors="coerce", format=written)
+    early = ((whole < 0) | (stamps < pd.Timestamp(0, tz="UTC"))).to_numpy()
+    if early.any():
+        row = int(np.argmax(early))
+        raise DataError(
+            file,
+            f"start_time {_shown(column.iloc[row])} is before 1970.",
+            row=row,
+            hint="Write a time from 1970 on: 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.",
+        )
     # refuses times in milliseconds, which would be later than the year 40,000
     bad = (whole.isna() & stamps.isna() | (whole.abs() > LAST_SECOND)).to_numpy()
     if bad.any():

@@ -97,9 +97,9 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     """Return how well the tokens distinguish the candidates of a step.
 
     `tokens` is (N,) int64, the token of each road. Keys: steps, choices (steps with two or more candidates), and as
-    shares of the choices: distinguishable_share (the candidates have more than one token), all_apart (all candidates
-    have different tokens), label_apart (no other candidate has the token of the road taken). Shares are 1.0 if there
-    are no choices.
+    shares of the choices: distinguishable_share (the candidates have more than one token), all_distinguishable_share
+    (all candidates have different tokens), label_distinguishable_share (no other candidate has the token of the road
+    taken). Shares are 1.0 if there are no choices.
     """
     position, _ = trajectories.step_positions()
     road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]
@@ -120,8 +120,8 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
         "steps": len(road),
         "choices": count,
         "distinguishable_share": share(num_repeats < np.diff(offsets) - 1),
-        "all_apart": share(num_repeats == 0),
-        "label_apart": share(like_label == 1),
+        "all_distinguishable_share": share(num_repeats == 0),
+        "label_distinguishable_share": share(like_label == 1),
     }
 
 

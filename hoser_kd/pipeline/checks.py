@@ -104,8 +104,8 @@ def _grid_resolution(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
 
 _ALIGNMENT_METRICS = (
     "loss",
-    "guess",
-    "least_half_a_cell_off",
+    "uniform_loss",
+    "min_loss_half_cell",
     "best_cells_north",
     "best_cells_east",
     "shifts_tried",
@@ -118,7 +118,7 @@ def _grid_alignment(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     if not isinstance(alignment, Mapping):
         return True, "Not applicable: the grid is defined here or stored in the checkpoint.", {}
     metrics = {key: alignment[key] for key in _ALIGNMENT_METRICS}
-    loss, uniform, shifted = (float(alignment[key]) for key in ("loss", "guess", "least_half_a_cell_off"))
+    loss, uniform, shifted = (float(alignment[key]) for key in ("loss", "uniform_loss", "min_loss_half_cell"))
     fix = "Correct `grid.bounds` and the cell size in the city's YAML to those of the teacher's training."
     nll = f"{loss:.3f} nats per token"
     if alignment["misplaced"]:
@@ -133,7 +133,7 @@ def _grid_alignment(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
             f"the teacher was trained on other cells. {fix}"
         )
         return False, message, metrics
-    if alignment["can_tell"]:
+    if alignment["is_conclusive"]:
         message = (
             f"The teacher's negative log-likelihood is {nll}, and at least {shifted:.3f} with the grid shifted by half "
             "a cell."
@@ -269,9 +269,9 @@ _STUDENT = (
 
 def _seeds_comparable(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     left_out = artifact.summary["left_out"]
-    message = f"The report pools the seeds {artifact.summary['seeds']}, which have the same settings and inputs."
+    message = f"The report covers the seeds {artifact.summary['seeds']}, which have the same settings and inputs."
     if left_out:
-        reasons = "; ".join(f"seed {row['seed']}: {row['why']}" for row in left_out)
+        reasons = "; ".join(f"seed {row['seed']}: {row['reason']}" for row in left_out)
         message += (
             f" Left out: {reasons}. To include them, launch the jobs `distill` and `evaluate` for these seeds, then "
             "`report`."

@@ -236,7 +236,7 @@ STAGES: dict[str, Stage] = {
             settings=("grid",),
             uses_model=True,
             kinds=("geopandas", "parquet"),
-            code_version="2",
+            code_version="3",
         ),
         Stage(
             "teacher_corpus",
@@ -310,6 +310,7 @@ STAGES: dict[str, Stage] = {
             uses_model=True,
             kinds=("pytorch", "parquet"),
             code_version="2",
+            module="hoser_kd.pipeline.stages.generation",
         ),
         Stage(
             "trajectory_metrics",
@@ -321,7 +322,7 @@ STAGES: dict[str, Stage] = {
             per_seed=True,
             uses_model=True,
             kinds=("numba",),
-            code_version="4",
+            code_version="5",
         ),
         Stage(
             "baseline_trips",
@@ -332,6 +333,7 @@ STAGES: dict[str, Stage] = {
             inputs=("road_network", "trajectories"),
             settings=("requests", "evaluation"),
             kinds=("numba", "parquet"),
+            code_version="2",
             module="hoser_kd.pipeline.stages.baselines",
         ),
         Stage(
@@ -343,6 +345,7 @@ STAGES: dict[str, Stage] = {
             inputs=(*_STUDENTS, "teacher_soft_labels", "road_network", "trajectories"),
             uses_model=True,
             kinds=("pytorch", "scipy"),
+            code_version="2",
             module="hoser_kd.pipeline.stages.ceilings",
         ),
         Stage(
@@ -363,7 +366,8 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="5",
+            code_version="6",
+            module="hoser_kd.pipeline.stages.report",
         ),
     )
 }

@@ -23,7 +23,7 @@ from hoser_kd.pipeline.graph import Stage, StageRun
 from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.run import make, make_steps, version_of
 from hoser_kd.pipeline.stages.baselines import BaselineMetrics
-from hoser_kd.pipeline.stages.evaluation import report_data
+from hoser_kd.pipeline.stages.report import report_data
 from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.report import write_report
 from hoser_kd.report.baselines import PRIMARY_TRIP_METRIC
@@ -222,7 +222,7 @@ def short_tables(students: Artifact, baselines: Artifact) -> list[tuple[dict[str
     """
     measured = BaselineMetrics.read(baselines.path)
     trips, next_step = _student_metrics(students)
-    names = [row["figure"] for row in students.summary["comparison"]]
+    names = [row["metric"] for row in students.summary["comparison"]]
     primary = [PRIMARY_TRIP_METRIC] if all(PRIMARY_TRIP_METRIC in values for values in trips.values()) else []
     return [
         ({**next_step, **measured.next_step}, [name for name in names if name in next_step["vanilla"]]),

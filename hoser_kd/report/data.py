@@ -76,11 +76,11 @@ class ReportData:
     """`history`: metrics of each epoch, if it was trained here; `label_values`: arrays to draw, by axis label; every
     other entry is a table of values by name (`teacher_evaluation`, `grid_token_table`, …)."""
     left_out: Sequence[Mapping[str, Any]] = ()
-    """Rows `seed` and `why`: seeds that cannot be pooled with these."""
+    """Rows `seed` and `reason`: seeds that are not comparable with these."""
     settings_yaml: str = ""
     """The settings of the artifacts."""
     versions: Sequence[Mapping[str, str]] = ()
-    """The artifacts behind the report: asset, version, made (time of creation), inputs."""
+    """The artifacts behind the report: asset, version, created_at (UTC), inputs."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall-clock seconds by stage."""
     sizes: Mapping[str, int | float | str] = field(default_factory=dict)

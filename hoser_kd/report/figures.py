@@ -182,11 +182,11 @@ def _overlap_gain(
 
     (N,) float64 and (N,) int64; None where the students did not answer the same real trips.
     """
-    real, plain, taught = real_of(data, vanilla), vanilla.generated, distilled.generated
-    if real is None or plain is None or taught is None or len(plain) != len(taught):
+    real, before, after = real_of(data, vanilla), vanilla.generated, distilled.generated
+    if real is None or before is None or after is None or len(before) != len(after):
         return None
     num_roads = data.network.num_roads
-    gained = road_overlap(real, taught, num_roads) - road_overlap(real, plain, num_roads)
+    gained = road_overlap(real, after, num_roads) - road_overlap(real, before, num_roads)
     sums = np.bincount(real.road_ids, gained[row_of_value(real.offsets)], num_roads)
     return np.asarray(sums, np.float64), np.bincount(real.road_ids, minlength=num_roads)
 

@@ -96,21 +96,27 @@ _LABELS: dict[str, tuple[str, str]] = {
         "candidates distinguishable",
         f"{_SHARE_OF_DECISIONS}the candidates are not all in one cell.",
     ),
-    "all_apart": ("all candidates distinguishable", f"{_SHARE_OF_DECISIONS}no two candidates share a cell."),
-    "label_apart": (
+    "all_distinguishable_share": (
+        "all candidates distinguishable",
+        f"{_SHARE_OF_DECISIONS}no two candidates share a cell.",
+    ),
+    "label_distinguishable_share": (
         "true road distinguishable",
         f"{_SHARE_OF_DECISIONS}the true road shares its cell with no candidate.",
     ),
     # alignment of an imported teacher's grid
     "alignment.trips": ("alignment: trips", "Validation trips scored in the grid and in shifted grids."),
     "alignment.loss": ("alignment: loss in this grid", "Negative log-likelihood of these trips, nats per token."),
-    "alignment.guess": ("alignment: loss of a uniform guess", "Nats per token."),
-    "alignment.least_half_a_cell_off": (
+    "alignment.uniform_loss": ("alignment: loss of a uniform distribution", "Nats per token."),
+    "alignment.min_loss_half_cell": (
         "alignment: lowest loss half a cell away",
         "Lowest loss among the grids shifted by half a cell, nats per token.",
     ),
     "alignment.misplaced": ("alignment: misplaced", "Whether a shifted grid fits the teacher clearly better."),
-    "alignment.can_tell": ("alignment: conclusive", "Whether shifts change the loss enough to judge the alignment."),
+    "alignment.is_conclusive": (
+        "alignment: conclusive",
+        "Whether shifts change the loss enough to judge the alignment.",
+    ),
     "alignment.best_cells_north": ("alignment: best shift north (cells)", ""),
     "alignment.best_cells_east": ("alignment: best shift east (cells)", ""),
     "alignment.shifts_tried": ("alignment: shifts tried", ""),

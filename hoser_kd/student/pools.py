@@ -242,15 +242,15 @@ def temperature_scaled_nll(val: StepProbabilities, test: StepProbabilities) -> T
     return TemperatureScaled(temperature, pool_metrics([test], weights)["nll"])
 
 
-def share_of_gap_closed(plain: Sequence[float], distilled: Sequence[float], pooled: Sequence[float]) -> GapClosed:
-    """Return (plain - distilled) / (plain - pooled) of the NLL of the same seeds, (k,) each.
+def share_of_gap_closed(vanilla: Sequence[float], distilled: Sequence[float], pooled: Sequence[float]) -> GapClosed:
+    """Return (vanilla - distilled) / (vanilla - pooled) of the NLL of the same seeds, (k,) each.
 
     1: distillation reaches the pool; negative: it makes the student worse.
 
     Raises:
         ValueError: the sequences are empty or differ in length.
     """
-    nll = [np.asarray(values, np.float64) for values in (plain, distilled, pooled)]
+    nll = [np.asarray(values, np.float64) for values in (vanilla, distilled, pooled)]
     if len({values.shape for values in nll}) != 1 or nll[0].ndim != 1 or len(nll[0]) == 0:
         raise ValueError(f"expected the NLL of the same seeds, got shapes {[values.shape for values in nll]}")
     gain, gap = nll[0] - nll[1], nll[0] - nll[2]

@@ -67,7 +67,7 @@ class Alignment:
     """(S,) float64: loss of the unshifted grid minus the loss of each shift, over the same trips."""
     errors: Float64Array
     """(S,) float64: standard error of each gain."""
-    guess_nats: float
+    uniform_nats: float
     """NLL in nats per token of a uniform distribution over all labels and EOT."""
     num_trips: int
     """n."""
@@ -83,7 +83,7 @@ class Alignment:
         return bool((self.gains > self._threshold).any())
 
     @property
-    def can_tell(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Whether the test is conclusive: all shifts of half a cell or more are clearly worse, or one is better."""
         far = np.array([max(map(abs, shift)) >= 0.5 for shift in self.shifts])
         return self.is_misplaced or bool((-self.gains > self._threshold)[far].all())
@@ -107,10 +107,10 @@ class Alignment:
         return {
             "trips": self.num_trips,
             "loss": round(float(self.losses[0]), 4),
-            "guess": round(self.guess_nats, 4),
-            "least_half_a_cell_off": round(float(min(half_cell)), 4),
+            "uniform_loss": round(self.uniform_nats, 4),
+            "min_loss_half_cell": round(float(min(half_cell)), 4),
             "misplaced": self.is_misplaced,
-            "can_tell": self.can_tell,
+            "is_conclusive": self.is_conclusive,
             "best_cells_north": self.best.north,
             "best_cells_east": self.best.east,
             "shifts_tried": len(self.shifts),
@@ -148,7 +148,7 @@ def alignment(
 
     near = evaluate(NEAR, _NEAR_TRIPS)
     result = Alignment(NEAR, *near, math.log(model.config.num_labels + 1), len(rows))
-    if result.can_tell:
+    if result.is_conclusive:
         return result
     far = evaluate((NEAR[0], *FAR), _FAR_TRIPS)
     losses, gains, errors = (np.concatenate([first, second[1:]]) for first, second in zip(near, far, strict=True))

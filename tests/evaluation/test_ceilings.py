@@ -70,8 +70,8 @@ def test_rows_are_means_with_both_kinds_of_interval(rows):
         for seed in PLAIN
     ]
     assert row["nll"] == pytest.approx(np.mean(nll))
-    plain = [PLAIN[seed].test.metrics()["nll"] for seed in PLAIN]
-    assert row["nll_minus_student"] == pytest.approx(np.mean(nll) - np.mean(plain))
+    vanilla = [PLAIN[seed].test.metrics()["nll"] for seed in PLAIN]
+    assert row["nll_minus_student"] == pytest.approx(np.mean(nll) - np.mean(vanilla))
     for name, value in (("nll", row["nll"]), ("difference", row["nll_minus_student"])):
         seeds, trips = row[f"{name}_seeds"], row[f"{name}_trips"]
         assert seeds[0] < value < seeds[1]
@@ -95,8 +95,10 @@ def test_pools_are_ordered_as_their_information(rows):
 
 def test_the_gap_is_that_of_the_means(ceilings, rows):
     gap = gap_closed(ceilings)["student_teacher"]
-    plain, distilled = rows["student", None]["nll"], rows["distilled", None]["nll"]
-    assert gap["share"] == pytest.approx((plain - distilled) / (plain - rows["student_teacher", "log_linear"]["nll"]))
+    vanilla, distilled = rows["student", None]["nll"], rows["distilled", None]["nll"]
+    assert gap["share"] == pytest.approx(
+        (vanilla - distilled) / (vanilla - rows["student_teacher", "log_linear"]["nll"])
+    )
     assert list(gap["by_seed"]) == [0, 1, 2]
     assert gap["seeds"][0] < np.mean(list(gap["by_seed"].values())) < gap["seeds"][1]
 

@@ -407,6 +407,11 @@ def test_od_files_are_read_from_csv_and_parquet(tmp_path, text):
         (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
         (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
         (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
+        (["origin,destination,start_time", "1,2,0", "1,2,-1"], r"ods.csv, row 1: start_time -1 is before 1970"),
+        (
+            ["origin,destination,start_time", "1,2,1969-12-31T23:59:59Z"],
+            "ods.csv, row 0: start_time 1969-12-31T23:59:59Z",
+        ),
         (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
         (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
         ([], "no column .*there are: none"),

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.csgraph import dijkstra
 from small_city import grid_network, random_trips
 from small_graphs import network_of
 
 from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import CityConfig, GenerationConfig, PriorConfig, StudentConfig
+from hoser_kd.generation import prior as prior_module
 from hoser_kd.generation.baselines import BaselineSettings, fit_baselines
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate, generate_to
@@ -102,6 +104,46 @@ def test_markov_weight_one_gives_the_likeliest_path(city):
     # the bound is the cost itself, so the search expands the roads of the path and those of equally likely paths
     assert trips.reached.all()
     assert (trips.expansions <= 3 * trips.lengths).all()
+
+
+def test_costs_to_go_without_a_bound_are_those_of_the_chain(city):
+    network, _, train, _ = city
+    unbounded, chain = (
+        CostsToGo(Prior.fit(train, network, markov_weight=weight, temperature=2.0))(5) for weight in (0, 1)
+    )
+    assert unbounded[5] == 0
+    assert (np.delete(unbounded, 5) > 0).all()
+    np.testing.assert_array_equal(unbounded, chain)
+
+
+def test_costs_to_go_of_the_last_destinations_are_kept(city, monkeypatch):
+    network, _, train, _ = city
+    searched = []
+
+    def counted(graph, indices):
+        searched.append(indices)
+        return dijkstra(graph, indices=indices)
+
+    monkeypatch.setattr(prior_module, "dijkstra", counted)
+    costs = CostsToGo(Prior.fit(train, network))
+    for destination in [*range(16), 0, 16, 0, 15, 1]:  # 16 displaces 1, because 0 was used after it
+        costs(destination)
+    assert searched == [*range(17), 1]
+
+
+@pytest.mark.parametrize("change", ["connections", "offsets"])
+def test_a_prior_of_a_network_with_other_connections_is_refused(change):
+    network = network_of([[1, 2], [2], [0], [0]])
+    successors = {
+        "connections": Csr(network.successors.indptr, np.array([1, 3, 2, 0, 0])),
+        "offsets": Csr(np.array([0, 1, 3, 4, 5]), network.successors.indices),
+    }
+    other = replace(network, successors=successors[change])
+    assert len(other.successors.indices) == len(network.successors.indices)
+    prior = Prior(MarkovChain.fit(random_trips(network, 5), network, 1.0))
+    prior.check(make_model(network))
+    with pytest.raises(ValueError, match="or the connections differ"):
+        prior.check(make_model(other))
 
 
 def simple_paths(network, road, destination, path=()):
@@ -365,7 +407,10 @@ def test_tuning_picks_the_best_row_and_the_first_of_equal_ones(city):
     val = random_trips(network, 9, 5, (15, 20))
 
     def markov_cost(real, generated):
-        assert len(real) == len(generated) == 4
+        # evenly spaced among all nine
+        np.testing.assert_array_equal(real.start_times, val.start_times[[0, 3, 5, 8]])
+        np.testing.assert_array_equal(real.origins, val.origins[[0, 3, 5, 8]])
+        np.testing.assert_array_equal(generated.origins, real.origins)
         return sum(path_cost(network, chain.costs, generated.roads(i)) for i in range(4))
 
     tuning = tune_prior(model, chain, val, markov_cost, Decoding(), grid=GRID, num_ods=4)

@@ -521,7 +521,8 @@ def test_road_tokens_have_the_same_tables(city):
     assert (cells.geom_type == "LineString").all()
     assert coverage(grid, table)["share_inside"] == 1.0
     result = resolution(table["token"].to_numpy(), network, trips)
-    assert result["distinguishable_share"] == result["all_apart"] == result["label_apart"] == 1.0
+    assert result["distinguishable_share"] == result["all_distinguishable_share"] == 1.0
+    assert result["label_distinguishable_share"] == 1.0
 
 
 def test_coverage_counts_clamped_roads_and_roads_per_cell():
@@ -553,7 +554,7 @@ def _choices(tokens, successors_of_0, label):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "label", "apart", "all_apart", "label_apart"),
+    ("tokens", "label", "share", "all_share", "label_share"),
     [
         ([9, 5, 5, 5], 1, 0.0, 0.0, 0.0),
         ([9, 5, 5, 6], 1, 1.0, 0.0, 0.0),
@@ -562,14 +563,14 @@ def _choices(tokens, successors_of_0, label):
         ([5, 5, 6, 7], 1, 1.0, 1.0, 1.0),
     ],
 )
-def test_resolution_of_one_choice(tokens, label, apart, all_apart, label_apart):
+def test_resolution_of_one_choice(tokens, label, share, all_share, label_share):
     result = _choices(tokens, [1, 2, 3], label)
     assert result == {
         "steps": 1,
         "choices": 1,
-        "distinguishable_share": apart,
-        "all_apart": all_apart,
-        "label_apart": label_apart,
+        "distinguishable_share": share,
+        "all_distinguishable_share": all_share,
+        "label_distinguishable_share": label_share,
     }
 
 
@@ -578,8 +579,8 @@ def test_resolution_ignores_steps_without_a_choice():
         "steps": 1,
         "choices": 0,
         "distinguishable_share": 1.0,
-        "all_apart": 1.0,
-        "label_apart": 1.0,
+        "all_distinguishable_share": 1.0,
+        "label_distinguishable_share": 1.0,
     }
 
 

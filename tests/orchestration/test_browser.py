@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
+from chromium import CITIES_QUERY, FLAGS, find_chromium
 from homes import wait_until
 
 pytestmark = pytest.mark.xdist_group("dev")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
 RUNS = "{runsOrError(limit: 50) {... on Runs {results {jobName status tags {key value}}}}}"
 
 
 @pytest.fixture(scope="module")
 def chromium():
     """The system's chromium, started once."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = find_chromium()
     if path is None:
         pytest.skip("no chromium here: apt-get install chromium")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -65,7 +55,7 @@ def test_one_launch_makes_the_city_and_a_click_opens_its_report(fresh_home, dev,
     for group in ("settings", "network", "grid", "teacher", "student", "evaluation"):
         page.get_by_text(group, exact=True).first.wait_for()
 
-    wait_until(lambda: ui.query(PARTITIONS)["assetNodeOrError"]["partitionKeys"], 90, "the sensor to add the city")
+    wait_until(lambda: ui.query(CITIES_QUERY)["assetNodeOrError"]["partitionKeys"], 90, "the sensor to add the city")
 
     page.goto(f"{ui.url}/jobs")
     page.get_by_role("link", name="full_pipeline").first.click()

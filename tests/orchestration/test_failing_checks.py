@@ -7,8 +7,6 @@ import shutil
 import dagster as dg
 import pytest
 
-from assets import partitions
-
 FAILING = {
     # check: job, its asset, the asset that must not run then, and the edit of the YAML that makes the check fail
     "roads_inside_grid": (
@@ -85,8 +83,7 @@ def test_an_artifact_deleted_by_hand_is_named_with_the_fix(copy_of_town):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_invalid_yaml_is_reported_by_a_tag_of_the_launchpad_and_by_the_run(copy_of_town, monkeypatch):
-    monkeypatch.setattr(partitions, "CONFIG_FOLDER", copy_of_town.config)
+def test_an_invalid_yaml_is_reported_by_a_tag_of_the_launchpad_and_by_the_run(copy_of_town):
     yaml = copy_of_town.config / "town.yaml"
     yaml.write_text(yaml.read_text().replace("max_epochs", "max_epoch"))
     [message], tags = failures(copy_of_town, "distill", "vanilla_student")

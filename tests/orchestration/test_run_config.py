@@ -9,7 +9,6 @@ import pytest
 import yaml
 from homes import REPOSITORY
 
-from assets import partitions
 from assets.run_config import (
     OVERRIDABLE,
     YAML_ERROR_TAG,
@@ -65,9 +64,8 @@ def test_a_filled_in_value_yields_to_a_yaml_edited_since_and_a_typed_one_does_no
         assert not list(stale_overrides("distilled_student", config(lambda_kl=value), edited, tags))
 
 
-def test_the_yaml_fills_the_launchpad_and_an_invalid_one_leaves_it_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(partitions, "CONFIG_FOLDER", tmp_path)
-    job = build_defs().resolve_job_def("evaluate")
+def test_the_yaml_fills_the_launchpad_and_an_invalid_one_leaves_it_empty(tmp_path):
+    job = build_defs(config_folder=tmp_path).resolve_job_def("evaluate")
     assert job.get_run_config_for_partition_key("town|0") == {}
     file = tmp_path / "town.yaml"
     file.write_text("source: {kind: synthetic}\ngeneration: {max_steps: 7}\n")
@@ -80,6 +78,17 @@ def test_the_yaml_fills_the_launchpad_and_an_invalid_one_leaves_it_empty(tmp_pat
     tags = job.get_tags_for_partition_key("town|0", None)
     assert YAML_TAG not in tags
     assert "generation.max_step" in tags[YAML_ERROR_TAG]
+
+
+def test_each_code_location_fills_its_launchpads_from_its_own_folder(tmp_path):
+    jobs = []
+    for steps in (7, 8):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        (folder / "town.yaml").write_text(f"source: {{kind: synthetic}}\ngeneration: {{max_steps: {steps}}}\n")
+        jobs.append(build_defs(config_folder=folder).resolve_job_def("evaluate"))
+    configs = [job.get_run_config_for_partition_key("town|0") for job in jobs]
+    assert [config["ops"]["generated_trajectories"]["config"]["max_steps"] for config in configs] == [7, 8]
 
 
 def test_a_value_that_is_invalid_in_the_yaml_is_refused(tmp_path):
@@ -132,10 +141,9 @@ def test_a_changed_setting_gives_a_new_version(run_job):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_filled_in_launchpad_gives_the_version_of_the_yaml(run_job, monkeypatch):
+def test_a_filled_in_launchpad_gives_the_version_of_the_yaml(run_job):
     home, run = run_job
     (before,) = {path.name for path in (home.store / "town" / "distilled_student" / "seed-0").iterdir()}
-    monkeypatch.setattr(partitions, "CONFIG_FOLDER", home.config)
     version, metadata = run("distill", "distilled_student")
     assert version == before
     assert "changed_for_this_run" not in metadata

@@ -87,9 +87,9 @@ def test_the_summary_says_what_was_chosen_and_how_requests_are_answered(made):
     for name in BASELINES:
         assert summary[f"{name}_seconds"] >= 0
         assert 0 <= summary[f"{name}_reached"] <= 1
-    assert summary["comparison"][0]["figure"] == "paired.edr"
-    assert set(summary["comparison"][0]) == {"figure", *(BASELINES[name].label for name in BASELINES)}
-    assert {row["figure"] for row in summary["next_step"]} >= {"next_step.nll", "next_step.accuracy"}
+    assert summary["comparison"][0]["metric"] == "paired.edr"
+    assert set(summary["comparison"][0]) == {"metric", *(BASELINES[name].label for name in BASELINES)}
+    assert {row["metric"] for row in summary["next_step"]} >= {"next_step.nll", "next_step.accuracy"}
 
 
 def test_the_shortest_path_is_the_shortest(made):

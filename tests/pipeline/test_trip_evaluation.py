@@ -83,7 +83,7 @@ def test_real_trips_are_perfect_and_a_report_shows_them(town, tmp_path, capsys):
 def test_the_report_shows_the_baselines_and_says_which_beat_which_student(town):
     record = read_artifact(town[2]["distillation_report"].path)
     row = record.summary["baselines"][0]
-    assert row["figure"] == "paired.edr"
+    assert row["metric"] == "paired.edr"
     page = (record.path / "report.html").read_text()
     sentence = re.search(r"Primary metric of generated trips, [^<]*", page)[0]
     for name in ("Markov chain", "Shortest path", "Fastest path", "Nearest training trip"):

@@ -12,7 +12,7 @@ from hoser_kd.config.schema import Bounds, CityConfig, GridConfig, SourceConfig,
 from hoser_kd.config.section import EXECUTION_ONLY
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
 from hoser_kd.pipeline.run import settings_of, version_of
-from hoser_kd.pipeline.seed_pooling import pool_seeds
+from hoser_kd.pipeline.seed_selection import select_seeds
 from hoser_kd.pipeline.store import Artifact
 
 BOUNDS = {"min_lat": 41.0, "max_lat": 41.2, "min_lng": -8.7, "max_lng": -8.5}
@@ -153,7 +153,7 @@ def test_defaults_alone_leave_nothing_to_hash():
         assert section.changed(section.defaults()) == {}
 
 
-def test_seeds_recorded_before_and_after_a_new_key_are_pooled(larger_city):
+def test_seeds_recorded_before_and_after_a_new_key_are_comparable(larger_city):
     """Finished artifacts stay fresh, so a report has both kinds of record."""
 
     def student(seed, config):
@@ -164,6 +164,8 @@ def test_seeds_recorded_before_and_after_a_new_key_are_pooled(larger_city):
 
     before, after = CityConfig.model_validate(TOWN), larger_city.model_validate(TOWN)
     other = larger_city.model_validate(change("student.a_new_key", True))
-    pool = pool_seeds({"vanilla_student": {0: student(0, other), 1: student(1, before), 2: student(2, after)}}, {})
-    assert pool.seeds == (1, 2)
-    assert [row["why"] for row in pool.left_out] == ["student.a_new_key is True, not the default"]
+    selection = select_seeds(
+        {"vanilla_student": {0: student(0, other), 1: student(1, before), 2: student(2, after)}}, {}
+    )
+    assert selection.seeds == (1, 2)
+    assert [row["reason"] for row in selection.left_out] == ["student.a_new_key is True, not the default"]

@@ -75,7 +75,7 @@ def data() -> ReportData:
             "label_values": {"entropy (nat)": np.linspace(0, 1, 40)},
         },
         settings_yaml="city: porto\nstudent:\n  hidden_dim: 128\n",
-        versions=[{"asset": "teacher", "version": "abc123", "made": "2025-01-01", "inputs": "teacher_corpus 9f"}],
+        versions=[{"asset": "teacher", "version": "abc123", "created_at": "2025-01-01", "inputs": "teacher_corpus 9f"}],
         seconds={"teacher": 65.0, "vanilla_student": 10.0},
         sizes={"training_trips": 30},
         figures={"Roads that share a cell.": plots.png(plots.network_map(NETWORK), dpi=40)},
@@ -199,7 +199,7 @@ class TestPage:
             settings_yaml=evil,
             teacher={evil: {evil: evil}},
             sizes={evil: evil},
-            versions=[dict.fromkeys(("asset", "version", "made", "inputs"), evil)],
+            versions=[dict.fromkeys(("asset", "version", "created_at", "inputs"), evil)],
             seconds={evil: 1.0},
             figures={evil: data.figures["Roads that share a cell."]},
         )
@@ -331,8 +331,8 @@ class TestCompare:
     def test_the_short_comparison_has_the_headline_metrics_of_all_students(self):
         plain = {"next_step.nll": 1.0, "next_step.top_3": 0.5, "similarity.dtw": 3.0}
         rows = headline_rows({"vanilla": plain, "distilled": {**plain, "next_step.accuracy": 0.5}})
-        assert [row["figure"] for row in rows] == ["next_step.nll", "similarity.dtw"]
-        assert rows[0] == {"figure": "next_step.nll", "vanilla": 1.0, "distilled": 1.0}
+        assert [row["metric"] for row in rows] == ["next_step.nll", "similarity.dtw"]
+        assert rows[0] == {"metric": "next_step.nll", "vanilla": 1.0, "distilled": 1.0}
 
 
 class TestBaselines:
@@ -424,7 +424,7 @@ class TestLabels:
         assert "candidate top is true" not in parsed.words
 
     def test_nested_names_and_unknown_ones_stay_readable(self):
-        values = {"alignment": {"can_tell": True, "tried": [1]}, "odd_key": 12345, "share": 0.123456, "lost": None}
+        values = {"alignment": {"is_conclusive": True, "tried": [1]}, "odd_key": 12345, "share": 0.123456, "lost": None}
         assert [tuple(value)[:2] for value in describe_values(values)] == [
             ("alignment: conclusive", "yes"),
             ("odd key", "12,345"),

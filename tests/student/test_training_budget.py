@@ -30,6 +30,7 @@ FAST = TINY.model_copy(update={"max_epochs": 12, "learning_rate": 0.05})
         ({"max_epochs": 6, "batch_size": 16, "min_steps": 900, "train_fraction": 0.1}, 240, 15, 60),
         ({"max_epochs": 6, "batch_size": 16, "min_steps": 900, "train_fraction": 0.3}, 720, 45, 20),
         ({"max_epochs": 2, "batch_size": 16, "min_steps": 5, "train_fraction": 1e-6}, 1, 1, 5),
+        ({"max_epochs": 2, "batch_size": 2, "train_fraction": 0.0012}, 3, 2, 2),
     ],
 )
 def test_min_steps_raise_the_number_of_epochs(student, trips, steps_per_epoch, epochs):
@@ -176,6 +177,25 @@ def test_warnings_of_training():
     # 240 steps of min_steps are 24 epochs, whose warm-up is 2.4 epochs
     assert kinds(24, 2, num_trips=160, min_steps=240) == ["best_epoch_in_warmup"]
     assert kinds(24, 24, num_trips=160, min_steps=240) == ["last_epoch_is_best"]
+
+
+def test_the_warm_up_is_a_share_of_the_epochs_after_min_steps():
+    """400 steps of 10 per epoch: 40 epochs, whose warm-up is 4 epochs; 20 epochs would have 2."""
+    config = StudentConfig(batch_size=16, max_epochs=20, min_steps=400)
+    (warning,) = training_warnings(config, 160, 40, 4)
+    assert (warning["kind"], warning["best_epoch"], warning["warmup_epochs"]) == ("best_epoch_in_warmup", 4, 4.0)
+    assert training_warnings(config, 160, 40, 5) == []
+
+
+def test_early_stopping_is_allowed_from_the_epoch_that_reaches_the_minimum():
+    budget = TrainingBudget.of(StudentConfig(batch_size=16, min_steps=60), 96)
+    assert budget.steps_per_epoch == 6
+    assert [budget.allows_stop_after(epochs) for epochs in (9, 10, 11)] == [False, True, True]
+
+
+def test_warnings_hold_the_numbers_behind_them():
+    few, last = training_warnings(StudentConfig(batch_size=16, max_epochs=20), 144, 20, 20)
+    assert (few["steps_per_epoch"], few["train_trips"], last["best_epoch"]) == (9, 144, 20)
 
 
 def message(num_trained, best, num_trips=2400, **student):

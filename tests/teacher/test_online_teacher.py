@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small_city import grid_network, random_trips
+from tiny_town import tiny_town
 
 from hoser_kd.config.schema import CityConfig, DistillConfig, StudentConfig
 from hoser_kd.hoser import HOSER, collate
@@ -114,24 +115,9 @@ def test_a_batch_does_not_digest_the_teacher_again(city, monkeypatch):
 
 
 def town(**distill) -> CityConfig:
-    return CityConfig.model_validate(
-        {
-            "city": "town",
-            "source": {"kind": "synthetic", "synthetic": {"blocks": [6, 6], "num_trips": 60}},
-            "zones": {"count": 6},
-            "grid": {"bounds": "roads", "cell_size_m": 80},
-            "teacher": {"preset": "tiny", "n_embd": 16, "max_epochs": 1},
-            "student": {
-                "hidden_dim": 16,
-                "road_id_dim": 8,
-                "attribute_dim": 2,
-                "max_epochs": 1,
-                "batch_size": 16,
-                "learning_rate": 0.01,
-            },
-            "distill": {"lambda_kl": 0.5, "window": 4, "shared_cells": "split", "sample_steps_per_trace": 3} | distill,
-            "generation": {"num_trips": 3, "max_steps": 100},
-        }
+    return tiny_town(
+        distill={"window": 4, "shared_cells": "split", "sample_steps_per_trace": 3} | distill,
+        generation={"num_trips": 3, "max_steps": 100},
     )
 
 
@@ -151,7 +137,7 @@ def test_online_and_stored_labels_train_the_same_students(tmp_path):
     assert {"train_kl", "teacher_kl", "teacher_agreement"} <= set(ours)
     assert ours == pytest.approx(theirs, abs=1e-4, rel=0)
     shown = [
-        {row["figure"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
+        {row["metric"]: row["distilled"] for row in each["trajectory_metrics"].summary["comparison"]}
         for each in (online, stored)
     ]
     assert shown[0]["next_step.teacher_agreement"] == pytest.approx(shown[1]["next_step.teacher_agreement"], abs=1e-3)

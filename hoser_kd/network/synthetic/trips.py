@@ -21,7 +21,8 @@ from scipy.sparse.csgraph import dijkstra
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, offsets_of, ranges, row_of_value, take_rows
 from hoser_kd.common.calendar import SECONDS_PER_DAY, SECONDS_PER_HOUR, hour_of_day, is_weekend
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.network.synthetic.streets import LINK, MOTORWAY, TERTIARY, Streets
+from hoser_kd.network.synthetic.street_plan import LINK, MOTORWAY, TERTIARY
+from hoser_kd.network.synthetic.streets import Streets
 from hoser_kd.network.trajectories import Trajectories
 
 FIRST_DAY = np.datetime64("2023-05-01", "s")

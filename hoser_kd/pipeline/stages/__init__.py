@@ -1,4 +1,6 @@
-"""Functions of the stages, one module per group: each reads its inputs' files, calls the library, and writes files.
+"""Functions of the stages, one module per group, in the group evaluation one per stage.
+
+Each reads its inputs' files, calls the library, and writes files.
 
 What belongs here: the files of an artifact, with the metrics and figures beside them. What does not: computation (the
 other packages), versions (`hoser_kd.pipeline.run`) and folders (`hoser_kd.pipeline.store`).

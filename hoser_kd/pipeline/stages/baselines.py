@@ -164,5 +164,5 @@ def beside_students(
     rows = headline_rows(columns)
     if all(PRIMARY_TRIP_METRIC in values for values in columns.values()):
         primary = {name: values[PRIMARY_TRIP_METRIC] for name, values in columns.items()}
-        rows.insert(0, {"figure": PRIMARY_TRIP_METRIC, **primary})
+        rows.insert(0, {"metric": PRIMARY_TRIP_METRIC, **primary})
     return rows

@@ -11,8 +11,8 @@ from hoser_kd.common.files import write_json
 from hoser_kd.evaluation.ceilings import CEILING, CONTROL, Splits, interval_text, measure_ceilings, summary_rows
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.markov import MarkovChain
-from hoser_kd.pipeline.graph import STAGES, StageRun
-from hoser_kd.pipeline.seed_pooling import Pool, pool_seeds
+from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.seed_selection import comparable_seeds
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.student.pools import markov_probabilities, student_probabilities, teacher_probabilities
@@ -22,7 +22,7 @@ CEILINGS_FILE = "ceilings.json"
 
 def ceilings(run: StageRun) -> dict[str, Any]:
     """Fit the pools of all comparable seeds on validation and measure them on test; writes `ceilings.json`."""
-    seeds = _comparable_seeds(run)
+    seeds = comparable_seeds(run)
     network, trips = load_network(run), [load_trips(run, split) for split in ("val", "test")]
     chain = MarkovChain.tune(load_trips(run, "train"), trips[0], network)
     labels = load_labels(run, "val", "test")
@@ -50,13 +50,6 @@ def ceilings(run: StageRun) -> dict[str, Any]:
     }
     write_json(run.folder / CEILINGS_FILE, content)
     return _summary(content)
-
-
-def _comparable_seeds(run: StageRun) -> Pool:
-    """Return the seeds to measure: those that differ by the seed alone, as in the report."""
-    per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
-    shared = {name: run.artifact(name) for name in run.stage.inputs if not STAGES[name].per_seed}
-    return pool_seeds(per_seed, shared)
 
 
 def _summary(content: dict[str, Any]) -> dict[str, Any]:

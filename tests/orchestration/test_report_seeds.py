@@ -1,4 +1,4 @@
-"""A report over seeds with different settings: they are not pooled, and a check reports it."""
+"""A report over seeds with different settings: they are not averaged together, and a check reports it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 # Dagster reads a property of its own that it has deprecated, where a resource holds another one
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_seeds_trained_with_different_lambdas_are_reported_and_not_pooled(copy_of_town):
+def test_seeds_trained_with_different_lambdas_are_reported_and_not_averaged(copy_of_town):
     home = copy_of_town
     definitions = home.definitions()
     second = dg.MultiPartitionKey({"city": "town", "seed": "1"})
@@ -35,7 +35,7 @@ def test_seeds_trained_with_different_lambdas_are_reported_and_not_pooled(copy_o
         check, metadata, folder = report()
         assert check.passed
         assert metadata["seeds"].value == "0, 1"
-        assert {row.data["asset"] for row in metadata["rests_on"].records} >= {
+        assert {row.data["asset"] for row in metadata["artifacts"].records} >= {
             "teacher",
             "grid_token_table",
             "teacher_soft_labels",
@@ -58,7 +58,7 @@ def test_seeds_trained_with_different_lambdas_are_reported_and_not_pooled(copy_o
         assert metadata["seeds"].value == "1"
         assert json.loads((folder / "seeds.json").read_text()) == [1]
         (row,) = check.metadata["where"].records
-        assert row.data == {"seed": 0, "why": "distillation.lambda_kl is 0.1, not 0.75"}
+        assert row.data == {"seed": 0, "reason": "distillation.lambda_kl is 0.1, not 0.75"}
         page = (folder / "report.html").read_text()
         assert "Seed 0 is left out: distillation.lambda_kl is 0.1, not 0.75." in page
         assert "lambda_kl: 0.75" in page  # the setting of the training, not of the YAML

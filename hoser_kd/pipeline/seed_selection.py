@@ -1,4 +1,4 @@
-"""Selection of the seeds that a report pools: those that differ by the seed alone and have current inputs.
+"""Selection of the seeds that a report averages: those that differ by the seed alone and have current inputs.
 
 A mean over seeds and its interval describe the randomness of training. They would be wrong if one of the seeds were
 trained with another lambda, or evaluated before its student was trained again.
@@ -12,22 +12,29 @@ from typing import Any
 
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.hashing import digest_json
-from hoser_kd.pipeline.graph import changed_settings
+from hoser_kd.pipeline.graph import STAGES, StageRun, changed_settings
 from hoser_kd.pipeline.store import Artifact
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The seeds of a report."""
+class SeedSelection:
+    """The seeds of a report, and those left out."""
 
     seeds: tuple[int, ...]
     """Seeds trained with the same settings, ascending."""
     left_out: tuple[dict[str, Any], ...]
-    """A row for each other seed: `seed`, `why`."""
+    """A row for each other seed: `seed`, `reason`."""
 
 
-def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[str, Artifact]) -> Pool:
-    """Choose the seeds to pool: the latest complete seed and all that are comparable with it.
+def comparable_seeds(run: StageRun) -> SeedSelection:
+    """Select the seeds among all inputs of a run; see `select_seeds`."""
+    per_seed = {name: run.seeds(name) for name in run.stage.inputs if STAGES[name].per_seed}
+    shared = {name: run.artifact(name) for name in run.stage.inputs if not STAGES[name].per_seed}
+    return select_seeds(per_seed, shared)
+
+
+def select_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[str, Artifact]) -> SeedSelection:
+    """Select the seeds of a report: the latest complete seed and all that are comparable with it.
 
     `per_seed`: artifacts by stage and seed. `shared`: artifacts of stages with one per city. A seed is complete if it
     has an artifact of every stage, each computed from the artifacts given here.
@@ -39,16 +46,16 @@ def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[s
         artifact.name: artifact.version for seeds in per_seed.values() for artifact in seeds.values()
     }
     groups: dict[str, list[int]] = {}
-    why: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for seed in sorted({seed for seeds in per_seed.values() for seed in seeds}):
         of_seed = {stage: seeds[seed] for stage, seeds in per_seed.items() if seed in seeds}
         if (gap := _gap(of_seed, tuple(per_seed), current)) is not None:
-            why[seed] = gap
+            reasons[seed] = gap
         else:
             groups.setdefault(digest_json(_comparison_key(of_seed)), []).append(seed)
     if not groups:
-        reasons = "; ".join(f"seed {seed}: {reason}" for seed, reason in why.items())
-        raise StoreError(f"there is no seed to report on. {reasons[:1].upper()}{reasons[1:]}.")
+        text = "; ".join(f"seed {seed}: {reason}" for seed, reason in reasons.items())
+        raise StoreError(f"there is no seed to report on. {text[:1].upper()}{text[1:]}.")
 
     def latest(seeds: list[int]) -> tuple[str, int]:
         return max(artifacts[seed].created_at for artifacts in per_seed.values() for seed in seeds), len(seeds)
@@ -57,8 +64,9 @@ def pool_seeds(per_seed: Mapping[str, Mapping[int, Artifact]], shared: Mapping[s
     reference = {stage: seeds[chosen[0]] for stage, seeds in per_seed.items()}
     for seed in (seed for group in groups.values() if group is not chosen for seed in group):
         other = {stage: seeds[seed] for stage, seeds in per_seed.items()}
-        why[seed] = "; ".join(_differences(other, reference))
-    return Pool(tuple(chosen), tuple({"seed": seed, "why": reason} for seed, reason in sorted(why.items())))
+        reasons[seed] = "; ".join(_differences(other, reference))
+    left_out = ({"seed": seed, "reason": reason} for seed, reason in sorted(reasons.items()))
+    return SeedSelection(tuple(chosen), tuple(left_out))
 
 
 def _gap(of_seed: Mapping[str, Artifact], stages: tuple[str, ...], current: Mapping[str, str]) -> str | None:
