@@ -236,7 +236,7 @@ STAGES: dict[str, Stage] = {
             settings=("grid",),
             uses_model=True,
             kinds=("geopandas", "parquet"),
-            code_version="3",
+            code_version="2",
         ),
         Stage(
             "teacher_corpus",

@@ -29,6 +29,15 @@ from upath import UPath
 from hoser_kd.common.errors import StoreError
 
 RECORD = "artifact.json"
+_RENAMED_KEYS = {
+    "all_apart": "all_distinguishable_share",
+    "label_apart": "label_distinguishable_share",
+    "guess": "uniform_loss",
+    "least_half_a_cell_off": "min_loss_half_cell",
+    "can_tell": "is_conclusive",
+}
+"""New names of keys of the summary. Records that were written before are read under the new names, so that a renamed
+key does not cost a new teacher."""
 
 
 @dataclass(frozen=True)
@@ -210,13 +219,21 @@ def read_artifact(folder: str | os.PathLike[str]) -> Artifact:
     path = Path(folder)
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        return Artifact(path=path, **record)
+        summary = _with_new_keys(record.pop("summary", {}))
+        return Artifact(path=path, summary=summary, **record)
     except FileNotFoundError:
         raise StoreError(f"{path}: not an artifact, as it has no {RECORD}.") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path / RECORD}: damaged ({error}). Remove the folder and materialize the stage again."
         ) from None
+
+
+def _with_new_keys(value: Any) -> Any:
+    """Rename the keys of `_RENAMED_KEYS` at any depth."""
+    if isinstance(value, dict):
+        return {_RENAMED_KEYS.get(key, key): _with_new_keys(part) for key, part in value.items()}
+    return [_with_new_keys(part) for part in value] if isinstance(value, list) else value
 
 
 def now_utc() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import threading
 
@@ -154,3 +155,16 @@ def test_a_damaged_record_is_named(tmp_path):
         read_artifact(artifact.path)
     with pytest.raises(StoreError, match="not an artifact"):
         read_artifact(tmp_path)
+
+
+def test_a_record_with_old_key_names_is_read_under_the_new_ones(tmp_path):
+    artifact = commit(Store(tmp_path))
+    file = artifact.path / "artifact.json"
+    record = json.loads(file.read_text())
+    old = {"resolution": {"all_apart": 0.5}, "alignment": {"can_tell": True, "tried": [{"guess": 2.0}]}, "steps": 3}
+    file.write_text(json.dumps({**record, "summary": old}))
+    assert read_artifact(artifact.path).summary == {
+        "resolution": {"all_distinguishable_share": 0.5},
+        "alignment": {"is_conclusive": True, "tried": [{"uniform_loss": 2.0}]},
+        "steps": 3,
+    }
