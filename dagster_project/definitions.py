@@ -39,7 +39,7 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=dg.multiprocess_executor.configured(
             {
-                "start_method": {"forkserver": {"preload_modules": ["torch", "dagster_project.definitions"]}},
+                "start_method": {"forkserver": {"preload_modules": ["dagster_project.preload"]}},
                 "max_concurrent": 1,
             }
         ),
