@@ -5,9 +5,9 @@ The docstring under each field is its documentation; it appears in the docs, in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
@@ -152,8 +152,12 @@ class TeacherConfig(Section):
     """Random seed of weight initialization, batch order and dropout."""
 
 
+Recipe = Literal["kl", "sequence", "off_path"]
+"""A way in which the teacher trains the student."""
+
+
 class DistillConfig(Section):
-    """Teacher labels and the distillation term of the loss. The first eight keys are those of the original section."""
+    """Teacher labels and the distillation of the student. The first eight keys are those of the original section."""
 
     enabled: bool = True
     """Train a distilled student."""
@@ -172,6 +176,13 @@ class DistillConfig(Section):
     """Distilled steps per trajectory and epoch: all, or this many sampled at random."""
     teacher_fp16: bool = True
     """Run the teacher in half precision on a GPU; a CPU always uses float32."""
+    recipe: tuple[Recipe, ...] = ("kl",)
+    """Ways in which the teacher trains the student, in any combination. kl: the KL divergence to the teacher on the
+    student's own steps, as in the original; sequence: training on trips sampled from the teacher; off_path: fine-tuning
+    on states off any real trip."""
+    synthetic_weight: float = Field(1.0, gt=0)
+    """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
+    """
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
     """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
     the loss compares cells."""
@@ -195,6 +206,43 @@ class DistillConfig(Section):
         if self.store_outside_mass and self.labels == "online":
             raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
         return self
+
+    @field_validator("recipe")
+    @classmethod
+    def _distinct(cls, recipe: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+        if not recipe:
+            raise ValueError("recipe is empty: name at least one, or set `enabled: false`")
+        if len(set(recipe)) < len(recipe):
+            raise ValueError(f"recipe names {', '.join(recipe)}: each at most once")
+        # the order has no meaning, so that it must not change versions
+        return tuple(name for name in get_args(Recipe) if name in recipe)
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether the training of the distilled student differs from that of the vanilla one."""
+        return self.uses_kl or self.recipe != ("kl",)
+
+    @property
+    def uses_kl(self) -> bool:
+        """Whether the KL divergence is a part of the loss."""
+        return "kl" in self.recipe and self.lambda_kl > 0
+
+
+class SyntheticTripsConfig(Section):
+    """Trips sampled from the teacher for the recipe `sequence` of `distill.recipe`; unused without it."""
+
+    count: int | None = Field(None, ge=1)
+    """Number of trips. None: the number of training trips."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature: above 1 more diverse, below 1 more likely trips."""
+    max_steps: int | None = Field(None, ge=2)
+    """Maximum number of roads of a trip; longer ones are dropped. None: the longest that fits the teacher's context."""
+    length_correction: Literal["auto", "none", "acceptance", "temperature"] = "auto"
+    """Correction of the lengths of the trips. acceptance: reject trips of lengths that are too frequent; temperature:
+    the best of some factors of the temperature; auto: the one of these, or none, with lengths closest to those of the
+    validation trips."""
+    seed: int = 0
+    """Random seed of sampling."""
 
 
 _VALIDATION_ODS = 200
@@ -241,6 +289,8 @@ class StudentConfig(Section):
     """Share of the steps used for linear warm-up of the learning rate."""
     max_norm: float = Field(1.0, gt=0)
     """Maximum gradient norm; larger gradients are clipped."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the next-step label that is spread evenly over the candidates, a control for distillation; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "nll"
@@ -281,6 +331,8 @@ class StudentConfig(Section):
         unused = set(execution_only_fields(type(self)))
         if not self.num_validation_ods:
             unused |= {"select_num_ods", "select_max_steps"}
+        if not self.label_smoothing:
+            unused.add("label_smoothing")
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -400,9 +452,16 @@ class CityConfig(Section):
     """LM-TAD."""
     distill: DistillConfig = DistillConfig()
     """Teacher labels and distillation."""
+    synthetic_trips: SyntheticTripsConfig = SyntheticTripsConfig()
+    """Trips sampled from the teacher."""
     student: StudentConfig = StudentConfig()
     """HOSER."""
     generation: GenerationConfig = GenerationConfig()
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+
+    @property
+    def uses_synthetic_trips(self) -> bool:
+        """Whether a student is trained on trips sampled from the teacher."""
+        return self.distill.enabled and "sequence" in self.distill.recipe

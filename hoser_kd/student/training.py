@@ -31,6 +31,7 @@ from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.training_arguments import (
     check_distillation,
+    check_synthetic,
     check_trips,
     check_types,
     check_validators,
@@ -40,6 +41,7 @@ from hoser_kd.student.training_arguments import (
 )
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
+from hoser_kd.student.training_data import TrainingData
 from hoser_kd.student.training_key import training_key
 
 if TYPE_CHECKING:
@@ -153,6 +155,7 @@ def train_student(
     labels: RaggedLabels | LabelSource | None = None,
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
+    synthetic: Trajectories | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | PathLike[str],
@@ -168,9 +171,11 @@ def train_student(
     require `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts; if `config.train_fraction` is below 1, the counts of the
     student's own trips replace them. `labels`: the teacher's scores of every step of `train`, stored or computed
-    online; required by `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics. `grid_tokens` (N,)
-    int64 are required if `distill.shared_cells` is not `replicate`. `resume`: continue an interrupted training of the
-    same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit, interrupted or not.
+    online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
+    `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
+    the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
+    `resume`: continue an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives
+    the same result bit for bit, interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -182,12 +187,13 @@ def train_student(
     check_types(network, train, val, config, resume)
     zones = zone_array(zones, network.num_roads)
     zone_transitions = transition_counts(zone_transitions, zones)
-    check_trips(network, train=train, val=val)
+    check_trips(network, train=train, val=val, **({} if synthetic is None else {"synthetic": synthetic}))
     check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
+    check_synthetic(distill, synthetic)
     check_validators(config, validators)
     device = device_of(device)
-    distill = None if distill is None or distill.lambda_kl == 0 else distill
-    budget = TrainingBudget.of(config, len(train))
+    distill = None if distill is None or not distill.trains_student else distill
+    budget = TrainingBudget.of(config, len(train), 0 if synthetic is None else len(synthetic))
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = training_key(
@@ -199,6 +205,7 @@ def train_student(
         labels=labels,
         val_labels=val_labels,
         grid_tokens=grid_tokens,
+        synthetic=synthetic,
     )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
@@ -208,6 +215,7 @@ def train_student(
     if finished is not None:
         return finished
     own_trips = train.take(rows)
+    data = TrainingData.of(train, rows, synthetic, network, seed)
     mean, std = time_label_statistics(own_trips)
     if config.train_fraction < 1:
         # otherwise a student of few trips has the traffic of all
@@ -216,8 +224,10 @@ def train_student(
         torch.manual_seed(seed)
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
         cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
-        source = None if distill is None else as_label_source(labels, train)
-        terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
+        source = None if distill is None else data.labels(as_label_source(labels, train))
+        terms = loss_terms(
+            LossContext(model.time_scale, config, distill, source, cells, seed, model.device, data.first_synthetic)
+        )
         trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
@@ -226,7 +236,7 @@ def train_student(
                 break
             # the state of the generator follows from the epoch, so it need not be saved
             torch.manual_seed(seed * 1_000_003 + epoch + context.rank * 7_919)
-            metrics = {"epoch": float(epoch + 1), **_epoch(trainer, train, rows, seed, epoch, checkpoint, progress)}
+            metrics = {"epoch": float(epoch + 1), **_epoch(trainer, data, seed, epoch, checkpoint, progress)}
             for validator in (next_step, *validators):
                 metrics |= validator(model, progress)
             checkpoint.finish_epoch(model, trainer.optimizer, metrics)
@@ -273,20 +283,20 @@ def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: 
 
 def _epoch(
     trainer: StudentTrainer,
-    train: Trajectories,
-    rows: Int64Array,
+    data: TrainingData,
     seed: int,
     epoch: int,
     checkpoint: TrainingCheckpoint,
     progress: Progress,
 ) -> dict[str, float]:
     """Train on each trip once; returns the means of the metrics of the steps, named `train_…`."""
-    lengths = train.offsets[rows + 1] - train.offsets[rows]
+    trips, rows = data.trips, data.rows
+    lengths = trips.offsets[rows + 1] - trips.offsets[rows]
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        metrics = trainer.step(train, rows[chosen], epoch)
+        metrics = trainer.step(trips, rows[chosen], epoch)
         checkpoint.log(metrics, optimizer.steps_done)
         if trainer.context.is_main_process:
             progress("training", optimizer.steps_done, optimizer.total_steps, metrics)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
 _DISTILL_USAGE = "Call train_student(..., distill=DistillConfig(), labels=labels)."
+_SYNTHETIC_USAGE = "Pass synthetic=TripSampler(teacher, grid_tokens, network).sample(0, count).trajectories()."
 _COUNTS = "Compute the counts with transitions(zones, train, num_zones)."
 
 
@@ -89,7 +90,7 @@ def check_distillation(
         raise ValueError(
             f"labels= is read only with distill=. {_DISTILL_USAGE} For a vanilla student, leave labels= out."
         )
-    if distill is None or distill.lambda_kl == 0:
+    if distill is None or not distill.uses_kl:
         return
     if labels is None:
         raise ValueError(
@@ -102,6 +103,20 @@ def check_distillation(
         )
     if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
         raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
+
+
+def check_synthetic(distill: DistillConfig | None, synthetic: object) -> None:
+    """Raise TypeError or ValueError where synthetic trips are missing, or given without the recipe for them."""
+    wanted = distill is not None and "sequence" in distill.recipe
+    if synthetic is not None and not isinstance(synthetic, Trajectories):
+        raise TypeError(f"synthetic is a {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
+    if wanted and synthetic is None:
+        raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
+    if synthetic is not None and not wanted:
+        raise ValueError(
+            "synthetic= is read only with the recipe `sequence`: pass distill=DistillConfig(recipe=['sequence']), or "
+            "leave synthetic= out."
+        )
 
 
 def _check_labels(**named: object) -> None:

@@ -30,6 +30,7 @@ def training_key(
     labels: RaggedLabels | LabelSource | None = None,
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
+    synthetic: Trajectories | None = None,
 ) -> str:
     """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
 
@@ -40,20 +41,26 @@ def training_key(
     settings: dict[str, Any] = {
         "student": config.of_the_result(),
         "seed": seed,
-        "distill": distill
-        and {
-            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": _identity(labels),
-        },
+        "distill": distill and {**_distill_settings(distill), "labels": _identity(labels)},
         "val_labels": _identity(val_labels),
         "city": _digest_city(*city),
         "trips": digest_arrays(*(part for split in splits for part in (split.offsets, split.road_ids, split.times))),
     }
+    if synthetic is not None:
+        settings["synthetic"] = digest_arrays(synthetic.offsets, synthetic.road_ids)
     if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
+
+
+def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
+    """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
+    unused = {"label_processes", "store_outside_mass"}
+    defaults = {name: field.default for name, field in type(distill).model_fields.items()}
+    unused |= {name for name in ("recipe", "synthetic_weight") if getattr(distill, name) == defaults[name]}
+    return distill.model_dump(mode="json", exclude=unused)
 
 
 def _digest_city(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> str:
