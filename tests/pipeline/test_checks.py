@@ -315,6 +315,26 @@ def test_labels_finite(labeled, value, split):
 # the students
 
 
+@pytest.mark.parametrize(
+    ("summary", "passed", "words"),
+    [
+        ({"enabled": False}, True, "lacks `sequence`"),
+        ({"ended_share": 0.98, "trips": 100}, True, "98.0% of 120"),
+        ({"ended_share": 0.3, "trips": 100}, False, "Train the teacher longer"),
+        ({"ended_share": 0.9, "trips": 60}, False, "60 of 100 requested"),
+    ],
+)
+def test_synthetic_trips_end(summary, passed, words, tmp_path):
+    counts = {"requested": 100, "attempts": 120, "too_long": 11, "too_short": 9, "rejected_by_length": 0}
+    subject = artifact("synthetic_trips", tmp_path, **{**counts, **summary})
+    result, message = verdict("synthetic_trips_end", subject)
+    assert (result, words in message) == (passed, True)
+    if not passed:
+        rows, figure = where("synthetic_trips_end", subject)
+        assert {row["attempts"]: row["number"] for row in rows}["too_long"] == 11
+        assert not figure
+
+
 @pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])
 def test_beats_frequency_baseline(stage, tmp_path):
     assert verdict("beats_frequency_baseline", artifact(stage, tmp_path, val_nll=0.5, frequency_nll=0.6))[0]
