@@ -5,9 +5,9 @@ The docstring under each field is its documentation; it appears in the docs, in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
@@ -152,8 +152,12 @@ class TeacherConfig(Section):
     """Random seed of weight initialization, batch order and dropout."""
 
 
+Recipe = Literal["kl", "sequence", "off_path"]
+"""A way in which the teacher trains the student."""
+
+
 class DistillConfig(Section):
-    """Teacher labels and the distillation term of the loss. The first eight keys are those of the original section."""
+    """Teacher labels and the distillation of the student. The first eight keys are those of the original section."""
 
     enabled: bool = True
     """Train a distilled student."""
@@ -172,6 +176,10 @@ class DistillConfig(Section):
     """Distilled steps per trajectory and epoch: all, or this many sampled at random."""
     teacher_fp16: bool = True
     """Run the teacher in half precision on a GPU; a CPU always uses float32."""
+    recipe: tuple[Recipe, ...] = ("kl",)
+    """Ways in which the teacher trains the student, in any combination. kl: the KL divergence to the teacher on the
+    student's own steps, as in the original; sequence: training on trips sampled from the teacher; off_path: fine-tuning
+    on states off any real trip."""
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
     """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
     the loss compares cells."""
@@ -195,6 +203,21 @@ class DistillConfig(Section):
         if self.store_outside_mass and self.labels == "online":
             raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
         return self
+
+    @field_validator("recipe")
+    @classmethod
+    def _distinct(cls, recipe: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+        if not recipe:
+            raise ValueError("recipe is empty: name at least one, or set `enabled: false`")
+        if len(set(recipe)) < len(recipe):
+            raise ValueError(f"recipe names {', '.join(recipe)}: each at most once")
+        # the order has no meaning, so that it must not change versions
+        return tuple(name for name in get_args(Recipe) if name in recipe)
+
+    @property
+    def uses_kl(self) -> bool:
+        """Whether the KL divergence is a part of the loss."""
+        return "kl" in self.recipe and self.lambda_kl > 0
 
 
 _VALIDATION_ODS = 200

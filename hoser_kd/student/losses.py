@@ -304,8 +304,8 @@ def _time_term(context: LossContext) -> LossTerm:
 
 
 def _kl_term(context: LossContext) -> LossTerm | None:
-    """Return the distillation term; None without distillation or with weight 0. Raises ValueError without labels."""
-    if context.distill is None or context.distill.lambda_kl == 0:
+    """Return the distillation term; None if the settings switch it off. Raises ValueError without labels."""
+    if context.distill is None or not context.distill.uses_kl:
         return None
     if context.labels is None:
         raise ValueError("distillation requires the teacher's labels: train_student(..., distill=..., labels=...).")

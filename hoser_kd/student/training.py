@@ -186,7 +186,7 @@ def train_student(
     check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
     check_validators(config, validators)
     device = device_of(device)
-    distill = None if distill is None or distill.lambda_kl == 0 else distill
+    distill = None if distill is None or not distill.uses_kl else distill
     budget = TrainingBudget.of(config, len(train))
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()

@@ -89,7 +89,7 @@ def check_distillation(
         raise ValueError(
             f"labels= is read only with distill=. {_DISTILL_USAGE} For a vanilla student, leave labels= out."
         )
-    if distill is None or distill.lambda_kl == 0:
+    if distill is None or not distill.uses_kl:
         return
     if labels is None:
         raise ValueError(

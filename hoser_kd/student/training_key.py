@@ -40,11 +40,7 @@ def training_key(
     settings: dict[str, Any] = {
         "student": config.of_the_result(),
         "seed": seed,
-        "distill": distill
-        and {
-            **distill.model_dump(mode="json", exclude={"label_processes", "store_outside_mass"}),
-            "labels": _identity(labels),
-        },
+        "distill": distill and {**_distill_settings(distill), "labels": _identity(labels)},
         "val_labels": _identity(val_labels),
         "city": _digest_city(*city),
         "trips": digest_arrays(*(part for split in splits for part in (split.offsets, split.road_ids, split.times))),
@@ -54,6 +50,14 @@ def training_key(
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
+
+
+def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
+    """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
+    unused = {"label_processes", "store_outside_mass"}
+    if distill.recipe == type(distill).model_fields["recipe"].default:
+        unused.add("recipe")
+    return distill.model_dump(mode="json", exclude=unused)
 
 
 def _digest_city(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> str:

@@ -59,6 +59,19 @@ distill:
     assert config.distill.lambda_kl == 0.01
 
 
+def test_the_order_of_a_recipe_has_no_meaning():
+    recipes = [DistillConfig(recipe=names).recipe for names in (("sequence", "kl"), ["kl", "sequence"])]
+    assert recipes == [("kl", "sequence")] * 2
+    assert DistillConfig().recipe == ("kl",)
+
+
+@pytest.mark.parametrize(
+    ("config", "uses_kl"), [({}, True), ({"lambda_kl": 0}, False), ({"recipe": ["sequence"]}, False)]
+)
+def test_the_recipe_switches_the_divergence(config, uses_kl):
+    assert DistillConfig(**config).uses_kl == uses_kl
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -79,6 +92,9 @@ distill:
         ),
         (SYNTHETIC + "teacher: {n_layer: yes}", ["line 2", "`teacher.n_layer`", "must be a number, not true"]),
         (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "must be a number"]),
+        (SYNTHETIC + "distill: {recipe: []}", ["`distill.recipe`", "recipe is empty", "enabled: false"]),
+        (SYNTHETIC + "distill: {recipe: [kl, kl]}", ["`distill.recipe`", "kl, kl", "at most once"]),
+        (SYNTHETIC + "distill: {recipe: [sequnce]}", ["`distill.recipe", "'sequence'", "'sequnce'"]),
         (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "must be a number"]),
         ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
         (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),
