@@ -1,8 +1,8 @@
 """Batches of trips, and the input features of HOSER, derived from them on the model's device.
 
-A trip of roads r_0 … r_n has n steps: history r_0 … r_t, label r_{t+1}, destination r_n, or another destination where a
-batch has its own, as for trips that have not arrived. No feature is stored per step: positions, intervals and candidates
-are gathered from tables by road id and time.
+A trip of roads r_0 … r_n has n steps: history r_0 … r_t, label r_{t+1}, destination r_n. Trips that have not arrived
+come with other destinations. No feature is stored per step: positions, intervals and candidates are gathered from
+tables by road id and time.
 
 Shapes: B trips, T steps of the longest trip, S valid steps of the batch, K candidates of all valid steps, C maximum
 number of candidates per step, N roads, L connections.
@@ -10,8 +10,8 @@ number of candidates per step, N roads, L connections.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,8 +66,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
-        parts = (self.road_ids, self.times, self.lengths, self.rows, self.own_destinations)
-        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in parts))
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{k: None if part is None else part.to(device, non_blocking=True) for k, part in parts.items()})
 
 
 def collate(trajectories: Trajectories, rows: Int64Array, destinations: Int64Array | None = None) -> Batch:

@@ -1,4 +1,4 @@
-"""Off-path distillation: the student is fine-tuned on states that it visits itself, taught by a destination-aware teacher.
+"""Off-path distillation: a destination-aware teacher on the states that the student itself visits.
 
 A student is trained on steps of real trips. Its own search also reaches states off any real trip, where it can be
 confident and wrong. After the training, the student therefore samples trips for the requests of its training trips, and
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -29,13 +28,13 @@ from torch import Tensor
 
 from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of, ranges, row_of_value
 from hoser_kd.common.optimizer import autocast
+from hoser_kd.common.progress import Progress, silent
 from hoser_kd.hoser import collate
 from hoser_kd.network.markov import MarkovChain, destination_costs
 from hoser_kd.network.trajectories import Trajectories, concatenate
 from hoser_kd.student.losses import LossTerm, StoredLabels, kl_loss
 
 if TYPE_CHECKING:
-    from hoser_kd.common.progress import Progress
     from hoser_kd.config.schema import OffPathConfig
     from hoser_kd.hoser import HOSER, Batch, StudentOutput
     from hoser_kd.network.road_network import RoadNetwork
@@ -45,6 +44,8 @@ CHUNK_STEPS = 1_000_000
 """Steps whose costs to go are computed together."""
 MIN_LOG_TARGET = -20.0
 """Smallest log q in the reverse KL divergence, which would be infinite at a candidate with q = 0."""
+SECONDS = ("sampling_seconds", "cost_to_go_seconds", "training_seconds")
+"""Metrics of an epoch that say how long its parts took."""
 _COSTS_STAGE = "costs to go"
 
 
@@ -76,12 +77,12 @@ def target_scores(
     teacher_weight: float = 0.0,
     *,
     chunk_steps: int = CHUNK_STEPS,
-    report: Callable[[int, int], object] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> StepScores:
     """Return -(1 - `teacher_weight`) · cost - cost to go of the candidates of every step of trips.
 
     Trips are processed by destination, so each destination is searched once or, where a chunk ends, twice. Memory is
-    that of the result and of a chunk. `destinations` (n,) int64; `report` gets the finished and all steps.
+    that of the result and of a chunk. `destinations` (n,) int64; `progress` gets the finished steps.
     """
     steps = np.maximum(trips.lengths - 1, 0)
     first_step = offsets_of(steps)
@@ -97,7 +98,7 @@ def target_scores(
         place = ranges(offsets[chosen], np.diff(costs.offsets))
         scores[place] = -(1 - teacher_weight) * costs.step - costs.to_go
         done += len(chosen)
-        report(done, int(first_step[-1]))
+        progress(_COSTS_STAGE, done, int(first_step[-1]))
     return StepScores(offsets, scores)
 
 
@@ -176,7 +177,7 @@ class OffPath:
             trips,
             destinations,
             self.settings.teacher_weight,
-            report=lambda done, total: progress(_COSTS_STAGE, done, total),
+            progress=progress,
         )
         self._states = OffPathStates(trips, destinations, StoredLabels(scores, trips))
         reachable = np.bincount(row_of_value(scores.offsets), np.isfinite(scores.scores), trips.num_steps) > 0
@@ -207,11 +208,9 @@ class OffPath:
         self.model.train(was_training)
         return trips
 
-    def term(self) -> LossTerm | None:
-        """Return the loss term; None with weight 0."""
-        if self.settings.weight == 0:
-            return None
-        return LossTerm("off_path", self.settings.weight, self.loss, len)
+    def terms(self) -> list[LossTerm]:
+        """Return the loss term, a mean over trips; none with weight 0."""
+        return [LossTerm("off_path", self.settings.weight, self.loss, len)] if self.settings.weight else []
 
     def loss(self, batch: Batch, output: StudentOutput, epoch: int) -> Tensor:  # noqa: ARG002
         """Return the divergence from the targets on the trips sampled for the requests of a batch of own trips.
@@ -248,7 +247,8 @@ def divergence(logits: Tensor, scores: Tensor, mask: Tensor, kind: str, beta: fl
 
     `logits`, `scores` (S, C) float, `mask` (S, C) bool. With q ∝ exp(scores) and p = softmax(logits): `forward_kl` is
     KL(q || p), `reverse_kl` KL(p || q) with log q of at least `MIN_LOG_TARGET`, and `jsd` beta · KL(q || m) +
-    (1 - beta) · KL(p || m) with m = beta · q + (1 - beta) · p. A state whose scores are all -inf has no signal and is 0.
+    (1 - beta) · KL(p || m) with m = beta · q + (1 - beta) · p. A state whose scores are all -inf has no signal and
+    is 0.
     """
     if kind == "forward_kl":
         return kl_loss(logits, scores, mask, 1.0)
