@@ -165,19 +165,19 @@ class OffPathConfig(Section):
     weight: float = Field(1.0, ge=0)
     """Weight of the term. 0: the same epochs without it, as a control."""
     epochs: int = Field(1, ge=1)
-    """Epochs after the training, from its best epoch; the last one is kept. Trips are sampled anew in each."""
+    """Epochs after the training, from its best epoch; the last one is kept. Each has its own sampled trips."""
     learning_rate: float = Field(3e-4, gt=0)
     """Learning rate of AdamW, constant."""
     batch_size: int = Field(32, ge=1)
     """Real trips per optimizer step; to each belongs a sampled trip per temperature."""
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0, 2.5), min_length=1)
+    temperatures: tuple[float, ...] = Field((1.0, 2.5), min_length=1)
     """Temperatures at which trips are sampled, one trip each per training trip; above 1, more states are off real
     trips."""
     max_steps: int = Field(120, ge=1)
     """Maximum number of roads of a sampled trip."""
-    smoothing: float | None = Field(None, gt=0)
+    smoothing: float | None = Field(3.0, gt=0)
     """Added to the count of every candidate of the Markov chain, which is fitted on the student's training trips. None:
-    the best on validation trips, as for the baselines."""
+    that of least NLL on validation trips, which tends to be too small for whole trips."""
     teacher_weight: float = Field(0.0, ge=0, le=1)
     """Weight of LM-TAD's log-probability of the next road against the chain's (1 minus it). The costs to go are always
     the chain's. Above 0 needs `labels: online`."""
@@ -185,6 +185,13 @@ class OffPathConfig(Section):
     """Divergence between the teacher's and the student's distribution (GKD, Agarwal et al. 2024)."""
     jsd_beta: float = Field(0.5, gt=0, lt=1)
     """Weight of the teacher in the mixture of `jsd`."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _positive_temperatures(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(temperature > 0 for temperature in temperatures):
+            raise ValueError(f"temperatures are above 0, not {', '.join(f'{value:g}' for value in temperatures)}")
+        return temperatures
 
 
 class DistillConfig(Section):

@@ -123,7 +123,7 @@ class OffPathTeacher:
         sampler: TripSampler,
         scores: LabelSource | None = None,
     ) -> OffPathTeacher:
-        """Fit the chain; its smoothing is that of the settings or, without one, chosen on validation trips."""
+        """Fit the chain; its smoothing is that of the settings or, without one, that of least validation NLL."""
         if settings.smoothing is None:
             return cls(MarkovChain.tune(own_trips, val, network), sampler, scores)
         return cls(MarkovChain.fit(own_trips, network, settings.smoothing), sampler, scores)

@@ -178,7 +178,7 @@ def test_states_without_a_way_have_no_signal(model, small_city):
 
 
 def test_a_batch_may_have_destinations_of_its_own(small_city, model):
-    """The model then sees them as if the trip went on to them."""
+    """The model then sees them as if the trip continued to them."""
     trips = small_city.trips["train"]
     row = int(np.argmax(trips.lengths))
     roads, times = trips.roads(row), trips.times[trips.offsets[row] : trips.offsets[row + 1]]

@@ -123,5 +123,5 @@ def _off_path_summary(result: TrainingResult) -> dict[str, Any]:
     return {
         "off_path_epochs": result.off_path,
         **{f"off_path_{name}": round(value, 1) for name, value in seconds.items()},
-        **{f"before_off_path_{name}": round(before[name], 5) for name in _SHOWN},
+        **{f"before_off_path_{SUMMARY_PREFIX}{name}": round(before[name], 5) for name in _SHOWN},
     }
