@@ -10,8 +10,8 @@ number of candidates per step, N roads, L connections.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -66,8 +66,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: None if part is None else part.to(device, non_blocking=True) for k, part in parts.items()})
+        own = self.own_destinations
+        return Batch(
+            *(part.to(device, non_blocking=True) for part in (self.road_ids, self.times, self.lengths, self.rows)),
+            own_destinations=None if own is None else own.to(device, non_blocking=True),
+        )
 
 
 def collate(trajectories: Trajectories, rows: Int64Array, destinations: Int64Array | None = None) -> Batch:
