@@ -1,4 +1,4 @@
-"""SHA-256 digests that identify content."""
+"""SHA-256 digests that identify content, and a fast hash of integers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def digest_arrays(*arrays: npt.NDArray[Any]) -> str:
@@ -36,3 +39,11 @@ def digest_json(obj: Any) -> str:
     """Return the sha256 (hex) of a JSON value; the order of keys does not matter."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return uint64 hashes of uint64 values (splitmix64)."""
+    x = x + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
+    return x ^ (x >> np.uint64(31))

@@ -220,6 +220,9 @@ class DistillConfig(Section):
     on states off any real trip."""
     off_path: OffPathConfig = OffPathConfig()
     """Fine-tuning on states off any real trip."""
+    synthetic_weight: float = Field(1.0, gt=0)
+    """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
+    """
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
     """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
     the loss compares cells."""
@@ -257,6 +260,11 @@ class DistillConfig(Section):
         return tuple(name for name in get_args(Recipe) if name in recipe)
 
     @property
+    def trains_student(self) -> bool:
+        """Whether the training of the distilled student differs from that of the vanilla one."""
+        return self.uses_kl or self.recipe != ("kl",)
+
+    @property
     def uses_kl(self) -> bool:
         """Whether the KL divergence is a part of the loss."""
         return "kl" in self.recipe and self.lambda_kl > 0
@@ -265,6 +273,23 @@ class DistillConfig(Section):
     def uses_off_path(self) -> bool:
         """Whether the student is fine-tuned on states off any real trip."""
         return "off_path" in self.recipe
+
+
+class SyntheticTripsConfig(Section):
+    """Trips sampled from the teacher for the recipe `sequence` of `distill.recipe`; unused without it."""
+
+    count: int | None = Field(None, ge=1)
+    """Number of trips. None: the number of training trips."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature: above 1 more diverse, below 1 more likely trips."""
+    max_steps: int | None = Field(None, ge=2)
+    """Maximum number of roads of a trip; longer ones are dropped. None: the longest that fits the teacher's context."""
+    length_correction: Literal["auto", "none", "acceptance", "temperature"] = "auto"
+    """Correction of the lengths of the trips. acceptance: reject trips of lengths that are too frequent; temperature:
+    the best of some factors of the temperature; auto: the one of these, or none, with lengths closest to those of the
+    validation trips."""
+    seed: int = 0
+    """Random seed of sampling."""
 
 
 _VALIDATION_ODS = 200
@@ -311,6 +336,8 @@ class StudentConfig(Section):
     """Share of the steps used for linear warm-up of the learning rate."""
     max_norm: float = Field(1.0, gt=0)
     """Maximum gradient norm; larger gradients are clipped."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the next-step label that is spread evenly over the candidates, a control for distillation; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "nll"
@@ -351,6 +378,8 @@ class StudentConfig(Section):
         unused = set(execution_only_fields(type(self)))
         if not self.num_validation_ods:
             unused |= {"select_num_ods", "select_max_steps"}
+        if not self.label_smoothing:
+            unused.add("label_smoothing")
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -470,9 +499,16 @@ class CityConfig(Section):
     """LM-TAD."""
     distill: DistillConfig = DistillConfig()
     """Teacher labels and distillation."""
+    synthetic_trips: SyntheticTripsConfig = SyntheticTripsConfig()
+    """Trips sampled from the teacher."""
     student: StudentConfig = StudentConfig()
     """HOSER."""
     generation: GenerationConfig = GenerationConfig()
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+
+    @property
+    def uses_synthetic_trips(self) -> bool:
+        """Whether a student is trained on trips sampled from the teacher."""
+        return self.distill.enabled and "sequence" in self.distill.recipe

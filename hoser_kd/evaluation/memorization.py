@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hoser_kd.common.arrays import row_of_value
+from hoser_kd.common.hashing import mixed
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray
     from hoser_kd.network.trajectories import Trajectories
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def copied(trips: Trajectories, known: Trajectories) -> BoolArray:
@@ -41,14 +39,6 @@ def copied(trips: Trajectories, known: Trajectories) -> BoolArray:
 def route_hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     """Return (n,) uint64: a hash of each trip's sequence of roads; all trips have one road or more."""
     return _hashes(trips)
-
-
-def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return uint64 hashes of uint64 values (splitmix64)."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
-    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
-    return x ^ (x >> np.uint64(31))
 
 
 def _hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:

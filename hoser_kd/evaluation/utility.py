@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hoser_kd.common.arrays import row_of_value
-from hoser_kd.evaluation.memorization import mixed, route_hashes
+from hoser_kd.common.hashing import mixed
+from hoser_kd.evaluation.memorization import route_hashes
 from hoser_kd.network.markov import MarkovChain, step_connections
 from hoser_kd.network.trajectories import Trajectories
 

@@ -113,6 +113,18 @@ class KeyValueCache:
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def take(self, rows: Tensor) -> None:
+        """Keep these sequences of the batch only, (rows,) int64, in the given order."""
+        self.keys, self.values = (_rows_of(part, rows, self.length) for part in (self.keys, self.values))
+
+
+def _rows_of(part: Tensor, rows: Tensor, length: int) -> Tensor:
+    """Return some sequences of keys or values, without copying the room for later tokens."""
+    layers, _, heads, capacity, width = part.shape
+    taken = part.new_zeros(layers, len(rows), heads, capacity, width)
+    taken[..., :length, :] = part[:, rows, :, :length]
+    return taken
+
 
 class _Attention(nn.Module):
     def __init__(self, config: LMTADConfig, layer: int) -> None:

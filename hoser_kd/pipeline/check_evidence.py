@@ -65,6 +65,13 @@ def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     return Evidence(tuple(dict(row) for row in artifact.summary["left_out"]))
 
 
+def attempts_without_end(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return what became of the attempts to sample a trip, and the map of the trips."""
+    names = ("attempts", "too_long", "too_short", "rejected_by_length", "trips")
+    rows = tuple({"attempts": name, "number": int(artifact.summary[name])} for name in names)
+    return Evidence(rows, _figure(artifact, "use_map.png"))
+
+
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the cells with the most roads, and the map of the cells."""
     import pyarrow.parquet as pq

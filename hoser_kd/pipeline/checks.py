@@ -222,6 +222,26 @@ def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     return bad == 0, message, {"not_finite": bad}
 
 
+_MIN_ENDED_SHARE = 0.5
+"""Below this share of attempts that end, the teacher has not learned where trips end."""
+
+
+def _synthetic_trips_end(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+    summary = artifact.summary
+    if summary.get("enabled") is False:
+        return True, "Not applicable: `distill.recipe` in the city's YAML lacks `sequence`.", {}
+    share, trips, requested = float(summary["ended_share"]), int(summary["trips"]), int(summary["requested"])
+    passed = share >= _MIN_ENDED_SHARE and trips == requested
+    message = f"{share:.1%} of {summary['attempts']} sampled trips end; {trips} of {requested} requested ones are kept."
+    if not passed:
+        message += (
+            f" {summary['too_long']} have no end within the maximum number of roads, {summary['too_short']} end on "
+            "their first road. Train the teacher longer, raise `synthetic_trips.max_steps`, or lower "
+            "`synthetic_trips.temperature`."
+        )
+    return passed, message, {"ended_share": share, "trips": trips}
+
+
 def _beats_frequency_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     if artifact.summary.get("enabled") is False:
         return True, "Not applicable: distillation is disabled in the city's YAML.", {}
@@ -325,6 +345,15 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         ),
         Check(
             "labels_finite", "Every stored score is a finite number.", _labels_finite, check_evidence.scores_not_finite
+        ),
+    ),
+    "synthetic_trips": (
+        Check(
+            "synthetic_trips_end",
+            f"At least {_MIN_ENDED_SHARE:.0%} of the trips sampled from the teacher end, and the requested number of "
+            "trips is reached.",
+            _synthetic_trips_end,
+            check_evidence.attempts_without_end,
         ),
     ),
     "vanilla_student": _STUDENT,

@@ -38,6 +38,9 @@ class Stage:
     """What the artifact holds, as Dagster's UI shows it; Markdown."""
     inputs: tuple[str, ...] = ()
     """Names of the stages it reads."""
+    optional_inputs: Mapping[str, Callable[[CityConfig], bool]] = field(default_factory=dict)
+    """Inputs that it reads under some settings only, with the condition. Where it is false, the input stays in the
+    lineage but is not passed to the function, and neither version nor record depends on it."""
     settings: tuple[str, ...] = ()
     """Names of the sections of `SETTINGS` it reads."""
     per_seed: bool = False
@@ -50,6 +53,11 @@ class Stage:
     """Raised by hand when the code, or the default of a setting, gives another result for the same inputs."""
     module: str = ""
     """Module of the function; empty: `hoser_kd.pipeline.stages.<group>`."""
+
+    def inputs_read(self, config: CityConfig) -> tuple[str, ...]:
+        """Return the names of the inputs that it reads under these settings."""
+        unused = {name for name, is_read in self.optional_inputs.items() if not is_read(config)}
+        return tuple(name for name in self.inputs if name not in unused)
 
     def function(self) -> Callable[[StageRun], dict[str, Any]]:
         """Import and return the stage's function."""
@@ -99,6 +107,14 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     return settings
 
 
+def _synthetic_trip_settings(config: CityConfig) -> dict[str, Any]:
+    """Return the section and how labels encode histories; the defaults alone where no student uses the trips."""
+    if not config.uses_synthetic_trips:
+        return type(config.synthetic_trips)().model_dump(mode="json")
+    histories = config.distill.model_dump(mode="json", include={"window", "teacher_fp16"})
+    return {**config.synthetic_trips.model_dump(mode="json"), "used": True, **histories}
+
+
 _REQUEST_KEYS = {"od_source", "od_file", "num_trips", "samples_per_od", "seed"}
 
 
@@ -143,6 +159,12 @@ SETTINGS: dict[str, SettingsSection] = {
         "distill",
         "Labeling by the teacher: `window`, `teacher_fp16`, `labels` and `store_outside_mass` of `distill`.",
         _label_settings,
+    ),
+    "synthetic_trips": SettingsSection(
+        "synthetic_trips",
+        "Sampling of trips from the teacher: `synthetic_trips`, and `window` and `teacher_fp16` of `distill`; the "
+        "defaults where `distill.recipe` lacks `sequence`.",
+        _synthetic_trip_settings,
     ),
     "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
     "distillation": SettingsSection(
@@ -281,6 +303,18 @@ STAGES: dict[str, Stage] = {
             kinds=("pytorch", "arrow"),
         ),
         Stage(
+            "synthetic_trips",
+            "teacher",
+            "Trips sampled from the teacher along the road graph (Arrow IPC, like `trajectories`, without times), for "
+            "the recipe `sequence`; nothing is sampled without it. Metrics: share of the attempts that end, lengths, "
+            "copies of training trips, and coverage of the road pairs of validation and test trips.",
+            inputs=("teacher", "grid_token_table", "trajectories", "road_network"),
+            settings=("synthetic_trips",),
+            uses_model=True,
+            kinds=("pytorch", "arrow"),
+            module="hoser_kd.pipeline.stages.synthetic_trips",
+        ),
+        Stage(
             "vanilla_student",
             "student",
             "HOSER trained without a teacher; the best epoch by `student.select_by`.",
@@ -294,9 +328,11 @@ STAGES: dict[str, Stage] = {
         Stage(
             "distilled_student",
             "student",
-            "HOSER trained with the distillation term on the teacher's labels. Everything else, including the order of "
-            "batches, equals the vanilla student of the same seed.",
-            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table"),
+            "HOSER trained with the teacher, as `distill.recipe` says: with the distillation term on the teacher's "
+            "labels, on trips sampled from the teacher, or both. With the term alone, everything else, including the "
+            "order of batches, equals the vanilla student of the same seed.",
+            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table", "synthetic_trips"),
+            optional_inputs={"synthetic_trips": lambda config: config.uses_synthetic_trips},
             settings=("student", "distillation"),
             per_seed=True,
             uses_model=True,

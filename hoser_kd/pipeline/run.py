@@ -39,7 +39,7 @@ def version_of(stage: Stage, config: CityConfig, inputs: Inputs, seed: int | Non
     """Return the version of a stage's artifact, 16 hexadecimal digits.
 
     It is a digest of the stage's name, its code version, the seed, the settings that differ from their defaults, and
-    the versions of the inputs.
+    the versions of the inputs that it reads under these settings.
     """
     return digest_json(
         {
@@ -47,9 +47,14 @@ def version_of(stage: Stage, config: CityConfig, inputs: Inputs, seed: int | Non
             "code": stage.code_version,
             "seed": seed,
             "settings": changed_settings(settings_of(stage, config)),
-            "inputs": input_versions(inputs),
+            "inputs": input_versions(_inputs_read(stage, config, inputs)),
         }
     )[:16]
+
+
+def _inputs_read(stage: Stage, config: CityConfig, inputs: Inputs) -> Inputs:
+    """Return the artifacts that a stage reads under these settings."""
+    return {name: inputs[name] for name in stage.inputs_read(config) if name in inputs}
 
 
 def make(
@@ -72,7 +77,8 @@ def make(
     Raises:
         StoreError: an input is not materialized, or the store cannot be written.
     """
-    missing = [name for name in stage.inputs if not inputs.get(name)]
+    inputs = _inputs_read(stage, config, inputs)
+    missing = [name for name in stage.inputs_read(config) if not inputs.get(name)]
     if missing:
         verb, pronoun = ("is", "it") if len(missing) == 1 else ("are", "them")
         raise StoreError(

@@ -68,6 +68,8 @@ class LossContext:
     """Seed of the training."""
     device: torch.device | str = "cpu"
     """Device of the model."""
+    first_synthetic: int | None = None
+    """Row of the first synthetic trip; the rows before it are the student's own trips. None: no synthetic trips."""
 
 
 LossFactory = Callable[[LossContext], LossTerm | None]
@@ -91,20 +93,40 @@ def extra_loss_terms() -> list[str]:
     return [name for name in LOSS_TERMS if name not in _BUILT_IN]
 
 
-def next_step_loss(output: StudentOutput) -> Tensor:
-    """Return the cross-entropy over the candidates, mean over the valid steps."""
+def next_step_loss(output: StudentOutput, label_smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy over the candidates, mean over the valid steps.
+
+    `label_smoothing`: share of the label that is spread evenly over the candidates (Szegedy et al. 2016, section 7).
+    `weights` (S,) float: factor of each valid step; the mean is still over their number.
+    """
     rows = log_softmax(output.logits[output.step_mask], dim=1)
-    return -rows.gather(1, output.label[output.step_mask][:, None]).mean()
+    losses = -rows.gather(1, output.label[output.step_mask][:, None])
+    if label_smoothing:
+        mask = output.candidate_mask[output.step_mask]
+        spread = -torch.where(mask, rows, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    return losses.mean() if weights is None else (losses[:, 0] * weights).mean()
 
 
-def time_loss(output: StudentOutput, scale: TimeScale) -> Tensor:
+def time_loss(output: StudentOutput, scale: TimeScale, weights: Tensor | None = None) -> Tensor:
     """Return the published time loss: |pred - label| / max(label, 1) in log1p(seconds), mean over the valid steps.
 
-    It is a relative error of logarithms, not of seconds; kept because published metrics are trained with it.
+    It is a relative error of logarithms, not of seconds; kept because published metrics are trained with it. `weights`
+    (S,) float: factor of each valid step; the mean is still over their number.
     """
     label = torch.log1p(output.seconds[output.step_mask])
     predicted = scale.log1p_seconds(output.time_pred[output.step_mask])
-    return ((predicted - label).abs() / label.clamp(min=1)).mean()
+    losses = (predicted - label).abs() / label.clamp(min=1)
+    return losses.mean() if weights is None else (losses * weights).mean()
+
+
+def step_weights(batch: Batch, first_synthetic: int | None, synthetic: float) -> Tensor | None:
+    """Return (S,) float32: 1 for valid steps of the student's own trips, `synthetic` for others; None if all are 1."""
+    if first_synthetic is None or synthetic == 1:
+        return None
+    mask = batch.step_mask
+    own = (batch.rows < first_synthetic)[:, None].expand_as(mask)[mask]
+    return torch.where(own, 1.0, synthetic)
 
 
 def num_steps(lengths: Tensor) -> int:
@@ -294,13 +316,23 @@ class Distillation:
         )
 
 
-def _next_step_term(context: LossContext) -> LossTerm:  # noqa: ARG001
-    return LossTerm("next_step", 1.0, lambda batch, output, epoch: next_step_loss(output), num_steps)  # noqa: ARG005
+def _next_step_term(context: LossContext) -> LossTerm:
+    weight = 1.0 if context.distill is None else context.distill.synthetic_weight
+
+    def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
+        weights = step_weights(batch, context.first_synthetic, weight)
+        return next_step_loss(output, context.config.label_smoothing, weights)
+
+    return LossTerm("next_step", 1.0, mean, num_steps)
 
 
 def _time_term(context: LossContext) -> LossTerm:
-    scale = context.time_scale
-    return LossTerm("time", 1.0, lambda batch, output, epoch: time_loss(output, scale), num_steps)  # noqa: ARG005
+    """Return the time loss; the times of synthetic trips are no observations, so their steps count as zero."""
+
+    def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
+        return time_loss(output, context.time_scale, step_weights(batch, context.first_synthetic, 0.0))
+
+    return LossTerm("time", 1.0, mean, num_steps)
 
 
 def _kl_term(context: LossContext) -> LossTerm | None:

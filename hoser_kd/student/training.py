@@ -36,6 +36,7 @@ from hoser_kd.student.off_path import OffPath, OffPathTeacher, TripSampler
 from hoser_kd.student.training_arguments import (
     check_distillation,
     check_off_path,
+    check_synthetic,
     check_trips,
     check_types,
     check_validators,
@@ -45,6 +46,7 @@ from hoser_kd.student.training_arguments import (
 )
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
+from hoser_kd.student.training_data import TrainingData
 from hoser_kd.student.training_key import training_key
 
 if TYPE_CHECKING:
@@ -158,6 +160,7 @@ def train_student(
     labels: RaggedLabels | LabelSource | None = None,
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
+    synthetic: Trajectories | None = None,
     sampler: TripSampler | None = None,
     online_teacher: LabelSource | None = None,
     seed: int = 0,
@@ -175,11 +178,13 @@ def train_student(
     require `hoser_kd.evaluation.validation_trips.validators_for(val, network, config)`.
     `zones` (N,) int64, `zone_transitions` (Z, Z) counts; if `config.train_fraction` is below 1, the counts of the
     student's own trips replace them. `labels`: the teacher's scores of every step of `train`, stored or computed
-    online; required by `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics. `grid_tokens` (N,)
-    int64 are required if `distill.shared_cells` is not `replicate`. `sampler`: required by the recipe `off_path`,
-    usually `hoser_kd.generation.student_trips.sample_trips`; `online_teacher`: scores sampled trips, required if
-    `distill.off_path.teacher_weight` is above 0. `resume`: continue an interrupted training of the
-    same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit, interrupted or not.
+    online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
+    `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
+    the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
+    `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. `resume`: continue
+    an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit
+    for bit, interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -191,14 +196,15 @@ def train_student(
     check_types(network, train, val, config, resume)
     zones = zone_array(zones, network.num_roads)
     zone_transitions = transition_counts(zone_transitions, zones)
-    check_trips(network, train=train, val=val)
+    check_trips(network, train=train, val=val, **({} if synthetic is None else {"synthetic": synthetic}))
     check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
+    check_synthetic(distill, synthetic)
     check_validators(config, validators)
     device = device_of(device)
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None
     check_off_path(off_path, sampler, online_teacher)
-    distill = None if distill is None or not distill.uses_kl else distill
-    budget = TrainingBudget.of(config, len(train))
+    distill = None if distill is None or not distill.trains_student else distill
+    budget = TrainingBudget.of(config, len(train), 0 if synthetic is None else len(synthetic))
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = training_key(
@@ -210,6 +216,7 @@ def train_student(
         labels=labels,
         val_labels=val_labels,
         grid_tokens=grid_tokens,
+        synthetic=synthetic,
         off_path=off_path,
         online_teacher=online_teacher,
     )
@@ -221,6 +228,7 @@ def train_student(
     if finished is not None:
         return finished
     own_trips = train.take(rows)
+    data = TrainingData.of(train, rows, synthetic, network, seed)
     mean, std = time_label_statistics(own_trips)
     if config.train_fraction < 1:
         # otherwise a student of few trips has the traffic of all
@@ -229,16 +237,18 @@ def train_student(
         torch.manual_seed(seed)
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
         cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
-        source = None if distill is None else as_label_source(labels, train)
-        terms = loss_terms(LossContext(model.time_scale, config, distill, source, cells, seed, model.device))
+        source = None if distill is None else data.labels(as_label_source(labels, train))
+        terms = loss_terms(
+            LossContext(model.time_scale, config, distill, source, cells, seed, model.device, data.first_synthetic)
+        )
         trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        run = _Run(train, rows, seed, checkpoint, (next_step, *validators), progress)
+        run = _Run(data, seed, checkpoint, (next_step, *validators), progress)
         epochs = _training_epochs(trainer, budget, run)
         if off_path is not None and sampler is not None:
             teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
-            states = OffPath(model, own_trips, rows, off_path, teacher, seed=seed, precision=config.precision)
+            states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
             epochs = chain(epochs, _off_path_epochs(trainer, states, run))
         for metrics in epochs:
             if on_epoch is not None and context.is_main_process:
@@ -251,10 +261,8 @@ def train_student(
 class _Run(NamedTuple):
     """What the epochs of a training share."""
 
-    train: Trajectories
-    """All training trips."""
-    rows: Int64Array
-    """Rows of the student's own trips."""
+    data: TrainingData
+    """Trips of an epoch."""
     seed: int
     """Seed of the training."""
     checkpoint: TrainingCheckpoint
@@ -268,7 +276,7 @@ class _Run(NamedTuple):
         """Train on each trip once; returns the number of the epoch, counted from 1, and the means of its steps."""
         # the state of the generator follows from the epoch, so it need not be saved
         torch.manual_seed(self.seed * 1_000_003 + epoch + trainer.context.rank * 7_919)
-        metrics = _epoch(trainer, self.train, self.rows, self.seed, epoch, self.checkpoint, self.progress)
+        metrics = _epoch(trainer, self.data, self.seed, epoch, self.checkpoint, self.progress)
         return {"epoch": float(epoch + 1), **metrics}
 
     def validate(self, model: HOSER) -> dict[str, float]:
@@ -297,10 +305,11 @@ def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterat
     The student of the last epoch is kept. `base`: the trainer of the training before, whose loss terms stay.
     """
     settings, model, checkpoint = states.settings, base.model, run.checkpoint
+    run = run._replace(data=run.data.own)
     config = base.config.model_copy(
         update={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate, "warmup_ratio": 0.0}
     )
-    steps = settings.epochs * -(-len(run.rows) // settings.batch_size)
+    steps = settings.epochs * -(-len(states.rows) // settings.batch_size)
     trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*base.terms, *states.terms()])
     # curves continue those of the training; a floor of 1 keeps the learning rate constant
     trainer.optimizer.steps_done, trainer.optimizer.floor = base.optimizer.steps_done, 1.0
@@ -353,20 +362,20 @@ def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: 
 
 def _epoch(
     trainer: StudentTrainer,
-    train: Trajectories,
-    rows: Int64Array,
+    data: TrainingData,
     seed: int,
     epoch: int,
     checkpoint: TrainingCheckpoint,
     progress: Progress,
 ) -> dict[str, float]:
     """Train on each trip once; returns the means of the metrics of the steps, named `train_…`."""
-    lengths = train.offsets[rows + 1] - train.offsets[rows]
+    trips, rows = data.trips, data.rows
+    lengths = trips.offsets[rows + 1] - trips.offsets[rows]
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
     for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        metrics = trainer.step(train, rows[chosen], epoch)
+        metrics = trainer.step(trips, rows[chosen], epoch)
         checkpoint.log(metrics, optimizer.steps_done)
         if trainer.context.is_main_process:
             progress("training", optimizer.steps_done, optimizer.total_steps, metrics)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _USAGE = "Call train_student(network, zones, zone_transitions, train, val, config, folder=...)."
 _DISTILL_USAGE = "Call train_student(..., distill=DistillConfig(), labels=labels)."
+_SYNTHETIC_USAGE = "Pass synthetic=TripSampler(teacher, grid_tokens, network).sample(0, count).trajectories()."
 _COUNTS = "Compute the counts with transitions(zones, train, num_zones)."
 
 
@@ -124,6 +125,20 @@ def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teach
         raise ConfigError(
             "distill.recipe has off_path, which runs in one process: set student.num_processes to 1, or remove "
             "off_path."
+        )
+
+
+def check_synthetic(distill: DistillConfig | None, synthetic: object) -> None:
+    """Raise TypeError or ValueError where synthetic trips are missing, or given without the recipe for them."""
+    wanted = distill is not None and "sequence" in distill.recipe
+    if synthetic is not None and not isinstance(synthetic, Trajectories):
+        raise TypeError(f"synthetic is a {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
+    if wanted and synthetic is None:
+        raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
+    if synthetic is not None and not wanted:
+        raise ValueError(
+            "synthetic= is read only with the recipe `sequence`: pass distill=DistillConfig(recipe=['sequence']), or "
+            "leave synthetic= out."
         )
 
 

@@ -19,7 +19,7 @@ class TrainingBudget:
     """Number of trips, epochs and optimizer steps of a training."""
 
     num_trips: int
-    """Training trips of the student, a share `student.train_fraction` of all."""
+    """Training trips of the student, a share `student.train_fraction` of all, without synthetic trips."""
     steps_per_epoch: int
     """Optimizer steps per epoch."""
     num_epochs: int
@@ -28,10 +28,14 @@ class TrainingBudget:
     """Early stopping needs at least this many steps."""
 
     @classmethod
-    def of(cls, config: StudentConfig, num_train_trips: int) -> TrainingBudget:
-        """Return the budget of a student, given the number of all training trips of the city."""
+    def of(cls, config: StudentConfig, num_train_trips: int, num_synthetic: int = 0) -> TrainingBudget:
+        """Return the budget of a student, given the number of all training trips of the city.
+
+        Each of the `num_synthetic` trips sampled from the teacher is trained on once in an epoch, like the student's
+        own trips, so `min_steps` gives about the same number of steps with and without them.
+        """
         num_trips = max(1, round(config.train_fraction * num_train_trips))
-        steps_per_epoch = _ceil_divide(num_trips, config.batch_size)
+        steps_per_epoch = _ceil_divide(num_trips + num_synthetic, config.batch_size)
         min_steps = config.min_steps or 0
         return cls(
             num_trips, steps_per_epoch, max(config.max_epochs, _ceil_divide(min_steps, steps_per_epoch)), min_steps
@@ -48,23 +52,23 @@ class TrainingBudget:
 
 
 def training_warnings(
-    config: StudentConfig, num_train_trips: int, num_epochs_trained: int, best_epoch: int
+    config: StudentConfig, num_train_trips: int, num_epochs_trained: int, best_epoch: int, num_synthetic: int = 0
 ) -> list[dict[str, Any]]:
     """Return why a finished training may not have reached its optimum; empty if there is no sign of it.
 
     `best_epoch` is counted from 1. Each entry has `kind` (`few_steps_per_epoch`, `best_epoch_in_warmup` or
     `last_epoch_is_best`), `message`, which ends with the setting to change, and the numbers behind it.
     """
-    budget = TrainingBudget.of(config, num_train_trips)
+    budget = TrainingBudget.of(config, num_train_trips, num_synthetic)
     return [
-        *_few_steps(config, budget),
+        *_few_steps(config, budget, num_synthetic),
         *_best_in_warmup(config, budget, best_epoch),
         *_last_is_best(config, budget, num_epochs_trained, best_epoch),
     ]
 
 
-def _few_steps(config: StudentConfig, budget: TrainingBudget) -> Iterator[dict[str, Any]]:
-    steps, trips = budget.steps_per_epoch, budget.num_trips
+def _few_steps(config: StudentConfig, budget: TrainingBudget, num_synthetic: int) -> Iterator[dict[str, Any]]:
+    steps, trips = budget.steps_per_epoch, budget.num_trips + num_synthetic
     if steps >= MIN_STEPS_PER_EPOCH:
         return
     largest = trips // MIN_STEPS_PER_EPOCH

@@ -30,6 +30,7 @@ def training_key(
     labels: RaggedLabels | LabelSource | None = None,
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
+    synthetic: Trajectories | None = None,
     off_path: OffPathConfig | None = None,
     online_teacher: LabelSource | None = None,
 ) -> str:
@@ -47,6 +48,8 @@ def training_key(
         "city": _digest_city(*city),
         "trips": digest_arrays(*(part for split in splits for part in (split.offsets, split.road_ids, split.times))),
     }
+    if synthetic is not None:
+        settings["synthetic"] = digest_arrays(synthetic.offsets, synthetic.road_ids)
     if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
     if off_path is not None:
@@ -59,8 +62,8 @@ def training_key(
 def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
     unused = {"label_processes", "store_outside_mass", "off_path"}
-    if distill.recipe == type(distill).model_fields["recipe"].default:
-        unused.add("recipe")
+    defaults = {name: field.default for name, field in type(distill).model_fields.items()}
+    unused |= {name for name in ("recipe", "synthetic_weight") if getattr(distill, name) == defaults[name]}
     return distill.model_dump(mode="json", exclude=unused)
 
 

@@ -11,6 +11,7 @@ from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones
+from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
 from hoser_kd.pipeline.workers.launcher import job_of, run_together
 from hoser_kd.student.model_selection import PREFIX, SUMMARY_PREFIX
 from hoser_kd.student.off_path import SECONDS
@@ -62,6 +63,7 @@ def _distillation(run: StageRun) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "distill": distill,
         "grid_tokens": load_tokens(run.path("grid_token_table")),
+        "synthetic": load_synthetic_trips(run),
         "sampler": sample_trips,
     }
     if "kl" in distill.recipe:
@@ -95,16 +97,20 @@ def _train(run: StageRun) -> dict[str, Any]:
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     baseline = frequency_baseline(train, val, network)
     student = run.config.student
-    budget = TrainingBudget.of(student, len(train))
+    synthetic = load_synthetic_trips(run)
+    num_synthetic = 0 if synthetic is None else len(synthetic)
+    budget = TrainingBudget.of(student, len(train), num_synthetic)
+    warnings = training_warnings(student, len(train), len(result.history), result.best_epoch, num_synthetic)
     # not rounded, because students are compared by them
     trip_metrics = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
         "parameters": sum(weight.numel() for weight in result.model.parameters()),
         "train_trips": budget.num_trips,
+        **({"synthetic_trips": num_synthetic} if num_synthetic else {}),
         "steps": len(result.history) * budget.steps_per_epoch,
         "best_epoch": result.best_epoch,
         "selected_by": student.select_by,
-        "training_warnings": training_warnings(student, len(train), len(result.history), result.best_epoch),
+        "training_warnings": warnings,
         **{f"{SUMMARY_PREFIX}{name}": round(result.best[name], 5) for name in _SHOWN},
         **trip_metrics,
         "frequency_accuracy": round(baseline["accuracy"], 5),
