@@ -196,9 +196,9 @@ def train_student(
     check_types(network, train, val, config, resume)
     zones = zone_array(zones, network.num_roads)
     zone_transitions = transition_counts(zone_transitions, zones)
-    check_trips(network, train=train, val=val, **({} if synthetic is None else {"synthetic": synthetic}))
+    check_trips(network, train=train, val=val)
     check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
-    check_synthetic(distill, synthetic)
+    check_synthetic(distill, synthetic, network)
     check_validators(config, validators)
     device = device_of(device)
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None

@@ -128,18 +128,21 @@ def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teach
         )
 
 
-def check_synthetic(distill: DistillConfig | None, synthetic: object) -> None:
-    """Raise TypeError or ValueError where synthetic trips are missing, or given without the recipe for them."""
-    wanted = distill is not None and "sequence" in distill.recipe
-    if synthetic is not None and not isinstance(synthetic, Trajectories):
+def check_synthetic(distill: DistillConfig | None, synthetic: Trajectories | None, network: RoadNetwork) -> None:
+    """Raise TypeError or ValueError where synthetic trips are wrong, missing, or given without the recipe for them."""
+    is_read = distill is not None and "sequence" in distill.recipe
+    if synthetic is None:
+        if is_read:
+            raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
+        return
+    if not isinstance(synthetic, Trajectories):
         raise TypeError(f"synthetic is a {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
-    if wanted and synthetic is None:
-        raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
-    if synthetic is not None and not wanted:
+    if not is_read:
         raise ValueError(
             "synthetic= is read only with the recipe `sequence`: pass distill=DistillConfig(recipe=['sequence']), or "
             "leave synthetic= out."
         )
+    check_trips(network, synthetic=synthetic)
 
 
 def _check_labels(**named: object) -> None:

@@ -126,7 +126,7 @@ def _chunks(run: StageRun, correction: LengthCorrection, count: int) -> Iterator
             _write(path, key, chunk)
         yield chunk
         trips, first = trips + len(chunk.trips), first + size
-        run.progress("synthetic trips", min(trips, count), count)
+        run.progress("synthetic_trips", min(trips, count), count)
 
 
 def _write(path: Path, key: str, chunk: _Chunk) -> None:
