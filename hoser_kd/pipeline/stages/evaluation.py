@@ -23,6 +23,7 @@ from hoser_kd.evaluation.baseline_settings import baseline_settings
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
+from hoser_kd.evaluation.trip_values import write_step_sums
 from hoser_kd.generation import od_pairs as od
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import RATE, generate_to
@@ -35,6 +36,7 @@ from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.report_evidence import STEP_SUMS, latency_rows, with_evidence, write_real_lines
 from hoser_kd.pipeline.seed_pooling import Pool, pool_seeds
 from hoser_kd.pipeline.stages.baselines import (
     BaselineMetrics,
@@ -46,6 +48,7 @@ from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
+from hoser_kd.report.data import NETWORK_CAPTION
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 from hoser_kd.student.training import training_rows
 
@@ -185,6 +188,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     for kind, folder in _students(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
         steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
+        write_step_sums(run.folder / STEP_SUMS.format(kind=kind), steps, len(test))
         trips = metrics.evaluate(
             real,
             generated[kind],
@@ -232,6 +236,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
     run = _pooled(run, pool)
     data = report_data(run, pool)
     write_report(run.folder / "report.html", data)
+    write_real_lines(run.folder, data)
     write_json(run.folder / "seeds.json", list(pool.seeds))
     return {
         "seeds": ", ".join(map(str, pool.seeds)),
@@ -239,6 +244,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         "left_out": list(pool.left_out),
         "comparison": _over_seeds(data.students),
         **_baseline_tables(data),
+        **latency_rows(data),
         "rests_on": _versions(run),
     }
 
@@ -261,7 +267,7 @@ def report_data(run: StageRun, pool: Pool | None = None) -> ReportData:
         run = _pooled(run, pool)
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
-    return ReportData(
+    data = ReportData(
         city=run.config.city,
         network=network,
         real=real,
@@ -276,6 +282,7 @@ def report_data(run: StageRun, pool: Pool | None = None) -> ReportData:
         decoder=_decoder(run),
         baselines=_baselines(run),
     )
+    return with_evidence(run, data)
 
 
 def _baselines(run: StageRun) -> Baselines:
@@ -402,6 +409,7 @@ def _seconds(run: StageRun) -> dict[str, float]:
 
 def _pictures(run: StageRun) -> dict[str, bytes]:
     files = {
+        NETWORK_CAPTION: run.path("road_network") / "map.png",
         "The teacher's grid: number of roads per cell.": run.path("grid_token_table") / "cells.png",
         "Mean negative log-likelihood of the teacher by cell.": run.path("teacher_evaluation") / "nll_map.png",
     }
