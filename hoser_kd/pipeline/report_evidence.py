@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +91,7 @@ def _by_test_trip(
     """Return the metrics of the requests, added up by test trip: samples of one request are not independent."""
     used, place = np.unique(rows, return_inverse=True)
     return {
-        name: TripValues(*(np.bincount(place, each, len(used)) for each in values))
+        name: TripValues(*(np.asarray(np.bincount(place, each, len(used)), np.float64) for each in values))
         for name, values in request_values(real.take(rows), generated, network, config).items()
     }
 

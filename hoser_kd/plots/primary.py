@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from hoser_kd.common.arrays import Float64Array
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
 _BASELINE, _CEILING = "#767676", "#009E73"
 _OVERLAY = {"real": (9.0, "#bdbdbd"), "vanilla": (4.6, COLORS["vanilla"]), "distilled": (1.9, COLORS["distilled"])}
 """Line width and color of each set of trips: lines that coincide are nested, so all stay visible."""
+_PANEL_SHAPE = 1.5
+"""Width over height of the map of a request."""
 _FURTHEST = 2.5
 """The axis is at most this many times as long as the spread of students and ceilings; the rest is at its edge."""
 
@@ -87,7 +90,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     axes.grid(visible=False, axis="y")
     for text, point in zip(axes.get_yticklabels(), reversed(ordered), strict=True):
         if point.kind in COLORS:
-            text.set_weight("bold")
+            text.set_fontweight("bold")
 
 
 def _span(points: Sequence[Point]) -> tuple[float, float]:
@@ -106,6 +109,12 @@ def _span(points: Sequence[Point]) -> tuple[float, float]:
     return min([low, *inside]), max([high, *inside])
 
 
+def _wide(window: Float64Array) -> Float64Array:
+    """Return a square window (2, 2) lon, lat, widened to `_PANEL_SHAPE`."""
+    middle = window.mean(0)
+    return np.asarray(middle + (window - middle) * [_PANEL_SHAPE, 1.0], np.float64)
+
+
 def request_panels(
     network: RoadNetwork, trips: Mapping[str, Trajectories], rows: Sequence[int], titles: Sequence[str]
 ) -> Figure:
@@ -116,11 +125,11 @@ def request_panels(
     """
     across = 2 if len(rows) > 1 else 1
     down = -(-len(rows) // across)
-    figure = Figure(figsize=(3.3 * across, 3.25 * down + 0.35), layout="constrained")
+    figure = Figure(figsize=(3.4 * across, 3.4 / _PANEL_SHAPE * down + 0.65), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     reference = next(iter(trips.values()))
     for axes, row, title in zip(panels, rows, titles, strict=False):
-        window = square_window(np.concatenate([network.centroids[each.roads(row)] for each in trips.values()]))
+        window = _wide(square_window(np.concatenate([network.centroids[each.roads(row)] for each in trips.values()])))
         draw_roads(axes, network, near_roads(network, window), FAINT, 0.6, order=1)
         for order, (name, each) in enumerate(trips.items()):
             width, color = _OVERLAY[name]
@@ -135,10 +144,10 @@ def request_panels(
         axes.set_title(title, size=8.5, color=INK, loc="left")
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
-    lines = [Line2D([], [], linewidth=_OVERLAY[name][0], color=_OVERLAY[name][1], label=name) for name in trips]
+    kinds = [Line2D([], [], linewidth=_OVERLAY[name][0], color=_OVERLAY[name][1], label=name) for name in trips]
     marks = [
         Line2D([], [], linestyle="none", marker="o", color="white", markeredgecolor=INK, markersize=8, label="origin"),
         Line2D([], [], linestyle="none", marker="s", color=INK, markersize=8, label="destination"),
     ]
-    legend_below(figure, [*lines, *marks])
+    legend_below(figure, [*kinds, *marks])
     return figure

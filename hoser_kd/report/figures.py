@@ -46,8 +46,8 @@ _GROUPINGS = {
 
 
 _TITLES = {
-    PRIMARY_NEXT_STEP: "Next road: NLL on test trips (nat, lower is better)",
-    PRIMARY_TRIP: "Generated trips: EDR from the real trip (lower is better)",
+    PRIMARY_NEXT_STEP: "Next road: NLL, nat (lower is better)",
+    PRIMARY_TRIP: "Trips: EDR (lower is better)",
 }
 
 

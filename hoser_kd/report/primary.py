@@ -27,9 +27,8 @@ _POOLS = {
 NAMES = {PRIMARY_NEXT_STEP: "test NLL", PRIMARY_TRIP: "EDR"}
 UNITS = {PRIMARY_NEXT_STEP: " nat", PRIMARY_TRIP: ""}
 INTRODUCTION = (
-    "Two primary metrics were chosen before the results: the negative log-likelihood (NLL) of the next road on test "
-    "trips, and for generated trips the edit distance (EDR) from the real trip of the same request. For both, lower is "
-    "better."
+    "Primary metrics, chosen before the results, lower is better: negative log-likelihood (NLL) of the next road on "
+    "test trips; edit distance (EDR) of a generated trip from the real one of the same request."
 )
 Role = Literal["student", "baseline", "ceiling", "control"]
 
@@ -83,8 +82,8 @@ def headline(data: ReportData, judgment: Judgment) -> str:
     if not data.students.get("distilled"):
         return "Vanilla HOSER, without a distilled student to compare with."
     texts = [
-        f"{what}: {_outcome(judgment, name)}"
-        for what, name in (("Next road", PRIMARY_NEXT_STEP), ("Generated trips", PRIMARY_TRIP))
+        f"{what}: {_outcome(data, judgment, name)}"
+        for what, name in (("Next road", PRIMARY_NEXT_STEP), ("Trips", PRIMARY_TRIP))
         if name in judgment.by_name and judgment.by_name[name].difference is not None
     ]
     if not texts:
@@ -129,13 +128,21 @@ def ceiling_note(data: ReportData) -> str:
     return f"The distilled student closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to {text}."
 
 
-def _outcome(judgment: Judgment, name: str) -> str:
+def _outcome(data: ReportData, judgment: Judgment, name: str) -> str:
+    """Return which student is better on a primary metric, and whether a baseline is better than it."""
     row = judgment.by_name[name]
-    better = row.difference is not None and row.difference.mean < 0
-    who = "distilled" if better else "vanilla"
+    found = contenders(data, judgment.by_name, name)
+    baseline = next((each for each in found if each.role == "baseline"), None)
     if not _is_clear(judgment, row):
-        return "no clear difference between the students"
-    return f"the {who} student is better"
+        text, compared = "no clear difference", min(each.value for each in found if each.role == "student")
+        behind = "both behind"
+    else:
+        is_better = row.difference is not None and row.difference.mean < 0
+        text = f"{'distilled' if is_better else 'vanilla'} is better"
+        compared, behind = float(np.mean(row.distilled if is_better else row.vanilla)), "but behind"
+    if baseline is not None and _is_lower(baseline.value, compared):
+        return f"{text}, {behind} the baseline {baseline.label}"
+    return text
 
 
 def _is_clear(judgment: Judgment, row: Row) -> bool:

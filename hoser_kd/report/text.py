@@ -87,10 +87,7 @@ def training_caveat(students: Mapping[str, Mapping[int, StudentResult]]) -> str:
     if not signs:
         return ""
     listed = "; ".join(f"{_UNDERTRAINED[sign]} ({', '.join(names)})" for sign, names in signs.items())
-    return (
-        f"Some students may not have reached their optimum, so a difference may come from the training: {listed}. "
-        "The check `trained_to_optimum` names the setting to change."
-    )
+    return f"Some students may not have reached their optimum, so a difference may come from the training: {listed}."
 
 
 def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[Definition]]]:
