@@ -77,8 +77,7 @@ def render(data: ReportData, *, with_figures: bool = True, map_file: str = "") -
 
     Without figures, rendering is fast and the text is small. `map_file`: name of the map beside it, to link to.
     """
-    rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
-    judgment = judge(rows, data.trip_values, data.floors)
+    judgment = _judge(data)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -95,6 +94,17 @@ def render(data: ReportData, *, with_figures: bool = True, map_file: str = "") -
             for name, figures in _figures(data, judgment).items()
         },
     )
+
+
+def verdict(data: ReportData) -> list[str]:
+    """Return the first screen in words: the headline and the sentences of the verdict."""
+    judgment = _judge(data)
+    return [headline(data, judgment), *sentences(data, judgment)]
+
+
+def _judge(data: ReportData) -> Judgment:
+    rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
+    return judge(rows, data.trip_values, data.floors)
 
 
 def _verdict(data: ReportData, judgment: Judgment) -> dict[str, Any]:

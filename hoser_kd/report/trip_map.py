@@ -89,11 +89,10 @@ def trip_sets(data: ReportData) -> dict[str, Trajectories]:
 
 def render_map(data: ReportData, sets: Mapping[str, Trajectories]) -> str:
     """Return the page; `sets` as `trip_sets` returns them."""
-    from bokeh.embed import components
+    from bokeh.embed import json_item
     from bokeh.resources import Resources
 
     roads = _roads_near(data.network, sets)
-    script, div = components(_figure(roads, sets))
     reference = next(iter(sets.values()))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -102,12 +101,13 @@ def render_map(data: ReportData, sets: Mapping[str, Trajectories]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    # Bokeh's JSON defines a model where it is first named, so the order matters
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     total = len(next(iter(first_generated(data).values())).generated or ())
     return environment.get_template("map.html").render(
         city=data.city,
         bokeh=Resources(mode="inline", components=["bokeh"], minified=True).render_js(),
-        script=script,
-        div=div,
+        plot=_renumbered(json_item(_figure(roads, sets), "plot"), {}),
         shown=len(reference),
         total=total,
         content={
@@ -117,6 +117,20 @@ def render_map(data: ReportData, sets: Mapping[str, Trajectories]) -> str:
             "sets": [_content(data, roads, name, trips) for name, trips in sets.items()],
         },
     )
+
+
+def _renumbered(item: Any, names: dict[str, str]) -> Any:
+    """Return Bokeh's JSON with its models numbered from 1: Bokeh counts them per process, so pages would differ."""
+    if isinstance(item, list):
+        return [_renumbered(each, names) for each in item]
+    if not isinstance(item, Mapping):
+        return item
+    return {
+        key: names.setdefault(value, f"p{len(names) + 1}")
+        if key in {"id", "root_id"} and isinstance(value, str)
+        else _renumbered(value, names)
+        for key, value in item.items()
+    }
 
 
 def _figure(roads: _Roads, sets: Mapping[str, Trajectories]) -> Any:

@@ -47,7 +47,7 @@ from hoser_kd.pipeline.stages.baselines import (
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
-from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
+from hoser_kd.report import Baselines, ReportData, StudentResult, verdict, write_report
 from hoser_kd.report.data import NETWORK_CAPTION
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 from hoser_kd.student.training import training_rows
@@ -244,6 +244,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         "left_out": list(pool.left_out),
         "comparison": _over_seeds(data.students),
         **_baseline_tables(data),
+        "verdict": "\n".join(verdict(data)),
         **latency_rows(data),
         "rests_on": _versions(run),
     }
