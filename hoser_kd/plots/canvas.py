@@ -27,7 +27,7 @@ FAINT = "#d4d4d4"
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """Return the figure as PNG; equal figures give equal bytes."""
     layout = figure.get_layout_engine()
-    if layout is not None:  # lay out once: `savefig` would draw the whole figure a second time for it
+    if layout is not None:  # lay out once: `savefig` would draw everything twice
         figure.set_dpi(dpi)
         layout.execute(figure)
         figure.set_layout_engine("none")

@@ -97,7 +97,7 @@ def render(data: ReportData, *, with_figures: bool = True, map_file: str = "") -
 
 
 def verdict(data: ReportData) -> list[str]:
-    """Return the first screen in words: the headline and the sentences of the verdict."""
+    """Return the first screen as text: the headline and the sentences of the verdict."""
     judgment = _judge(data)
     return [headline(data, judgment), *sentences(data, judgment)]
 

@@ -172,7 +172,7 @@ def _gain_sentence(data: ReportData, judgment: Judgment, name: str, start: str) 
 
 
 def _intervals(data: ReportData, judgment: Judgment, row: Row) -> str:
-    """Return the intervals of a difference in words; empty if there is none."""
+    """Return the intervals of a difference as text; empty if there is none."""
     parts = []
     if row.difference is not None and np.isfinite(row.difference.low):
         parts.append(f"{_ends(row.difference)} over {num_pairs(data)} seeds")
