@@ -108,7 +108,7 @@ _COMPARISON = """
 ## Comparison
 
 Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. Where the pairs of the same OD cells are
-those of the same request, the metrics of both sections are equal; the [report](report.md) says so and shows one section.
+those of the same request, both sections have the same values; the [report](report.md) says so and shows one section.
 """
 _STATISTICS = """
 ## Intervals and tests
