@@ -88,7 +88,7 @@ def headline(data: ReportData, judgment: Judgment) -> str:
     ]
     if not texts:
         return "The students are not compared."
-    return ". ".join(texts) + (" (one seed)." if num_pairs(data) == 1 else ".")
+    return ". ".join(texts) + (" (one seed: another training may differ)." if num_pairs(data) == 1 else ".")
 
 
 def sentences(data: ReportData, judgment: Judgment) -> list[str]:

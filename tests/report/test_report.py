@@ -269,7 +269,7 @@ class TestVerdict:
         words = text_of(one).words
         assert words.count("There is one seed, so no interval over seeds") == 1
         assert "Clearly" not in words.replace("“Clearly”", "")
-        assert "(one seed)" in words
+        assert "(one seed: another training may differ)" in words
         row = text_of(one).row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "leans better"]
 
