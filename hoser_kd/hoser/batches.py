@@ -68,8 +68,11 @@ class Batch:
         """Copy the batch to a device."""
         own = self.own_destinations
         return Batch(
-            *(part.to(device, non_blocking=True) for part in (self.road_ids, self.times, self.lengths, self.rows)),
-            own_destinations=None if own is None else own.to(device, non_blocking=True),
+            self.road_ids.to(device, non_blocking=True),
+            self.times.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            self.rows.to(device, non_blocking=True),
+            None if own is None else own.to(device, non_blocking=True),
         )
 
 
