@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import dagster as dg
 import guarded_process
+import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from guarded_process import GuardedProcess
@@ -181,11 +183,26 @@ class Server:
     url: str
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """Run a GraphQL query; fails on errors in the answer."""
+        """Run a GraphQL query; fails on errors in the answer.
+
+        A query that changes nothing is repeated while the server answers with an error of its own, as it does when its
+        code location or its database is busy; fails with that answer if it lasts.
+        """
         body = json.dumps({"query": text, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            result = json.load(response)
+        problems: list[str] = []
+
+        def answer() -> dict[str, Any] | None:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                problems.append(f"{error}: {error.read().decode(errors='replace')[:2000]}")
+            if text.lstrip().startswith("mutation"):
+                pytest.fail(problems[-1])
+            return None
+
+        result = wait_until(answer, 60, lambda: problems[-1:], every=1)
         assert "errors" not in result, result
         return result["data"]
 
@@ -275,7 +292,7 @@ class Dev:
 
         def loaded() -> bool:
             assert self.process.poll() is None, self.log.read_text()
-            # until it has started, it refuses connections or answers with an error of its own
+            # until it has started, it refuses connections
             with contextlib.suppress(OSError):
                 return bool(server.query(_LOADED)["repositoriesOrError"].get("nodes"))
             return False

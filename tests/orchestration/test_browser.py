@@ -50,7 +50,7 @@ def test_a_setting_is_changed_in_a_launchpad_filled_in_from_the_yaml(dev_town, b
         assert runs[0]["status"] != "FAILURE", runs[0]
         return len(runs) > known and runs[0]["status"] == "SUCCESS"
 
-    wait_until(succeeded, 120, "the run to succeed", every=0.5)
+    wait_until(succeeded, 300, "the run to succeed", every=0.5)
     assert len({path.name for path in versions.iterdir()} - before) == 1
     page.goto(f"{ui.url}/assets/distilled_student?partition=town%7C1")
     page.get_by_text("changed_for_this_run").first.wait_for()
