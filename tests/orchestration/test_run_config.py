@@ -158,7 +158,7 @@ def test_a_part_of_a_job_can_be_launched_with_the_filled_in_launchpad(dev_town):
 
     def validity(value):
         filled_in["ops"]["distilled_student"]["config"]["lambda_kl"] = value
-        part = {**REPOSITORY, "jobName": "distill", "assetSelection": [{"path": ["distilled_student"]}]}
+        part = {**REPOSITORY, "pipelineName": "distill", "assetSelection": [{"path": ["distilled_student"]}]}
         return ui.query(VALID, selector=part, config=json.dumps(filled_in))["isPipelineConfigValid"]["__typename"]
 
     valid = "PipelineConfigValidationValid"
