@@ -20,23 +20,31 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
-LONGEST = ("dev", "test_reexecuted_chain", "test_backfill", "test_dev", "town", "test_graph", "test_instance")
+LONGEST = ("dev",)
 """Groups of tests that run for minutes, and must not be the last ones that a worker begins."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks of this suite."""
+    config.addinivalue_line("markers", "last: run after the other tests of its group")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under xdist, keep the tests of a file on one worker, unless they name a group, and begin with the longest."""
-    if not hasattr(config, "workerinput"):
-        return
+    """Begin with the longest groups. Under xdist, keep the tests of a file on one worker, unless they name a group."""
     groups = {}
     for item in items:
         mark = item.get_closest_marker("xdist_group")
-        if mark is None:
+        if mark is None and hasattr(config, "workerinput"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         groups[item] = mark.args[0] if mark else item.path.stem
     rank = {group: number for number, group in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(groups[item], len(LONGEST)))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        number = rank.get(groups[item], len(LONGEST))
+        return number, number < len(LONGEST) and item.get_closest_marker("last") is not None
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from guarded_process import GuardedProcess, run
+from ports import free_ports
 from stage_process import left_after, running
 
 TESTS = Path(__file__).parent
@@ -42,9 +43,7 @@ def accepts(port: int) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def wait_until(condition, seconds: float = 30) -> None:
