@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from chromium import FLAGS, find_chromium
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from hoser_cities import City
+    from playwright.sync_api import Browser
 
     from hoser_kd.hoser import HOSER
 
@@ -110,3 +114,16 @@ def small_model(small_city: City) -> HOSER:
     return HOSER.build(
         TINY, small_city.network, small_city.zones, small_city.transitions, log1p_mean=3.0, log1p_std=0.5, max_len=16
     )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's chromium, started once per worker; tests that use it share a worker (group `dev`)."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield running
+        running.close()

@@ -12,16 +12,6 @@ from filelock import FileLock
 from homes import Dev, Home, Server, make_home, make_town, reset
 from ports import free_ports
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 @pytest.fixture(scope="session")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Home:
@@ -89,16 +79,3 @@ def dev_town(shared_dev: SharedDev) -> tuple[Home, Server]:
     reset(shared_dev.home)
     _, server = shared_dev.running()
     return shared_dev.home, server
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """The system's chromium, started once."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        yield running
-        running.close()

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 from test_map import map_data
 
 from hoser_kd.report import write_report
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 PLOT = "Bokeh.documents[0].get_model_by_name('map')"
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """The system's chromium, started once."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        yield running
-        running.close()
+# on the worker of the browser tests, which start the one browser of the suite
+pytestmark = pytest.mark.xdist_group("dev")
 
 
 def test_a_trip_is_looked_up_by_its_id_and_the_map_pans(chromium, tmp_path):
