@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from chromium import FLAGS, find_chromium
+from guarded_process import GuardedProcess
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -49,6 +51,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return number, number < len(LONGEST) and item.get_closest_marker("last") is not None
 
     items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where the installed pytest-xdist does not group tests: those of a server would start it on every worker."""
+    config = session.config
+    if hasattr(config, "workerinput") and config.getoption("loadgroup", default=False):
+        loose = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("::")[2].rpartition("]")[2]]
+        if loose:
+            pytest.exit(f"this pytest ignores the groups of pytest-xdist ({loose[0]}): install the pinned versions", 4)
 
 
 @pytest.fixture(scope="session")
@@ -117,13 +128,25 @@ def small_model(small_city: City) -> HOSER:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """The system's chromium, started once per worker; tests that use it share a worker (group `dev`)."""
+def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start the system's chromium once per worker; tests that use it share a worker (group `dev`)."""
     path = find_chromium()
     if path is None:
         pytest.skip("no chromium here: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("chromium")
+    command = [path, "--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}", *FLAGS, "about:blank"]
+    with GuardedProcess(command, cwd=profile, environment=os.environ, log=profile / "log"):
+        port = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while not (port.is_file() and "\n" in port.read_text()):
+            assert time.monotonic() < deadline, (profile / "log").read_text()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port.read_text().split()[0]}"
+
+
+@pytest.fixture(scope="module")
+def chromium(chromium_address: str) -> Iterator[Browser]:
+    """The browser, for the tests of a file: Playwright's event loop must not run under tests of Dagster in process."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, headless=True, args=FLAGS)
-        yield running
-        running.close()
+        yield driver.chromium.connect_over_cdp(chromium_address)
