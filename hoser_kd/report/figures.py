@@ -18,8 +18,8 @@ from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, ends
 from hoser_kd.evaluation.trip_similarity import road_overlap
 from hoser_kd.report.data import NETWORK_CAPTION, ReportData, StudentResult, answered_trips, first_generated, real_of
 from hoser_kd.report.judgment import Judgment, judged_rows
+from hoser_kd.report.primary_metrics import Contender, contenders
 from hoser_kd.report.table import short_label
-from hoser_kd.report.verdict import Contender, contenders
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Float64Array, Int64Array

@@ -1,4 +1,4 @@
-"""The verdict, in three sentences, and the primary metrics that it rests on: of students, baselines and ceilings.
+"""Primary metrics of students, baselines and ceilings, and the verdict on them in three sentences.
 
 The primary metrics were chosen before the results: `PRIMARY_NEXT_STEP` (NLL on test trips) and `PRIMARY_TRIP` (EDR from
 the real trip of the same request).
