@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from hoser_kd.evaluation.metric_registry import METRICS, Metric, register
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PLACEHOLDER = re.compile(r"^[A-Z]+_[A-Z]+$", re.MULTILINE)
+"""A line for a table that is to be filled in later."""
 
 
 def build_module():
@@ -36,6 +39,15 @@ def test_pages_that_say_they_are_generated_are_the_generated_ones():
         if "by\n`python docs/build.py`" in (text := page.read_text()) or "by `python docs/build.py`" in text
     }
     assert generated == set(BUILD.PAGES)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_no_page_has_a_placeholder(page):
+    assert PLACEHOLDER.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_placeholder_is_a_line_by_itself():
+    assert PLACEHOLDER.findall("a\n\nTEST_TABLE\n\n`HOSER_KD` X_Y\n") == ["TEST_TABLE"]
 
 
 def test_a_registered_metric_reaches_the_page_of_metrics():

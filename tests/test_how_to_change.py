@@ -24,6 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "how_to_change.md"
 BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SNAPSHOT_TEST = Path("tests", "pipeline", "test_stage_defaults.py")
 CHANGES = ("setting", "metric", "loss term", "decoder", "source kind", "stage")
 
 
@@ -86,8 +87,8 @@ def copy(tmp_path_factory):
     return root
 
 
-def run(root: Path, *command: str) -> str:
-    """Run Python in a folder with its packages and return the standard output."""
+def run(root: Path, *command: str, status: int = 0) -> str:
+    """Run Python in a folder with its packages, which must exit with a status; returns the standard output."""
     done = subprocess.run(
         [sys.executable, *command],
         cwd=root,
@@ -97,7 +98,7 @@ def run(root: Path, *command: str) -> str:
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -162,6 +163,33 @@ def test_a_stage_reaches_command_line_graph_job_and_docs(copy, result):
     }
     row = "| `class_lengths` | `road_network` | | Total length of the roads of each class, km (JSON). |"
     assert row in (copy / "docs" / "stages.md").read_text().splitlines()
+
+
+@pytest.fixture
+def copy_with_snapshot(copy, tmp_path):
+    """A copy of `copy` with the test of the defaults, whose snapshot already has the setting of the examples."""
+    root = tmp_path / "raised"
+    shutil.copytree(copy, root, ignore=shutil.ignore_patterns("__pycache__", "store"))
+    (root / SNAPSHOT_TEST).parent.mkdir(parents=True)
+    for file in (SNAPSHOT_TEST, SNAPSHOT_TEST.with_name("stage_defaults.json")):
+        shutil.copy(ROOT / file, root / file)
+    run(root, str(SNAPSHOT_TEST))
+    return root
+
+
+def test_a_raised_code_version_needs_only_the_command_of_the_page(copy_with_snapshot):
+    root = copy_with_snapshot
+    assert f"`python {SNAPSHOT_TEST.as_posix()}`" in PAGE.read_text(encoding="utf-8")
+    pytest_command = ("-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-p", "no:xdist")
+    run(root, *pytest_command, str(root / SNAPSHOT_TEST))
+    graph = root / "hoser_kd" / "pipeline" / "graph.py"
+    stage = re.compile(r'("trajectory_metrics",\n\s+"evaluation",.*?code_version=)"(\d+)"', re.DOTALL)
+    raised, number = stage.subn(lambda match: f'{match[1]}"{int(match[2]) + 1}"', graph.read_text(encoding="utf-8"))
+    assert number == 1
+    graph.write_text(raised, encoding="utf-8")
+    assert "code versions differ" in run(root, *pytest_command, str(root / SNAPSHOT_TEST), status=1)
+    run(root, str(SNAPSHOT_TEST))
+    run(root, *pytest_command, str(root / SNAPSHOT_TEST))
 
 
 # the program that runs in the copy

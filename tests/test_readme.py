@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from hoser_kd.cli import main
+from hoser_kd.pipeline.graph import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path.relative_to(ROOT) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
@@ -162,6 +163,14 @@ def test_a_wrong_command_is_noticed(command, problem, capsys):
 
 def test_readme_has_commands():
     assert len(commands(Path("README.md"))) >= 7
+
+
+def test_the_graph_of_the_readme_has_every_stage():
+    graph = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The graph\n")[2].partition("\n## ")[0]
+    assert graph
+    rows = [line.split("|")[1:3] for line in graph.splitlines() if line.startswith("|")]
+    named = {(group.strip(), stage) for group, assets in rows for stage in re.findall(r"`(\w+)`", assets)}
+    assert named == {(stage.group, stage.name) for stage in STAGES.values()}
 
 
 @pytest.mark.parametrize("page", PAGES + MORE_PAGES, ids=str)

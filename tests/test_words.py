@@ -86,6 +86,8 @@ BANNED = {
     r"for want of|lest|whence|thereof|thereby|ere": "(plain words)",
     r"beforehand told|is told|are told|was told|were told|been told|be told": "reports, receives",
     # models and programs are not persons
+    r"teacher (?:that |which |itself )?knows": "destination-conditioned target",
+    r"(?:be )?confident and wrong": "assigns high probability to wrong roads",
     r"(?:teacher|student|model|search|trainer|sensor|daemon|grid|stage)s? "
     r"(?:knows?|thinks?|says?|asks?|wants?|tells?|believes?|is silent|are silent|is asked|are asked|is sure|hears?)": (
         "predicts, computes, requires"

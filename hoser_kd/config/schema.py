@@ -157,7 +157,7 @@ Recipe = Literal["kl", "sequence", "off_path"]
 
 
 class OffPathConfig(Section):
-    """Fine-tuning on states that the student itself visits, taught by a teacher that knows the destination.
+    """Fine-tuning on states that the student itself visits, with a destination-conditioned target.
 
     Read if `distill.recipe` has `off_path` (docs/distillation.md).
     """

@@ -22,9 +22,9 @@ import numpy as np
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.evaluation.statistics import (
     Difference,
-    Interval,
     bootstrap_difference,
     bootstrap_over_trips,
+    ends_of,
     interval_over_seeds,
     paired_difference,
 )
@@ -220,7 +220,7 @@ def gap_closed(ceilings: Ceilings) -> dict[str, Any] | None:
         result[name] = {
             "share": _or_none(closed.share),
             "by_seed": {seed: _or_none(share) for seed, share in zip(seeds, closed.by_seed, strict=True)},
-            "seeds": _ends(interval_over_seeds(closed.by_seed)),
+            "seeds": ends_of(interval_over_seeds(closed.by_seed)),
         }
     return result
 
@@ -263,8 +263,8 @@ def _row(ceilings: Ceilings, name: str, kind: PoolKind | None) -> dict[str, Any]
         "num_fits": len(fits),
         "weights": {member: float(np.mean([fit.weights[member] for fit in fits])) for member in members},
         **{metric: float(np.mean([fit.metrics[metric] for fit in fits])) for metric in _METRICS},
-        "nll_seeds": _ends(interval_over_seeds(_nll(fits))) if single else None,
-        "nll_trips": _ends(bootstrap_over_trips(_mean_trip_nll(fits), fits[0].trip_steps)),
+        "nll_seeds": ends_of(interval_over_seeds(_nll(fits))) if single else None,
+        "nll_trips": ends_of(bootstrap_over_trips(_mean_trip_nll(fits), fits[0].trip_steps)),
         "nll_minus_student": difference["nll"],
         "difference_seeds": difference["seeds"],
         "difference_trips": difference["trips"],
@@ -283,7 +283,7 @@ def _difference(fits: list[Fit], others: list[Fit], *, paired_by_seed: bool) -> 
         fits, others = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
         over_seeds = paired_difference(_nll(fits), _nll(others))
     trips = bootstrap_difference(_mean_trip_nll(fits), _mean_trip_nll(others), fits[0].trip_steps)
-    return {"nll": trips.mean, "seeds": _ends(over_seeds), "trips": _ends(trips)}
+    return {"nll": trips.mean, "seeds": ends_of(over_seeds), "trips": ends_of(trips)}
 
 
 def _by_seed(fits: list[Fit]) -> dict[int, Fit]:
@@ -297,13 +297,6 @@ def _nll(fits: list[Fit]) -> list[float]:
 def _mean_trip_nll(fits: list[Fit]) -> Float64Array:
     """Return (n,) float64: the summed NLL of each trip, mean over the fits."""
     return np.asarray(np.mean([fit.trip_nll for fit in fits], axis=0), np.float64)
-
-
-def _ends(interval: Interval | Difference | None) -> tuple[float, float] | None:
-    """Return low and high; None where there is no interval."""
-    if interval is None or not np.isfinite([interval.low, interval.high]).all():
-        return None
-    return interval.low, interval.high
 
 
 def _or_none(value: float) -> float | None:

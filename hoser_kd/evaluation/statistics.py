@@ -65,6 +65,13 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+def ends_of(interval: Interval | Difference | None) -> tuple[float, float] | None:
+    """Return low and high; None where there is no interval."""
+    if interval is None or not np.isfinite([interval.low, interval.high]).all():
+        return None
+    return interval.low, interval.high
+
+
 def paired_difference(values_a: npt.ArrayLike, values_b: npt.ArrayLike, confidence: float = 0.95) -> Difference:
     """Return the mean of a - b over pairs (runs of the same seed), with its t-interval.
 

@@ -149,6 +149,9 @@ def make_with_inputs(
 ) -> Artifact:
     """Return a stage's artifact without Dagster, after computing what the store lacks of it and its dependencies.
 
+    The call for scripts, notebooks and tests, which need one artifact; `make_all` computes several stages, and `make`
+    one whose inputs are given.
+
     A stage that reads all seeds reads `seeds`, or `seed` alone if None. `on_stage` is called with each stage before it
     is computed. With `stop_at_checks=False` failed blocking checks are ignored, for experiments that train poor
     students intentionally.

@@ -14,11 +14,11 @@ from hoser_kd.common.arrays import row_of_value
 from hoser_kd.config.variants import LOSS_TERMS
 from hoser_kd.evaluation.comparison import Row
 from hoser_kd.evaluation.metric_registry import METRICS, epoch_label
-from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval
+from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, ends_of
 from hoser_kd.evaluation.trip_similarity import road_overlap
 from hoser_kd.report.data import NETWORK_CAPTION, ReportData, StudentResult, answered_trips, first_generated, real_of
 from hoser_kd.report.judgment import Judgment, judged_rows
-from hoser_kd.report.primary import Contender, contenders
+from hoser_kd.report.primary_metrics import Contender, contenders
 from hoser_kd.report.table import short_label
 
 if TYPE_CHECKING:
@@ -92,15 +92,9 @@ def _point(each: Contender) -> plots.Point:
         each.label,
         each.value,
         each.name if each.role == "student" else each.role,
-        _ends_of(each.trips),
-        _ends_of(each.seeds),
+        ends_of(each.trips),
+        ends_of(each.seeds),
     )
-
-
-def _ends_of(interval: Interval | None) -> tuple[float, float] | None:
-    if interval is None or not np.isfinite([interval.low, interval.high]).all():
-        return None
-    return interval.low, interval.high
 
 
 def request_figures(data: ReportData) -> Iterator[CaptionedFigure]:

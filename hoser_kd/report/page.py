@@ -38,7 +38,7 @@ from hoser_kd.report.figures import (
 )
 from hoser_kd.report.judgment import Judgment, judge
 from hoser_kd.report.labels import Value, describe, describe_values, is_number
-from hoser_kd.report.primary import CEILING, INTRODUCTION, headline, num_pairs, sentences
+from hoser_kd.report.primary_metrics import CEILING, INTRODUCTION, headline, num_pairs, sentences
 from hoser_kd.report.table import Beside, Group, Table, format_row, short_label, table_of
 from hoser_kd.report.text import caveat, definitions_of, secondary_sentences, training_caveat
 from hoser_kd.report.trip_map import map_name, write_map

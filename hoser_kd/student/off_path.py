@@ -1,8 +1,8 @@
-"""Off-path distillation: a destination-aware teacher on the states that the student itself visits.
+"""Off-path distillation: a destination-conditioned target on the states that the student itself visits.
 
-A student is trained on steps of real trips. Its own search also reaches states off any real trip, where it can be
-confident and wrong. After the training, the student therefore samples trips for the requests of its training trips, and
-at every state of a sampled trip a teacher that knows the destination d of the real trip gives the target
+A student is trained on steps of real trips. Its own search also reaches states off any real trip, where it can
+assign high probability to wrong roads. After the training, the student therefore samples trips for the requests of its
+training trips. At every state of a sampled trip, with d the destination of the real trip, the target is
 
     q(r | road, d) ∝ exp(w · log p_LMTAD(r | history) - (1 - w) · cost(road → r) - cost_to_go(r, d))
 

@@ -69,7 +69,8 @@ Validator = Callable[[HOSER, Progress], dict[str, float]]
 """Computes metrics of the model after an epoch. It must leave weights, mode and torch's generator as they are, and
 return the same metrics in every process that trains together."""
 
-_POOL_BATCHES = 50
+_WINDOW_BATCHES = 50
+"""Batches whose trips are sorted by length together."""
 
 
 class StudentTrainer:
@@ -348,13 +349,13 @@ def _validate_next_steps(
 def bucketed_batches(lengths: Int64Array, batch_size: int, *, seed: int, epoch: int) -> Iterator[Int64Array]:
     """Yield indices into `lengths`, each once, in batches of trips of similar length and in random order.
 
-    Trips are shuffled, sorted by length within pools of 50 batches and cut into batches, which are then shuffled. This
-    keeps padding small and changes the composition of batches in each epoch.
+    Trips are shuffled, sorted by length within windows of 50 batches and cut into batches, which are then shuffled.
+    This keeps padding small and changes the composition of batches in each epoch.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    pool = np.arange(len(order)) // (batch_size * _POOL_BATCHES)
-    order = order[np.lexsort([lengths[order], pool])]
+    window = np.arange(len(order)) // (batch_size * _WINDOW_BATCHES)
+    order = order[np.lexsort([lengths[order], window])]
     starts = np.arange(0, len(order), batch_size)
     for start in rng.permutation(starts):
         yield order[start : start + batch_size]
@@ -389,8 +390,8 @@ def _stops_early(
 ) -> bool:
     """Return whether `config.patience` ends the training before the next epoch.
 
-    It follows from the metrics alone, so a resumed training stops after the same epoch. The main process decides for
-    all, because a process that trained on alone would wait for the others forever.
+    It follows from the metrics alone, so a resumed training stops after the same epoch. The decision
+    of the main process applies to all: a process that trained on alone would wait for the others forever.
     """
     if config.patience is None:
         return False

@@ -99,18 +99,18 @@ def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: 
 
 
 def length_batches(
-    lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None, pool_batches: int = 64
+    lengths: Int64Array, batch_size: int, rng: np.random.Generator | None = None, window_batches: int = 64
 ) -> list[Int64Array]:
     """Split rows into batches of similar length, so that there is little padding.
 
-    With `rng`, rows are shuffled, sorted within pools of `pool_batches` batches, and the batches shuffled again;
-    without one, all rows are sorted. There are always ceil(n / batch_size) batches, with each row in one of them.
+    With `rng`, rows are shuffled and sorted by length within windows of `window_batches` batches, and the batches are
+    shuffled; without one, all rows are sorted. There are always ceil(n / batch_size) batches, and each row is in one.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    pool = len(order) if rng is None else pool_batches * batch_size
+    window = len(order) if rng is None else window_batches * batch_size
     batches: list[Int64Array] = []
-    for start in range(0, len(order), max(pool, 1)):
-        rows = order[start : start + pool]
+    for start in range(0, len(order), max(window, 1)):
+        rows = order[start : start + window]
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         batches += np.split(rows, range(batch_size, len(rows), batch_size))
     if rng is not None:

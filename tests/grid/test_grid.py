@@ -185,7 +185,9 @@ def test_merged_cells_are_unions_of_finer_cells(grid):
     lat = np.linspace(grid.min_lat, grid.max_lat, 50)
     lng = np.linspace(grid.min_lng, grid.max_lng, 50)
     merged, single = grid.cell_of(lat, lng), fine.cell_of(lat, lng)
-    np.testing.assert_array_equal(merged.row, np.minimum(single.row // grid.downsample_factor, grid.shape[0] - 1))
+    factor = grid.downsample_factor
+    np.testing.assert_array_equal(merged.row, np.minimum(single.row // factor, grid.shape[0] - 1))
+    np.testing.assert_array_equal(merged.column, np.minimum(single.column // factor, grid.shape[1] - 1))
 
 
 def test_scalars_and_shapes():

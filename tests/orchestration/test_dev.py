@@ -28,7 +28,7 @@ def ends_everything(dev, sent):
     # dagster dev, its web server and daemon, the files, TensorBoard, and this one
     assert len(running(dev.home.root)) >= 6
     os.killpg(dev.process.pid, sent)
-    assert dev.process.wait(60) is not None
+    assert dev.process.wait(60) == 0, dev.log.read_text()
     assert not left_after(dev.home.root, 10)
     assert not any(map(answers, dev.ports))
 

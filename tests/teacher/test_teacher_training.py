@@ -326,7 +326,7 @@ def test_batches_are_framed_and_padded():
 def test_every_row_is_in_one_batch(lengths, batch_size, seed):
     lengths = np.array(lengths, np.int64)
     rng = None if seed is None else np.random.default_rng(seed)
-    batches = length_batches(lengths, batch_size, rng, pool_batches=3)
+    batches = length_batches(lengths, batch_size, rng, window_batches=3)
     assert sorted(np.concatenate([*batches, np.zeros(0, int)]).tolist()) == list(range(len(lengths)))
     assert len(batches) == -(-len(lengths) // batch_size)
     assert all(0 < len(rows) <= batch_size for rows in batches)

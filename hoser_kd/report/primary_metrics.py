@@ -1,4 +1,4 @@
-"""The first screen: primary metrics of students, baselines and ceilings, and the verdict in three sentences.
+"""Primary metrics of students, baselines and ceilings, and the verdict on them in three sentences.
 
 The primary metrics were chosen before the results: `PRIMARY_NEXT_STEP` (NLL on test trips) and `PRIMARY_TRIP` (EDR from
 the real trip of the same request).
