@@ -130,9 +130,10 @@ class Experiment:
         for changes in tries.get(share, tries.get("any")):
             self._say(f"{recipe.name} {share:g}: try {changes}")
             settings = {**start, **changes}
-            summary = self.make(recipe.stage, self.config(recipe, share, settings), self.own["search_seed"]).summary
+            seed = settings.pop("seed", self.own["search_seed"])
+            summary = self.make(recipe.stage, self.config(recipe, share, settings), seed).summary
             names = ("val_nll", "val_decision_accuracy", "best_epoch", "steps")
-            rows.append({"settings": settings, **{name: summary[name] for name in names}})
+            rows.append({"seed": seed, "settings": settings, **{name: summary[name] for name in names}})
         return sorted(rows, key=lambda row: row["val_nll"])
 
     def measure(self, recipe: Recipe, config: CityConfig, seed: int) -> Path:
