@@ -156,6 +156,44 @@ Recipe = Literal["kl", "sequence", "off_path"]
 """A way in which the teacher trains the student."""
 
 
+class OffPathConfig(Section):
+    """Fine-tuning on states that the student itself visits, taught by a teacher that knows the destination.
+
+    Read if `distill.recipe` has `off_path` (docs/distillation.md).
+    """
+
+    weight: float = Field(1.0, ge=0)
+    """Weight of the term. 0: the same epochs without it, as a control."""
+    epochs: int = Field(1, ge=1)
+    """Epochs after the training, from its best epoch; the last one is kept. Each has its own sampled trips."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Learning rate of AdamW, constant."""
+    batch_size: int = Field(32, ge=1)
+    """Real trips per optimizer step; to each belongs a sampled trip per temperature."""
+    temperatures: tuple[float, ...] = Field((1.0, 2.5), min_length=1)
+    """Temperatures at which trips are sampled, one trip each per training trip; above 1, more states are off real
+    trips."""
+    max_steps: int = Field(120, ge=1)
+    """Maximum number of roads of a sampled trip."""
+    smoothing: float | None = Field(3.0, gt=0)
+    """Added to the count of every candidate of the Markov chain, which is fitted on the student's training trips. None:
+    that of least NLL on validation trips, which tends to be too small for whole trips."""
+    teacher_weight: float = Field(0.0, ge=0, le=1)
+    """Weight of LM-TAD's log-probability of the next road against the chain's (1 minus it). The costs to go are always
+    the chain's. Above 0 needs `labels: online`."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """Divergence between the teacher's and the student's distribution (GKD, Agarwal et al. 2024)."""
+    jsd_beta: float = Field(0.5, gt=0, lt=1)
+    """Weight of the teacher in the mixture of `jsd`."""
+
+    @field_validator("temperatures")
+    @classmethod
+    def _positive_temperatures(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(temperature > 0 for temperature in temperatures):
+            raise ValueError(f"temperatures are above 0, not {', '.join(f'{value:g}' for value in temperatures)}")
+        return temperatures
+
+
 class DistillConfig(Section):
     """Teacher labels and the distillation of the student. The first eight keys are those of the original section."""
 
@@ -180,6 +218,8 @@ class DistillConfig(Section):
     """Ways in which the teacher trains the student, in any combination. kl: the KL divergence to the teacher on the
     student's own steps, as in the original; sequence: training on trips sampled from the teacher; off_path: fine-tuning
     on states off any real trip."""
+    off_path: OffPathConfig = OffPathConfig()
+    """Fine-tuning on states off any real trip."""
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
     """
@@ -205,6 +245,8 @@ class DistillConfig(Section):
             raise ValueError("sample_steps_per_trace must be `all` or a whole number of at least 1")
         if self.store_outside_mass and self.labels == "online":
             raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
+        if self.uses_off_path and self.off_path.teacher_weight and self.labels == "stored":
+            raise ValueError("off_path.teacher_weight above 0 needs `labels: online`: no trip is known beforehand")
         return self
 
     @field_validator("recipe")
@@ -226,6 +268,11 @@ class DistillConfig(Section):
     def uses_kl(self) -> bool:
         """Whether the KL divergence is a part of the loss."""
         return "kl" in self.recipe and self.lambda_kl > 0
+
+    @property
+    def uses_off_path(self) -> bool:
+        """Whether the student is fine-tuned on states off any real trip."""
+        return "off_path" in self.recipe
 
 
 class SyntheticTripsConfig(Section):

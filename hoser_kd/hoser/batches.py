@@ -1,7 +1,8 @@
 """Batches of trips, and the input features of HOSER, derived from them on the model's device.
 
-A trip of roads r_0 … r_n has n steps: history r_0 … r_t, label r_{t+1}, destination r_n. No feature is stored per
-step: positions, intervals and candidates are gathered from tables by road id and time.
+A trip of roads r_0 … r_n has n steps: history r_0 … r_t, label r_{t+1}, destination r_n. Trips that have not arrived
+come with other destinations. No feature is stored per step: positions, intervals and candidates are gathered from
+tables by road id and time.
 
 Shapes: B trips, T steps of the longest trip, S valid steps of the batch, K candidates of all valid steps, C maximum
 number of candidates per step, N roads, L connections.
@@ -42,6 +43,8 @@ class Batch:
     """(B,) int64: number of roads of each trip, at least 2."""
     rows: Tensor
     """(B,) int64: row of the trip in its `Trajectories`."""
+    own_destinations: Tensor | None = None
+    """(B,) int64: destinations of the trips; None: their last roads."""
 
     @property
     def num_steps(self) -> int:
@@ -56,18 +59,28 @@ class Batch:
 
     @property
     def destinations(self) -> Tensor:
-        """(B,) int64: last road of each trip."""
+        """(B,) int64: `own_destinations`, or the last road of each trip."""
+        if self.own_destinations is not None:
+            return self.own_destinations
         return self.road_ids.gather(1, self.lengths[:, None] - 1)[:, 0]
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
+        own = self.own_destinations
         return Batch(
-            *(part.to(device, non_blocking=True) for part in (self.road_ids, self.times, self.lengths, self.rows))
+            self.road_ids.to(device, non_blocking=True),
+            self.times.to(device, non_blocking=True),
+            self.lengths.to(device, non_blocking=True),
+            self.rows.to(device, non_blocking=True),
+            None if own is None else own.to(device, non_blocking=True),
         )
 
 
-def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
-    """Pad rows of (memory-mapped) trajectories into a batch; only these rows are read from the file."""
+def collate(trajectories: Trajectories, rows: Int64Array, destinations: Int64Array | None = None) -> Batch:
+    """Pad rows of (memory-mapped) trajectories into a batch; only these rows are read from the file.
+
+    `destinations` (rows,) int64: destination of each row; None: the last road.
+    """
     rows = np.asarray(rows, np.int64)
     starts = trajectories.offsets[rows]
     lengths = trajectories.offsets[rows + 1] - starts
@@ -80,6 +93,7 @@ def collate(trajectories: Trajectories, rows: Int64Array) -> Batch:
         times=torch.from_numpy(np.where(inside, trajectories.times[at], 0)),
         lengths=torch.from_numpy(lengths),
         rows=torch.from_numpy(rows),
+        own_destinations=None if destinations is None else torch.from_numpy(np.asarray(destinations, np.int64)),
     )
 
 
@@ -98,7 +112,7 @@ class StepFeatures:
     interval: Tensor
     """(B, T, T) float32: time between two roads of the history, clipped to 5 min, over 5 min."""
     destination: Tensor
-    """(B,) int64: last road of each trip."""
+    """(B,) int64: destination of each trip."""
     candidate: Tensor
     """(K,) int64: road ids of the candidates."""
     candidate_step: Tensor

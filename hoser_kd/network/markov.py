@@ -192,6 +192,28 @@ def step_connections(trips: Trajectories, network: RoadNetwork) -> StepConnectio
     return StepConnections(taken, previous)
 
 
+class DestinationCosts(NamedTuple):
+    """Costs of the candidates of S steps on the way to a destination, ragged in the order of `network.successors`."""
+
+    offsets: Int64Array
+    """(S + 1,) int64."""
+    step: Float64Array
+    """(A,) float64, nats: cost of the connection to each candidate."""
+    to_go: Float64Array
+    """(A,) float64, nats: least cost from each candidate to the destination; inf where it is unreachable."""
+
+
+def destination_costs(
+    chain: MarkovChain, roads: Int64Array, destinations: Int64Array, memory_bytes: int = DEFAULT_MEMORY_BYTES
+) -> DestinationCosts:
+    """Return the costs of the candidates of each road and their costs to go; arguments as below."""
+    successors = chain.network.successors
+    offsets, connection = take_rows(successors.indptr, np.asarray(roads, np.int64))
+    goal = np.asarray(destinations, np.int64)[row_of_value(offsets)]
+    to_go = costs_to_go(chain.network, chain.costs, successors.indices[connection], goal, memory_bytes)
+    return DestinationCosts(offsets, chain.costs[connection], to_go)
+
+
 def destination_aware_log_probabilities(
     chain: MarkovChain, roads: Int64Array, destinations: Int64Array, memory_bytes: int = DEFAULT_MEMORY_BYTES
 ) -> CandidateLogProbabilities:
@@ -208,11 +230,8 @@ def destination_aware_log_probabilities(
         destinations: (S,) int64, the destination of each step.
         memory_bytes: memory for the searches of one chunk of destinations.
     """
-    offsets, candidate = take_rows(chain.network.successors.indptr, np.asarray(roads, np.int64))
-    step = row_of_value(offsets)
-    goal = np.asarray(destinations, np.int64)[step]
-    to_go = costs_to_go(chain.network, chain.costs, chain.network.successors.indices[candidate], goal, memory_bytes)
-    own = chain.log_probabilities[candidate]
+    offsets, cost, to_go = destination_costs(chain, roads, destinations, memory_bytes)
+    step, own = row_of_value(offsets), -cost
     reachable = np.bincount(step, np.isfinite(to_go), len(roads))[step] > 0
     return CandidateLogProbabilities(offsets, _log_normalize(np.where(reachable, own - to_go, own), step, len(roads)))
 

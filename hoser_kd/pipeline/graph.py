@@ -18,7 +18,7 @@ from typing import Any
 from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.config.schema import CityConfig, PriorConfig
+from hoser_kd.config.schema import CityConfig, OffPathConfig, PriorConfig
 from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
 
@@ -100,7 +100,11 @@ def _student_settings(config: CityConfig) -> dict[str, Any]:
 
 
 def _distillation_settings(config: CityConfig) -> dict[str, Any]:
-    return config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"ckpt_path"})
+    """Return the section without the keys of labels; the settings of an unused recipe are its defaults."""
+    settings = config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"ckpt_path"})
+    if not config.distill.uses_off_path:
+        settings["off_path"] = OffPathConfig().model_dump(mode="json")
+    return settings
 
 
 def _synthetic_trip_settings(config: CityConfig) -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 loss = cross-entropy over the candidates + relative error of log1p(seconds) + lambda * KL(teacher || student)
 
-The terms are those of `hoser_kd.config.variants.LOSS_TERMS` (see `hoser_kd.student.losses`).
+The terms are those of `hoser_kd.config.variants.LOSS_TERMS` (see `hoser_kd.student.losses`). With `off_path` in
+`distill.recipe`, a fine-tuning follows on states that the student itself visits (see `hoser_kd.student.off_path`).
 """
 
 from __future__ import annotations
 
 import math
 import operator
+import time
 from collections.abc import Callable
 from functools import partial, reduce
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -29,8 +32,10 @@ from hoser_kd.network.zones import transitions as count_transitions
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
+from hoser_kd.student.off_path import OffPath, OffPathTeacher, TripSampler
 from hoser_kd.student.training_arguments import (
     check_distillation,
+    check_off_path,
     check_synthetic,
     check_trips,
     check_types,
@@ -156,6 +161,8 @@ def train_student(
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
     synthetic: Trajectories | None = None,
+    sampler: TripSampler | None = None,
+    online_teacher: LabelSource | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | PathLike[str],
@@ -174,8 +181,10 @@ def train_student(
     online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
-    `resume`: continue an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives
-    the same result bit for bit, interrupted or not.
+    `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. `resume`: continue
+    an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit
+    for bit, interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -192,6 +201,8 @@ def train_student(
     check_synthetic(distill, synthetic, network)
     check_validators(config, validators)
     device = device_of(device)
+    off_path = distill.off_path if distill is not None and distill.uses_off_path else None
+    check_off_path(off_path, sampler, online_teacher)
     distill = None if distill is None or not distill.trains_student else distill
     budget = TrainingBudget.of(config, len(train), 0 if synthetic is None else len(synthetic))
     rows = training_rows(len(train), config.train_fraction, seed)
@@ -206,6 +217,8 @@ def train_student(
         val_labels=val_labels,
         grid_tokens=grid_tokens,
         synthetic=synthetic,
+        off_path=off_path,
+        online_teacher=online_teacher,
     )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
@@ -231,20 +244,86 @@ def train_student(
         trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        for epoch in range(len(checkpoint.history), budget.num_epochs):
-            if _stops_early(checkpoint.history, config, budget, model.device):
-                break
-            # the state of the generator follows from the epoch, so it need not be saved
-            torch.manual_seed(seed * 1_000_003 + epoch + context.rank * 7_919)
-            metrics = {"epoch": float(epoch + 1), **_epoch(trainer, data, seed, epoch, checkpoint, progress)}
-            for validator in (next_step, *validators):
-                metrics |= validator(model, progress)
-            checkpoint.finish_epoch(model, trainer.optimizer, metrics)
+        run = _Run(data, seed, checkpoint, (next_step, *validators), progress)
+        epochs = _training_epochs(trainer, budget, run)
+        if off_path is not None and sampler is not None:
+            teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
+            states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
+            epochs = chain(epochs, _off_path_epochs(trainer, states, run))
+        for metrics in epochs:
             if on_epoch is not None and context.is_main_process:
                 on_epoch(metrics)
     checkpoint.finish()
     context.wait()
     return read_result(checkpoint.path)
+
+
+class _Run(NamedTuple):
+    """What the epochs of a training share."""
+
+    data: TrainingData
+    """Trips of an epoch."""
+    seed: int
+    """Seed of the training."""
+    checkpoint: TrainingCheckpoint
+    """Folder of the training."""
+    validators: Sequence[Validator]
+    """Called after each epoch."""
+    progress: Progress
+    """Receives the finished steps."""
+
+    def epoch(self, trainer: StudentTrainer, epoch: int) -> dict[str, float]:
+        """Train on each trip once; returns the number of the epoch, counted from 1, and the means of its steps."""
+        # the state of the generator follows from the epoch, so it need not be saved
+        torch.manual_seed(self.seed * 1_000_003 + epoch + trainer.context.rank * 7_919)
+        metrics = _epoch(trainer, self.data, self.seed, epoch, self.checkpoint, self.progress)
+        return {"epoch": float(epoch + 1), **metrics}
+
+    def validate(self, model: HOSER) -> dict[str, float]:
+        """Return the metrics of all validators."""
+        metrics: dict[str, float] = {}
+        for validator in self.validators:
+            metrics |= validator(model, self.progress)
+        return metrics
+
+
+def _training_epochs(trainer: StudentTrainer, budget: TrainingBudget, run: _Run) -> Iterator[dict[str, float]]:
+    """Train until the budget or the patience is used up; yields the metrics of each epoch."""
+    checkpoint = run.checkpoint
+    for epoch in range(len(checkpoint.history), budget.num_epochs):
+        if _stops_early(checkpoint.history, trainer.config, budget, trainer.model.device):
+            break
+        metrics = run.epoch(trainer, epoch)
+        metrics |= run.validate(trainer.model)
+        checkpoint.finish_epoch(trainer.model, trainer.optimizer, metrics)
+        yield metrics
+
+
+def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterator[dict[str, float]]:
+    """Fine-tune the student of the best epoch on real steps and off-path states; yields the metrics of each epoch.
+
+    The student of the last epoch is kept. `base`: the trainer of the training before, whose loss terms stay.
+    """
+    settings, model, checkpoint = states.settings, base.model, run.checkpoint
+    run = run._replace(data=run.data.own)
+    config = base.config.model_copy(
+        update={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate, "warmup_ratio": 0.0}
+    )
+    steps = settings.epochs * -(-len(states.rows) // settings.batch_size)
+    trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*base.terms, *states.terms()])
+    # curves continue those of the training; a floor of 1 keeps the learning rate constant
+    trainer.optimizer.steps_done, trainer.optimizer.floor = base.optimizer.steps_done, 1.0
+    checkpoint.restore_off_path(model, trainer.optimizer)
+    for number in range(len(checkpoint.off_path), settings.epochs):
+        epoch = len(checkpoint.history) + number
+        metrics = states.refresh(epoch, run.progress)
+        started = time.perf_counter()
+        metrics |= run.epoch(trainer, epoch)
+        metrics["training_seconds"] = time.perf_counter() - started
+        metrics |= run.validate(model)
+        checkpoint.finish_off_path_epoch(model, trainer.optimizer, metrics)
+        yield metrics
+    checkpoint.keep(model)
 
 
 def _validate_next_steps(

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from hoser_kd.common.device import pick_device
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.common.distributed import DistributedContext
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 
@@ -103,6 +105,27 @@ def check_distillation(
         )
     if grid_tokens is not None and np.shape(grid_tokens) != (num_roads,):
         raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
+
+
+def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teacher: object) -> None:
+    """Raise TypeError, ValueError or ConfigError where off-path distillation lacks an argument or cannot run here."""
+    if off_path is None:
+        return
+    if sampler is None:
+        raise ValueError(
+            "distill.recipe with off_path requires a sampler of the student's trips: pass "
+            "sampler=hoser_kd.generation.student_trips.sample_trips."
+        )
+    if off_path.teacher_weight and online_teacher is None:
+        raise ValueError(
+            "distill.off_path.teacher_weight above 0 requires a teacher that scores sampled trips: pass "
+            "online_teacher=OnlineTeacher(teacher, grid_tokens, network)."
+        )
+    if DistributedContext.current().size > 1:
+        raise ConfigError(
+            "distill.recipe has off_path, which runs in one process: set student.num_processes to 1, or remove "
+            "off_path."
+        )
 
 
 def check_synthetic(distill: DistillConfig | None, synthetic: Trajectories | None, network: RoadNetwork) -> None:

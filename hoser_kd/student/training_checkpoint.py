@@ -5,6 +5,8 @@
 - `tensorboard/`: curves
 - `state.pt`: weights, optimizer and metrics after the last whole epoch, deleted when the training is finished. An
   interrupted training resumes from it and ends with the same weights and the same choice of epoch.
+- `off_path_state.pt`: the same of the fine-tuning on off-path states, which follows the training. Its last epoch then
+  replaces the student of the best epoch.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "history.json"
 STATE_FILE = "state.pt"
+OFF_PATH_STATE_FILE = "off_path_state.pt"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -36,7 +39,7 @@ class TrainingResult:
     """A finished training."""
 
     model: HOSER
-    """The student of the best epoch, in eval mode, on the CPU."""
+    """The student of the best epoch, or of the last epoch on off-path states, in eval mode, on the CPU."""
     best_epoch: int
     """The best epoch by the rule of the settings, counted from 1."""
     history: list[dict[str, float]]
@@ -44,17 +47,20 @@ class TrainingResult:
     `generation_…` if the settings generate validation trips."""
     folder: Path
     """The training's directory."""
+    off_path: list[dict[str, float]] = field(default_factory=list)
+    """The same metrics of each epoch on off-path states, with sizes and seconds; empty without them."""
 
     @property
     def best(self) -> dict[str, float]:
-        """Metrics of the best epoch."""
-        return self.history[self.best_epoch - 1]
+        """Metrics of the student: those of the best epoch, or of the last epoch on off-path states."""
+        return self.off_path[-1] if self.off_path else self.history[self.best_epoch - 1]
 
 
 def read_result(folder: Path) -> TrainingResult:
     """Return the result of a finished training from its folder."""
     record = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
-    return TrainingResult(hoser.load(folder), record["best_epoch"], record["history"], folder)
+    history, off_path = record["history"], record.get("off_path", [])
+    return TrainingResult(hoser.load(folder), record["best_epoch"], history, folder, off_path)
 
 
 @dataclass
@@ -66,6 +72,8 @@ class TrainingCheckpoint:
     """Digest of settings, data and seed, which state and result carry."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the epochs so far."""
+    off_path: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of the epochs on off-path states so far."""
     select_by: str = "nll"
     """The rule of `hoser_kd.student.model_selection` that chooses the epoch to keep."""
     writes: bool = True
@@ -81,9 +89,14 @@ class TrainingCheckpoint:
     def _state(self) -> TrainingState:
         return TrainingState(self.path / STATE_FILE, self.key)
 
+    @property
+    def _off_path_state(self) -> TrainingState:
+        return TrainingState(self.path / OFF_PATH_STATE_FILE, self.key)
+
     def clear(self) -> None:
         """Delete state and result, so that the training starts from the first epoch."""
         self._state.clear()
+        self._off_path_state.clear()
         (self.path / HISTORY_FILE).unlink(missing_ok=True)
 
     def finished(self) -> TrainingResult | None:
@@ -106,6 +119,18 @@ class TrainingCheckpoint:
             self.history = content["history"]
 
         self._state.restore(apply)
+
+    def restore_off_path(self, model: HOSER, optimizer: Optimizer) -> None:
+        """Load the state after the last whole epoch on off-path states, or the student of the best epoch."""
+
+        def apply(content: dict[str, Any]) -> bool:
+            model.load_state_dict(content["model"])
+            optimizer.load_state_dict(content["optimizer"])
+            self.off_path = content["off_path"]
+            return True
+
+        if not self._off_path_state.restore(apply):
+            model.load_state_dict(hoser.load(self.path).state_dict())
 
     def log(self, metrics: Mapping[str, float], step: int, group: str = "step") -> None:
         """Add metrics to the TensorBoard curves."""
@@ -132,13 +157,27 @@ class TrainingCheckpoint:
             hoser.save(model, self.path)
         self._state.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history})
 
+    def finish_off_path_epoch(self, model: HOSER, optimizer: Optimizer, metrics: dict[str, float]) -> None:
+        """Save the state after an epoch on off-path states; the student of the best epoch stays."""
+        self.off_path.append(metrics)
+        self.log(metrics, optimizer.steps_done, "off_path")
+        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "off_path": self.off_path}
+        self._off_path_state.save(content)
+
+    def keep(self, model: HOSER) -> None:
+        """Replace the student of the best epoch. The state stays, so that an interruption repeats no epoch."""
+        hoser.save(model, self.path)
+
     def finish(self) -> None:
-        """Write the history and delete the state."""
+        """Write the history and delete the states."""
         if not self.writes:
             return
         if self._writer is not None:
             self._writer.close()
-        record = {"key": self.key, "best_epoch": self.best_epoch, "history": self.history}
+        record: dict[str, Any] = {"key": self.key, "best_epoch": self.best_epoch, "history": self.history}
+        if self.off_path:
+            record["off_path"] = self.off_path
         with atomic_path(self.path / HISTORY_FILE) as beside:
             beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         self._state.clear()
+        self._off_path_state.clear()

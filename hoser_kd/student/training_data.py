@@ -42,6 +42,11 @@ class TrainingData:
         """Row of the first synthetic trip in `trips`; None if there is none."""
         return None if self.own_rows is None else len(self.own_rows)
 
+    @property
+    def own(self) -> TrainingData:
+        """The student's own trips alone."""
+        return self if self.own_rows is None else replace(self, rows=np.arange(len(self.own_rows)))
+
     @classmethod
     def of(
         cls, train: Trajectories, rows: Int64Array, synthetic: Trajectories | None, network: RoadNetwork, seed: int

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.losses import LabelSource, RaggedLabels
@@ -31,6 +31,8 @@ def training_key(
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
     synthetic: Trajectories | None = None,
+    off_path: OffPathConfig | None = None,
+    online_teacher: LabelSource | None = None,
 ) -> str:
     """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
 
@@ -50,6 +52,8 @@ def training_key(
         settings["synthetic"] = digest_arrays(synthetic.offsets, synthetic.road_ids)
     if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
+    if off_path is not None:
+        settings["off_path"] = {**off_path.model_dump(mode="json"), "teacher": _identity(online_teacher)}
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
@@ -57,7 +61,7 @@ def training_key(
 
 def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
-    unused = {"label_processes", "store_outside_mass"}
+    unused = {"label_processes", "store_outside_mass", "off_path"}
     defaults = {name: field.default for name, field in type(distill).model_fields.items()}
     unused |= {name for name in ("recipe", "synthetic_weight") if getattr(distill, name) == defaults[name]}
     return distill.model_dump(mode="json", exclude=unused)

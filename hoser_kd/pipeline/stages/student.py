@@ -6,6 +6,7 @@ from typing import Any
 
 from hoser_kd.common.device import check_room_for, pick_device
 from hoser_kd.evaluation.validation_trips import validators_for
+from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
@@ -13,6 +14,7 @@ from hoser_kd.pipeline.stages.network import load_network, load_transitions, loa
 from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
 from hoser_kd.pipeline.workers.launcher import job_of, run_together
 from hoser_kd.student.model_selection import PREFIX, SUMMARY_PREFIX
+from hoser_kd.student.off_path import SECONDS
 from hoser_kd.student.training import TrainingResult, frequency_baseline, train_student
 from hoser_kd.student.training_budget import TrainingBudget, training_warnings
 from hoser_kd.student.training_checkpoint import read_result
@@ -36,14 +38,7 @@ def train_here(run: StageRun) -> TrainingResult:
     """Train the student of a stage in this process, which may be one of several in a process group."""
     distillation: dict[str, Any] = {}
     if run.stage.name == "distilled_student":
-        labels, val_labels = load_labels(run, "train", "val")
-        distillation = {
-            "distill": run.config.distill,
-            "grid_tokens": load_tokens(run.path("grid_token_table")),
-            "labels": labels,
-            "val_labels": val_labels,
-            "synthetic": load_synthetic_trips(run),
-        }
+        distillation = _distillation(run)
     network, val = load_network(run), load_trips(run, "val")
     return train_student(
         network,
@@ -60,6 +55,22 @@ def train_here(run: StageRun) -> TrainingResult:
         on_epoch=run.on_epoch,
         validators=validators_for(val, network, run.config.student),
     )
+
+
+def _distillation(run: StageRun) -> dict[str, Any]:
+    """Return the arguments of distillation for `train_student`."""
+    distill = run.config.distill
+    arguments: dict[str, Any] = {
+        "distill": distill,
+        "grid_tokens": load_tokens(run.path("grid_token_table")),
+        "synthetic": load_synthetic_trips(run),
+        "sampler": sample_trips,
+    }
+    if "kl" in distill.recipe:
+        arguments["labels"], arguments["val_labels"] = load_labels(run, "train", "val")
+    if distill.uses_off_path and distill.off_path.teacher_weight:
+        (arguments["online_teacher"],) = load_labels(run, "train")
+    return arguments
 
 
 def _train_together(run: StageRun) -> TrainingResult:
@@ -105,4 +116,18 @@ def _train(run: StageRun) -> dict[str, Any]:
         "frequency_accuracy": round(baseline["accuracy"], 5),
         "frequency_nll": round(baseline["nll"], 5),
         "epochs": result.history,
+        **_off_path_summary(result),
+    }
+
+
+def _off_path_summary(result: TrainingResult) -> dict[str, Any]:
+    """Return the metrics of the epochs on off-path states, and of the student before them; empty without them."""
+    if not result.off_path:
+        return {}
+    before = result.history[result.best_epoch - 1]
+    seconds = {name: sum(epoch.get(name, 0.0) for epoch in result.off_path) for name in SECONDS}
+    return {
+        "off_path_epochs": result.off_path,
+        **{f"off_path_{name}": round(value, 1) for name, value in seconds.items()},
+        **{f"before_off_path_{SUMMARY_PREFIX}{name}": round(before[name], 5) for name in _SHOWN},
     }
