@@ -45,6 +45,14 @@ SHARES = {"paired.identical_share", "requests.reached_share"}
 COUNTING = {"frequency": "frequency", "markov_1": "Markov chain, order 1", "markov_2": "Markov chain, order 2"}
 POOLS = ("student_student", "student_markov", "student_teacher", "student_teacher_markov")
 CEILING, CONTROL = "student_teacher", "student_markov"
+GROUPS = {
+    "Not better": ("worse", "worse, one seed", "not clear"),
+    "Better over the test trips, with one seed, which does not describe the randomness of training": (
+        "better, one seed",
+    ),
+    "Better over seeds and over test trips": ("better",),
+}
+"""Titles of the findings and their verdicts, the negative ones first."""
 COLORS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 Row = Mapping[str, Any]
 
@@ -72,11 +80,12 @@ def cell(name: str, row: Row) -> str:
 
 
 def verdict(name: str, row: Row) -> str:
-    """Return better, worse or not clear: whether every interval of a difference excludes 0."""
+    """Return better, worse or not clear: whether every interval of a difference excludes 0; one seed is named."""
     intervals = [row[kind] for kind in ("seeds", "trips") if row[kind]]
     if not intervals or any(low <= 0 <= high for low, high in intervals):
         return "not clear"
-    return "better" if (row["mean"] > 0) == (name in HIGHER_IS_BETTER) else "worse"
+    word = "better" if (row["mean"] > 0) == (name in HIGHER_IS_BETTER) else "worse"
+    return word if row["seeds"] else f"{word}, one seed"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -195,24 +204,25 @@ def cost_table(part: Row) -> list[str]:
     return table(["recipe", "training, s CPU", "training, s wall", "generation of all test trips, s CPU"], rows)
 
 
-def sentences(results: Row) -> Iterator[tuple[bool, str]]:
-    """Yield each finding on a primary metric: whether it is positive, and a sentence."""
-    city = results["city"]
+def sentences(results: Row) -> Iterator[tuple[str, str]]:
+    """Yield the verdict and a sentence of each comparison on a primary metric."""
     for share, part in results["shares"].items():
         for name, row in part["rows"].items():
-            place = f"{city}, {percent(share)} of the trips, {name} ({seeds_text(row['seeds'])})"
+            place = f"{results['city']}, {percent(share)} of the trips, {name} ({seeds_text(row['seeds'])})"
             if "minus_vanilla" in row:
                 for metric in (PRIMARY_NEXT_STEP, PRIMARY_TRIP):
-                    yield finding(place, metric, row["minus_vanilla"], "the tuned vanilla student")
-            yield finding(place, PRIMARY_TRIP, row["minus_markov"], "the most probable path of a Markov chain")
+                    yield finding(place, metric, row["minus_vanilla"], "vanilla")
+            yield finding(place, PRIMARY_TRIP, row["minus_markov"], "the Markov chain's most probable path")
 
 
-def finding(place: str, metric: str, difference: Row, other: str) -> tuple[bool, str]:
+def finding(place: str, metric: str, difference: Row, other: str) -> tuple[str, str]:
     row = difference["metrics"][metric]
     word = verdict(metric, row)
-    text = f"{place}: {LABELS[metric].split(',')[0]} {number(metric, row['mean'], sign=True)} against {other}, "
-    intervals = f"over seeds {ends(metric, row['seeds'])}, over test trips {ends(metric, row['trips'])}"
-    return word == "better", f"{text}**{word}** ({intervals})."
+    text = (
+        f"{place}: {LABELS[metric].split(',')[0]} {number(metric, row['mean'], sign=True)} against {other}: **{word}**"
+    )
+    over_seeds = f"over seeds {ends(metric, row['seeds'])}, " if row["seeds"] else ""
+    return word, f"{text} ({over_seeds}over test trips {ends(metric, row['trips'])})."
 
 
 def primary_plot(results: Row) -> Figure:
@@ -320,9 +330,9 @@ def page(cities: Sequence[Row], reading: str, method: str) -> str:
     """Return the page as Markdown: interpretation, findings (negative ones first), method, and a section per city."""
     findings = [each for results in cities for each in sentences(results)]
     lines = ["# Results: what distillation brings", "", reading, "", "## Findings on the primary metrics", ""]
-    for title, wanted in (("Not better:", False), ("Better:", True)):
-        texts = [f"- {text}" for is_better, text in findings if is_better == wanted]
-        lines += [title, "", *(texts or ["- none"]), ""]
+    for title, words in GROUPS.items():
+        texts = [f"- {text}" for word, text in findings if word in words]
+        lines += [f"{title}:", "", *(texts or ["- none"]), ""]
     lines += [method, "", *(line for results in cities for line in city_lines(results)), *reproduce_lines(cities)]
     return "\n".join(lines).rstrip() + "\n"
 
