@@ -156,10 +156,14 @@ def test_the_stored_page_is_the_page_of_the_stored_results():
 
 
 def test_negative_findings_come_first():
-    from results_page import page, stored_cities
+    from results_page import GROUPS, page, stored_cities
 
     text = page(stored_cities(), "reading", "method")
-    assert text.index("Not better:") < text.index("Better over seeds") < text.index("## demo")
+    places = [text.find(f"\n{title}:\n") for title in GROUPS]
+    shown = [place for place in places if place >= 0]
+    assert shown
+    assert shown == sorted(shown)
+    assert shown[-1] < text.index("## demo")
 
 
 def test_recipes_have_equally_many_tries_and_valid_settings():
