@@ -227,31 +227,29 @@ def finding(place: str, metric: str, difference: Row, other: str) -> tuple[str, 
 
 
 def primary_plot(results: Row) -> Figure:
-    """Plot the two primary metrics against the share of the trips: recipes, baselines, and the ceiling."""
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    """Plot the two primary metrics by share of the trips: recipes, baselines and ceilings."""
+    figure = Figure(figsize=(9.5, 3.9), layout="constrained")
     shares = sorted(results["shares"], key=float)
     recipes = list(dict.fromkeys(name for share in shares for name in results["shares"][share]["rows"]))
     panels: list[Axes] = list(figure.subplots(1, 2))
     for axes, metric in zip(panels, (PRIMARY_NEXT_STEP, PRIMARY_TRIP), strict=True):
         for place, name in enumerate(recipes):
-            plot_recipe(axes, results, shares, name, metric, place)
-        axes.set_xscale("log")
-        axes.set_xticks([float(share) for share in shares], [percent(share) for share in shares])
-        axes.set_xticks([], minor=True)
+            plot_recipe(
+                axes, results, name, metric, COLORS[place % len(COLORS)], 0.7 * (place + 0.5) / len(recipes) - 0.35
+            )
+        axes.set_xticks(range(len(shares)), [percent(share) for share in shares])
         axes.set(xlabel="share of the training trips", title=f"{LABELS[metric]} (lower is better)")
         axes.spines[["top", "right"]].set_visible(False)
-    markov = results["next_step_baselines"]["markov_1"]["nll"]
-    panels[0].axhline(markov, color="#999999", ls=":", label="Markov chain")
-    at = [float(share) for share in shares]
+    panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
     for name, style, label in ((CEILING, "--", "teacher"), (CONTROL, ":", "Markov chain")):
         nll = [pool_nll(results["shares"][share], name) for share in shares]
-        panels[0].plot(at, nll, color="black", ls=style, marker="_", lw=1, label=f"pool: vanilla and {label}")
+        ends = ([at + half for at in range(len(shares))] for half in (-0.45, 0.45))
+        panels[0].hlines(nll, *ends, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
     for (name, row), style in zip(results["baselines"].items(), (":", "-.", "--", (0, (1, 4))), strict=False):
-        panels[1].axhline(
-            row["metrics"][PRIMARY_TRIP]["mean"], color="#999999", ls=style, lw=1, label=BASELINES[name].label
-        )
+        mean = row["metrics"][PRIMARY_TRIP]["mean"]
+        panels[1].axhline(mean, color="#999999", ls=style, lw=1, label=BASELINES[name].label)
     for axes in panels:
-        axes.legend(fontsize=6.5, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
 
 
@@ -261,19 +259,18 @@ def pool_nll(part: Row, name: str) -> float:
     return float(next(row["nll"] for row in rows if (row["name"], row["kind"]) == (name, "log_linear")))
 
 
-def plot_recipe(axes: Axes, results: Row, shares: Sequence[str], name: str, metric: str, place: int) -> None:
+def plot_recipe(axes: Axes, results: Row, name: str, metric: str, color: str, offset: float) -> None:
     """Plot a recipe: means, thick bars over seeds and thin bars over test trips."""
     points = [
-        (float(share) * (1 + 0.04 * place), results["shares"][share]["rows"][name]["metrics"][metric])
-        for share in shares
+        (place + offset, results["shares"][share]["rows"][name]["metrics"][metric])
+        for place, share in enumerate(sorted(results["shares"], key=float))
         if name in results["shares"][share]["rows"]
     ]
-    color = COLORS[place % len(COLORS)]
-    axes.plot([x for x, _ in points], [row["mean"] for _, row in points], "o-", color=color, ms=4, lw=1, label=name)
+    axes.plot([x for x, _ in points], [row["mean"] for _, row in points], "o", color=color, ms=5, label=name)
     for x, row in points:
-        for kind, width in (("trips", 0.8), ("seeds", 2.5)):
+        for kind, width, opacity in (("seeds", 5, 0.35), ("trips", 1.2, 1.0)):
             if row[kind]:
-                axes.plot([x, x], row[kind], color=color, lw=width)
+                axes.plot([x, x], row[kind], color=color, lw=width, alpha=opacity, solid_capstyle="butt")
 
 
 def city_lines(results: Row) -> list[str]:
@@ -290,7 +287,7 @@ def city_lines(results: Row) -> list[str]:
         "",
         f"![Primary metrics by share of the trips, {city}](figures/{plot_name(results)})",
         "",
-        "Thick bars: 95 % over seeds; thin bars: 95 % over test trips.",
+        "Wide bars: 95 % over seeds; thin bars: 95 % over test trips.",
         "",
     ]
     for share, part in results["shares"].items():
