@@ -37,8 +37,10 @@ from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.baseline_settings import baseline_settings
 from hoser_kd.evaluation.ceilings import Splits
 from hoser_kd.evaluation.sampling_floor import jsd_floors
+from hoser_kd.generation.baselines import fit_baselines
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
+from hoser_kd.generation.od_pairs import OdPairs
 from hoser_kd.generation.prior import Prior
 from hoser_kd.generation.prior_tuning import choose_prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories
@@ -209,6 +211,18 @@ class Experiment:
             measured[name] = Measured.of(cost, self.trips["test"], generated, result)
         return measured, stored["next_step"]
 
+    def own_markov(self, share: str, seed: int) -> Measured:
+        """Return the measurements of a Markov chain of the trips that a student of this seed trains on."""
+        file = self.folder / f"own-markov-{share}-{seed}.npz"
+        if not file.is_file():
+            train, test = self.trips["train"], self.trips["test"]
+            own = train.take(training_rows(len(train), float(share), seed))
+            settings = baseline_settings(self.network, self.base.evaluation)
+            chain = fit_baselines(own, self.trips["val"], self.network, settings, ["markov"])["markov"]
+            generated = chain.generate(OdPairs(test.origins, test.start_times, test.destinations, None))
+            Measured.of({}, test, generated, self._trip_metrics(self.base, generated)).save(file)
+        return Measured.load(file)
+
     def pool_members(self) -> dict[str, Splits]:
         """Return the probabilities of teacher and Markov chain on validation and test trips."""
         labels = self.make("teacher_soft_labels", self.base).path
@@ -307,8 +321,11 @@ def share_results(
             row["minus_vanilla"] = difference_of(of_recipe, runs[VANILLA], experiment.steps)
             row["gap_closed"] = gap_of(of_recipe, runs[VANILLA], ceilings)
         rows[name] = row
-    tried = {each["tuned_as"]: each["tried"] for each in recipes.values()}
-    return {"tried": tried, "rows": rows, "ceilings": ceilings}
+    results = {"tried": {each["tuned_as"]: each["tried"] for each in recipes.values()}, "rows": rows}
+    if float(share) < 1:
+        own = {seed: experiment.own_markov(share, seed) for seed in runs[VANILLA]}
+        results["own_markov"] = row_of(own, experiment.steps)
+    return {**results, "ceilings": ceilings}
 
 
 def _ceilings(

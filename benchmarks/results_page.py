@@ -149,6 +149,10 @@ def trips_table(results: Row, part: Row) -> list[str]:
     for name, row in results["baselines"].items():
         cells = [cell(key, row["metrics"][key]) for key in TRIPS]
         rows.append([f"*{BASELINES[name].label}*", "–", *cells])
+    if "own_markov" in part:
+        row = part["own_markov"]
+        cells = [cell(key, row["metrics"][key]) for key in TRIPS]
+        rows.append(["*Markov chain of the student's own trips*", seeds_text(row["seeds"]), *cells])
     for name, row in part["rows"].items():
         cells = [cell(key, row["metrics"][key]) for key in TRIPS]
         rows.append([f"**{name}**", seeds_text(row["seeds"]), *cells])
@@ -238,6 +242,7 @@ def primary_plot(results: Row) -> Figure:
                 axes, results, name, metric, COLORS[place % len(COLORS)], 0.7 * (place + 0.5) / len(recipes) - 0.35
             )
         axes.set_xticks(range(len(shares)), [percent(share) for share in shares])
+        axes.set_xlim(-0.6, len(shares) - 0.4)
         axes.set(xlabel="share of the training trips", title=f"{LABELS[metric]} (lower is better)")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
