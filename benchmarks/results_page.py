@@ -124,6 +124,18 @@ def next_step_table(results: Row, part: Row) -> list[str]:
     return table(["model", "seeds", *NEXT_STEP.values(), "gap closed"], rows)
 
 
+def beyond_markov(row: Row) -> str:
+    """Return a sentence on what the teacher adds to the pool of vanilla and Markov chain."""
+    name = "next_step.nll"
+    intervals = [
+        f"{label} {ends(name, row[kind])}" for kind, label in (("seeds", "over seeds"), ("trips", "over test trips"))
+    ]
+    return (
+        "Teacher beyond counting: added to the log-linear pool of vanilla and Markov chain, it changes the NLL by "
+        f"{number(name, row['nll'], sign=True)} ({', '.join(intervals)})."
+    )
+
+
 def pool_row(row: Row) -> list[str]:
     nll = {"mean": row["nll"], "seeds": row["nll_seeds"], "trips": row["nll_trips"]}
     kind = str(row["kind"]).replace("_", "-")
@@ -297,7 +309,7 @@ def city_lines(results: Row) -> list[str]:
     ]
     for share, part in results["shares"].items():
         lines += [f"### {city}: {percent(share)} of the training trips", "", "Next steps:", ""]
-        lines += next_step_table(results, part)
+        lines += [*next_step_table(results, part), beyond_markov(part["ceilings"]["teacher_beyond_markov"]), ""]
         lines += ["Trips of the same request, without anything added to the search unless the row names it:", ""]
         lines += trips_table(results, part)
         for name, row in part["rows"].items():
