@@ -1,13 +1,13 @@
-"""Run the experiment: does distillation help, where, and what does a mixture reach? Writes docs/results.md.
+"""Run the experiment behind docs/results.md: students, baselines and ceilings on equal terms, by share of the trips.
 
-    python benchmarks/experiment.py --config config/demo.yaml --seeds 0 1 2 3 4
-    python benchmarks/experiment.py --config config/porto.yaml --seeds 0 1 2 3 4
-    python benchmarks/results_page.py        # only the page, from stored results
+    python benchmarks/experiment.py --city demo --shares 1.0 0.1 --recipes vanilla kl --seeds 0 1 2 3 4
+    python benchmarks/experiment.py --city demo --only kl 0.1 0     # one student of the page, beside its stored row
+    python benchmarks/experiment.py --city demo --recipes           # nothing new: only the rows and the page
 
-Uses the stages and the artifact store of the pipeline, so finished trainings are reused and an interrupted run
-resumes. Lambda, temperature and sharing are chosen by the validation NLL of seeds that are not among the tested ones,
-separately for each share of the training trips. The test split is read once, for the tables. Results are stored in
-docs/results/<city>.json.
+benchmarks/experiment.yaml names the recipes and what each tries on validation. Students are stages of the pipeline, so
+the artifact store (HOSER_KD_STORE, default `data`) keeps them: an interrupted run resumes, and a later run trains only
+what is missing. Each student is measured once on test, beside its artifact in `experiment/` of the store, because the
+stage `trajectory_metrics` would measure the vanilla student again for each recipe. Results: docs/results/<city>.json.
 """
 
 from __future__ import annotations
@@ -15,200 +15,369 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from results_page import write_page
+import yaml
+from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of
+from results_page import RESULTS, write_page
 
+from hoser_kd.common.hashing import digest_json
 from hoser_kd.common.progress import TimedLines
-from hoser_kd.config.loading import load_config
+from hoser_kd.config.loading import load_config, with_changes
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.evaluation.statistics import paired_difference
-from hoser_kd.hoser import load
+from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.baseline_settings import baseline_settings
+from hoser_kd.evaluation.ceilings import Splits
+from hoser_kd.evaluation.sampling_floor import jsd_floors
+from hoser_kd.generation.baselines import fit_baselines
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.generation.generator import generate
+from hoser_kd.generation.od_pairs import OdPairs
+from hoser_kd.generation.prior import Prior
+from hoser_kd.generation.prior_tuning import choose_prior
+from hoser_kd.generation.trajectories import GeneratedTrajectories
+from hoser_kd.hoser import HOSER, load
+from hoser_kd.network.markov import MarkovChain
 from hoser_kd.network.road_network import RoadNetwork
-from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.network.trajectories import Trajectories, concatenate
+from hoser_kd.pipeline.graph import Stage
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store
-from hoser_kd.student.pools import PoolWeights, fit_pool, pool_metrics, student_probabilities, teacher_probabilities
+from hoser_kd.student.next_step_metrics import step_table, summarize_steps
+from hoser_kd.student.pools import markov_probabilities, student_probabilities, teacher_probabilities
+from hoser_kd.student.training import training_rows
 from hoser_kd.teacher.soft_labels import SoftLabels
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-TINY = {"preset": "tiny", "max_epochs": 15, "learning_rate": 0.003, "dropout": 0.1}
+SETTINGS_FILE = Path(__file__).with_suffix(".yaml")
+VANILLA = "vanilla"
+SPLITS = ("train", "val", "test")
+Changes = dict[str, Any]
 
 
-def variant(config: CityConfig, **sections: dict[str, Any]) -> CityConfig:
-    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    return config.model_copy(update=changed)
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train and search a student: a stage and changes of the settings."""
+
+    name: str
+    stage: str
+    changes: Changes
+    """Hold in all tries."""
+    tuned_as: str
+    """Recipe whose tries and chosen settings it shares; its own name by default."""
 
 
-class Maker:
-    """Runs stages and prints which."""
+class Experiment:
+    """A city with its recipes, stages and measurements."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.lines = TimedLines(lambda line: sys.stderr.write(f"    {line}\n"), every_s=30)
+    def __init__(self, city: str, store: Store, settings_file: Path = SETTINGS_FILE) -> None:
+        settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
+        self.city, self.own, self.store = city, settings[city], store
+        self.recipes = {
+            name: Recipe(name, each["stage"], each.get("settings", {}), each.get("tuned_as", name))
+            for name, each in settings["recipes"].items()
+        }
+        self.base = with_changes(load_config(self.own["config"]), self.own["settings"])
+        self.folder = Path(str(store.root)) / "experiment" / city
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lines = TimedLines(lambda line: sys.stderr.write(f"    {line}\n"), every_s=60)
+        trips = self.make("trajectories", self.base).path
+        self.trips = {split: Trajectories.load(trips / f"{split}.arrow") for split in SPLITS}
+        self.network = RoadNetwork.load(self.make("road_network", self.base).path)
+        self.steps = City(self.network, self.trips["val"], self.trips["test"])
 
-    def __call__(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:
-        def say(started) -> None:
-            seed_text = f" seed {seed}" if STAGES[started.name].per_seed else ""
-            if started.name in ("teacher", "vanilla_student", "distilled_student"):
-                sys.stderr.write(f"  {config.city}: {started.name}{seed_text}\n")
+    def config(self, recipe: Recipe, share: float, chosen: Changes) -> CityConfig:
+        """Return the settings of a recipe at a share of the trips."""
+        return with_changes(self.base, {"student.train_fraction": share, **chosen, **recipe.changes})
 
-        return make_with_inputs(
-            stage, config, self.store, seed=seed, on_stage=say, progress=self.lines, stop_at_checks=False
+    def make(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:
+        """Return an artifact of a stage; records the CPU time of the last stage that is computed."""
+        started: list[tuple[Stage, float]] = []
+
+        def begin(next_stage: Stage) -> None:
+            self._say(f"{next_stage.name} seed {seed}")
+            started.append((next_stage, time.process_time()))
+
+        artifact = make_with_inputs(
+            stage, config, self.store, seed=seed, on_stage=begin, progress=self._lines, stop_at_checks=False
+        )
+        if started and started[-1][0].name == stage:
+            seconds = time.process_time() - started[-1][1]
+            self._cost_file(artifact).write_text(json.dumps(seconds), encoding="utf-8")
+            self._say(f"{stage} seed {seed} took {seconds:.0f} s CPU, {artifact.seconds:.0f} s")
+        return artifact
+
+    def _cost_file(self, artifact: Artifact) -> Path:
+        return self.folder / f"{artifact.stage}-{artifact.version}.cpu.json"
+
+    def cpu_seconds(self, artifact: Artifact) -> float | None:
+        """Return the CPU time of an artifact; None if it was computed elsewhere."""
+        file = self._cost_file(artifact)
+        return float(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {self.city}: {text}\n")
+
+    def tune(self, recipe: Recipe, share: float, start: Changes) -> list[dict[str, Any]]:
+        """Return each try of a recipe with its validation metrics, the best first."""
+        tries = self.own["tries"][recipe.name]
+        rows = []
+        for changes in tries.get(share, tries.get("any")):
+            self._say(f"{recipe.name} {share:g}: try {changes}")
+            settings = {**start, **changes}
+            seed = settings.pop("seed", self.own["search_seed"])
+            summary = self.make(recipe.stage, self.config(recipe, share, settings), seed).summary
+            names = ("val_nll", "val_decision_accuracy", "best_epoch", "steps")
+            rows.append({"seed": seed, "settings": settings, **{name: summary[name] for name in names}})
+        return sorted(rows, key=lambda row: row["val_nll"])
+
+    def measure(self, recipe: Recipe, config: CityConfig, seed: int) -> Path:
+        """Return the file with the measurements of a student on test; trains and measures what the store lacks."""
+        artifact = self.make(recipe.stage, config, seed)
+        key = [artifact.version, config.generation.model_dump(mode="json"), config.evaluation.model_dump(mode="json")]
+        file = self.folder / f"{recipe.stage}-{digest_json(key)[:16]}.npz"
+        if not file.is_file():
+            self._say(f"{recipe.name} {config.student.train_fraction:g} seed {seed}: measure")
+            cost = {"cost.train_s": artifact.seconds, "cost.train_cpu_s": self.cpu_seconds(artifact)}
+            measured = self._measure(config, artifact, seed, file.with_suffix(".prior.json"))
+            known = {name: value for name, value in cost.items() if value is not None}
+            replace(measured, metrics={**measured.metrics, **known}).save(file)
+        return file
+
+    def _measure(self, config: CityConfig, artifact: Artifact, seed: int, record: Path) -> Measured:
+        val, test = self.trips["val"], self.trips["test"]
+        model = load(artifact.path)
+        prior, chosen = self._prior(config, model, seed, record)
+        decoding = Decoding.from_config(config.generation)
+        started = time.process_time()
+        generated = generate(model, test.origins, test.start_times, test.destinations, decoding=decoding, prior=prior)
+        cost = {"cost.generate_cpu_s": time.process_time() - started}
+        next_step = summarize_steps(step_table(model, test))
+        return Measured.of(
+            {**{f"next_step.{name}": value for name, value in next_step.items()}, **chosen, **cost},
+            test,
+            generated,
+            self._trip_metrics(config, generated),
+            *(student_probabilities(model, trips, self.network) for trips in (val, test)),
         )
 
+    def _prior(
+        self, config: CityConfig, model: HOSER, seed: int, record: Path
+    ) -> tuple[Prior | None, dict[str, float]]:
+        """Return the prior of generation and its chosen weights."""
+        settings = config.generation.prior
+        if not settings.is_on:
+            return None, {}
+        train = self.trips["train"]
+        own = train.take(training_rows(len(train), config.student.train_fraction, seed))
+        score = baseline_settings(self.network).score
+        decoding = Decoding.from_config(config.generation)
+        prior, rows = choose_prior(
+            settings, model, own, self.trips["val"], self.network, decoding, score, record=record
+        )
+        chosen = [row for row in rows if row["chosen"]]
+        names = ("markov_weight", "temperature", "cost_per_km")
+        return prior, {f"prior.{name}": float(row[name]) for row in chosen for name in names}
 
-def search(make: Maker, config: CityConfig, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Search lambda, then temperature, then sharing, each with the best values so far, by means over the search seeds.
+    def _trip_metrics(self, config: CityConfig, generated: Trajectories) -> dict[str, Any]:
+        test = self.trips["test"]
+        return metrics.evaluate(
+            test,
+            generated,
+            self.network,
+            config.evaluation,
+            destinations=test.destinations,
+            training=self.trips["train"],
+            paired=True,
+            details=True,
+        )
 
-    While the best lambda is the largest one tried, three times its value is tried too.
-    """
-    axes = {"lambda_kl": options.lambdas, "temperature": options.temperatures, "shared_cells": options.sharing}
-    best: dict[str, Any] = {"lambda_kl": None, "temperature": 2.0, "shared_cells": "replicate"}
-    tried: dict[tuple[Any, ...], dict[str, Any]] = {}
+    def baselines(self) -> tuple[dict[str, Measured], dict[str, Any]]:
+        """Return the measurements of the baselines on the same requests, and next-step metrics of counting models."""
+        artifact = self.make("baseline_trips", self.base)
+        stored = json.loads((artifact.path / "metrics.json").read_text(encoding="utf-8"))
+        measured = {}
+        for name in stored["trips"]:
+            generated = GeneratedTrajectories.read_parquet(artifact.path / f"{name}.parquet")
+            cost = {"cost.generate_s": artifact.summary[f"{name}_seconds"]}
+            result = self._trip_metrics(self.base, generated)
+            measured[name] = Measured.of(cost, self.trips["test"], generated, result)
+        return measured, stored["next_step"]
 
-    def students(kind: str, changed: CityConfig, settings: dict[str, Any]) -> dict[str, Any]:
-        made = [make(kind, changed, seed).summary for seed in options.search_seeds]
+    def own_markov(self, share: str, seed: int) -> Measured:
+        """Return the measurements of a Markov chain of the trips that a student of this seed trains on."""
+        file = self.folder / f"own-markov-{share}-{seed}.npz"
+        if not file.is_file():
+            train, test = self.trips["train"], self.trips["test"]
+            own = train.take(training_rows(len(train), float(share), seed))
+            settings = baseline_settings(self.network, self.base.evaluation)
+            chain = fit_baselines(own, self.trips["val"], self.network, settings, ["markov"])["markov"]
+            generated = chain.generate(OdPairs(test.origins, test.start_times, test.destinations, None))
+            Measured.of({}, test, generated, self._trip_metrics(self.base, generated)).save(file)
+        return Measured.load(file)
+
+    def pool_members(self) -> dict[str, Splits]:
+        """Return the probabilities of teacher and Markov chain on validation and test trips."""
+        labels = self.make("teacher_soft_labels", self.base).path
+        chain = MarkovChain.tune(self.trips["train"], self.trips["val"], self.network)
+        held_out = {split: self.trips[split] for split in ("val", "test")}
         return {
-            **settings,
-            "val_nlls": [summary["val_nll"] for summary in made],
-            **{name: sum(summary[name] for summary in made) / len(made) for name in ("val_nll", "val_accuracy")},
+            "teacher": Splits(
+                *(
+                    teacher_probabilities(SoftLabels.load(labels / f"{split}.arrow"), trips, self.network)
+                    for split, trips in held_out.items()
+                )
+            ),
+            "markov": Splits(*(markov_probabilities(chain, trips) for trips in held_out.values())),
         }
 
-    def attempt(axis: str, values: list[Any]) -> dict[str, Any]:
-        for value in values:
-            settings = {**best, axis: value}
-            place = tuple(settings.values())
-            if place not in tried:
-                tried[place] = students("distilled_student", variant(config, distill=settings), settings)
-        return {name: min(tried.values(), key=lambda row: row["val_nll"])[name] for name in best}
 
-    for axis, values in axes.items():
-        best = attempt(axis, values)
-    while best["lambda_kl"] == max(row["lambda_kl"] for row in tried.values()):
-        best = attempt("lambda_kl", [3 * best["lambda_kl"]])
-    vanilla = students("vanilla_student", config, {"lambda_kl": 0.0, "temperature": None, "shared_cells": None})
-    return [*tried.values(), vanilla]
+class Manifest:
+    """What was measured, by share and recipe: tries, chosen settings, and the file of each seed."""
 
-
-def comparison(make: Maker, config: CityConfig, seeds: list[int]) -> dict[str, Any]:
-    """Compare vanilla and distilled students on test, paired by seed."""
-    runs: dict[str, dict[str, list[float]]] = {}
-    for seed in seeds:
-        for row in make("trajectory_metrics", config, seed).summary["comparison"]:
-            metric = runs.setdefault(row["metric"], {"vanilla": [], "distilled": []})
-            for kind in metric:
-                metric[kind].append(row[kind])
-    table = {}
-    for name, values in runs.items():
-        difference = paired_difference(values["distilled"], values["vanilla"])
-        table[name] = {**values, "difference": difference.mean, "low": difference.low, "high": difference.high}
-    return {"seeds": seeds, "metrics": table}
-
-
-def learnable(make: Maker, config: CityConfig, seed: int) -> dict[str, Any]:
-    """Evaluate the teacher alone, and a mixture of vanilla student and teacher whose share is chosen on validation."""
-    model = load(make("vanilla_student", config, seed).path)
-    network = RoadNetwork.load(make("road_network", config).path)
-    labels, trips = make("teacher_soft_labels", config).path, make("trajectories", config).path
-    members = {}
-    for split in ("val", "test"):
-        trips_of = Trajectories.load(trips / f"{split}.arrow")
-        members[split] = (
-            student_probabilities(model, trips_of, network),
-            teacher_probabilities(SoftLabels.load(labels / f"{split}.arrow"), trips_of, network),
+    def __init__(self, experiment: Experiment) -> None:
+        self.file = experiment.folder / "manifest.json"
+        self.content: dict[str, dict[str, Any]] = (
+            json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         )
-    weights = fit_pool(members["val"], "arithmetic")
-    return {
-        "seed": seed,
-        "share": weights.values[1],
-        "student": pool_metrics(members["test"], PoolWeights("arithmetic", (1.0, 0.0))),
-        "teacher": pool_metrics(members["test"], PoolWeights("arithmetic", (0.0, 1.0))),
-        "mixture": pool_metrics(members["test"], weights),
+
+    def add(self, share: float, recipe: Recipe, tried: list[dict[str, Any]], files: Mapping[int, Path]) -> None:
+        """Add seeds of a recipe; those of other settings are dropped."""
+        settings = {**tried[0]["settings"], **recipe.changes}
+        recipes = self.content.setdefault(f"{share:g}", {})
+        if recipes.get(recipe.name, {}).get("settings") != settings:
+            recipes[recipe.name] = {"settings": settings, "tuned_as": recipe.tuned_as, "files": {}}
+        recipes[recipe.name]["tried"] = tried
+        recipes[recipe.name]["files"] |= {str(seed): file.name for seed, file in files.items()}
+        self.file.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
+
+    def runs(self, share: str, recipe: str) -> dict[int, Measured]:
+        """Return the measurements of a recipe by seed."""
+        files = self.content[share][recipe]["files"]
+        return {int(seed): Measured.load(self.file.parent / name) for seed, name in sorted(files.items())}
+
+
+def run_share(experiment: Experiment, share: float, names: Sequence[str], seeds: Sequence[int]) -> None:
+    """Tune and measure recipes at a share of the trips."""
+    tried = {VANILLA: experiment.tune(experiment.recipes[VANILLA], share, {})}
+    for name in names:
+        recipe = experiment.recipes[name]
+        if recipe.tuned_as not in tried:
+            tuned = experiment.recipes[recipe.tuned_as]
+            tried[tuned.name] = experiment.tune(tuned, share, tried[VANILLA][0]["settings"])
+        rows = tried[recipe.tuned_as]
+        config = experiment.config(recipe, share, rows[0]["settings"])
+        for seed in seeds:
+            file = experiment.measure(recipe, config, seed)
+            Manifest(experiment).add(share, recipe, rows, {seed: file})
+
+
+def write_results(experiment: Experiment) -> None:
+    """Write docs/results/<city>.json from all measurements in the store. Trains the teacher if there is none."""
+    baselines, next_step = experiment.baselines()
+    every_trip = concatenate(list(experiment.trips.values()))
+    floors = jsd_floors(every_trip, experiment.network, len(experiment.trips["test"]))
+    members = experiment.pool_members()
+    content = {
+        "city": experiment.city,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {name: version(name) for name in ("hoser-kd", "torch", "numpy")}
+        | {"python": platform.python_version()},
+        "trips": {split: len(trips) for split, trips in experiment.trips.items()},
+        "test_steps": experiment.trips["test"].num_steps,
+        "base_settings": experiment.own["settings"],
+        "search_seed": experiment.own["search_seed"],
+        "baselines": {name: row_of({0: each}, experiment.steps) for name, each in baselines.items()},
+        "next_step_baselines": next_step,
+        "floors": {name: floor._asdict() for name, floor in floors.items()},
+        "shares": {
+            share: share_results(experiment, Manifest(experiment), share, members, baselines["markov"])
+            for share in sorted(Manifest(experiment).content, key=float, reverse=True)
+        },
     }
-
-
-def resolution(make: Maker, config: CityConfig, seeds: list[int], sizes: list[str]) -> list[dict[str, Any]]:
-    """Train the same teacher and students at several cell sizes."""
-    rows = []
-    for size in sizes:
-        grid = {"kind": "roads"} if size == "roads" else {"cell_size_m": float(size), "kind": "cells"}
-        changed = variant(config, grid=grid)
-        summary = make("grid_token_table", changed).summary
-        students = [make("distilled_student", changed, seed).summary for seed in seeds]
-        rows.append(
-            {
-                "cells": size,
-                "tokens": summary["num_labels"],
-                "distinguishable_share": summary["resolution"]["distinguishable_share"],
-                "teacher_perplexity": make("teacher", changed).summary["val_perplexity"],
-                "learnable": learnable(make, changed, seeds[0]),
-                "student_val_nll": [student["val_nll"] for student in students],
-                "student_val_accuracy": [student["val_accuracy"] for student in students],
-            }
-        )
-    return rows
-
-
-def run(options: argparse.Namespace) -> None:
-    config = load_config(options.config)
-    make = Maker(Store(os.environ.get("HOSER_KD_STORE") or "data"))
-    file = RESULTS / f"{config.city}.json"
     RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{experiment.city}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    def kept() -> dict[str, Any]:
-        return json.loads(file.read_text()) if file.is_file() else {}
 
-    def keep(name: str, value: Any) -> None:
-        results = {**kept(), name: value}
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+def share_results(
+    experiment: Experiment, manifest: Manifest, share: str, members: Mapping[str, Splits], markov: Measured
+) -> dict[str, Any]:
+    """Return the rows, ceilings and tries of a share of the trips."""
+    recipes = manifest.content[share]
+    runs = {name: manifest.runs(share, name) for name in recipes}
+    ceilings = _ceilings(experiment, manifest, share, runs[VANILLA], members)
+    rows = {}
+    for name, of_recipe in runs.items():
+        row = {**row_of(of_recipe, experiment.steps), "settings": recipes[name]["settings"]}
+        row["minus_markov"] = difference_of(of_recipe, {0: markov}, experiment.steps, baseline=True)
+        if name != VANILLA and set(of_recipe) & set(runs[VANILLA]):
+            row["minus_vanilla"] = difference_of(of_recipe, runs[VANILLA], experiment.steps)
+            row["gap_closed"] = gap_of(of_recipe, runs[VANILLA], ceilings)
+        rows[name] = row
+    results = {"tried": {each["tuned_as"]: each["tried"] for each in recipes.values()}, "rows": rows}
+    if float(share) < 1:
+        own = {seed: experiment.own_markov(share, seed) for seed in runs[VANILLA]}
+        results["own_markov"] = row_of(own, experiment.steps)
+    return {**results, "ceilings": ceilings}
 
-    for fraction in options.fractions:
-        part = variant(config, student={"train_fraction": fraction})
-        rows = search(make, part, options)
-        best = min((row for row in rows if row["lambda_kl"]), key=lambda row: row["val_nll"])
-        chosen = variant(part, distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")})
-        keep(
-            f"fraction {fraction}",
-            {
-                "search": rows,
-                "chosen": best,
-                "learnable": learnable(make, chosen, options.seeds[0]),
-                **comparison(make, chosen, options.seeds),
-            },
-        )
-    if options.cells:
-        best = kept()["fraction 1.0"]["chosen"]
-        chosen = variant(
-            config,
-            distill={name: best[name] for name in ("lambda_kl", "temperature", "shared_cells")},
-            teacher=TINY if options.cell_teacher == "tiny" else {},
-        )
-        keep("resolution", resolution(make, chosen, options.seeds[: options.cell_seeds], options.cells))
+
+def _ceilings(
+    experiment: Experiment,
+    manifest: Manifest,
+    share: str,
+    vanilla: Mapping[int, Measured],
+    members: Mapping[str, Splits],
+) -> dict[str, Any]:
+    """Return the pools of the vanilla students; kept in the store, because fitting them takes a minute."""
+    key = digest_json([manifest.content[share][VANILLA]["files"], experiment.make("teacher", experiment.base).version])
+    file = experiment.folder / f"ceilings-{key[:16]}.json"
+    if not file.is_file():
+        file.write_text(json.dumps(ceilings_of(vanilla, members, experiment.steps)), encoding="utf-8")
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def reproduce(experiment: Experiment, name: str, share: float, seed: int) -> None:
+    """Train and measure one student with the settings that were chosen, and print it beside its stored row."""
+    stored = json.loads((RESULTS / f"{experiment.city}.json").read_text(encoding="utf-8"))
+    row = stored["shares"][f"{share:g}"]["rows"][name]
+    recipe = experiment.recipes[name]
+    started = time.perf_counter(), time.process_time()
+    measured = Measured.load(experiment.measure(recipe, experiment.config(recipe, share, row["settings"]), seed))
+    print(f"{experiment.city}, {name}, {share:.0%} of the trips, seed {seed}")
+    print(f"{'metric':28} {'measured':>10} {'stored':>10}")
+    for metric, each in row["metrics"].items():
+        before = each["by_seed"][row["seeds"].index(seed)] if seed in row["seeds"] else float("nan")
+        print(f"{metric:28} {measured.metrics[metric]:10.5f} {before:10.5f}")
+    print(f"{time.perf_counter() - started[0]:.0f} s, {time.process_time() - started[1]:.0f} s CPU")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--city", required=True)
+    parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.3, 0.1], help="of the training trips")
+    parser.add_argument("--recipes", nargs="*", default=[VANILLA, "kl"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--search-seeds", type=int, nargs="+", default=[100, 101])
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.01, 0.1, 0.3, 1.0])
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 2.0, 4.0])
-    parser.add_argument("--sharing", nargs="+", default=["replicate", "split", "aggregate"])
-    parser.add_argument("--fractions", type=float, nargs="+", default=[1.0, 0.3, 0.1])
-    parser.add_argument("--cell-seeds", type=int, default=1, help="number of seeds for the comparison of cell sizes")
-    parser.add_argument(
-        "--cell-teacher",
-        choices=["tiny", "as configured"],
-        default="as configured",
-        help="teacher for the comparison of cell sizes; tiny trains in minutes",
-    )
-    parser.add_argument("--cells", nargs="*", default=["100", "50", "25", "roads"])
-    run(parser.parse_args())
-    write_page()
+    parser.add_argument("--only", nargs=3, metavar=("RECIPE", "SHARE", "SEED"), help="reproduce one student")
+    parser.add_argument("--no-rows", action="store_true", help="measure, but write no results and no page")
+    options = parser.parse_args()
+    experiment = Experiment(options.city, Store(os.environ.get("HOSER_KD_STORE") or "data"))
+    if options.only:
+        name, share, seed = options.only
+        reproduce(experiment, name, float(share), int(seed))
+        return
+    for share in options.shares if options.recipes else []:
+        run_share(experiment, share, options.recipes, options.seeds)
+    if not options.no_rows:
+        write_results(experiment)
+        write_page()
 
 
 if __name__ == "__main__":

@@ -1,317 +1,364 @@
-"""Write the page of the experiment, docs/results.md, and its plots from docs/results/<city>.json.
+"""Write docs/results.md and its plots from docs/results/<city>.json, which benchmarks/experiment.py writes.
 
     python benchmarks/results_page.py
 
-The interpretation at the top of the page is written by hand in docs/results/reading.md; the rest is generated.
+All sentences with numbers of the tables are generated. docs/results/reading.md (the interpretation) and method.md are
+written by hand.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hoser_kd.plots import COLORS, png
+from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP
+from hoser_kd.generation.baselines import BASELINES
+from hoser_kd.plots import png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-METRICS = {
-    "next_step.accuracy": ("next-step accuracy", "higher"),
-    "next_step.decision_accuracy": ("accuracy where there is a choice", "higher"),
-    "next_step.nll": ("next-step NLL, nats", "lower"),
-    "next_step.calibration_error": ("calibration error", "lower"),
-    "next_step.time_mae_s": ("time error, s", "lower"),
-    "next_step.teacher_agreement": ("agreement with the teacher", ""),
-    "distance.jsd": ("distance JSD", "lower"),
-    "duration.jsd": ("duration JSD", "lower"),
-    "radius.jsd": ("radius JSD", "lower"),
-    "similarity.hausdorff": ("Hausdorff, km", "lower"),
-    "similarity.dtw": ("DTW, km", "lower"),
-    "similarity.edr": ("EDR", "lower"),
-    "requests.reached_share": ("trips that arrive", "higher"),
+RESULTS = DOCS / "results"
+VANILLA = "vanilla"
+NEXT_STEP = {
+    "next_step.nll": "NLL, nats",
+    "next_step.nll_scaled": "NLL, temperature scaled",
+    "next_step.decision_accuracy": "accuracy at decisions",
+    "next_step.calibration_error": "calibration error",
 }
-PLOTTED = (
-    "next_step.nll",
-    "next_step.decision_accuracy",
-    "next_step.calibration_error",
-    "similarity.dtw",
-    "distance.jsd",
-)
-VANILLA, DISTILLED, TEACHER = (COLORS[who] for who in ("vanilla", "distilled", "teacher"))
+TRIPS = {
+    "paired.edr": "EDR",
+    "paired.hausdorff": "Hausdorff, km",
+    "paired.dtw": "DTW, km",
+    "paired.identical_share": "identical trips",
+    "distance.jsd": "distance JSD",
+    "duration.jsd": "duration JSD",
+    "requests.reached_share": "arrived",
+}
+LABELS = {**NEXT_STEP, **TRIPS}
+HIGHER_IS_BETTER = {"next_step.decision_accuracy", "paired.identical_share", "requests.reached_share"}
+DIGITS = {"paired.dtw": 2, "paired.edr": 3, "paired.hausdorff": 3}
+SHARES = {"paired.identical_share", "requests.reached_share"}
+COUNTING = {"frequency": "frequency", "markov_1": "Markov chain, order 1", "markov_2": "Markov chain, order 2"}
+POOLS = ("student_student", "student_markov", "student_teacher", "student_teacher_markov")
+CEILING, CONTROL = "student_teacher", "student_markov"
+ONE_SEED = "with one seed, which does not describe the randomness of training"
+GROUPS = {
+    "Worse": "worse",
+    f"Worse over the test trips, {ONE_SEED}": "worse, one seed",
+    "Not clear: an interval of the difference contains 0": "not clear",
+    f"Better over the test trips, {ONE_SEED}": "better, one seed",
+    "Better over seeds and over test trips": "better",
+}
+"""Titles of the findings by their verdicts, the negative ones first."""
+COLORS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+Row = Mapping[str, Any]
 
 
-def shares_of(results: dict[str, Any]) -> dict[float, dict[str, Any]]:
-    """Return the comparisons by share of the training trips, the largest first."""
-    shares = {float(name.split()[1]): value for name, value in results.items() if name.startswith("fraction")}
-    return dict(sorted(shares.items(), reverse=True))
+def number(name: str, value: float, *, sign: bool = False) -> str:
+    """Return a value of a metric as text."""
+    plus = "+" if sign else ""
+    if name in SHARES:
+        return f"{100 * value:{plus}.1f}" + (" points" if sign else " %")
+    return f"{value:{plus}.{DIGITS.get(name, 4)}f}"
 
 
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def ends(name: str, interval: Sequence[float] | None) -> str:
+    """Return an interval as text, a dash where there is none."""
+    if interval is None:
+        return "–"
+    return f"{number(name, interval[0], sign=True)} to {number(name, interval[1], sign=True)}"
 
 
-def search_plot(results: dict[str, Any]) -> Figure:
-    """Plot validation NLL against lambda, one panel per share of the trips."""
-    shares = shares_of(results)
-    figure = Figure(figsize=(3.6 * len(shares), 3.2), layout="constrained")
-    for axes, (share, part) in zip(np.atleast_1d(figure.subplots(1, len(shares))), shares.items(), strict=True):
-        vanilla = next(row for row in part["search"] if not row["lambda_kl"])
-        tried = [row for row in part["search"] if row["lambda_kl"]]
-        for number, (temperature, sharing) in enumerate(
-            dict.fromkeys((row["temperature"], row["shared_cells"]) for row in tried)
-        ):
-            rows = sorted(
-                (row for row in tried if (row["temperature"], row["shared_cells"]) == (temperature, sharing)),
-                key=lambda row: row["lambda_kl"],
-            )
-            axes.plot(
-                [row["lambda_kl"] for row in rows],
-                [row["val_nll"] for row in rows],
-                "osD^v<>"[number % 7] + "-",
-                ms=5,
-                lw=1,
-                alpha=0.8,
-                label=f"tau {temperature:g}, {sharing}",
-            )
-        axes.axhline(vanilla["val_nll"], color=VANILLA, lw=1.5, label="vanilla")
-        axes.set(xscale="log", xlabel="lambda", title=f"{share:.0%} of the trips")
-        axes.legend(fontsize=6.5, frameon=False)
-    figure.axes[0].set_ylabel("validation NLL, nats")
-    return figure
+def cell(name: str, row: Row) -> str:
+    """Return a value with the half widths of its intervals, over seeds and over test trips."""
+    halves = [(row[kind][1] - row[kind][0]) / 2 if row[kind] else None for kind in ("seeds", "trips")]
+    texts = ["–" if half is None else number(name, half).removesuffix(" %") for half in halves]
+    return number(name, row["mean"]) + ("" if halves == [None, None] else f" ± {texts[0]} / {texts[1]}")
 
 
-def differences_plot(results: dict[str, Any]) -> Figure:
-    """Plot distilled − vanilla per seed and the interval of the mean, one panel per metric."""
-    shares = shares_of(results)
-    figure = Figure(figsize=(11, 2.9), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(PLOTTED)), PLOTTED, strict=True):
-        for place, part in enumerate(shares.values()):
-            row = part["metrics"][name]
-            each = np.array(row["distilled"]) - np.array(row["vanilla"])
-            axes.plot([place] * len(each), each, "o", ms=3, color="#999999")
-            axes.errorbar(
-                place + 0.15,
-                row["difference"],
-                fmt="o",
-                color=DISTILLED,
-                capsize=3,
-                ms=5,
-                yerr=[[row["difference"] - row["low"]], [row["high"] - row["difference"]]],
-            )
-        axes.axhline(0, color="#333333", lw=0.8)
-        label, better = METRICS[name]
-        axes.set_title(f"{label}\n({better} is better)", fontsize=8)
-        axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
-        axes.set_xlim(-0.5, len(shares) - 0.5)
-        axes.tick_params(labelsize=7)
-    figure.supxlabel("share of the training trips", fontsize=8)
-    figure.supylabel("distilled − vanilla", fontsize=8)
-    return figure
+def verdict(name: str, row: Row) -> str:
+    """Return better, worse or not clear: whether every interval of a difference excludes 0; one seed is named."""
+    intervals = [row[kind] for kind in ("seeds", "trips") if row[kind]]
+    if not intervals or any(low <= 0 <= high for low, high in intervals):
+        return "not clear"
+    word = "better" if (row["mean"] > 0) == (name in HIGHER_IS_BETTER) else "worse"
+    return word if row["seeds"] else f"{word}, one seed"
 
 
-def learnable_plot(results: dict[str, Any]) -> Figure:
-    """Plot the test NLL of student, teacher and their mixture by share of the trips."""
-    shares = shares_of(results)
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    for offset, (who, color) in enumerate((("student", VANILLA), ("teacher", TEACHER), ("mixture", DISTILLED))):
-        values = [part["learnable"][who]["nll"] for part in shares.values()]
-        bars = axes.bar(
-            np.arange(len(shares)) + 0.27 * (offset - 1),
-            values,
-            0.25,
-            color=color,
-            label={"student": "vanilla student", "teacher": "teacher alone"}.get(who, who),
+def seeds_text(seeds: Sequence[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+
+
+def percent(share: float | str) -> str:
+    return f"{float(share):.0%}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table and an empty line."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(each) + " |" for each in lines] + [""]
+
+
+def next_step_table(results: Row, part: Row) -> list[str]:
+    """Return the rows of next-step prediction: counting models, students, pools."""
+    rows = []
+    for name, label in COUNTING.items():
+        values = {f"next_step.{key}": value for key, value in results["next_step_baselines"][name].items()}
+        cells = [number(key, values[key]) if key in values else "–" for key in NEXT_STEP]
+        rows.append([f"*{label}*", "–", *cells, "–"])
+    for name, row in part["rows"].items():
+        gap = row.get("gap_closed", {}).get(CEILING)
+        rows.append(
+            [
+                f"**{name}**",
+                seeds_text(row["seeds"]),
+                *(cell(key, row["metrics"][key]) for key in NEXT_STEP),
+                gap_text(gap) if gap else "0 %" if name == VANILLA else "–",
+            ]
         )
-        axes.bar_label(bars, fmt="%.3f", fontsize=7)
-    axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
-    axes.set(xlabel="share of the training trips", ylabel="test NLL, nats")
-    axes.legend(fontsize=7, frameon=False)
-    return figure
+    rows += [pool_row(row) for row in part["ceilings"]["rows"] if row["name"] in POOLS]
+    return table(["model", "seeds", *NEXT_STEP.values(), "gap closed"], rows)
 
 
-def resolution_plot(results: dict[str, Any]) -> Figure:
-    """Plot labels, teacher and students against the cell size."""
-    rows = results["resolution"]
-    names = [row["cells"] if row["cells"] == "roads" else f"{row['cells']} m" for row in rows]
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    panels = (
-        ("distinguishable choices", [row["distinguishable_share"] for row in rows], TEACHER),
-        (
-            "teacher's accuracy at choices (test)",
-            [row["learnable"]["teacher"]["decision_accuracy"] for row in rows],
-            TEACHER,
-        ),
-        ("NLL, nats", None, None),
+def beyond_markov(row: Row) -> str:
+    """Return a sentence on what the teacher adds to the pool of vanilla and Markov chain."""
+    name = "next_step.nll"
+    intervals = [
+        f"{label} {ends(name, row[kind])}" for kind, label in (("seeds", "over seeds"), ("trips", "over test trips"))
+    ]
+    return (
+        "Teacher beyond counting: added to the log-linear pool of vanilla and Markov chain, it changes the NLL by "
+        f"{number(name, row['nll'], sign=True)} ({', '.join(intervals)})."
     )
-    for axes, (title, values, color) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.set_title(title, fontsize=9)
-        axes.tick_params(labelsize=8)
-        if values is not None:
-            axes.plot(names, values, "o-", color=color)
-            continue
-        axes.plot(
-            names,
-            [mean(row["student_val_nll"]) for row in rows],
-            "o-",
-            color=DISTILLED,
-            label="distilled student (val)",
+
+
+def pool_row(row: Row) -> list[str]:
+    nll = {"mean": row["nll"], "seeds": row["nll_seeds"], "trips": row["nll_trips"]}
+    kind = str(row["kind"]).replace("_", "-")
+    return [
+        f"*{row['label']}, {kind} pool*",
+        f"{row['num_fits']} fits",
+        cell("next_step.nll", nll),
+        "–",
+        number("next_step.decision_accuracy", row["decision_accuracy"]),
+        number("next_step.calibration_error", row["calibration_error"]),
+        "100 %" if (row["name"], row["kind"]) == (CEILING, "log_linear") else "–",
+    ]
+
+
+def gap_text(gap: Row) -> str:
+    interval = f" ({gap['seeds'][0]:.0%} to {gap['seeds'][1]:.0%})" if gap["seeds"] else ""
+    return f"{gap['share']:.0%}{interval}"
+
+
+def trips_table(results: Row, part: Row) -> list[str]:
+    """Return the rows of generated trips: baselines, students, and the sampling floor."""
+    rows = []
+    for name, row in results["baselines"].items():
+        cells = [cell(key, row["metrics"][key]) for key in TRIPS]
+        rows.append([f"*{BASELINES[name].label}*", "–", *cells])
+    if "own_markov" in part:
+        row = part["own_markov"]
+        cells = [cell(key, row["metrics"][key]) for key in TRIPS]
+        rows.append(["*Markov chain of the student's own trips*", seeds_text(row["seeds"]), *cells])
+    for name, row in part["rows"].items():
+        cells = [cell(key, row["metrics"][key]) for key in TRIPS]
+        rows.append([f"**{name}**", seeds_text(row["seeds"]), *cells])
+    floors = {
+        name: f"{floor['mean']:.4f} (95 %: {floor['quantile_95']:.4f})" for name, floor in results["floors"].items()
+    }
+    rows.append(["*sampling floor: real against real*", "–", *(floors.get(key, "–") for key in TRIPS)])
+    return table(["model", "seeds", *TRIPS.values()], rows)
+
+
+def difference_table(difference: Row) -> list[str]:
+    """Return the differences of a recipe with intervals and p-values."""
+    rows = []
+    for name, row in difference["metrics"].items():
+        p = row.get("p_holm", row.get("p"))
+        kind = "primary" if name in (PRIMARY_NEXT_STEP, PRIMARY_TRIP) else "Holm"
+        rows.append(
+            [
+                LABELS[name],
+                number(name, row["mean"], sign=True),
+                ends(name, row["seeds"]),
+                ends(name, row["trips"]),
+                "–" if p is None else f"{p:.2g} ({kind}, over {row['p_over']})",
+                verdict(name, row),
+            ]
         )
-        axes.plot(
-            names,
-            [row["learnable"]["mixture"]["nll"] for row in rows],
-            "s--",
-            color=TEACHER,
-            label="vanilla + teacher (test)",
-        )
-        axes.legend(fontsize=7, frameon=False)
+    header = ["metric", "difference", "95 % over seeds", "95 % over test trips", "p", "verdict"]
+    return table(header, rows)
+
+
+def tried_table(part: Row) -> list[str]:
+    """Return the settings that were compared on validation."""
+    rows = []
+    for recipe, tried in part["tried"].items():
+        for place, row in enumerate(tried):
+            settings = ", ".join(
+                f"{key} {value:g}" if isinstance(value, float | int) else f"{key} {value}"
+                for key, value in row["settings"].items()
+            )
+            mark = " (chosen)" if place == 0 else ""
+            rows.append(
+                [recipe, settings, f"{row['val_nll']:.4f}{mark}", f"{row['best_epoch']} of {row['steps']} steps"]
+            )
+    return table(["recipe", "settings", "validation NLL", "best epoch"], rows)
+
+
+def cost_table(part: Row) -> list[str]:
+    """Return the costs of a student by recipe."""
+    rows = []
+    for name, row in part["rows"].items():
+        cost = row["cost"]
+        values = (cost.get(f"cost.{key}") for key in ("train_cpu_s", "train_s", "generate_cpu_s"))
+        rows.append([name, *("–" if value is None else f"{value:.0f}" for value in values)])
+    return table(["recipe", "training, s CPU", "training, s wall", "generation of all test trips, s CPU"], rows)
+
+
+def sentences(results: Row) -> Iterator[tuple[str, str]]:
+    """Yield the verdict and a sentence of each comparison on a primary metric."""
+    for share, part in results["shares"].items():
+        for name, row in part["rows"].items():
+            place = f"{results['city']}, {percent(share)} of the trips, {name} ({seeds_text(row['seeds'])})"
+            if "minus_vanilla" in row:
+                for metric in (PRIMARY_NEXT_STEP, PRIMARY_TRIP):
+                    yield finding(place, metric, row["minus_vanilla"], "vanilla")
+            yield finding(place, PRIMARY_TRIP, row["minus_markov"], "the Markov chain's most probable path")
+
+
+def finding(place: str, metric: str, difference: Row, other: str) -> tuple[str, str]:
+    row = difference["metrics"][metric]
+    word = verdict(metric, row)
+    text = (
+        f"{place}: {LABELS[metric].split(',')[0]} {number(metric, row['mean'], sign=True)} against {other}: **{word}**"
+    )
+    over_seeds = f"over seeds {ends(metric, row['seeds'])}, " if row["seeds"] else ""
+    return word, f"{text} ({over_seeds}over test trips {ends(metric, row['trips'])})."
+
+
+def primary_plot(results: Row) -> Figure:
+    """Plot the two primary metrics by share of the trips: recipes, baselines and ceilings."""
+    figure = Figure(figsize=(9.5, 3.9), layout="constrained")
+    shares = sorted(results["shares"], key=float)
+    recipes = list(dict.fromkeys(name for share in shares for name in results["shares"][share]["rows"]))
+    panels: list[Axes] = list(figure.subplots(1, 2))
+    for axes, metric in zip(panels, (PRIMARY_NEXT_STEP, PRIMARY_TRIP), strict=True):
+        for place, name in enumerate(recipes):
+            plot_recipe(
+                axes, results, name, metric, COLORS[place % len(COLORS)], 0.7 * (place + 0.5) / len(recipes) - 0.35
+            )
+        axes.set_xticks(range(len(shares)), [percent(share) for share in shares])
+        axes.set_xlim(-0.6, len(shares) - 0.4)
+        axes.set(xlabel="share of the training trips", title=f"{LABELS[metric]} (lower is better)")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
+    for name, style, label in ((CEILING, "--", "teacher"), (CONTROL, ":", "Markov chain")):
+        nll = [pool_nll(results["shares"][share], name) for share in shares]
+        ends = ([at + half for at in range(len(shares))] for half in (-0.45, 0.45))
+        panels[0].hlines(nll, *ends, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
+    for (name, row), style in zip(results["baselines"].items(), (":", "-.", "--", (0, (1, 4))), strict=False):
+        mean = row["metrics"][PRIMARY_TRIP]["mean"]
+        panels[1].axhline(mean, color="#999999", ls=style, lw=1, label=BASELINES[name].label)
+    for axes in panels:
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
 
 
-def city_lines(city: str, results: dict[str, Any]) -> list[str]:
-    """Return the tables and plots of a city as Markdown lines."""
-    shares = shares_of(results)
+def pool_nll(part: Row, name: str) -> float:
+    """Return the NLL of a log-linear pool."""
+    rows = part["ceilings"]["rows"]
+    return float(next(row["nll"] for row in rows if (row["name"], row["kind"]) == (name, "log_linear")))
 
-    def plot(name: str, figure: Figure, about: str) -> list[str]:
-        (DOCS / "figures" / f"results_{city}_{name}.png").write_bytes(png(figure))
-        return [f"![{about}](figures/results_{city}_{name}.png)", ""]
 
+def plot_recipe(axes: Axes, results: Row, name: str, metric: str, color: str, offset: float) -> None:
+    """Plot a recipe: means, thick bars over seeds and thin bars over test trips."""
+    points = [
+        (place + offset, results["shares"][share]["rows"][name]["metrics"][metric])
+        for place, share in enumerate(sorted(results["shares"], key=float))
+        if name in results["shares"][share]["rows"]
+    ]
+    axes.plot([x for x, _ in points], [row["mean"] for _, row in points], "o", color=color, ms=5, label=name)
+    for x, row in points:
+        for kind, width, opacity in (("seeds", 5, 0.35), ("trips", 1.2, 1.0)):
+            if row[kind]:
+                axes.plot([x, x], row[kind], color=color, lw=width, alpha=opacity, solid_capstyle="butt")
+
+
+def city_lines(results: Row) -> list[str]:
+    """Return the section of a city."""
+    city, trips = results["city"], results["trips"]
+    versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
     lines = [
-        "",
         f"## {city}",
         "",
-        "### Distilled − vanilla",
-        "",
-        *plot("differences", differences_plot(results), "Differences per seed"),
-    ]
-    for share, part in shares.items():
-        chosen, count = part["chosen"], len(part["seeds"])
-        lines += [
-            f"#### {share:.0%} of the training trips, {count} seeds, test",
-            "",
-            (
-                f"Chosen on validation: lambda {chosen['lambda_kl']:g}, temperature {chosen['temperature']:g}, "
-                f"{chosen['shared_cells']}."
-            ),
-            "",
-            "| metric | vanilla | distilled | difference | 95 % interval | |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [difference_row(name, row) for name, row in part["metrics"].items()] + [""]
-    lines += [
-        "### Choice of lambda, temperature and sharing, on validation",
-        "",
-        *plot("search", search_plot(results), "Validation NLL against lambda"),
-    ]
-    for share, part in shares.items():
-        lines += [
-            f"#### {share:.0%} of the training trips",
-            "",
-            "| lambda | temperature | shared cells | val NLL | val accuracy |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['lambda_kl'] or '–'} | {row['temperature'] or '–'} | {row['shared_cells'] or 'vanilla'} | "
-            f"{row['val_nll']:.4f} | {row['val_accuracy']:.4f} |"
-            for row in sorted(part["search"], key=lambda row: row["val_nll"])
-        ] + [""]
-    lines += [
-        "### Teacher alone, and mixture of student and teacher",
-        "",
         (
-            "The teacher alone, and a mixture of the probabilities of vanilla student and teacher. The share is chosen "
-            "on validation; the metrics are those of the test trips."
+            f"{trips['train']:,} training, {trips['val']:,} validation, {trips['test']:,} test trips "
+            f"({results['test_steps']:,} test steps). Measured {results['date']}, {versions}."
         ),
         "",
-        *plot("learnable", learnable_plot(results), "NLL of student, teacher and mixture"),
-        "| trips | model | accuracy | at choices | NLL |",
-        "|---|---|---|---|---|",
+        f"![Primary metrics by share of the trips, {city}](figures/{plot_name(results)})",
+        "",
+        "Wide bars: 95 % over seeds; thin bars: 95 % over test trips.",
+        "",
     ]
-    for share, part in shares.items():
-        mixture = part["learnable"]
-        for who, label in (
-            ("student", "vanilla student"),
-            ("teacher", "teacher alone"),
-            ("mixture", f"{1 - mixture['share']:.0%} student + {mixture['share']:.0%} teacher"),
-        ):
-            row = mixture[who]
-            lines.append(
-                f"| {share:.0%} | {label} | {row['accuracy']:.4f} | {row['decision_accuracy']:.4f} | {row['nll']:.4f} |"
-            )
-    return lines + (resolution_lines(results, plot) if "resolution" in results else [])
-
-
-def resolution_lines(results: dict[str, Any], plot: Any) -> list[str]:
-    columns = (
-        "cells",
-        "tokens",
-        "distinguishable choices",
-        "teacher's perplexity (val)",
-        "teacher at choices (test)",
-        "mixture's share of the teacher",
-        "mixture NLL (test)",
-        "distilled NLL (val)",
-        "distilled accuracy (val)",
-    )
-    seeds = len(results["resolution"][0]["student_val_nll"])
-    lines = [
-        "",
-        "### Cell size",
-        "",
-        (
-            f"A teacher trained at each cell size, up to one token per road, and {seeds} distilled student"
-            f"{'s' if seeds > 1 else ''} each, with all trips. Perplexities are per cell and not comparable between "
-            "sizes."
-        ),
-        "",
-        *plot("resolution", resolution_plot(results), "Cell size"),
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-    ]
-    for row in results["resolution"]:
-        size = row["cells"] if row["cells"] == "roads" else f"{row['cells']} m"
-        mixture = row["learnable"]
-        lines.append(
-            f"| {size} | {row['tokens']:,} | {row['distinguishable_share']:.1%} | {row['teacher_perplexity']:.2f} | "
-            f"{mixture['teacher']['decision_accuracy']:.4f} | {mixture['share']:.0%} | "
-            f"{mixture['mixture']['nll']:.4f} | {mean(row['student_val_nll']):.4f} | "
-            f"{mean(row['student_val_accuracy']):.4f} |"
-        )
+    for share, part in results["shares"].items():
+        lines += [f"### {city}: {percent(share)} of the training trips", "", "Next steps:", ""]
+        lines += [*next_step_table(results, part), beyond_markov(part["ceilings"]["teacher_beyond_markov"]), ""]
+        lines += ["Trips of the same request, without anything added to the search unless the row names it:", ""]
+        lines += trips_table(results, part)
+        for name, row in part["rows"].items():
+            if "minus_vanilla" in row:
+                seeds = ", ".join(map(str, row["minus_vanilla"]["seeds"]))
+                lines += [f"{name} − vanilla, seeds {seeds}:", "", *difference_table(row["minus_vanilla"])]
+        lines += ["Settings tried on validation, and costs of one student:", "", *tried_table(part), *cost_table(part)]
     return lines
 
 
-def difference_row(name: str, row: dict[str, Any]) -> str:
-    label, better = METRICS.get(name, (name, ""))
-    clear = row["low"] > 0 or row["high"] < 0
-    word = ("better" if (row["difference"] > 0) == (better == "higher") else "worse") if clear and better else ""
-    return (
-        f"| {label} | {mean(row['vanilla']):.4f} | {mean(row['distilled']):.4f} | {row['difference']:+.4f} | "
-        f"{row['low']:+.4f} to {row['high']:+.4f} | {word} |"
-    )
+def reproduce_lines(cities: Sequence[Row]) -> list[str]:
+    lines = ["## How to reproduce it", "", "Everything, then one row:", "", "```sh"]
+    for results in cities:
+        shares = " ".join(results["shares"])
+        recipes = " ".join(dict.fromkeys(name for part in results["shares"].values() for name in part["rows"]))
+        lines.append(f"python benchmarks/experiment.py --city {results['city']} --shares {shares} --recipes {recipes}")
+    lines += ["python benchmarks/experiment.py --city demo --only vanilla 0.1 0", "```", ""]
+    return lines
+
+
+def plot_name(results: Row) -> str:
+    """Return the name of a city's plot in docs/figures."""
+    return f"results_{results['city']}.png"
+
+
+def stored_cities() -> list[Row]:
+    """Return the stored results of all cities."""
+    stored = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    return [results for results in stored if "shares" in results and "city" in results]
+
+
+def page(cities: Sequence[Row], reading: str, method: str) -> str:
+    """Return the page as Markdown: interpretation, findings (negative ones first), method, and a section per city."""
+    findings = [each for results in cities for each in sentences(results)]
+    lines = ["# Results: what distillation brings", "", reading, "", "## Findings on the primary metrics", ""]
+    for title, wanted in GROUPS.items():
+        if texts := [f"- {text}" for word, text in findings if word == wanted]:
+            lines += [f"{title}:", "", *texts, ""]
+    lines += [method, "", *(line for results in cities for line in city_lines(results)), *reproduce_lines(cities)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def write_page() -> None:
-    """Write docs/results.md from the files in docs/results."""
-    reading = DOCS / "results" / "reading.md"
-    lines = [
-        "# Results: what distillation brings",
-        "",
-        reading.read_text(encoding="utf-8").strip() if reading.is_file() else "",
-        "",
-        (
-            "*`benchmarks/experiment.py` and `benchmarks/results_page.py` write the tables and plots. Metrics are "
-            "means over seeds; differences are distilled − vanilla, paired by seed, with 95 % t intervals. "
-            f"{len(METRICS)} metrics are compared for each share, so one interval in twenty excludes zero by chance "
-            "alone.*"
-        ),
-    ]
-    for file in sorted((DOCS / "results").glob("*.json")):
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if shares_of(results):
-            lines += city_lines(file.stem, results)
-    (DOCS / "results.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    """Write docs/results.md and its plots."""
+    cities = stored_cities()
+    for results in cities:
+        (DOCS / "figures" / plot_name(results)).write_bytes(png(primary_plot(results)))
+    texts = ((RESULTS / f"{name}.md").read_text(encoding="utf-8").strip() for name in ("reading", "method"))
+    (DOCS / "results.md").write_text(page(cities, *texts), encoding="utf-8")
 
 
 if __name__ == "__main__":
