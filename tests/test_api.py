@@ -41,6 +41,14 @@ def test_every_public_name_is_there_and_documented():
         assert f"hk.{name}(" in text or f"`{name}" in text, f"docs/api.md does not show {name}"
 
 
+def test_a_function_has_its_public_name():
+    """So that a TypeError about missing arguments names the function that the user called."""
+    for name in hoser_kd.__all__:
+        assert getattr(hoser_kd, name).__name__ == name
+    with pytest.raises(TypeError, match=r"^read_trips\(\) missing 1 required positional argument: 'network'"):
+        hoser_kd.read_trips("trips.csv")
+
+
 def test_the_table_of_names_equals_the_imports_for_type_checkers():
     tree = ast.parse((ROOT / "hoser_kd" / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))

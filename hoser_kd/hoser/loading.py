@@ -11,7 +11,7 @@ import numpy as np
 from hoser_kd.common.errors import CheckpointError
 from hoser_kd.hoser.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load, load_checkpoint
 from hoser_kd.hoser.features import zone_graph
-from hoser_kd.network.road_network import RoadNetwork, read_hoser
+from hoser_kd.network.road_network import RoadNetwork, read_network
 from hoser_kd.network.zones import read_shipped
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _read_network(
             f"network is a {type(folder).__name__}, not a RoadNetwork or a folder. Call "
             "load_student(path, network=hoser_kd.read_network(folder))."
         )
-    network = read_hoser(folder)
+    network = read_network(folder)
     shipped = read_shipped(folder, network) if zones is None else None
     if shipped is None:
         return network, zones, zone_transitions

@@ -91,9 +91,9 @@ class SyntheticCity(SourceKind):
     versioned_by_content = False
 
     def fetch(self, source: SourceConfig, folder: Path, progress: Progress) -> Path:
-        from hoser_kd.network.synthetic.city import make_city
+        from hoser_kd.network.synthetic.city import make_synthetic_city
 
-        return make_city(folder, source.synthetic, progress)
+        return make_synthetic_city(folder, source.synthetic, progress)
 
 
 class HuggingFaceDataset(SourceKind):
