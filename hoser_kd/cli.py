@@ -321,7 +321,7 @@ def _stage_command(name: str) -> Run:
 
 def _generate(options: argparse.Namespace) -> int:
     config = _config(options)
-    changes = {}
+    changes: dict[str, Any] = {}
     if options.ods is not None:
         changes |= {"generation.od_source": "file", "generation.od_file": str(options.ods)}
     if options.decoder is not None:
