@@ -209,7 +209,7 @@ def test_tokens_are_required_to_split_or_aggregate():
         ({"temperature": -1}, ValueError, "temperature is -1"),
         ({"temperature": np.nan}, ValueError, "temperature is nan"),
         ({"temperature": np.inf}, ValueError, "temperature is inf"),
-        ({"temperature": "2"}, TypeError, "temperature is a str"),
+        ({"temperature": "2"}, TypeError, "temperature is of type str"),
         ({"shared_cells": "share"}, ValueError, "unknown shared_cells 'share'. Known: replicate, split, aggregate"),
         ({"reduction": "sum"}, ValueError, "unknown reduction 'sum'. Known: mean, none"),
         (
@@ -218,7 +218,7 @@ def test_tokens_are_required_to_split_or_aggregate():
             r"student_logits is of type ndarray.*as_tensor\(student_logits\)",
         ),
         ({"mask": [[True]]}, TypeError, r"mask is of type list, not a tensor"),
-        ({"teacher_scores": None}, TypeError, "teacher_scores is a NoneType"),
+        ({"teacher_scores": None}, TypeError, "teacher_scores is of type NoneType"),
         ({"mask": torch.ones(2, 3)}, TypeError, r"mask has dtype torch.float32.*mask.bool\(\)"),
         ({"mask": torch.ones(3).bool()}, ValueError, r"differ in shape \(student_logits \(2, 3\).*mask \(3,\)"),
         ({"teacher_scores": torch.zeros(2, 1)}, ValueError, r"teacher_scores \(2, 1\)"),

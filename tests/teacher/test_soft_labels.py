@@ -315,8 +315,14 @@ def test_a_loaded_checkpoint_is_a_teacher():
             (TEACHER, CELLS, TRIPS, "porto"),
             r"network is of type str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)",
         ),
-        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
-        ((TEACHER, NETWORK, TRIPS, NETWORK), r"tokens is a RoadNetwork of object\. Give the token of each road"),
+        (
+            (TEACHER, CELLS / 2, TRIPS, NETWORK),
+            r"tokens is of type ndarray with dtype float64\. .*token_table\(grid, network\)",
+        ),
+        (
+            (TEACHER, NETWORK, TRIPS, NETWORK),
+            r"tokens is of type RoadNetwork with dtype object\. Give the token of each road",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_right_call(arguments, message):
