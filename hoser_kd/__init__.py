@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from hoser_kd.lmtad.loading import load_teacher as load_teacher
     from hoser_kd.network.city import City as City
     from hoser_kd.network.city import read_city as read_city
-    from hoser_kd.network.road_network import read_hoser as read_network
-    from hoser_kd.network.synthetic.city import make_city as make_synthetic_city
+    from hoser_kd.network.road_network import read_network as read_network
+    from hoser_kd.network.synthetic.city import make_synthetic_city as make_synthetic_city
     from hoser_kd.network.trajectories import Trajectories as Trajectories
-    from hoser_kd.network.trajectories import read_hoser as read_trips
+    from hoser_kd.network.trajectories import read_trips as read_trips
     from hoser_kd.student.losses import kl_loss as kl_loss
     from hoser_kd.student.training import train_student as train_student
     from hoser_kd.teacher.soft_labels import label as label
@@ -59,10 +59,10 @@ _API = {
     "load_config": "hoser_kd.config.loading:load_config",
     "load_student": "hoser_kd.hoser.loading:load_student",
     "load_teacher": "hoser_kd.lmtad.loading:load_teacher",
-    "make_synthetic_city": "hoser_kd.network.synthetic.city:make_city",
+    "make_synthetic_city": "hoser_kd.network.synthetic.city:make_synthetic_city",
     "read_city": "hoser_kd.network.city:read_city",
-    "read_network": "hoser_kd.network.road_network:read_hoser",
-    "read_trips": "hoser_kd.network.trajectories:read_hoser",
+    "read_network": "hoser_kd.network.road_network:read_network",
+    "read_trips": "hoser_kd.network.trajectories:read_trips",
     "train_student": "hoser_kd.student.training:train_student",
 }
 """Public name: the module and the name it has there."""

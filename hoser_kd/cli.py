@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import TimedLines, duration
-from hoser_kd.config.loading import dump_config, load_city, load_config, nearest
-from hoser_kd.config.schema import CityConfig, GenerationConfig
+from hoser_kd.config.loading import dump_config, load_city, load_config, with_changes
+from hoser_kd.config.messages import nearest
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.pipeline.graph import STAGES, Stage
 from hoser_kd.pipeline.plan import plan
@@ -62,7 +63,7 @@ class Bars:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 after an error of the user, with its message on one line."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         status: int = options.run(options)
     except HoserKdError as error:
@@ -72,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nhoser-kd: interrupted. Finished work is kept; the same command resumes from there.\n")
         return 130
     return status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; an unknown one ends the program with the closest of the command."""
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        command: argparse.ArgumentParser = options.parser
+        known = [name for name in command._option_string_actions if name.startswith("--")]  # noqa: SLF001
+        hint = nearest(unknown[0].split("=")[0], known) or f" Known: {', '.join(known)}."
+        command.error(f"unknown argument: {unknown[0]}.{hint}")
+    return options
 
 
 Run = Callable[[argparse.Namespace], int]
@@ -96,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, about: str, run: Run) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
     _add_stage_commands(command)
@@ -113,7 +125,7 @@ def _add_stage_commands(command: Callable[[str, str, Run], argparse.ArgumentPars
             "--config", type=Path, help="YAML file of the city (default: <dataset>.yaml in $HOSER_KD_CONFIG or config/)"
         )
         sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
-        sub.add_argument("--seed", type=_seed, default=0, help="seed of the student (default 0)")
+        sub.add_argument("--seed", type=_seed, help="seed of the student (default 0)")
         sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if there is one)")
         sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
         return sub
@@ -181,9 +193,26 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _seed_of(options: argparse.Namespace) -> int:
+    """Return the seed of the student, 0 where none is given. Raises ConfigError for --seed beside --seeds."""
+    seeds: list[int] = getattr(options, "seeds", None) or []
+    if options.seed is not None and seeds:
+        raise ConfigError(
+            f"--seed {options.seed} and --seeds {' '.join(map(str, seeds))} contradict each other. Give --seeds alone."
+        )
+    seed: int = seeds[0] if seeds else options.seed or 0
+    return seed
+
+
 def _config(options: argparse.Namespace) -> CityConfig:
     if options.config is None and options.dataset is None:
         raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
+    if options.dataset is not None and not re.fullmatch(r"[A-Za-z0-9_]+", options.dataset):
+        name = Path(options.dataset).stem
+        raise ConfigError(
+            f"--dataset {options.dataset} is not the name of a city: letters, digits and _. Use --dataset {name}, or "
+            f"--config {Path(options.dataset).with_suffix('.yaml')}."
+        )
     if options.config is None:
         return load_city(options.dataset, Path(os.environ.get("HOSER_KD_CONFIG") or "config"))
     config = load_config(options.config)
@@ -207,7 +236,7 @@ def _announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Ca
 
     def on_stage(stage: Stage) -> None:
         bars.close()
-        seed = f" (seed {options.seed})" if stage.per_seed and not getattr(options, "seeds", None) else ""
+        seed = f" (seed {_seed_of(options)})" if stage.per_seed and not getattr(options, "seeds", None) else ""
         sys.stderr.write(f"{config.city}: {stage.name}{seed}\n")
 
     return on_stage
@@ -217,7 +246,7 @@ def _artifacts(options: argparse.Namespace, config: CityConfig, names: Sequence[
     """Return the artifacts of the named stages, computed where the store lacks them."""
     bars = Bars()
     seeds: list[int] = getattr(options, "seeds", None) or []
-    seed = seeds[0] if seeds else options.seed
+    seed = _seed_of(options)
     try:
         artifacts = make_steps(
             plan(names, seed, seeds),
@@ -292,19 +321,12 @@ def _stage_command(name: str) -> Run:
 
 def _generate(options: argparse.Namespace) -> int:
     config = _config(options)
-    settings = config.generation.model_dump()
+    changes: dict[str, Any] = {}
     if options.ods is not None:
-        settings |= {"od_source": "file", "od_file": str(options.ods)}
+        changes |= {"generation.od_source": "file", "generation.od_file": str(options.ods)}
     if options.decoder is not None:
-        settings["decoder"] = options.decoder
-    try:
-        config = config.model_copy(update={"generation": GenerationConfig(**settings)})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, ("generation", *problem["loc"])))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{place}: {message}{'' if message.endswith(('.', '?')) else '.'}") from None
-    return _run(options, config, "generated_trajectories")
+        changes["generation.decoder"] = options.decoder
+    return _run(options, with_changes(config, changes), "generated_trajectories")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -332,7 +354,7 @@ def _evaluate_trips(options: argparse.Namespace, config: CityConfig) -> int:
             config,
             store,
             name=options.name,
-            seed=options.seed,
+            seed=_seed_of(options),
             progress=bars,
             on_stage=_announce(bars, options, config),
         )
@@ -345,7 +367,7 @@ def _evaluate_trips(options: argparse.Namespace, config: CityConfig) -> int:
         write_json(options.out, {"city": config.city, "file": str(options.trips), **result.as_json()})
         lines.append(f"  written: {options.out}")
     if options.report is not None:
-        write_report_with(options.report, result, config, store, seed=options.seed)
+        write_report_with(options.report, result, config, store, seed=_seed_of(options))
         lines.append(f"  written: {options.report}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -41,6 +41,14 @@ def test_every_public_name_is_there_and_documented():
         assert f"hk.{name}(" in text or f"`{name}" in text, f"docs/api.md does not show {name}"
 
 
+def test_a_function_has_its_public_name():
+    """So that a TypeError about missing arguments names the function that the user called."""
+    for name in hoser_kd.__all__:
+        assert getattr(hoser_kd, name).__name__ == name
+    with pytest.raises(TypeError, match=r"^read_trips\(\) missing 1 required positional argument: 'network'"):
+        hoser_kd.read_trips("trips.csv")
+
+
 def test_the_table_of_names_equals_the_imports_for_type_checkers():
     tree = ast.parse((ROOT / "hoser_kd" / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
@@ -75,25 +83,25 @@ def _wrong_calls():
     synthetic_call, grid_call = r"Call make_synthetic_city\(folder, Synt", r"Call GridSpec\(min_lat, max_lat, min_lng"
     student_call = r"Call load_student\(path, network, zones="
     for value in (None, 3, b"x", network):
-        yield "read_network", (value,), {}, TypeError, r"folder is a .*Call read_network\(folder\)"
-        yield "load_config", (value,), {}, TypeError, r"path is a .*Call load_config\('config/porto.yaml'\)"
-        yield "read_city", (value,), {}, TypeError, f"folder is a .*{city_call}"
-        yield "read_trips", (value, network), {}, TypeError, f"csv_path is a .*{trips_call}"
-        yield "make_synthetic_city", (value, config), {}, TypeError, f"folder is a .*{synthetic_call}"
+        yield "read_network", (value,), {}, TypeError, r"folder is of type .*Call read_network\(folder\)"
+        yield "load_config", (value,), {}, TypeError, r"path is of type .*Call load_config\('config/porto.yaml'\)"
+        yield "read_city", (value,), {}, TypeError, f"folder is of type .*{city_call}"
+        yield "read_trips", (value, network), {}, TypeError, f"csv_path is of type .*{trips_call}"
+        yield "make_synthetic_city", (value, config), {}, TypeError, f"folder is of type .*{synthetic_call}"
     yield "read_network", (CITY / "missing",), {}, DataError, "no such file"
     yield "read_city", (CITY / "missing",), {}, DataError, "no such folder"
-    yield "read_city", (CITY, "drop"), {}, TypeError, f"zones_config is a str, not a ZonesConfig.*{city_call}"
+    yield "read_city", (CITY, "drop"), {}, TypeError, f"zones_config is of type str, not ZonesConfig.*{city_call}"
     yield "read_city", (CITY,), {"on_bad_row": "skip"}, ValueError, f"'refuse' or 'drop', not 'skip'.*{city_call}"
-    yield "read_trips", (network, csv), {}, TypeError, f"csv_path is a RoadNetwork.*{trips_call}"
+    yield "read_trips", (network, csv), {}, TypeError, f"csv_path is of type RoadNetwork.*{trips_call}"
     for value in (None, str(CITY)):
-        yield "read_trips", (csv, value), {}, TypeError, r"network is a .*with network = read_network\(folder\)"
+        yield "read_trips", (csv, value), {}, TypeError, r"network is of type .*with network = read_network\(folder\)"
     yield "read_trips", (csv, network, None), {}, ValueError, f"on_bad_row must be .*not None.*{trips_call}"
     for value in ({"num_trips": 30}, None, "city", hoser_kd.DistillConfig()):
-        yield "make_synthetic_city", ("new", value), {}, TypeError, f"config is a .*{synthetic_call}"
-    yield "make_synthetic_city", (config, "new"), {}, TypeError, f"folder is a SyntheticConfig.*{synthetic_call}"
+        yield "make_synthetic_city", ("new", value), {}, TypeError, f"config is of type .*{synthetic_call}"
+    yield "make_synthetic_city", (config, "new"), {}, TypeError, f"folder is of type SyntheticConfig.*{synthetic_call}"
     for value in ("41.1", None, np.array([41.1]), True):
-        yield "GridSpec", (value, *grid[1:]), {}, TypeError, f"min_lat is a .*not a number.*{grid_call}"
-        yield "GridSpec", grid, {"downsample_factor": value}, TypeError, f"downsample_factor is a .*{grid_call}"
+        yield "GridSpec", (value, *grid[1:]), {}, TypeError, f"min_lat is of type .*not a number.*{grid_call}"
+        yield "GridSpec", grid, {"downsample_factor": value}, TypeError, f"downsample_factor is of type .*{grid_call}"
     yield "GridSpec", (41.1, 116.4, *grid[2:]), {}, ConfigError, f"max_lat 116.4 is beyond ±90°.*{grid_call}"
     yield "GridSpec", (-91.0, *grid[1:]), {}, ConfigError, f"min_lat -91.0 is beyond ±90°.*{grid_call}"
     path = CITY.parent / "hoser_ckpt_trained.pth"
@@ -103,11 +111,11 @@ def _wrong_calls():
             (path, network),
             {"zone_transitions": value},
             TypeError,
-            f"transitions is a.*{student_call}",
+            f"transitions is of type .*{student_call}",
         )
     yield "load_student", (path, network), {"zone_transitions": [1, 2]}, ValueError, rf"\(2,\), not .*{student_call}"
     for value in ("x", [0.5], 3):
-        yield "load_student", (path, network), {"zones": value}, TypeError, f"zones is a .*{student_call}"
+        yield "load_student", (path, network), {"zones": value}, TypeError, f"zones is of type .*{student_call}"
 
 
 def test_wrong_arguments_are_refused_with_the_right_call(tmp_path, monkeypatch):

@@ -47,6 +47,12 @@ def test_train_respects_disabled_distillation(config, capsys):
         (["train"], "no city given"),
         (["train", "--config", "CONFIG", "--dataset", "village"], "--dataset village is not the city of"),
         (["train", "--dataset", "nowhere"], "no such file"),
+        (
+            ["train", "--dataset", "../config/demo"],
+            "Use --dataset demo, or --config ../config/demo.yaml.",
+        ),
+        (["report", "--config", "CONFIG", "--seed", "1", "--seeds", "0", "2"], "--seed 1 and --seeds 0 2 contradict"),
+        (["report", "--config", "CONFIG", "--seed", "0", "--seeds", "0"], "--seed 0 and --seeds 0 contradict"),
         (["train", "--config", "CONFIG", "--cuda", "7", "--vanilla"], "cuda:7"),
         (["import-teacher", "nowhere.pt"], "no such file"),
         (["lineage", "."], "not an artifact"),
@@ -86,6 +92,8 @@ def test_an_unknown_decoder_ends_with_one_mark(config, capsys):
             ["make", "vanila_student"],
             "STAGE: invalid choice: 'vanila_student'. Did you mean `vanilla_student`? Known: s",
         ),
+        (["train", "--datset", "demo"], "unknown argument: --datset. Did you mean `--dataset`?"),
+        (["lineage", "x", "--sed=3"], "unknown argument: --sed=3. Known: --help."),
         (["make", "xyz"], "STAGE: invalid choice: 'xyz'. Known: source_files, "),
     ],
 )

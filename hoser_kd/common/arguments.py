@@ -8,13 +8,13 @@ from os import PathLike
 def check_path(name: str, value: object, call: str) -> None:
     """Raise TypeError unless the argument is a path; `call` is the right call, as code."""
     if not isinstance(value, str | PathLike):
-        raise TypeError(f"{name} is a {type(value).__name__}, not a path. Call {call}.")
+        raise TypeError(f"{name} is of type {type(value).__name__}, not a path. Call {call}.")
 
 
 def check_kind(name: str, value: object, kind: type, call: str) -> None:
     """Raise TypeError unless the argument is of this class; `call` is the right call, as code."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. Call {call}.")
+        raise TypeError(f"{name} is of type {type(value).__name__}, not {kind.__name__}. Call {call}.")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...], call: str) -> None:

@@ -5,21 +5,22 @@ The settings are defined in `hoser_kd.config.schema`.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from hoser_kd.common.arguments import check_path
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.messages import explain, nearest
 from hoser_kd.config.schema import CityConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from os import PathLike
 
 
@@ -37,8 +38,7 @@ def load_config(path: str | PathLike[str]) -> CityConfig:
     try:
         return CityConfig.model_validate(expand_environment(tree, file))
     except ValidationError as error:
-        lines = dict.fromkeys(explain(file, root, problem, CityConfig) for problem in error.errors())
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(explain(error, CityConfig, str(file), partial(_line, root)))) from None
 
 
 def load_city(city: str, folder: Path) -> CityConfig:
@@ -64,7 +64,7 @@ def with_changes(config: CityConfig, changes: Mapping[str, Any]) -> CityConfig:
     try:
         return CityConfig.model_validate(changed(config.model_dump(), changes))
     except ValidationError as error:
-        raise ConfigError("for this run: " + "; ".join(map(explain_change, error.errors()))) from None
+        raise ConfigError(f"for this run: {' '.join(explain(error, CityConfig))}") from None
 
 
 def dump_config(config: CityConfig) -> str:
@@ -94,10 +94,10 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     """Return the parsed sections of a YAML file and its root node, which holds line numbers.
 
-    Raises ConfigError if the file does not exist, with the closest file name, or is not valid YAML.
+    Raises ConfigError if the file does not exist, with the closest file name, is a folder, or is not valid YAML.
     """
     if not file.is_file():
-        raise ConfigError(f"{file}: no such file.{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+        raise ConfigError(_no_file(file))
     text = file.read_text(encoding="utf-8")
     try:
         loader = _UniqueKeyLoader(text)
@@ -109,6 +109,17 @@ def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the top level must be sections such as `source:` and `student:`.")
     return tree, root
+
+
+def _no_file(file: Path) -> str:
+    """Return the message about a file that does not exist, with the one that is probably meant."""
+    if file.is_dir():
+        inside = ", ".join(str(path) for path in sorted(file.glob("*.yaml")))
+        return f"{file}: a folder, not a file. Give a city's YAML file{f': {inside}' if inside else ''}."
+    city = Path("config") / f"{file.stem}.yaml"
+    if city.is_file() and file.suffix in ("", ".yaml", ".yml"):
+        return f"{file}: no such file. Did you mean `{city}`?"
+    return f"{file}: no such file.{nearest(file.name, (path.name for path in file.parent.glob('*.yaml')))}"
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -133,31 +144,6 @@ def expand_environment(value: Any, file: Path) -> Any:
     return _VARIABLE.sub(one, value)
 
 
-def explain(file: Path, root: yaml.Node | None, problem: Mapping[str, Any], top: type[BaseModel]) -> str:
-    """Format a pydantic validation error of the model `top` as one line with file, line, key and fix."""
-    keys = [str(part) for part in problem["loc"]]
-    model = top
-    known = keys
-    for depth, key in enumerate(keys):
-        field = model.model_fields.get(key)
-        annotation = None if field is None else field.annotation
-        if depth == len(keys) - 1 or not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            known = keys[: depth + 1]
-            break
-        model = annotation
-    place = f"{file}{_line(root, known)}: `{'.'.join(known)}`" if known else f"{file}"
-    if problem["type"] == "extra_forbidden":
-        return f"{place} is not a known setting.{_suggest(known[-1], model, top)}"
-    if problem["type"] == "missing":
-        return f"{place} is missing. {model.model_fields[known[-1]].description or ''}".rstrip()
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    given = f" (given: {problem.get('input')!r})"
-    if isinstance(problem.get("input"), dict) or repr(problem.get("input")) in message:
-        given = ""
-    stop = "" if not given and message.endswith((".", "?")) else "."
-    return f"{place}: {message[:1].lower()}{message[1:]}{given}{stop}"
-
-
 def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Set values in a nested dict of settings, in place, by keys such as `distill.lambda_kl`; return the dict."""
     for place, value in changes.items():
@@ -167,11 +153,6 @@ def changed(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             section = section[name]
         section[key] = value
     return tree
-
-
-def explain_change(problem: Mapping[str, Any]) -> str:
-    """Format a pydantic validation error of settings that come from no file."""
-    return f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']} (given: {problem['input']!r})"
 
 
 def _line(root: yaml.Node | None, keys: list[str]) -> str:
@@ -186,27 +167,3 @@ def _line(root: yaml.Node | None, keys: list[str]) -> str:
         else:
             break
     return f", line {line}" if line else ""
-
-
-def _suggest(key: str, model: type[BaseModel], top: type[BaseModel]) -> str:
-    here = nearest(key, model.model_fields)
-    if here:
-        return here
-    elsewhere = {name: path for path, name in _all_keys(top)}
-    near = difflib.get_close_matches(key, elsewhere, n=1)
-    if near:
-        return f" Did you mean `{elsewhere[near[0]]}`?"
-    return f" Known here: {', '.join(model.model_fields)}."
-
-
-def nearest(key: str, known: Any) -> str:
-    """Return the question whether the closest of the known names is meant, after a space; empty if none is close."""
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        yield prefix + name, name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _all_keys(field.annotation, f"{prefix}{name}.")

@@ -5,7 +5,7 @@ The docstring under each field is its documentation; it appears in the docs, in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -15,6 +15,8 @@ from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
 class SyntheticConfig(Section):
     """The synthetic city of `hoser_kd.network.synthetic.city`."""
+
+    example: ClassVar[str] = "{num_trips: 3000}"
 
     seed: int = 0
     """Random seed of the streets and trips."""
@@ -26,6 +28,8 @@ class SyntheticConfig(Section):
 
 class SourceConfig(Section):
     """Source of the road network and the trips."""
+
+    example: ClassVar[str] = "{kind: hoser, path: raw/porto}"
 
     kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
     """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
@@ -52,6 +56,8 @@ class SourceConfig(Section):
 class ZonesConfig(Section):
     """The partition of the roads into zones."""
 
+    example: ClassVar[str] = "{count: 300}"
+
     count: int = Field(300, ge=1)
     """Number of zones, at most a quarter of the number of roads; ignored where the dataset ships a partition."""
     method: Literal["kahip", "bisection"] = "kahip"
@@ -68,6 +74,8 @@ class ZonesConfig(Section):
 class Bounds(Section):
     """A rectangle in degrees, EPSG:4326."""
 
+    example: ClassVar[str] = "{min_lat: 41.1, max_lat: 41.2, min_lng: -8.7, max_lng: -8.5}"
+
     min_lat: float = Field(ge=-90, le=90)
     max_lat: float = Field(ge=-90, le=90)
     min_lng: float = Field(ge=-180, le=180)
@@ -82,6 +90,8 @@ class Bounds(Section):
 
 class GridConfig(Section):
     """The grid whose cells are the teacher's tokens. Values stored in a teacher checkpoint take precedence."""
+
+    example: ClassVar[str] = "{bounds: roads, cell_size_m: 100}"
 
     kind: Literal["cells", "roads"] = "cells"
     """cells: one token per grid cell; roads: one token per road."""
@@ -113,6 +123,8 @@ class GridConfig(Section):
 
 class TeacherConfig(Section):
     """The LM-TAD teacher: imported from `distill.ckpt_path` if it is set, otherwise trained in the pipeline."""
+
+    example: ClassVar[str] = "{preset: small}"
 
     preset: Literal["tiny", "small", "published"] = "small"
     """Model size. tiny: 2 layers of width 64; small: 4 of 256; published: 8 of 768 with 12 heads."""
@@ -162,6 +174,8 @@ class OffPathConfig(Section):
     Read if `distill.recipe` has `off_path` (docs/distillation.md).
     """
 
+    example: ClassVar[str] = "{weight: 1.0}"
+
     weight: float = Field(1.0, ge=0)
     """Weight of the term. 0: the same epochs without it, as a control."""
     epochs: int = Field(1, ge=1)
@@ -196,6 +210,8 @@ class OffPathConfig(Section):
 
 class DistillConfig(Section):
     """Teacher labels and the distillation of the student. The first eight keys are those of the original section."""
+
+    example: ClassVar[str] = "{lambda_kl: 0.1}"
 
     enabled: bool = True
     """Train a distilled student."""
@@ -278,6 +294,8 @@ class DistillConfig(Section):
 class SyntheticTripsConfig(Section):
     """Trips sampled from the teacher for the recipe `sequence` of `distill.recipe`; unused without it."""
 
+    example: ClassVar[str] = "{temperature: 1.0}"
+
     count: int | None = Field(None, ge=1)
     """Number of trips. None: the number of training trips."""
     temperature: float = Field(1.0, gt=0)
@@ -297,6 +315,8 @@ _VALIDATION_ODS = 200
 
 class StudentConfig(Section):
     """The HOSER student and its training; defaults are the published values, except candidate_angle and select_by."""
+
+    example: ClassVar[str] = "{max_epochs: 25}"
 
     hidden_dim: int = Field(128, ge=1)
     """Width of road and zone embeddings, of each attention head and of the navigator."""
@@ -386,6 +406,8 @@ class StudentConfig(Section):
 class PriorConfig(Section):
     """Weighted costs of a step from the student, a Markov chain and road lengths; by default the student's alone."""
 
+    example: ClassVar[str] = "{markov_weight: 0.5}"
+
     markov_weight: float = Field(0.0, ge=0, le=1)
     """Weight of the Markov chain's negative log-probability; the student's weight is 1 minus it."""
     smoothing: float = Field(3.0, gt=0)
@@ -414,6 +436,8 @@ class PriorConfig(Section):
 
 class GenerationConfig(Section):
     """Generation of trips by the students."""
+
+    example: ClassVar[str] = "{decoder: search}"
 
     od_source: Literal["test", "train", "file"] = "test"
     """test: ODs and start times of the test trips; train: sampled from the frequencies in training, as published; file:
@@ -452,6 +476,8 @@ class GenerationConfig(Section):
 
 class EvaluationConfig(Section):
     """Metrics of generated trips."""
+
+    example: ClassVar[str] = "{od_cell_m: 200}"
 
     od_cell_m: float = Field(200.0, gt=0)
     """Side of the OD cells within which real and generated trips are paired, in meters."""

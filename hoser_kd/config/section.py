@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.registry import Registry
+from hoser_kd.config.messages import explain
 
 
 class Section(BaseModel):
     """Base class of sections: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    example: ClassVar[str] = ""
+    """The section as YAML in error messages."""
+
+    def __init__(self, /, **values: Any) -> None:
+        """Validate the values. Raises ConfigError with the key, the value and the closest known key."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(explain(error, type(self), type(self).__name__))) from None
+
+    # without this mark, pydantic calls __init__ for subsections too, and their errors would lack the outer key
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("*", mode="before")
     @classmethod

@@ -41,7 +41,7 @@ def check_types(
         _check_type("training", training, Trajectories)
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} is a {type(value).__name__}, not True or False. {USAGE}")
+            raise TypeError(f"{name} is of type {type(value).__name__}, not True or False. {USAGE}")
 
 
 def _check_type(name: str, value: object, expected: type) -> None:
@@ -50,7 +50,7 @@ def _check_type(name: str, value: object, expected: type) -> None:
     if isinstance(value, type):
         found = f"the class {value.__name__}"
     else:
-        found = "None" if value is None else f"a {type(value).__name__}"
+        found = "None" if value is None else f"of type {type(value).__name__}"
     raise TypeError(f"{name} is {found}, not {_NAMES[expected]}. {USAGE} {_SOURCES[expected]}")
 
 

@@ -18,6 +18,7 @@ command line and `generate(..., decoding=name)` then accept its name.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,12 +51,16 @@ class Decoding:
     """Seed of the draws (sampling)."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"name of a decoder is {self.name!r}. Use one of {', '.join(map(repr, DECODERS))}.")
         DECODERS[self.name]
-        for name in ("max_steps", "beam_width"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"{name} of a decoder is {getattr(self, name)!r}. Use an integer of 1 or more.")
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature of a decoder is {self.temperature!r}. Use a number above 0.")
+        for name, least in (("max_steps", 1), ("beam_width", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} of a decoder is {value!r}. Use an integer of {least} or more.")
+        value, low, high = self.temperature, sys.float_info.min, sys.float_info.max
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ConfigError(f"temperature of a decoder is {value!r}. Use a finite number above 0.")
 
     @classmethod
     def from_config(cls, config: GenerationConfig) -> Decoding:

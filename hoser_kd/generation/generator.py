@@ -171,8 +171,8 @@ def _decoding(decoding: Decoding | str | None, max_steps: int = DEFAULT_MAX_STEP
         return Decoding(decoding or "search", int(max_steps))
     if not isinstance(decoding, Decoding):
         raise TypeError(
-            f"decoding is a {type(decoding).__name__}, not a decoder. Give a name ({', '.join(map(repr, DECODERS))}) "
-            "or Decoding('beam', beam_width=8)."
+            f"decoding is of type {type(decoding).__name__}, not a decoder. Give a name "
+            f"({', '.join(map(repr, DECODERS))}) or Decoding('beam', beam_width=8)."
         )
     if max_steps not in (DEFAULT_MAX_STEPS, decoding.max_steps):
         raise ValueError(
@@ -188,8 +188,8 @@ def _prior(prior: Prior | None, model: HOSER) -> Prior | None:
         return None
     if not isinstance(prior, Prior):
         raise TypeError(
-            f"prior is a {type(prior).__name__}, not a Prior. Call Prior.fit(train, network, markov_weight=0.5), or "
-            "Prior.from_config(config.generation.prior, train, network)."
+            f"prior is of type {type(prior).__name__}, not a Prior. Call Prior.fit(train, network, markov_weight=0.5), "
+            "or Prior.from_config(config.generation.prior, train, network)."
         )
     prior.check(model)
     return None if prior.is_neutral else prior
@@ -207,7 +207,7 @@ class _Requests(NamedTuple):
         """Validate model and arrays. Raises TypeError, ValueError or DataError."""
         if not isinstance(model, HOSER):
             raise TypeError(
-                f"model is a {type(model).__name__}, not a HOSER. {_USAGE} Load one with load_student(path)."
+                f"model is of type {type(model).__name__}, not a HOSER. {_USAGE} Load one with load_student(path)."
             )
         model.time_scale  # noqa: B018  raises ValueError without a time scale
         named = {"origins": origins, "start_times": start_times, "destinations": destinations}

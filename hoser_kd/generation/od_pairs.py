@@ -73,7 +73,7 @@ def select_od_pairs(
     """
     if not isinstance(config, GenerationConfig):
         raise TypeError(
-            f"config is a {type(config).__name__}, not a GenerationConfig. Call "
+            f"config is of type {type(config).__name__}, not a GenerationConfig. Call "
             "select_od_pairs(config.generation, train, test, num_roads=network.num_roads)."
         )
     generator = np.random.default_rng(config.seed)
@@ -106,7 +106,7 @@ def _candidates(config: GenerationConfig, test: Trajectories, num_roads: int | N
 def _check_trips(name: str, trips: Trajectories) -> None:
     if not isinstance(trips, Trajectories):
         raise TypeError(
-            f"{name} is a {type(trips).__name__}, not a Trajectories. Call select_od_pairs(config, train, test)."
+            f"{name} is of type {type(trips).__name__}, not a Trajectories. Call select_od_pairs(config, train, test)."
         )
     if len(trips) == 0:
         raise ValueError(f"{name} has no trips: there are no OD pairs to select from with od_source {name}.")

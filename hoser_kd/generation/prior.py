@@ -16,6 +16,7 @@ Shapes: B expanded nodes, C maximum number of candidates, N roads, L connections
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
+from hoser_kd.common.arguments import check_kind
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.hashing import digest_arrays
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SMOOTHING = 3.0
 """Added to the count of every candidate of the Markov chain."""
+_USAGE = "Prior.fit(train, network, markov_weight=0.5)"
 _CACHED_DESTINATIONS = 16
 """Destinations whose costs to go are kept, for requests that share one."""
 
@@ -61,8 +64,7 @@ class Prior:
     def __post_init__(self) -> None:
         if not isinstance(self.chain, MarkovChain):
             raise TypeError(
-                f"chain of a prior is a {type(self.chain).__name__}, not a MarkovChain. "
-                "Call Prior.fit(train, network, markov_weight=0.5)."
+                f"chain of a prior is of type {type(self.chain).__name__}, not a MarkovChain. Call {_USAGE}."
             )
         if self.chain.order != 1:
             raise ConfigError("chain of a prior has order 2. Fit one of order 1: MarkovChain.fit(train, network).")
@@ -79,7 +81,14 @@ class Prior:
     def fit(
         cls, train: Trajectories, network: RoadNetwork, *, smoothing: float = DEFAULT_SMOOTHING, **weights: float
     ) -> Prior:
-        """Return a prior with a chain fitted on training trips; `weights` are the other fields."""
+        """Return a prior with a chain fitted on training trips; `weights` are the other fields.
+
+        Raises TypeError for an argument of the wrong type, ConfigError for an impossible value.
+        """
+        check_kind("train", train, Trajectories, _USAGE)
+        check_kind("network", network, RoadNetwork, _USAGE)
+        if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 < smoothing < math.inf:
+            raise ConfigError(f"smoothing of a prior is {smoothing!r}. Use a finite number above 0.")
         return cls(MarkovChain.fit(train, network, smoothing), **weights)
 
     @classmethod

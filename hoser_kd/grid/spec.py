@@ -67,7 +67,7 @@ class GridSpec:
         numbers = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} is a {type(value).__name__}, not a number. Call {_USAGE}.")
+                raise TypeError(f"{name} is of type {type(value).__name__}, not a number. Call {_USAGE}.")
         problems = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value)]
         problems += [
             f"{low} {numbers[low]} is not below {high} {numbers[high]}"
@@ -81,6 +81,11 @@ class GridSpec:
         ]
         problems += [
             f"{name} {numbers[name]} is not above 0" for name in ("cell_lat", "cell_lng") if numbers[name] <= 0
+        ]
+        problems += [
+            f"{cell} {numbers[cell]} is larger than the extent of {numbers[high] - numbers[low]:g}° ({low} to {high})"
+            for cell, low, high in (("cell_lat", "min_lat", "max_lat"), ("cell_lng", "min_lng", "max_lng"))
+            if numbers[low] < numbers[high] and numbers[high] - numbers[low] < numbers[cell] < np.inf
         ]
         if self.downsample_factor < 1 or self.downsample_factor != int(self.downsample_factor):
             problems.append(f"downsample_factor {self.downsample_factor} is not a whole number of at least 1")
@@ -132,8 +137,22 @@ class GridSpec:
         return Cells(kept_row.astype(np.int64), kept_column.astype(np.int64), clamped)
 
     def tokenize(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> Int64Array:
-        """Return the tokens of points in degrees, int64 of their shape: row · W + column."""
+        """Return the tokens of points in degrees, int64 of their shape: row · W + column.
+
+        A point outside the grid gets the token of the nearest cell, as published. Raises ValueError if all points lie
+        outside, if `lat` and `lng` differ in shape, and for NaN and infinity.
+        """
+        if np.shape(lat) != np.shape(lng):
+            raise ValueError(f"lat has shape {np.shape(lat)}, lng {np.shape(lng)}. Call tokenize(lat, lng).")
         cells = self.cell_of(lat, lng)
+        if cells.clamped.size and cells.clamped.all():
+            hint = "Check that the grid is that of this city."
+            if not self.cell_of(lng, lat).clamped.all():
+                hint = "They are inside if lat and lng are exchanged. Call tokenize(lat, lng)."
+            raise ValueError(
+                f"none of the {cells.clamped.size} points lies inside the grid, {self.min_lat:g} to {self.max_lat:g} "
+                f"north, {self.min_lng:g} to {self.max_lng:g} east. {hint}"
+            )
         return cells.row * self.shape[1] + cells.column
 
     @classmethod

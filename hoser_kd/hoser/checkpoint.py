@@ -39,6 +39,7 @@ CONFIG_FILE = "model.json"
 _TABLE_PREFIX = "tables."
 _MASK_SUFFIX = ".attn.bias"
 _FEATURE_PREFIX = "road_network_encoder."
+_TEACHER_HINT = "For an LM-TAD checkpoint, call load_teacher(path)."
 # features may differ by rounding only
 _TOLERANCE = 1e-3
 
@@ -145,9 +146,14 @@ def _blank(config: HoserConfig, features: GraphFeatures, tables: dict[str, Tenso
 
 
 def _read_state_dict(file: Path) -> dict[str, Tensor]:
-    state = read_tensors(file)
+    try:
+        state = read_tensors(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{f' {_TEACHER_HINT}' if file.is_file() else ''}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{file}: not a bare state dict. Give the file as HOSER's training writes it.")
+        raise CheckpointError(
+            f"{file}: not a bare state dict. Give the file as HOSER's training writes it. {_TEACHER_HINT}"
+        )
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
 
 

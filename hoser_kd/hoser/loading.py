@@ -11,7 +11,7 @@ import numpy as np
 from hoser_kd.common.errors import CheckpointError
 from hoser_kd.hoser.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load, load_checkpoint
 from hoser_kd.hoser.features import zone_graph
-from hoser_kd.network.road_network import RoadNetwork, read_hoser
+from hoser_kd.network.road_network import RoadNetwork, read_network
 from hoser_kd.network.zones import read_shipped
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def load_student(
     another kind or of another network, DataError if the network's folder cannot be read.
     """
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"path is a {type(path).__name__}, not a path. Call load_student(path, network).")
+        raise TypeError(f"path is of type {type(path).__name__}, not a path. Call load_student(path, network).")
     source = Path(path)
     if source.name in (WEIGHTS_FILE, CONFIG_FILE):
         source = source.parent
@@ -63,7 +63,7 @@ def load_student(
         raise TypeError(
             f"{source}: a published .pth holds no road network. Call "
             f'load_student("{source.name}", network=hoser_kd.read_network(folder), zones=...), '
-            f'or load_student("{source.name}", network=folder).'
+            f'or load_student("{source.name}", network=folder). For an LM-TAD checkpoint, call load_teacher(path).'
         )
     else:
         model = load_checkpoint(source, network, zones, **config)
@@ -90,12 +90,14 @@ def _refuse_other_arrays(zones: Any, zone_transitions: Any) -> None:
     """Raise TypeError or ValueError unless zones are integers and transitions a square matrix, where they are given."""
     call = "Call load_student(path, network, zones=city.zones, zone_transitions=city.zone_transitions)."
     if zones is not None and (np.ndim(zones) != 1 or np.asarray(zones).dtype.kind not in "iu"):
-        raise TypeError(f"zones is a {type(zones).__name__}, not (N,) integers, the zone of each road. {call}")
+        raise TypeError(f"zones is of type {type(zones).__name__}, not (N,) integers, the zone of each road. {call}")
     if zone_transitions is None:
         return
     matrix = zone_transitions if hasattr(zone_transitions, "tocoo") else np.asarray(zone_transitions)
     if matrix.dtype.kind not in "iuf":
-        raise TypeError(f"zone_transitions is a {type(zone_transitions).__name__}, not a matrix of counts. {call}")
+        raise TypeError(
+            f"zone_transitions is of type {type(zone_transitions).__name__}, not a matrix of counts. {call}"
+        )
     if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"zone_transitions has shape {matrix.shape}, not (Z, Z). {call}")
 
@@ -117,10 +119,10 @@ def _read_network(
     """Read a network, and from its folder the zones and transitions that the caller does not give."""
     if not isinstance(folder, str | PathLike):
         raise TypeError(
-            f"network is a {type(folder).__name__}, not a RoadNetwork or a folder. Call "
+            f"network is of type {type(folder).__name__}, not a RoadNetwork or a folder. Call "
             "load_student(path, network=hoser_kd.read_network(folder))."
         )
-    network = read_hoser(folder)
+    network = read_network(folder)
     shipped = read_shipped(folder, network) if zones is None else None
     if shipped is None:
         return network, zones, zone_transitions

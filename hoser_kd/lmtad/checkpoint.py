@@ -63,7 +63,9 @@ def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
     if file.is_dir():
         return _load_folder(file)
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such file. Set `distill.ckpt_path` to an LM-TAD checkpoint.")
+        raise CheckpointError(
+            f"{file}: no such file. Give the path of an LM-TAD checkpoint (in YAML: `distill.ckpt_path`)."
+        )
     content = _unpickle(file)
     weights = content.get("model", content.get("state_dict")) if isinstance(content, dict) else None
     fields = _fields(content.get("model_config")) if isinstance(content, dict) else None

@@ -15,7 +15,7 @@ def load_teacher(path: str | PathLike[str]) -> LMTADCheckpoint:
     Raises TypeError if `path` is no path, CheckpointError if there is no readable teacher.
     """
     if not isinstance(path, str | PathLike):
-        raise TypeError(f"path is a {type(path).__name__}, not a path. Call load_teacher(path).")
+        raise TypeError(f"path is of type {type(path).__name__}, not a path. Call load_teacher(path).")
     folder = Path(path)
     if folder.is_dir() and not (folder / CONFIG_FILE).is_file() and (folder / "model.json").is_file():
         raise CheckpointError(

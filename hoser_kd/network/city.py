@@ -12,10 +12,8 @@ from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.schema import ZonesConfig
 from hoser_kd.network import zones
-from hoser_kd.network.road_network import RoadNetwork
-from hoser_kd.network.road_network import read_hoser as read_network
-from hoser_kd.network.trajectories import ON_BAD_ROW, SPLITS, Trajectories
-from hoser_kd.network.trajectories import read_hoser as read_trips
+from hoser_kd.network.road_network import RoadNetwork, read_network
+from hoser_kd.network.trajectories import ON_BAD_ROW, SPLITS, Trajectories, read_trips
 
 _USAGE = "read_city(folder, on_bad_row='drop')"
 

@@ -10,6 +10,10 @@ import pyarrow as pa
 
 from hoser_kd.common.errors import DataError
 
+FOLDER_HINT = "Give the path of a folder in HOSER's format (in YAML: `source.path`)."
+"""The fix of a missing folder."""
+_FILE_HINT = "Give the path of an existing file (in YAML, `source.path` is the folder of the files)."
+
 
 def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     """Read the given columns of a CSV file with their types; other columns are ignored.
@@ -17,7 +21,7 @@ def read_csv_columns(path: Path, types: dict[str, pa.DataType]) -> pa.Table:
     Raises DataError if the file or a column is missing, or a value has another type.
     """
     if not path.is_file():
-        raise DataError(path, "no such file.", hint="Point the config's `source.path` at a folder in HOSER's format.")
+        raise DataError(path, "no such file.", hint=_FILE_HINT)
     try:
         missing = [name for name in types if name not in csv_header(path)]
         if missing:

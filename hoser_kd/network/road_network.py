@@ -148,7 +148,7 @@ class RoadNetwork:
         )
 
 
-def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
+def read_network(folder: str | PathLike[str]) -> RoadNetwork:
     """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
 
     Raises DataError with file, row and fix for an invalid row, TypeError if `folder` is no path.
@@ -178,6 +178,10 @@ def read_hoser(folder: str | PathLike[str]) -> RoadNetwork:
     return RoadNetwork(
         offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]), _read_connections(rel_path, num_roads)
     )
+
+
+read_hoser = read_network
+"""The name inside this package."""
 
 
 def _reject(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> None:

@@ -20,6 +20,7 @@ from hoser_kd.common.errors import DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import SOURCE_KINDS
+from hoser_kd.network.csv_files import FOLDER_HINT
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.network.zones import PARTITION_FILE, TRANSITIONS_FILE
 
@@ -79,9 +80,8 @@ class HoserFolder(SourceKind):
     def fetch(self, source: SourceConfig, folder: Path, progress: Progress) -> Path:  # noqa: ARG002
         place = Path(source.path or "").expanduser()
         if not place.is_dir():
-            hint = "Point the config's `source.path` at a folder in HOSER's format."
-            raise DataError(place, "no such folder.", hint=hint)
-        require_files(place, "Add them, or correct the config's `source.path`.")
+            raise DataError(place, "no such folder.", hint=FOLDER_HINT)
+        require_files(place, f"Add them. {FOLDER_HINT}")
         return place
 
 
@@ -91,9 +91,9 @@ class SyntheticCity(SourceKind):
     versioned_by_content = False
 
     def fetch(self, source: SourceConfig, folder: Path, progress: Progress) -> Path:
-        from hoser_kd.network.synthetic.city import make_city
+        from hoser_kd.network.synthetic.city import make_synthetic_city
 
-        return make_city(folder, source.synthetic, progress)
+        return make_synthetic_city(folder, source.synthetic, progress)
 
 
 class HuggingFaceDataset(SourceKind):

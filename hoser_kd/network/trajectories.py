@@ -159,7 +159,7 @@ class Trajectories:
         pa.csv.write_csv(table, str(path))
 
 
-def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
+def read_trips(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
     """Read `train.csv`, `val.csv` or `test.csv` of HOSER's format and validate every row against the network.
 
     A row is invalid if its lists differ in length, it has fewer than two roads, a road id is unknown, a time is not
@@ -181,8 +181,12 @@ def read_hoser(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
     return _build(path, table["rid_list"], table["time_list"], ids, network, on_bad_row, HOSER_LAYOUT)
 
 
+read_hoser = read_trips
+"""The name inside this package."""
+
+
 def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
-    """Read the CSV of the published generator, validated like `read_hoser`, but with one road as the minimum.
+    """Read the CSV of the published generator, validated like `read_trips`, but with one road as the minimum.
 
     Road ids may be spelled `5` or, as NumPy prints them, `np.int64(5)`.
     """
@@ -216,7 +220,7 @@ GENERATED_LAYOUT = TripLayout(shortest=1, numpy_spelling=True, hint=_FIX_TRIP)
 def read_trip_csv(
     csv_path: str | PathLike[str], network: RoadNetwork, layout: TripLayout, on_bad_row: str = "refuse"
 ) -> Trajectories:
-    """Read the trips of a CSV file, plain or gzip-compressed (`.gz`), and validate every row like `read_hoser`."""
+    """Read the trips of a CSV file, plain or gzip-compressed (`.gz`), and validate every row like `read_trips`."""
     path = Path(csv_path)
     table = read_csv_columns(path, {layout.roads: pa.string(), layout.times: pa.string()})
     return _build(path, table[layout.roads], table[layout.times], None, network, on_bad_row, layout)

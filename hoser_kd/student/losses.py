@@ -188,7 +188,7 @@ def kl_loss(
 def _check_kl_settings(temperature: object, shared_cells: object, reduction: object) -> None:
     """Raise TypeError or ValueError for settings that `kl_loss` does not know."""
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number):
-        raise TypeError(f"temperature is a {type(temperature).__name__}, not a number. {_KL_USAGE}")
+        raise TypeError(f"temperature is of type {type(temperature).__name__}, not a number. {_KL_USAGE}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}, not a finite number above 0. {_KL_USAGE}")
     for name, value, kind in (("shared_cells", shared_cells, SharedCells), ("reduction", reduction, Reduction)):
@@ -201,7 +201,7 @@ def _check_kl_tensors(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             hint = f"pass torch.as_tensor({name})." if isinstance(tensor, np.ndarray | list | tuple) else _KL_USAGE
-            raise TypeError(f"{name} is a {type(tensor).__name__}, not a tensor: {hint}")
+            raise TypeError(f"{name} is of type {type(tensor).__name__}, not a tensor: {hint}")
     if tensors["mask"].dtype != torch.bool:
         raise TypeError(
             f"mask has dtype {tensors['mask'].dtype}, not torch.bool: pass mask.bool(), True at candidates."

@@ -194,7 +194,7 @@ def train_student(
     Raises TypeError or ValueError for wrong arguments, ConfigError for an unknown device, TrainingError for a
     non-finite loss, StoreError if the folder belongs to another training or the labels to other trips.
     """
-    check_types(network, train, val, config, resume)
+    check_types(network, train, val, config, seed, resume=resume, progress=progress, on_epoch=on_epoch)
     zones = zone_array(zones, network.num_roads)
     zone_transitions = transition_counts(zone_transitions, zones)
     check_trips(network, train=train, val=val)

@@ -26,15 +26,26 @@ _COUNTS = "Compute the counts with transitions(zones, train, num_zones)."
 
 
 def check_types(
-    network: RoadNetwork, train: Trajectories, val: Trajectories, config: StudentConfig, resume: object
+    network: RoadNetwork, train: Trajectories, val: Trajectories, config: StudentConfig, seed: int, **options: object
 ) -> None:
-    """Raise TypeError where an argument has the wrong type."""
+    """Raise TypeError where an argument has the wrong type, ValueError for a negative seed.
+
+    `options`: resume, progress and on_epoch.
+    """
     expected = {"network": RoadNetwork, "train": Trajectories, "val": Trajectories, "config": StudentConfig}
     for (name, kind), value in zip(expected.items(), (network, train, val, config), strict=True):
         if not isinstance(value, kind):
-            raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}. {_USAGE}")
-    if not isinstance(resume, bool):
-        raise TypeError(f"resume is {resume!r}, not True or False. {_USAGE}")
+            raise TypeError(f"{name} is of type {type(value).__name__}, not {kind.__name__}. {_USAGE}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed is {seed!r}, not an integer. {_USAGE}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, not an integer of 0 or more. {_USAGE}")
+    if not isinstance(options["resume"], bool):
+        raise TypeError(f"resume is {options['resume']!r}, not True or False. {_USAGE}")
+    if not callable(options["progress"]):
+        raise TypeError(f"progress is {options['progress']!r}, not a function (stage, done, total, metrics). {_USAGE}")
+    if options["on_epoch"] is not None and not callable(options["on_epoch"]):
+        raise TypeError(f"on_epoch is {options['on_epoch']!r}, not a function of a dict of metrics. {_USAGE}")
 
 
 def check_trips(network: RoadNetwork, **splits: Trajectories) -> None:
@@ -86,7 +97,7 @@ def check_distillation(
     """Raise TypeError or ValueError where the arguments of distillation are wrong or incomplete."""
     if distill is not None and not isinstance(distill, DistillConfig):
         hint = "pass DistillConfig(**distill)." if isinstance(distill, dict) else _DISTILL_USAGE
-        raise TypeError(f"distill is a {type(distill).__name__}, not a DistillConfig: {hint}")
+        raise TypeError(f"distill is of type {type(distill).__name__}, not a DistillConfig: {hint}")
     _check_labels(labels=labels, val_labels=val_labels)
     if distill is None and labels is not None:
         raise ValueError(
@@ -136,7 +147,7 @@ def check_synthetic(distill: DistillConfig | None, synthetic: Trajectories | Non
             raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
         return
     if not isinstance(synthetic, Trajectories):
-        raise TypeError(f"synthetic is a {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
+        raise TypeError(f"synthetic is of type {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
     if not is_read:
         raise ValueError(
             "synthetic= is read only with the recipe `sequence`: pass distill=DistillConfig(recipe=['sequence']), or "
@@ -152,7 +163,7 @@ def _check_labels(**named: object) -> None:
             continue
         parts = [getattr(labels, part, None) for part in ("offsets", "scores")]
         if isinstance(labels, type) or not all(isinstance(part, np.ndarray) and part.ndim == 1 for part in parts):
-            kind = f"the class {labels.__name__}" if isinstance(labels, type) else f"a {type(labels).__name__}"
+            kind = f"the class {labels.__name__}" if isinstance(labels, type) else f"of type {type(labels).__name__}"
             raise TypeError(
                 f"{name} is {kind}, not labels. Pass SoftLabels.load(path), label(teacher, grid_tokens, trips, "
                 "network), OnlineTeacher(teacher, grid_tokens, network), or a function (batch, candidates) -> scores."
@@ -173,5 +184,7 @@ def check_validators(config: StudentConfig, validators: Sequence[object]) -> Non
 def device_of(device: torch.device | str) -> torch.device:
     """Return the torch device. Raises TypeError, or ConfigError if it is unknown or not available."""
     if not isinstance(device, torch.device | str):
-        raise TypeError(f"device is a {type(device).__name__}, not a name: pass device='auto', 'cpu' or 'cuda:0'.")
+        raise TypeError(
+            f"device is of type {type(device).__name__}, not a name: pass device='auto', 'cpu' or 'cuda:0'."
+        )
     return pick_device(str(device))

@@ -99,7 +99,7 @@ def checked_tokens(model: LMTAD, tokens: Int64Array, network: RoadNetwork) -> In
     given = np.asarray(tokens)
     if given.dtype.kind not in "iu":
         raise TypeError(
-            f"tokens is a {type(tokens).__name__} of {given.dtype}. Give the token of each road, "
+            f"tokens is of type {type(tokens).__name__} with dtype {given.dtype}. Give the token of each road, "
             '(N,) integers: token_table(grid, network)["token"].to_numpy().'
         )
     tokens = given.astype(np.int64, copy=False)

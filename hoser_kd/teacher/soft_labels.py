@@ -195,7 +195,9 @@ def _refuse_wrong_arguments(teacher: object, trips: object, network: object) -> 
     for name, value, kinds, source in expected:
         if not isinstance(value, kinds):
             kind = " or ".join(each.__name__ for each in kinds)
-            raise TypeError(f"{name} is a {type(value).__name__}, not {kind}. Call {call} with {name} = {source}.")
+            raise TypeError(
+                f"{name} is of type {type(value).__name__}, not {kind}. Call {call} with {name} = {source}."
+            )
     road_ids, roads = cast("Trajectories", trips).road_ids, cast("RoadNetwork", network).num_roads
     if len(road_ids) and not 0 <= road_ids.min() <= road_ids.max() < roads:
         raise ValueError(

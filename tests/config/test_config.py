@@ -108,6 +108,15 @@ def test_the_recipe_switches_the_divergence(config, uses_kl):
             ["line 2", "`student.select_by`", "unknown selection rule 'arrival'", "Did you mean 'arrival_rate'?"],
         ),
         (SYNTHETIC + "generation: {decoder: 3}", ["`generation.decoder`", "valid string", "(given: 3)"]),
+        ("", ["town.yaml: `source` is missing", "a section with the keys kind, path", "`source: {kind: hoser, path: "]),
+        (SYNTHETIC + "zones: 60", ["line 2", "`zones` is 60. Give a section with the keys count, ", "{count: 300}`"]),
+        (SYNTHETIC + "zones:", ["line 2: `zones` is empty. Give a section with the keys count, method", "or remove"]),
+        (
+            SYNTHETIC + "grid: {bounds: road}",
+            ["`grid.bounds` is 'road'. Give a section with the keys min_lat", "'roads'"],
+        ),
+        (SYNTHETIC + "grid: {bounds: {min_lat: 1}}", ["line 2: `grid.bounds.max_lat` is missing"]),
+        ("source: {kind: synthetic, synthetic: {blocks: [8]}}", ["`source.synthetic.blocks`: field required"]),
         ("- a\n- b", ["the top level must be sections"]),
         ("source: [", ["not readable as YAML"]),
     ],
@@ -123,6 +132,43 @@ def test_a_missing_file_suggests_the_closest_name(tmp_path):
     write(tmp_path, SYNTHETIC)
     with pytest.raises(ConfigError, match=r"no such file\. Did you mean `town.yaml`"):
         load_config(tmp_path / "twon.yaml")
+
+
+def test_a_folder_and_the_name_of_a_city_are_refused_with_the_file(tmp_path, monkeypatch):
+    (tmp_path / "config").mkdir()
+    file = write(tmp_path / "config", SYNTHETIC)
+    with pytest.raises(ConfigError, match=rf"config: a folder, not a file\. Give a city's YAML file: {file}\."):
+        load_config(tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    for name in ("town", "town.yaml"):
+        with pytest.raises(ConfigError, match=rf"{name}: no such file\. Did you mean `config/town\.yaml`\?"):
+            load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (
+            StudentConfig,
+            {"max_epoch": 3},
+            "StudentConfig: `max_epoch` is not a known setting. Did you mean `max_epochs`?",
+        ),
+        (DistillConfig, {"off_path": {"epoch": 1}}, "DistillConfig: `off_path.epoch` is not.* Did you mean `epochs`"),
+        (DistillConfig, {"lambda_kl": -1}, r"DistillConfig: `lambda_kl`: .* \(given: -1\)"),
+        (
+            SyntheticConfig,
+            {"num_trip": 30, "blocks": 3},
+            r"`blocks`: .*\nSyntheticConfig: `num_trip` is not a known setting\. Did you mean `num_trips`\?",
+        ),
+        (StudentConfig, {"hidden_dim": 5}, r"StudentConfig: road_id_dim \+ 4 \* attribute_dim must equal hidden_dim"),
+        (GridConfig, {"bounds": 5}, "GridConfig: `bounds` is 5. Give a section with the keys min_lat"),
+    ],
+)
+def test_a_section_built_in_python_names_the_closest_key(section, values, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        section(**values)
+    assert "pydantic" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def test_environment_variables_are_expanded(tmp_path, monkeypatch):

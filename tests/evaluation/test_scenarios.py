@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import EvaluationConfig, StudentConfig
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.memorization import copied
@@ -121,7 +121,7 @@ def test_a_hash_collision_is_no_copy(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"peak_hours": [[10, 7]]}, {"peak_hours": [[22, 26]]}, {"center": [-8.6, 410]}])
 def test_impossible_hours_and_places_are_refused(wrong):
-    with pytest.raises(ValidationError, match=r"from < to|latitude, then longitude"):
+    with pytest.raises(ConfigError, match=r"from < to|latitude, then longitude"):
         EvaluationConfig(**wrong)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 from dataclasses import replace
 
 import geopandas as gpd
@@ -355,8 +356,8 @@ def test_wrong_arguments_of_the_selection_are_refused():
     trips = random_trips(grid_network(4), 5)
     file = GenerationConfig(od_source="file", od_file="ods.csv")
     for arguments, error, message in [
-        (("test", trips, trips), TypeError, r"config is a str, not a GenerationConfig. Call select_od_pairs\("),
-        ((GenerationConfig(), trips, "test.csv"), TypeError, "test is a str, not a Trajectories"),
+        (("test", trips, trips), TypeError, r"config is of type str, not a GenerationConfig. Call select_od_pairs\("),
+        ((GenerationConfig(), trips, "test.csv"), TypeError, "test is of type str, not a Trajectories"),
         ((GenerationConfig(od_source="train"), trips.take(np.arange(0)), trips), ValueError, "train has no trips"),
         ((file, trips, trips), ValueError, r"num_roads=network.num_roads"),
     ]:
@@ -617,7 +618,7 @@ def test_settings_become_a_decoder():
 
 
 def test_only_decoders_that_sample_allow_several_trips_per_od():
-    with pytest.raises(ValueError, match="needs decoder sampling: beam gives one trip"):
+    with pytest.raises(ConfigError, match="needs decoder sampling: beam gives one trip"):
         GenerationConfig(decoder="beam", samples_per_od=2)
 
 
@@ -632,9 +633,17 @@ def test_a_decoder_can_be_given_by_name(requests):
 def test_an_unknown_decoder_is_refused():
     with pytest.raises(ConfigError, match=r"unknown decoder 'beem'.*Did you mean 'beam'"):
         Decoding("beem")
-    for wrong in ({"max_steps": 0}, {"beam_width": 1.5}, {"temperature": 0}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            Decoding(**wrong)
+    wrong = {
+        "name": [None, ["beam"]],
+        "max_steps": [0, True, "9"],
+        "beam_width": [1.5, True],
+        "temperature": [0, "a", float("inf"), float("nan"), True, 1e-320],
+        "seed": [1.5, -1, "a", True],
+    }
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ConfigError, match=rf"^{name} of a decoder is {re.escape(repr(value))}\. Use "):
+                Decoding(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -645,9 +654,9 @@ def test_an_unknown_decoder_is_refused():
         ({"max_steps": 0}, ValueError, r"max_steps is 0, not an integer of 1 or more. Call generate\(model"),
         ({"max_steps": 2.5}, ValueError, r"max_steps is 2.5"),
         ({"decoding": "greedy"}, ConfigError, r"unknown decoder 'greedy'. Known: search, beam, sampling"),
-        ({"decoding": 5}, TypeError, r"decoding is a int.*Decoding\('beam'"),
+        ({"decoding": 5}, TypeError, r"decoding is of type int.*Decoding\('beam'"),
         ({"decoding": Decoding(max_steps=9), "max_steps": 7}, ValueError, r"max_steps 7 contradicts the 9 of decoding"),
-        ({"model": "model.pth"}, TypeError, r"model is a str, not a HOSER. Call generate\(model"),
+        ({"model": "model.pth"}, TypeError, r"model is of type str, not a HOSER. Call generate\(model"),
         ({"origins": [0.5, 1.0]}, TypeError, r"origins has dtype float64, not an integer"),
         ({"origins": [[0, 1]]}, ValueError, r"origins has shape \(1, 2\), not \(n,\)"),
         (

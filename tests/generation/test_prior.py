@@ -341,9 +341,25 @@ def test_a_killed_run_resumes_and_parts_of_another_prior_are_not_read(city, tmp_
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda train, network: PriorConfig(markov_weight=0.5), TypeError, r"prior is a PriorConfig.*from_config\("),
-        (lambda train, network: 0.5, TypeError, r"prior is a float, not a Prior. Call Prior.fit\("),
-        (lambda train, network: Prior(0.5), TypeError, r"chain of a prior is a float, not a MarkovChain"),
+        (
+            lambda train, network: PriorConfig(markov_weight=0.5),
+            TypeError,
+            r"prior is of type PriorConfig.*from_config\(",
+        ),
+        (lambda train, network: 0.5, TypeError, r"prior is of type float, not a Prior. Call Prior.fit\("),
+        (
+            lambda train, network: Prior.fit(network, train),
+            TypeError,
+            r"^train is of type RoadNetwork.*Call Prior.fit\(train",
+        ),
+        (
+            lambda train, network: Prior.fit(train, None),
+            TypeError,
+            r"^network is of type NoneType.*Call Prior.fit\(train",
+        ),
+        (lambda train, network: Prior.fit(train, network, smoothing="a"), ConfigError, "smoothing of a prior is 'a'"),
+        (lambda train, network: Prior.fit(train, network, smoothing=0), ConfigError, "smoothing of a prior is 0"),
+        (lambda train, network: Prior(0.5), TypeError, r"chain of a prior is of type float, not a MarkovChain"),
         (lambda train, network: Prior(MarkovChain.fit(train, network, order=2)), ConfigError, "has order 2"),
         (lambda train, network: Prior.fit(train, network, markov_weight=1.5), ConfigError, "1.5. Use a number from 0"),
         (lambda train, network: Prior.fit(train, network, markov_weight=True), ConfigError, "markov_weight"),
@@ -379,10 +395,10 @@ def test_the_section_becomes_a_prior(city):
     assert Prior.from_config(PriorConfig(smoothing=1.0), train, network) is None
     prior = Prior.from_config(PriorConfig(markov_weight=0.5, smoothing=1.0, cost_per_km=2), train, network)
     assert (prior.markov_weight, prior.temperature, prior.cost_per_km, prior.chain.smoothing) == (0.5, 1.0, 2.0, 1.0)
-    with pytest.raises(ValueError, match="tune chooses markov_weight, temperature and cost_per_km"):
+    with pytest.raises(ConfigError, match="tune chooses markov_weight, temperature and cost_per_km"):
         PriorConfig(tune=True, markov_weight=0.5)
     for wrong in ({"markov_weight": 1.1}, {"temperature": 0}, {"cost_per_km": -1}, {"smoothing": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
             PriorConfig(**wrong)
 
 

@@ -116,7 +116,8 @@ def test_porto_resolution(porto):
 
 def _grid(corner, size, cell, factor):
     (lat, lng), (height, width) = corner, size
-    return GridSpec(lat, lat + height, lng, lng + width, *cell, factor)
+    north, east = lat + height, lng + width
+    return GridSpec(lat, north, lng, east, min(cell[0], north - lat), min(cell[1], east - lng), factor)
 
 
 grids = st.builds(
@@ -133,6 +134,8 @@ points = st.lists(st.tuples(st.floats(-89, 89), st.floats(-179, 179)), min_size=
 def test_tokens_are_in_range_and_clamped_exactly_outside(grid, where):
     lat, lng = np.array(where).T
     height, width = grid.shape
+    # a token of points that are all outside is refused
+    lat, lng = np.append(lat, grid.min_lat), np.append(lng, grid.min_lng)
     cells = grid.cell_of(lat, lng)
     tokens = grid.tokenize(lat, lng)
     assert ((tokens >= 0) & (tokens < grid.num_labels)).all()
@@ -202,6 +205,22 @@ def test_float32_points_are_computed_in_float64():
     assert grid.tokenize(lat, -8.6) == grid.tokenize(float(lat), -8.6)
 
 
+def test_points_that_are_all_outside_are_rejected():
+    grid = GridSpec(**PORTO)
+    lat, lng = np.array([41.15, 41.16]), np.array([-8.6, -8.61])
+    with pytest.raises(ValueError, match=r"none of the 2 points lies inside.* exchanged\. Call tokenize\(lat, lng\)"):
+        grid.tokenize(lng, lat)
+    with pytest.raises(ValueError, match=r"none of the 1 points lies inside.*the grid is that of this city"):
+        grid.tokenize(39.9, 116.4)
+    assert grid.tokenize([41.15, 39.9], [-8.6, 116.4]).shape == (2,)
+    assert grid.tokenize([], []).shape == (0,)
+
+
+def test_points_of_different_shapes_are_rejected():
+    with pytest.raises(ValueError, match=r"lat has shape \(3,\), lng \(2,\)\. Call tokenize\(lat, lng\)"):
+        GridSpec(**PORTO).tokenize(np.full(3, 41.15), np.full(2, -8.6))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_point_that_is_not_finite_is_rejected(value):
     with pytest.raises(ValueError, match="not finite"):
@@ -214,6 +233,8 @@ def test_a_point_that_is_not_finite_is_rejected(value):
         ((1, 0, 0, 1, 0.1, 0.1), "min_lat 1 is not below max_lat 0"),
         ((0, 1, 1, 1, 0.1, 0.1), "min_lng 1 is not below max_lng 1"),
         ((0, 1, 0, 1, 0, 0.1), "cell_lat 0 is not above 0"),
+        ((41, 42, -9, -8, 50, 0.5), r"cell_lat 50 is larger than the extent of 1° \(min_lat to max_lat\)"),
+        ((41, 42, -9, -8, 0.5, 50), "cell_lng 50 is larger than the extent of 1°"),
         ((0, 1, 0, np.nan, 0.1, 0.1), "max_lng is nan"),
         ((0, 1, 0, 1, 0.1, 0.1, 0), "downsample_factor 0"),
         ((0, 1, 0, 1, 0.1, 1e-9), "cells of 0.1° × 1e-09° give more than 10,000,000 rows or columns"),

@@ -67,7 +67,11 @@ def test_a_published_checkpoint_without_its_network_is_refused(golden):
     call = r'load_student\("hoser_ckpt.pth", network=hoser_kd.read_network\(folder\), zones=\.\.\.\)'
     with pytest.raises(TypeError, match=rf"a published \.pth holds no road network\. Call {call}"):
         load_student(golden / "hoser_ckpt.pth")
-    with pytest.raises(TypeError, match=r"network is a list, not a RoadNetwork or a folder\. Call load_student\("):
+    with pytest.raises(TypeError, match=r"For an LM-TAD checkpoint, call load_teacher\(path\)"):
+        load_student(golden / "lmtad_ckpt.pt")
+    with pytest.raises(
+        TypeError, match=r"network is of type list, not a RoadNetwork or a folder\. Call load_student\("
+    ):
         load_student(golden / "hoser_ckpt.pth", [1, 2])
 
 
@@ -76,13 +80,17 @@ def test_arguments_that_do_not_belong_are_refused(small_city, folder, golden, go
         load_student(folder, log1p_mean=3.0, num_heads=2)
     with pytest.raises(TypeError, match=r"no argument `heads`\. It takes path, network.* num_heads"):
         load_student(golden / "hoser_ckpt.pth", golden_city.network, heads=2)
-    with pytest.raises(TypeError, match=r"path is a RoadNetwork, not a path\. Call load_student\(path, network\)"):
+    with pytest.raises(
+        TypeError, match=r"path is of type RoadNetwork, not a path\. Call load_student\(path, network\)"
+    ):
         load_student(small_city.network, folder)
 
 
 def test_other_paths_are_named(folder, golden, tmp_path):
     with pytest.raises(CheckpointError, match="nothing: no such file or folder"):
         load_student(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"For an LM-TAD checkpoint, call load_teacher\(path\)\.$"):
+        load_student(golden / "lmtad_ckpt.pt", golden / "hoser_city")
     with pytest.raises(CheckpointError, match=r"It is a road network: load_student\(path, network="):
         load_student(golden / "hoser_city")
     (tmp_path / "config.json").write_text("{}")

@@ -287,7 +287,9 @@ def test_other_files_are_refused(tmp_path, model, spoil, text):
 
 
 def test_missing_files_are_named(tmp_path, model):
-    with pytest.raises(CheckpointError, match=r"a\.pt: no such file"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.pt: no such file\. Give the path of an LM-TAD.*\(in YAML: `distill\.ckpt_path`\)"
+    ):
         load_checkpoint(tmp_path / "a.pt")
     save(LMTADCheckpoint(model, CONFIG, {}), tmp_path)
     (tmp_path / "config.json").write_text("{")

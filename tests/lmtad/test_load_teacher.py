@@ -18,7 +18,7 @@ def test_published_files_and_our_folder(golden, tmp_path, name):
 
 
 def test_other_files_are_refused(golden, tmp_path):
-    with pytest.raises(TypeError, match=r"path is a int, not a path\. Call load_teacher\(path\)"):
+    with pytest.raises(TypeError, match=r"path is of type int, not a path\. Call load_teacher\(path\)"):
         load_teacher(3)
     with pytest.raises(CheckpointError, match="not an LM-TAD checkpoint"):
         load_teacher(golden / "hoser_ckpt.pth")

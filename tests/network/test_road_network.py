@@ -186,7 +186,10 @@ def test_invalid_connections_are_rejected(tmp_path, link, message):
 
 
 def test_missing_columns_and_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"roadmap\.geo: no such file.*source\.path"):
+    with pytest.raises(
+        DataError,
+        match=r"roadmap\.geo: no such file\. Give the path of an existing file \(in YAML, `source\.path` is the folder",
+    ):
         road_network.read_hoser(tmp_path)
     _write(tmp_path, geo_header="geo_id,type,coordinates,highway,meters")
     with pytest.raises(DataError, match=r"roadmap\.geo: column length is missing.*geo_id, coordinates"):

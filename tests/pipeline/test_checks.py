@@ -181,7 +181,7 @@ def test_the_grid_checks_read_the_metrics_of_the_stage(tmp_path):
     (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
     fine = measured(GridSpec(south, north, west, east, 0.001, 0.001))
     assert all(result.passed for result in run_checks(fine, {}))
-    coarse = measured(GridSpec(south - 1, north + 1, west - 1, east + 1, 4.0, 4.0))
+    coarse = measured(GridSpec(south - 1, north + 1, west - 1, east + 1, 1.9, 1.9))
     assert not verdict("grid_resolution_sufficient", coarse)[0]
     assert where("grid_resolution_sufficient", coarse)[0][0]["roads"] == network.num_roads
     beside = measured(GridSpec(south + 0.004, north + 0.004, west, east, 0.001, 0.001))

@@ -10,7 +10,6 @@ import torch
 from hoser_cities import TINY, City
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from small_graphs import edges, least_costs, network_of, networks, walks
 from test_training import teacher_labels, train, weights
 
@@ -336,7 +335,7 @@ def test_several_processes_are_refused(small_city, tmp_path, monkeypatch):
 
 def test_a_teacher_weight_needs_an_online_teacher():
     settings = {"recipe": ["off_path"], "off_path": {"teacher_weight": 0.5}}
-    with pytest.raises(ValidationError, match="labels: online"):
+    with pytest.raises(ConfigError, match="labels: online"):
         DistillConfig(**settings)
     assert DistillConfig(**settings, labels="online").uses_off_path
     assert not DistillConfig(**{**settings, "recipe": ["kl"]}).uses_off_path

@@ -247,7 +247,7 @@ def test_the_trainer_reads_the_label_smoothing(small_city, tmp_path):
         ({"distill": SEQUENCE}, ValueError, "requires trips sampled from the teacher"),
         ({"synthetic": "trips"}, ValueError, "only with the recipe `sequence`"),
         ({"distill": DistillConfig(lambda_kl=0), "synthetic": "trips"}, ValueError, "only with the recipe `sequence`"),
-        ({"distill": SEQUENCE, "synthetic": [[1, 2]]}, TypeError, "synthetic is a list"),
+        ({"distill": SEQUENCE, "synthetic": [[1, 2]]}, TypeError, "synthetic is of type list"),
         ({"distill": BOTH, "synthetic": "trips"}, ValueError, "requires the teacher's labels"),
     ],
 )

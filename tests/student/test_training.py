@@ -383,9 +383,13 @@ def test_non_finite_gradient_stops_without_touching_weights(small_city, small_mo
 def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
     city, labels = small_city, teacher_labels(small_city.network, small_city.trips["train"])
     cases = [
-        ({"network": "porto"}, TypeError, r"network is a str, not a RoadNetwork. Call train_student\(network, zones"),
-        ({"config": {"max_epochs": 1}}, TypeError, "config is a dict, not a StudentConfig"),
-        ({"val": None}, TypeError, "val is a NoneType, not a Trajectories"),
+        (
+            {"network": "porto"},
+            TypeError,
+            r"network is of type str, not RoadNetwork. Call train_student\(network, zones",
+        ),
+        ({"config": {"max_epochs": 1}}, TypeError, "config is of type dict, not StudentConfig"),
+        ({"val": None}, TypeError, "val is of type NoneType, not Trajectories"),
         ({"zones": city.zones[:5]}, ValueError, r"zones has shape \(5,\)"),
         ({"zone_transitions": np.ones((2, 3))}, ValueError, r"zone_transitions has shape \(2, 3\)"),
         ({"train": city.trips["train"].take(np.zeros(0, np.int64))}, ValueError, "train has no trips"),
@@ -401,12 +405,16 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
         (
             {"distill": {"lambda_kl": 1}, "labels": labels},
             TypeError,
-            r"distill is a dict.*Config\(\*\*distill\)",
+            r"distill is of type dict.*Config\(\*\*distill\)",
         ),
-        ({"distill": True, "labels": labels}, TypeError, "distill is a bool, not a DistillConfig"),
-        ({"distill": DistillConfig(), "labels": "a.arrow"}, TypeError, r"labels is a str.*SoftLabels.load\(path\)"),
+        ({"distill": True, "labels": labels}, TypeError, "distill is of type bool, not a DistillConfig"),
+        (
+            {"distill": DistillConfig(), "labels": "a.arrow"},
+            TypeError,
+            r"labels is of type str.*SoftLabels.load\(path\)",
+        ),
         ({"distill": DistillConfig(), "labels": SoftLabels}, TypeError, "labels is the class SoftLabels"),
-        ({"val_labels": labels.scores}, TypeError, "val_labels is a ndarray, not labels"),
+        ({"val_labels": labels.scores}, TypeError, "val_labels is of type ndarray, not labels"),
         ({"zones": city.zones.astype(float)}, TypeError, r"zones has dtype float64.*zones.astype\('int64'\)"),
         ({"zones": city.zones > 0}, TypeError, "zones has dtype bool"),
         ({"zones": np.where(np.arange(120) == 7, -1, city.zones)}, ValueError, r"zones\[7\] is -1.*partition\("),
@@ -416,7 +424,13 @@ def test_wrong_arguments_are_refused_before_training(small_city, tmp_path):
         ({"zone_transitions": city.transitions * np.nan}, ValueError, "the value nan"),
         ({"zone_transitions": city.transitions.astype(str)}, TypeError, "zone_transitions has dtype <U"),
         ({"device": "gpu"}, ConfigError, "device 'gpu' is unknown: use auto"),
-        ({"device": 0}, TypeError, "device is a int.*device='auto'"),
+        ({"device": 0}, TypeError, "device is of type int.*device='auto'"),
+        ({"seed": "a"}, TypeError, r"seed is 'a', not an integer. Call train_student\(network"),
+        ({"seed": 1.0}, TypeError, "seed is 1.0, not an integer"),
+        ({"seed": True}, TypeError, "seed is True, not an integer"),
+        ({"seed": -1}, ValueError, "seed is -1, not an integer of 0 or more"),
+        ({"progress": True}, TypeError, r"progress is True, not a function \(stage, done, total"),
+        ({"on_epoch": 3}, TypeError, "on_epoch is 3, not a function"),
         ({"resume": "no"}, TypeError, "resume is 'no', not True or False"),
     ]
     right = {

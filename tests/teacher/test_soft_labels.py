@@ -302,15 +302,27 @@ def test_a_loaded_checkpoint_is_a_teacher():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("teacher.pt", CELLS, TRIPS, NETWORK), r"teacher is a str.* with teacher = hoser_kd\.load_teacher\(path\)"),
+        (
+            ("teacher.pt", CELLS, TRIPS, NETWORK),
+            r"teacher is of type str.* with teacher = hoser_kd\.load_teacher\(path\)",
+        ),
         (
             (TEACHER, CELLS, NETWORK, TRIPS),
-            r"trips is a RoadNetwork, not Trajectories\. Call label\(teacher, tokens, tri",
+            r"trips is of type RoadNetwork, not Trajectories\. Call label\(teacher, tokens, tri",
         ),
-        ((TEACHER, TRIPS, CELLS, NETWORK), r"trips is a ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
-        ((TEACHER, CELLS, TRIPS, "porto"), r"network is a str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)"),
-        ((TEACHER, CELLS / 2, TRIPS, NETWORK), r"tokens is a ndarray of float64\. .*token_table\(grid, network\)"),
-        ((TEACHER, NETWORK, TRIPS, NETWORK), r"tokens is a RoadNetwork of object\. Give the token of each road"),
+        ((TEACHER, TRIPS, CELLS, NETWORK), r"trips is of type ndarray.*= hoser_kd\.read_trips\(csv, network\)"),
+        (
+            (TEACHER, CELLS, TRIPS, "porto"),
+            r"network is of type str, not RoadNetwork.*= hoser_kd\.read_network\(folder\)",
+        ),
+        (
+            (TEACHER, CELLS / 2, TRIPS, NETWORK),
+            r"tokens is of type ndarray with dtype float64\. .*token_table\(grid, network\)",
+        ),
+        (
+            (TEACHER, NETWORK, TRIPS, NETWORK),
+            r"tokens is of type RoadNetwork with dtype object\. Give the token of each road",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_with_the_right_call(arguments, message):

@@ -30,7 +30,7 @@ _USAGE = "make_synthetic_city(folder, SyntheticConfig(num_trips=200))"
 _SHARES = (0.80, 0.07, 0.13)
 
 
-def make_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Progress = silent) -> Path:
+def make_synthetic_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Progress = silent) -> Path:
     """Write roadmap.geo, roadmap.rel, train.csv, val.csv and test.csv to `folder` and return it.
 
     Trips are split at random (80 / 7 / 13 %) and sorted by departure in each file; `entity_id` is the driver. Raises
@@ -51,6 +51,10 @@ def make_city(folder: str | PathLike[str], config: SyntheticConfig, progress: Pr
         with atomic_path(place / f"{split}.csv") as part:
             trips.trajectories.take(rows).to_hoser_csv(part, entity_ids=trips.driver[rows])
     return place
+
+
+make_city = make_synthetic_city
+"""The name inside this package."""
 
 
 def _split(seed: int, count: int) -> list[Int64Array]:

@@ -74,7 +74,7 @@ def source_folder(artifact: Path) -> Path:
 
 def road_network(run: StageRun) -> dict[str, Any]:
     """Read and validate the roads; writes GeoParquet, Parquet and a map."""
-    network = roads_io.read_hoser(source_folder(run.path("source_files")))
+    network = roads_io.read_network(source_folder(run.path("source_files")))
     network.save(run.folder)
     (run.folder / "map.png").write_bytes(plots.png(plots.network_map(network)))
     degrees = network.successors.degrees
@@ -115,7 +115,7 @@ def trajectories(run: StageRun) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     dropped: dict[str, int] = {}
     for split in SPLITS:
-        trips = trips_io.read_hoser(source / f"{split}.csv", network, run.config.source.on_bad_row)
+        trips = trips_io.read_trips(source / f"{split}.csv", network, run.config.source.on_bad_row)
         trips.save(run.folder / f"{split}.arrow")
         rows.append(_split_row(split, trips, network))
         for reason, count in trips.dropped.items():
