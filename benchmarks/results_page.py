@@ -353,8 +353,8 @@ def reproduce_lines(cities: Sequence[Row]) -> list[str]:
     return [
         *lines,
         (
-            f"The last command needs no teacher. It trains one student with the settings of the table, about {seconds:.0f} s of "
-            "CPU time with its trips, and prints its metrics beside the stored ones."
+            "The last command needs no teacher. It trains one student with the settings of the table, about "
+            f"{seconds:.0f} s of CPU time with its trips, and prints its metrics beside the stored ones."
         ),
     ]
 
