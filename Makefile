@@ -53,8 +53,8 @@ check: lint
 test: setup
 	$(PYTEST) --durations=10
 
-# One thread per worker: more would compete for the same cores.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+# One thread per worker: more would compete for the same cores. Byte code is kept, because the tests start many processes.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 # The UI, the files of the store and TensorBoard, so that links in the UI open reports and curves.
 dev: setup

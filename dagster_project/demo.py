@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 import time
 
 import dagster as dg
@@ -22,6 +23,9 @@ from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
+
+REPORT_FILES = {"report": "report.html", "map": "map.html"}
+"""Files of the report that the closing screen names."""
 
 
 def main() -> int:
@@ -89,7 +93,10 @@ def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: lis
 
 
 def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: float) -> str:
-    """Return the summary: data, teacher, vanilla against distilled by seed, and where the report is."""
+    """Return the closing screen: the data, the verdict of the report, the best baselines, and where the files are.
+
+    Raises StoreError if a stage of one of the seeds is not materialized.
+    """
     store = Store(store_root())
 
     def artifact(stage: str, seed: str | None = None) -> Artifact:
@@ -99,30 +106,19 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
             raise StoreError(f"{stage} of {key} is not materialized. Materialize it first.")
         return store.open(stage, city, version, None if seed is None else int(seed))
 
-    network, trips, teacher = (artifact(stage).summary for stage in ("road_network", "trajectories", "teacher"))
-    resolution = artifact("grid_token_table").summary["resolution"]
-    lines = [
-        "",
-        (
-            f"  {city}: {network['num_roads']} roads, {trips['num_trips']} trips, {trips['num_steps']} steps; "
-            f"completed in {duration(seconds)}"
-        ),
-        (
-            f"  teacher: {teacher['layers']} layers, {teacher['parameters']:,} parameters, validation perplexity "
-            f"{teacher['val_perplexity']:.2f}; candidates are distinguishable at "
-            f"{resolution['distinguishable_share']:.0%} of the choices"
-        ),
-        "",
-        f"  {'seed':>4}  {'metric on test trips':<34}{'vanilla':>10}{'distilled':>11}",
-    ]
     for seed in seeds:
-        for row in artifact("trajectory_metrics", seed).summary["comparison"]:
-            value = row.get("distilled")
-            distilled = "–" if value is None else f"{value:.4f}"
-            lines.append(f"  {seed:>4}  {row['metric']:<34}{row['vanilla']:>10.4f}{distilled:>11}")
-    report_path = artifact("distillation_report").path / "report.html"
-    lines += ["", f"  report: {report_path}", "  open the UI: make dev, then http://localhost:3000", ""]
-    return "\n".join(lines) + "\n"
+        artifact("trajectory_metrics", seed)
+    network, trips = (artifact(stage).summary for stage in ("road_network", "trajectories"))
+    report = artifact("distillation_report")
+    heading = (
+        f"{city}: {network['num_roads']} roads, {trips['num_trips']} trips, seeds {report.summary['seeds']}; completed "
+        f"in {duration(seconds)}"
+    )
+    lines = ["", heading, "", *report.summary["verdict"].splitlines(), ""]
+    texts = [line for text in lines for line in textwrap.wrap(text, 116, subsequent_indent="  ") or [""]]
+    files = [f"{name:<7} {report.path / file}" for name, file in REPORT_FILES.items() if (report.path / file).is_file()]
+    texts += [*files, "UI      make dev, then http://localhost:3000", ""]
+    return "\n".join(f"  {text}".rstrip() for text in texts) + "\n"
 
 
 if __name__ == "__main__":

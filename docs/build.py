@@ -107,9 +107,8 @@ current road.
 _COMPARISON = """
 ## Comparison
 
-Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. The effect is the mean difference over
-its standard deviation over the seeds (Cohen's d for pairs). Where the pairs of the same OD cells are those of the same
-request, the metrics of both sections are equal, and the report's verdict counts them once.
+Differences are distilled minus vanilla, paired by seed, with 95 % t-intervals. Where the pairs of the same OD cells are
+those of the same request, both sections have the same values; the [report](report.md) says so and shows one section.
 """
 _STATISTICS = """
 ## Intervals and tests
@@ -144,7 +143,7 @@ _BASELINES_INTRO = """
 ## Baselines
 
 The stage `baseline_trips` generates trips for the same requests as the students, fitted on training trips only. They
-are columns of the report and of `hoser-kd evaluate`. They have no seeds, so they have no interval. The primary metric
+are columns of the report and of `hoser-kd evaluate`. They have no seeds, so no interval over seeds. The primary metric
 of trips is `paired.edr`; the report states which baselines beat which student on it. Next-step metrics are compared
 with counting models: the frequency of the next road, and Markov chains of order 1 and 2.
 """
@@ -188,7 +187,7 @@ def evaluation_page() -> str:
         _SCENARIOS_INTRO,
         _table("scenario", "contains", {f"`{name}`": about for name, about in SCENARIOS.items()}),
         _SCENARIOS_NOTES.format(least=LEAST_TRIPS, jsd=MIN_TRIPS_FOR_JSD),
-        "\n## Failures\n",
+        "\n## Arrival and route\n",
         _table("cause", "meaning", dict(CAUSES)),
         _COMPARISON,
         _BASELINES_INTRO,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from chromium import FLAGS, find_chromium
+from guarded_process import GuardedProcess
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from hoser_cities import City
+    from playwright.sync_api import Browser
 
     from hoser_kd.hoser import HOSER
 
@@ -20,23 +26,40 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
-LONGEST = ("dev", "test_reexecuted_chain", "test_backfill", "test_dev", "town", "test_graph", "test_instance")
+LONGEST = ("dev",)
 """Groups of tests that run for minutes, and must not be the last ones that a worker begins."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks of this suite."""
+    config.addinivalue_line("markers", "last: run after the other tests of its group")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under xdist, keep the tests of a file on one worker, unless they name a group, and begin with the longest."""
-    if not hasattr(config, "workerinput"):
-        return
+    """Begin with the longest groups. Under xdist, keep the tests of a file on one worker, unless they name a group."""
     groups = {}
     for item in items:
         mark = item.get_closest_marker("xdist_group")
-        if mark is None:
+        if mark is None and hasattr(config, "workerinput"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         groups[item] = mark.args[0] if mark else item.path.stem
     rank = {group: number for number, group in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(groups[item], len(LONGEST)))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        number = rank.get(groups[item], len(LONGEST))
+        return number, number < len(LONGEST) and item.get_closest_marker("last") is not None
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where the installed pytest-xdist does not group tests: those of a server would start it on every worker."""
+    config = session.config
+    if hasattr(config, "workerinput") and config.getoption("loadgroup", default=False):
+        loose = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("::")[2].rpartition("]")[2]]
+        if loose:
+            pytest.exit(f"this pytest ignores the groups of pytest-xdist ({loose[0]}): install the pinned versions", 4)
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +125,28 @@ def small_model(small_city: City) -> HOSER:
     return HOSER.build(
         TINY, small_city.network, small_city.zones, small_city.transitions, log1p_mean=3.0, log1p_std=0.5, max_len=16
     )
+
+
+@pytest.fixture(scope="session")
+def chromium_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start the system's chromium once per worker; tests that use it share a worker (group `dev`)."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("chromium")
+    command = [path, "--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}", *FLAGS, "about:blank"]
+    with GuardedProcess(command, cwd=profile, environment=os.environ, log=profile / "log"):
+        port = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while not (port.is_file() and "\n" in port.read_text()):
+            assert time.monotonic() < deadline, (profile / "log").read_text()
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port.read_text().split()[0]}"
+
+
+@pytest.fixture(scope="module")
+def chromium(chromium_address: str) -> Iterator[Browser]:
+    """The browser, for the tests of a file: Playwright's event loop must not run under tests of Dagster in process."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        yield driver.chromium.connect_over_cdp(chromium_address)

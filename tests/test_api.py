@@ -123,9 +123,9 @@ def test_the_examples_of_the_page_run(tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks()), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:hoser_kd", str(script)],
+        [sys.executable, "-W", "error", str(script)],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

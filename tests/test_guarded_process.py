@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -9,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guarded_process import GuardedProcess, run
+from ports import free_ports
 from stage_process import left_after, running
 
 TESTS = Path(__file__).parent
@@ -42,9 +45,7 @@ def accepts(port: int) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def wait_until(condition, seconds: float = 30) -> None:
@@ -54,21 +55,36 @@ def wait_until(condition, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen) -> Iterator[None]:
+    """Kill a process at the end, so that a failed test does not wait for it."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_test_run_takes_its_servers_along(tmp_path, port, sent):
-    with subprocess.Popen(
-        [sys.executable, "-c", TEST_RUN, str(tmp_path), *SERVER, str(port)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    ) as test_run:
-        assert int(test_run.stdout.readline()) in running(tmp_path)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", TEST_RUN, str(tmp_path), *SERVER, str(port)],
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as test_run,
+        _ended(test_run),
+    ):
+        server = int(test_run.stdout.readline())
         wait_until(lambda: accepts(port))
-        assert len(running(tmp_path)) == 3  # the test run, the server and the process beside it
+        # the test run, the server and the process beside it; one that starts a program names no folder for a moment
+        wait_until(lambda: len(running(tmp_path)) == 3)
+        assert server in running(tmp_path)
         os.killpg(test_run.pid, sent)
         test_run.wait(10)
         assert not left_after(tmp_path, 10)
-        assert not accepts(port)
+        # a process that ends loses its name before its sockets
+        wait_until(lambda: not accepts(port), 10)
 
 
 def test_closing_ends_the_server_and_what_it_started(tmp_path, port):
@@ -76,7 +92,7 @@ def test_closing_ends_the_server_and_what_it_started(tmp_path, port):
     with GuardedProcess([*SERVER, str(port)], cwd=tmp_path, environment=mark, log=tmp_path / "log") as server:
         wait_until(lambda: accepts(port))
         assert server.poll() is None
-        assert len(running(tmp_path)) == 2
+        wait_until(lambda: len(running(tmp_path)) == 2)
     assert not running(tmp_path)
 
 
@@ -95,7 +111,7 @@ def test_a_process_whose_first_thread_has_ended_takes_its_children_along(tmp_pat
         state = Path(f"/proc/{process.pid}/stat")
         wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "Z")
         assert process.poll() is None
-        assert len(running(tmp_path)) == 1
+        wait_until(lambda: len(running(tmp_path)) == 1)
     assert not running(tmp_path)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from hoser_kd.evaluation.metric_registry import METRICS, SECTIONS, Metric, all_metrics
-from hoser_kd.evaluation.statistics import Difference, paired_difference
+from hoser_kd.evaluation.statistics import Difference, paired_difference, paired_t_test
 
 Runs = Mapping[int, Mapping[str, float]]
 """Metrics by `section.metric`, by seed."""
@@ -35,6 +35,9 @@ class Row:
     effect: float | None = None
     """Effect size: mean difference over its standard deviation over the seeds (Cohen's d for pairs); None with fewer
     than two common seeds or without any spread."""
+    p_value: float | None = None
+    """Two-sided p-value of the paired t-test over the common seeds, of the distances from the target where there is
+    one; None with fewer than two common seeds or without a verdict."""
 
     @property
     def name(self) -> str:
@@ -98,7 +101,7 @@ def _row(metric: Metric, vanilla: Runs, distilled: Runs, confidence: float) -> R
     a, b = ({seed: values[name] for seed, values in runs.items() if name in values} for runs in (vanilla, distilled))
     real = next(_values([*vanilla.values(), *distilled.values()], metric.real), None)
     target = real if metric.target == "real" else metric.target
-    difference, verdict, effect = None, None, None
+    difference, verdict, effect, p_value = None, None, None, None
     common = [seed for seed in a if seed in b]
     if common:
         vanilla_values = np.array([a[seed] for seed in common])
@@ -107,11 +110,13 @@ def _row(metric: Metric, vanilla: Runs, distilled: Runs, confidence: float) -> R
         spread = float((distilled_values - vanilla_values).std(ddof=1)) if len(common) > 1 else 0.0
         effect = difference.mean / spread if spread > 0 else None
         if target is not None:
-            error = paired_difference(abs(distilled_values - target), abs(vanilla_values - target), confidence)
-            verdict = _verdict(error, "lower")
+            errors = abs(distilled_values - target), abs(vanilla_values - target)
+            verdict = _verdict(paired_difference(*errors, confidence), "lower")
+            p_value = paired_t_test(errors[0] - errors[1])
         elif metric.better is not None:
             verdict = _verdict(difference, metric.better)
-    return Row(metric, tuple(a.values()), tuple(b.values()), real, difference, verdict, effect)
+            p_value = paired_t_test(distilled_values - vanilla_values)
+    return Row(metric, tuple(a.values()), tuple(b.values()), real, difference, verdict, effect, p_value)
 
 
 def _values(runs: list[Mapping[str, float]], name: str | None) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""Failed generated trips and the causes.
+"""Generated trips that do not arrive, or arrive by another route than the real trip, and the causes.
 
 Shapes: n trips.
 """
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
-Cause = Literal["no path", "step limit", "wrong turn"]
+Cause = Literal["no path", "step limit", "another route"]
 CAUSES: dict[Cause, str] = {
     "no path": "the search had no node left to expand before it reached the destination",
     "step limit": "the search reached its limit of expansions before the destination",
-    "wrong turn": "the trip reached the destination but shares less than half of the real trip's roads",
+    "another route": "the trip reached the destination but shares less than half of the real trip's roads",
 }
 """Causes and their meanings, in the order of tables and docs."""
 LEAST_SHARED = 0.5
-"""Share of the real trip's roads below which a trip counts as a wrong turn."""
+"""Share of the real trip's roads below which a trip counts as another route."""
 
 
 class Failure(NamedTuple):
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
     cause: Cause
     """Its cause."""
     away_km: float
-    """Distance from its end to the destination; for a wrong turn, largest distance of its roads from the real trip."""
+    """Distance from its end to the destination; for another route, largest distance of its roads from the real trip."""
 
 
 def failures(
@@ -50,7 +50,7 @@ def failures(
     """Return the failed trips, the largest distance first.
 
     `destinations` (n,) int64 are the requested destinations, `max_steps` the limit of expansions. Trip i of `real` is
-    the real trip of request i; without it, wrong turns are not reported.
+    the real trip of request i; without it, other routes are not reported.
     """
     ends, goals = network.centroids[generated.destinations], network.centroids[destinations]
     away_km = great_circle_m(ends[:, 0], ends[:, 1], goals[:, 0], goals[:, 1]) / 1000
@@ -61,7 +61,7 @@ def failures(
     if real is not None:
         turned = generated.reached & (_share_of_real(real, generated, network.num_roads) < LEAST_SHARED)
         failed += [
-            Failure(row, "wrong turn", _farthest_km(generated.roads(row), real.roads(row), network))
+            Failure(row, "another route", _farthest_km(generated.roads(row), real.roads(row), network))
             for row in np.flatnonzero(turned).tolist()
         ]
     return sorted(failed, key=lambda failure: -failure.away_km)

@@ -362,7 +362,7 @@ STAGES: dict[str, Stage] = {
             per_seed=True,
             uses_model=True,
             kinds=("numba",),
-            code_version="5",
+            code_version="6",
         ),
         Stage(
             "baseline_trips",
@@ -392,12 +392,14 @@ STAGES: dict[str, Stage] = {
             "distillation_report",
             "evaluation",
             "Vanilla against distilled over all seeds trained with the same settings, with paired confidence "
-            "intervals, baselines, curves, distributions and maps: one HTML file that needs no network connection.",
+            "intervals, baselines, ceilings, curves and distributions, and a zoomable map: two HTML files that need no "
+            "network connection.",
             inputs=(
                 *_STUDENTS,
                 "generated_trajectories",
                 "trajectory_metrics",
                 "baseline_trips",
+                "ceilings",
                 "road_network",
                 "trajectories",
                 "grid_token_table",
@@ -406,7 +408,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="6",
+            code_version="7",
             module="hoser_kd.pipeline.stages.report",
         ),
     )

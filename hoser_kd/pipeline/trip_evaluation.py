@@ -143,7 +143,8 @@ def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, s
         data = report_data(StageRun(steps[-1].stage, config, None, steps[-1].inputs(found), Path(folder)))
     columns = {**data.baselines.trips, result.name: metrics.flatten(result.metrics)}
     note = " ".join(filter(None, (data.baselines.note, f"{result.name}: {result.match.message}", result.caution)))
-    write_report(path, replace(data, baselines=replace(data.baselines, trips=columns, note=note)))
+    # the addresses of the files are relative to the report's place in the store
+    write_report(path, replace(data, baselines=replace(data.baselines, trips=columns, note=note), files=()))
 
 
 def _with_baselines(

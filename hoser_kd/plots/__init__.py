@@ -10,11 +10,13 @@ from __future__ import annotations
 from hoser_kd.plots.canvas import COLORS, color_of, png
 from hoser_kd.plots.curves import LOSS_PANELS, by_group, differences, distributions, histograms, training_curves
 from hoser_kd.plots.maps import cell_value_map, grid_map, network_map, zones_map
+from hoser_kd.plots.primary import Point, primary_chart, request_panels
 from hoser_kd.plots.trip_maps import trips_map, use_map, wins_map
 
 __all__ = [
     "COLORS",
     "LOSS_PANELS",
+    "Point",
     "by_group",
     "cell_value_map",
     "color_of",
@@ -24,6 +26,8 @@ __all__ = [
     "histograms",
     "network_map",
     "png",
+    "primary_chart",
+    "request_panels",
     "training_curves",
     "trips_map",
     "use_map",

@@ -26,6 +26,11 @@ FAINT = "#d4d4d4"
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """Return the figure as PNG; equal figures give equal bytes."""
+    layout = figure.get_layout_engine()
+    if layout is not None:  # lay out once: `savefig` would draw everything twice
+        figure.set_dpi(dpi)
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hoser_kd.report.data import Baselines, ReportData, StudentResult
-from hoser_kd.report.page import render, write_report
+from hoser_kd.report.page import render, verdict, write_report
 
-__all__ = ["Baselines", "ReportData", "StudentResult", "render", "write_report"]
+__all__ = ["Baselines", "ReportData", "StudentResult", "render", "verdict", "write_report"]

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row
+from hoser_kd.evaluation.statistics import PRIMARY_TRIP
 from hoser_kd.report.table import short_label
 
-PRIMARY_TRIP_METRIC = "paired.edr"
+PRIMARY_TRIP_METRIC = PRIMARY_TRIP
 """The metric of generated trips that was chosen before the results: EDR against the real trip of the same request."""
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Int64Array
     from hoser_kd.evaluation.failures import Failure
+    from hoser_kd.evaluation.sampling_floor import Floor
+    from hoser_kd.evaluation.trip_values import TripValues
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
+
+
+NETWORK_CAPTION = "The road network."
+"""Caption in `ReportData.figures` of the map of the road network; without it, the report draws the map."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,38 @@ class Baselines:
 
 
 @dataclass(frozen=True)
+class CeilingResults:
+    """Results of the stage `ceilings`: pools of student, teacher and Markov chain on the test trips."""
+
+    rows: Sequence[Mapping[str, Any]] = ()
+    """A row per model and pool (`hoser_kd.evaluation.ceilings.ceiling_rows`)."""
+    gap: Mapping[str, Any] | None = None
+    """Share of the gap in NLL that the distilled student closes (`hoser_kd.evaluation.ceilings.gap_closed`)."""
+    note: str = ""
+    """Why there are none, or what they leave out; a sentence."""
+
+
+class Latency(NamedTuple):
+    """Wall-clock time of a model on the machine that ran it."""
+
+    name: str
+    """What was timed."""
+    ms_per_trip: float
+    """Milliseconds per trip."""
+    ms_per_step: float
+    """Milliseconds per step (pair of consecutive roads)."""
+
+
+class FileLink(NamedTuple):
+    """A file beside the report."""
+
+    label: str
+    """What it holds."""
+    address: str
+    """Its path relative to the report."""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything the report shows."""
 
@@ -89,6 +127,18 @@ class ReportData:
     """Description of the decoder that generated the trips."""
     baselines: Baselines = field(default_factory=Baselines)
     """Baselines and other generators, shown beside the students."""
+    trip_values: Mapping[str, Mapping[str, TripValues]] = field(default_factory=dict)
+    """Metrics of each test trip by `section.metric`, by student (mean over the seeds) and baseline."""
+    ceilings: CeilingResults = field(default_factory=CeilingResults)
+    """Ceilings of next-step prediction."""
+    floors: Mapping[str, Floor] = field(default_factory=dict)
+    """Divergence of real trips from as many real trips, by `section.metric`."""
+    latency: Sequence[Latency] = ()
+    """Times of the machine that ran the stages; never part of a version or of a comparison."""
+    files: Sequence[FileLink] = ()
+    """Files to open in a GIS."""
+    baseline_trips: Mapping[str, Trajectories] = field(default_factory=dict)
+    """Trips of the baselines for the students' requests, by name."""
     figures: Mapping[str, bytes] = field(default_factory=dict)
     """More figures (PNG) by caption: the grid, the zones, the teacher's negative log-likelihood."""
 

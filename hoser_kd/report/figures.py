@@ -13,15 +13,16 @@ from hoser_kd import plots
 from hoser_kd.common.arrays import row_of_value
 from hoser_kd.config.variants import LOSS_TERMS
 from hoser_kd.evaluation.comparison import Row
-from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metric_registry import METRICS, epoch_label
+from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval
 from hoser_kd.evaluation.trip_similarity import road_overlap
-from hoser_kd.report.data import ReportData, StudentResult, answered_trips, first_generated, real_of
+from hoser_kd.report.data import NETWORK_CAPTION, ReportData, StudentResult, answered_trips, first_generated, real_of
+from hoser_kd.report.judgment import Judgment, judged_rows
+from hoser_kd.report.primary import Contender, contenders
 from hoser_kd.report.table import short_label
-from hoser_kd.report.text import judged_rows
 
 if TYPE_CHECKING:
-    from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
+    from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.network.trajectories import Trajectories
 
 CURVES = (
@@ -37,18 +38,16 @@ CURVES = (
 """Epoch metrics of the students that are drawn; registered loss terms are drawn too."""
 
 
-TRIP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-"""Quantiles of the number of roads of the real trips that are drawn one by one."""
-
-
-WORST = 2
-"""Failures drawn per cause and student."""
-
-
 _GROUPINGS = {
     "hour": "hour of the day",
     "to_go": "remaining distance (great circle)",
     "road_class": "class of the current road",
+}
+
+
+_TITLES = {
+    PRIMARY_NEXT_STEP: "Next road: NLL, nat (lower is better)",
+    PRIMARY_TRIP: "Trips: EDR (lower is better)",
 }
 
 
@@ -62,8 +61,75 @@ class PageFigure(NamedTuple):
     """Width at which it is shown where there is room."""
 
 
+DPI = 120
+"""Resolution of the figures; they are shown at 96 pixels per inch."""
 CaptionedFigure = tuple[Figure | bytes, str]
 """A figure, drawn or as PNG, and its caption."""
+
+
+def primary_figures(data: ReportData, judgment: Judgment) -> Iterator[CaptionedFigure]:
+    """Draw the primary metrics of students, baselines and ceilings."""
+    panels = {
+        title: [_point(each) for each in found]
+        for metric, title in _TITLES.items()
+        if (found := contenders(data, judgment.by_name, metric))
+    }
+    if not panels:
+        return
+    seeds = max((len(results) for results in data.students.values()), default=1)
+    lines = "thin lines over the test trips, thick lines over the seeds" if seeds > 1 else "over the test trips"
+    yield (
+        plots.primary_chart(panels),
+        (
+            f"Lines are 95 % intervals, {lines}; baselines have no seeds. Diamonds combine models: the ceiling has the "
+            "teacher's knowledge at test time, the control replaces the teacher by counts of training trips."
+        ),
+    )
+
+
+def _point(each: Contender) -> plots.Point:
+    return plots.Point(
+        each.label,
+        each.value,
+        each.name if each.role == "student" else each.role,
+        _ends_of(each.trips),
+        _ends_of(each.seeds),
+    )
+
+
+def _ends_of(interval: Interval | None) -> tuple[float, float] | None:
+    if interval is None or not np.isfinite([interval.low, interval.high]).all():
+        return None
+    return interval.low, interval.high
+
+
+def request_figures(data: ReportData) -> Iterator[CaptionedFigure]:
+    """Draw four requests: two by the length of the real trip, and the extremes of the difference of the students."""
+    trips = {kind: each.generated for kind, each in first_generated(data).items() if each.generated is not None}
+    real = answered_trips(data)
+    if real is None or not trips:
+        return
+    rows = _example_requests(data.network.num_roads, real, trips)
+    names = [str(number) if real.ids is None else str(real.ids[number]) for number in rows.values()]
+    titles = [f"{title} (trip {name})" for title, name in zip(rows, names, strict=True)]
+    yield (
+        plots.request_panels(data.network, {"real": real, **trips}, list(rows.values()), titles),
+        (
+            "Four requests of the first seed, selected by rule: the median and the 90th percentile of the real trips' "
+            "roads, and the largest difference of the students' overlap with the real trip in either direction. Lines "
+            "are nested where trips share roads."
+        ),
+    )
+
+
+def _example_requests(num_roads: int, real: Trajectories, trips: Mapping[str, Trajectories]) -> dict[str, int]:
+    """Return the rows of the requests to draw, by title."""
+    order = np.argsort(real.lengths, kind="stable")
+    rows = {"median length": int(order[(len(order) - 1) // 2]), "long": int(order[int(0.9 * (len(order) - 1))])}
+    if {"vanilla", "distilled"} <= trips.keys():
+        gain = road_overlap(real, trips["distilled"], num_roads) - road_overlap(real, trips["vanilla"], num_roads)
+        rows |= {"distilled most ahead": int(gain.argmax()), "vanilla most ahead": int(gain.argmin())}
+    return rows
 
 
 def group_figures(data: ReportData) -> Iterator[CaptionedFigure]:
@@ -112,9 +178,8 @@ def training_figures(data: ReportData) -> Iterator[CaptionedFigure]:
 
 
 def trip_figures(data: ReportData) -> Iterator[CaptionedFigure]:
-    """Draw distributions, road use, where each student is better, and single trips."""
-    results = first_generated(data)
-    trips = {kind: result.generated for kind, result in results.items() if result.generated is not None}
+    """Draw distributions, road use, and where each student is better."""
+    trips = {kind: each.generated for kind, each in first_generated(data).items() if each.generated is not None}
     if not trips:
         return
     yield (
@@ -125,34 +190,8 @@ def trip_figures(data: ReportData) -> Iterator[CaptionedFigure]:
         plots.use_map(data.network, {"real": data.real, **trips}),
         "Visits of each road, on one logarithmic scale; roads without visits are gray.",
     )
-    real = answered_trips(data)
-    if real is not None:
+    if answered_trips(data) is not None:
         yield from _wins(data)
-        yield _example_trips(data, real, trips, results)
-
-
-def _example_trips(
-    data: ReportData, real: Trajectories, trips: Mapping[str, Trajectories], results: Mapping[str, StudentResult]
-) -> CaptionedFigure:
-    """Draw the requests at `TRIP_QUANTILES` of the real trips' number of roads."""
-    lengths = real.lengths
-    order = np.argsort(lengths, kind="stable")
-    rows = list(dict.fromkeys(int(order[int(q * (len(order) - 1))]) for q in TRIP_QUANTILES))
-    notes = {"real": [f"{lengths[row]} roads" for row in rows]}
-    notes |= {kind: [_trip_note(each, results[kind].reached, row) for row in rows] for kind, each in trips.items()}
-    percentiles = ", ".join(f"{100 * q:g}" for q in TRIP_QUANTILES)
-    return (
-        plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
-        (
-            f"Requests, one per row: the real trips at percentiles {percentiles} of the number of roads, and the "
-            "generated trips of the first seed. They are not selected by hand."
-        ),
-    )
-
-
-def _trip_note(trips: Trajectories, reached: BoolArray | None, row: int) -> str:
-    roads = f"{trips.lengths[row]} roads"
-    return roads if reached is None or reached[row] else f"{roads}, destination not reached"
 
 
 def _wins(data: ReportData) -> Iterator[CaptionedFigure]:
@@ -191,36 +230,6 @@ def _overlap_gain(
     return np.asarray(sums, np.float64), np.bincount(real.road_ids, minlength=num_roads)
 
 
-def failure_figures(data: ReportData) -> Iterator[CaptionedFigure]:
-    """Draw the worst failures of each cause beside the other student's trip and the real one."""
-    results = first_generated(data)
-    trips = {kind: result.generated for kind, result in results.items() if result.generated is not None}
-    real = answered_trips(data)
-    by_kind = {kind: {failure.row: failure for failure in result.failures} for kind, result in results.items()}
-    for cause in CAUSES:
-        rows = list(
-            dict.fromkeys(
-                failure.row
-                for result in results.values()
-                for failure in [f for f in result.failures if f.cause == cause][:WORST]
-            )
-        )
-        if not rows or real is None:
-            continue
-        notes = {"real": [f"{real.lengths[row]} roads" for row in rows]}
-        for kind in trips:
-            failed = [by_kind[kind].get(row) for row in rows]
-            notes[kind] = [
-                f"{trips[kind].lengths[row]} roads"
-                + (f", {failure.cause}, {failure.away_km:.1f} km off" if failure else "")
-                for row, failure in zip(rows, failed, strict=True)
-            ]
-        yield (
-            plots.trips_map(data.network, {"real": real, **trips}, rows, notes),
-            f"The worst failures of type “{cause}” ({CAUSES[cause]}), up to {WORST} per student, first seed.",
-        )
-
-
 def teacher_figures(data: ReportData) -> Iterator[CaptionedFigure]:
     """Draw the teacher's epochs and the distributions of its labels."""
     if data.teacher.get("history"):
@@ -235,16 +244,17 @@ def teacher_figures(data: ReportData) -> Iterator[CaptionedFigure]:
 
 
 def data_figures(data: ReportData) -> Iterator[CaptionedFigure]:
-    """Draw the road network, and add the figures of the artifacts."""
-    yield plots.network_map(data.network), "The road network."
+    """Return the figures of the artifacts; the road network is drawn unless it is among them."""
+    if NETWORK_CAPTION not in data.figures:
+        yield plots.network_map(data.network), NETWORK_CAPTION
     for caption, image in data.figures.items():
         yield image, caption
 
 
 def inline(figure: Figure | bytes, caption: str) -> PageFigure:
-    """Return a figure as a data URL, to be shown at 104 pixels per inch; a PNG is shown at its own width."""
+    """Return a figure as a data URL, to be shown at 96 pixels per inch; a PNG is shown at its own width."""
     if isinstance(figure, bytes):
         image, width = figure, int.from_bytes(figure[16:20], "big")  # width field of the PNG header
     else:
-        image, width = plots.png(figure, dpi=130), round(104 * figure.get_figwidth())
+        image, width = plots.png(figure, dpi=DPI), round(96 * figure.get_figwidth())
     return PageFigure(caption, "data:image/png;base64," + base64.b64encode(image).decode("ascii"), width)

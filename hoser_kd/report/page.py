@@ -1,4 +1,4 @@
-"""The report of a city: one self-contained HTML file to read, print and send.
+"""The report of a city: one self-contained HTML file to read, print and send, and a zoomable map beside it.
 
 What belongs here: the choice of tables, sentences and figures on the page. Its markup and style are in
 `templates/report.html`; the comparison is `hoser_kd.evaluation.comparison`, the figures are `hoser_kd.plots`.
@@ -10,39 +10,38 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
 
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.progress import duration
-from hoser_kd.evaluation.comparison import Row, compare, heading_of
-from hoser_kd.evaluation.failures import CAUSES
+from hoser_kd.evaluation.ceilings import summary_rows
+from hoser_kd.evaluation.comparison import compare, heading_of
+from hoser_kd.evaluation.failures import CAUSES, LEAST_SHARED
 from hoser_kd.evaluation.metrics import flatten
 from hoser_kd.evaluation.scenarios import SCENARIOS
 from hoser_kd.report.baselines import baseline_sentences
-from hoser_kd.report.data import ReportData, StudentResult, first_generated
+from hoser_kd.report.data import ReportData, StudentResult, answered_trips, first_generated
 from hoser_kd.report.figures import (
     CaptionedFigure,
     data_figures,
     difference_figures,
-    failure_figures,
     group_figures,
     inline,
+    primary_figures,
+    request_figures,
     teacher_figures,
     training_figures,
     trip_figures,
 )
+from hoser_kd.report.judgment import Judgment, judge
 from hoser_kd.report.labels import Value, describe, describe_values, is_number
-from hoser_kd.report.table import Group, Table, format_row, short_label, table_of
-from hoser_kd.report.text import (
-    caveat,
-    definitions_of,
-    headline_of,
-    summary_cards,
-    training_caveat,
-    verdict_sentences,
-)
+from hoser_kd.report.primary import CEILING, INTRODUCTION, headline, num_pairs, sentences
+from hoser_kd.report.table import Beside, Group, Table, format_row, short_label, table_of
+from hoser_kd.report.text import caveat, definitions_of, secondary_sentences, training_caveat
+from hoser_kd.report.trip_map import map_name, write_map
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -61,19 +60,24 @@ _HIDDEN_SECTIONS = ("next_step", "counts")
 """Sections that are not part of the table of generated trips."""
 
 
+WORST = 8
+"""Trips listed per cause and student, with links to the map."""
+
+
 def write_report(path: str | PathLike[str], data: ReportData) -> None:
-    """Write the report to `path`, atomically: a previous report stays until the new one is complete."""
-    page = render(data)
+    """Write the report to `path` and its map beside it, both atomically: previous files stay until then."""
+    has_map = write_map(Path(path).with_name(map_name(Path(path).name)), data)
+    page = render(data, map_file=map_name(Path(path).name) if has_map else "")
     with atomic_path(path) as beside:
         Path(beside).write_text(page, encoding="utf-8")
 
 
-def render(data: ReportData, *, with_figures: bool = True) -> str:
+def render(data: ReportData, *, with_figures: bool = True, map_file: str = "") -> str:
     """Return the report as one HTML text with inline styles and figures; it has no script and loads nothing.
 
-    Without figures, rendering is fast and the text is small.
+    Without figures, rendering is fast and the text is small. `map_file`: name of the map beside it, to link to.
     """
-    rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
+    judgment = _judge(data)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -82,39 +86,74 @@ def render(data: ReportData, *, with_figures: bool = True) -> str:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("report.html").render(
-        **_verdict(data, rows),
-        **_tables(data, rows),
+        map_file=map_file,
+        **_verdict(data, judgment),
+        **_tables(data, judgment),
         **{
             f"{name}_figures": [inline(figure, caption) for figure, caption in figures] if with_figures else []
-            for name, figures in _figures(data, rows).items()
+            for name, figures in _figures(data, judgment).items()
         },
     )
 
 
-def _verdict(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
+def verdict(data: ReportData) -> list[str]:
+    """Return the first screen as text: the headline and the sentences of the verdict."""
+    judgment = _judge(data)
+    return [headline(data, judgment), *sentences(data, judgment)]
+
+
+def _judge(data: ReportData) -> Judgment:
+    rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
+    return judge(rows, data.trip_values, data.floors)
+
+
+def _verdict(data: ReportData, judgment: Judgment) -> dict[str, Any]:
     """Return the variables of the top of the page."""
     has_distilled = bool(data.students.get("distilled"))
-    pairs = len(data.students.get("vanilla", {}).keys() & data.students.get("distilled", {}).keys())
+    pairs = num_pairs(data)
     return {
         "city": data.city,
-        "headline": headline_of(rows, pairs),
-        "sentences": [*verdict_sentences(data, rows), *baseline_sentences(data.baselines.trips, rows)],
-        "caveat": " ".join(filter(None, (caveat(pairs) if has_distilled else "", training_caveat(data.students)))),
+        "headline": headline(data, judgment),
+        "introduction": INTRODUCTION,
+        "sentences": sentences(data, judgment),
+        "scope": _scope(data),
+        "secondary": [*secondary_sentences(judgment), *judgment.notes],
+        "baseline_sentences": list(baseline_sentences(data.baselines.trips, judgment.rows)),
+        "caveat": caveat(pairs) if has_distilled else "",
+        "training_caveat": training_caveat(data.students),
         "left_out": list(data.left_out),
-        "cards": summary_cards(rows) if has_distilled else [],
     }
 
 
-def _tables(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
+def _scope(data: ReportData) -> str:
+    """Return what was trained and tested, in a line."""
+    seeds = data.students.get("distilled") or data.students.get("vanilla", {})
+    listed = ", ".join(map(str, seeds))
+    number = f"seed {listed}" if len(seeds) == 1 else f"{len(seeds)} seeds ({listed})"
+    generated = next(iter(first_generated(data).values()), None)
+    trips = (
+        "" if generated is None or generated.generated is None else f", {len(generated.generated):,} generated trips"
+    )
+    return f"{number}, {len(data.real):,} real test trips{trips}{' per seed' if trips and len(seeds) > 1 else ''}"
+
+
+def _tables(data: ReportData, judgment: Judgment) -> dict[str, Any]:
     """Return the variables of the tables."""
+    beside = Beside(
+        data.baselines.trips,
+        judgment.evidence,
+        judgment.floors,
+        _ceiling_metrics(data),
+        {row.name: judgment.verdict(row) for row in judgment.rows},
+    )
     next_step = [
-        format_row(row, data.baselines.next_step)
-        for row in rows
+        format_row(row, beside._replace(baselines=data.baselines.next_step))
+        for row in judgment.rows
         if row.section == "next_step" and row.name != "next_step.steps"
     ]
-    generated = [row for row in rows if row.section not in _HIDDEN_SECTIONS]
+    generated = [row for row in judgment.rows if row.section not in _HIDDEN_SECTIONS]
     groups = [
-        Group(heading_of(section), [format_row(row, data.baselines.trips) for row in group])
+        Group(heading_of(section), [format_row(row, beside) for row in group])
         for section, group in groupby(generated, key=lambda row: row.section)
     ]
     return {
@@ -124,9 +163,16 @@ def _tables(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
         "next_step_baselines": bool(data.baselines.next_step),
         "baselines_note": data.baselines.note,
         "generation": _table_or_none(groups),
+        "floors": next(iter(data.floors.values()), None),
+        "ceilings": [dict(row) for row in summary_rows(data.ceilings.rows)],
+        "ceilings_note": data.ceilings.note,
         "decoder": data.decoder,
         "scenarios": _table_or_none(list(_scenarios(data))),
         "failure_counts": _failure_counts(data),
+        "least_shared": f"{LEAST_SHARED:.0%}",
+        "worst": list(_worst(data)),
+        "latency": list(data.latency),
+        "files": list(data.files),
         "teacher_tables": [
             (describe(name), list(describe_values(value)))
             for name, value in data.teacher.items()
@@ -137,17 +183,25 @@ def _tables(data: ReportData, rows: Sequence[Row]) -> dict[str, Any]:
         "total": duration(sum(data.seconds.values())),
         "settings": data.settings_yaml,
         "versions": [dict(version) for version in data.versions],
-        "definitions": definitions_of(rows),
+        "definitions": definitions_of(judgment.rows),
     }
 
 
-def _figures(data: ReportData, rows: Sequence[Row]) -> dict[str, Iterable[CaptionedFigure]]:
+def _ceiling_metrics(data: ReportData) -> dict[str, float]:
+    """Return the metrics of the ceiling by `section.metric`, as far as they were measured."""
+    row = next((row for row in data.ceilings.rows if row["name"] == CEILING and row["kind"] == "log_linear"), None)
+    names = ("accuracy", "decision_accuracy", "nll", "calibration_error")
+    return {} if row is None else {f"next_step.{name}": row[name] for name in names}
+
+
+def _figures(data: ReportData, judgment: Judgment) -> dict[str, Iterable[CaptionedFigure]]:
     """Return the figures of each part of the page; they are drawn when iterated over."""
     return {
+        "primary": primary_figures(data, judgment),
+        "request": request_figures(data),
         "group": group_figures(data),
-        "difference": difference_figures(rows),
+        "difference": difference_figures(judgment.rows),
         "trip": trip_figures(data),
-        "failure": failure_figures(data),
         "training": training_figures(data),
         "teacher": teacher_figures(data),
         "data": data_figures(data),
@@ -184,7 +238,7 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             }
             for kind in ("vanilla", "distilled")
         )
-        baselines = {label: by_scenario.get(name, {}) for label, by_scenario in data.baselines.scenarios.items()}
+        beside = Beside({label: scenarios.get(name, {}) for label, scenarios in data.baselines.scenarios.items()})
         by_name = {row.name: row for row in compare(vanilla, distilled)}
         rows = [by_name[metric] for metric in SCENARIO_METRICS if metric in by_name]
         if rows:
@@ -192,7 +246,7 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             text = about.replace("`", "")
             yield Group(
                 name.replace("_", " ").capitalize(),
-                [format_row(row, baselines)._replace(label=short_label(row)) for row in rows],
+                [format_row(row, beside)._replace(label=short_label(row), about="") for row in rows],
                 f"{text}: {np.mean(counts):,.0f}" if counts else text,
             )
 
@@ -216,6 +270,18 @@ def _share_of_cause(results: Sequence[StudentResult], cause: str) -> str:
     total = sum(len(result.generated) for result in results if result.generated is not None)
     count = sum(failure.cause == cause for result in results for failure in result.failures)
     return f"{100 * count / total:.2f}" if total else ""
+
+
+def _worst(data: ReportData) -> Iterator[tuple[str, str, list[tuple[str, str, str]]]]:
+    """Yield (cause, student, trips) of the first seed: id, text, and address on the map of the worst trips."""
+    real = answered_trips(data)
+    for kind, result in first_generated(data).items():
+        for cause in CAUSES:
+            chosen = [failure for failure in result.failures if failure.cause == cause][:WORST]
+            ids = [str(each.row) if real is None or real.ids is None else str(real.ids[each.row]) for each in chosen]
+            if chosen:
+                texts = [f"{failure.away_km:.1f} km" for failure in chosen]
+                yield cause, kind, [(name, text, quote(name, safe="")) for name, text in zip(ids, texts, strict=True)]
 
 
 def _sizes(data: ReportData) -> Iterator[Value]:

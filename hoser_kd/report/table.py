@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row, heading_of
+from hoser_kd.evaluation.evidence import PRIMARY, Evidence
 from hoser_kd.evaluation.metric_registry import SECTIONS
+from hoser_kd.evaluation.sampling_floor import Floor
 
 
 class Line(NamedTuple):
@@ -22,10 +24,33 @@ class Line(NamedTuple):
     distilled: str
     difference: str
     interval: str
-    effect: str
     verdict: str
+    about: str = ""
+    """Explanation in one sentence."""
+    floor: str = ""
+    ceiling: str = ""
+    trips: str = ""
+    """Interval of the difference over the test trips."""
+    p_value: str = ""
     baselines: Mapping[str, str] = {}
     """Values by baseline; each is a column of its own."""
+    is_primary: bool = False
+    """Whether it is a primary metric."""
+
+
+class Beside(NamedTuple):
+    """What stands beside the students' values in a row."""
+
+    baselines: Mapping[str, Mapping[str, float]] = {}
+    """Metrics by `section.metric`, by baseline."""
+    evidence: Mapping[str, Evidence] = {}
+    """Evidence by `section.metric`."""
+    floors: Mapping[str, Floor] = {}
+    """Sampling floors by `section.metric`."""
+    ceiling: Mapping[str, float] = {}
+    """Metrics of the ceiling by `section.metric`."""
+    verdicts: Mapping[str, str] = {}
+    """Verdicts by `section.metric`; a row without one keeps that of the seeds alone."""
 
 
 class Column(NamedTuple):
@@ -47,13 +72,23 @@ class Column(NamedTuple):
 _OPTIONAL = (
     Column("unit", "unit"),
     Column("real", "real"),
+    Column("floor", "floor", "two sets of real trips of the same size: mean (95 % quantile) of their divergence"),
+    Column("ceiling", "ceiling", "log-linear pool of vanilla student and teacher"),
     Column("vanilla", "vanilla"),
     Column("distilled", "distilled"),
     Column("difference", "difference", "distilled minus vanilla"),
-    Column("interval", "95\N{NO-BREAK SPACE}% interval"),
-    Column("effect", "effect", "mean difference over its standard deviation (Cohen's d for pairs)"),
+    Column("interval", "95\N{NO-BREAK SPACE}% over seeds", "interval of the difference over the seeds (Student's t)"),
+    Column("trips", "95\N{NO-BREAK SPACE}% over trips", "interval of the difference over the test trips (bootstrap)"),
+    Column(
+        "p_value",
+        "p (Holm)",
+        "two-sided p-value over the test trips (Wilcoxon) or, with *, over the seeds (t-test), adjusted for all "
+        "secondary metrics; those of primary metrics are not adjusted",
+    ),
     Column("verdict", "distilled is"),
 )
+_LEADING = frozenset({"unit", "real", "floor", "ceiling", "vanilla", "distilled"})
+"""Columns before those of the baselines."""
 
 
 class Group(NamedTuple):
@@ -75,12 +110,12 @@ class Table(NamedTuple):
 
 
 def table_of(groups: Sequence[Group]) -> Table:
-    """Return a table with the columns that have content: one seed gives no interval and no effect, for example."""
+    """Return a table with the columns that have content: one seed gives no interval over the seeds, for example."""
     lines = [line for group in groups for line in group.lines]
     columns = [column for column in _OPTIONAL if any(column.of(line) for line in lines)]
     names = dict.fromkeys(name for line in lines for name in line.baselines)
     baselines = [Column(name, name, "no seeds, so no interval", is_baseline=True) for name in names]
-    place = sum(column.key in {"unit", "real", "vanilla", "distilled"} for column in columns)
+    place = sum(column.key in _LEADING for column in columns)
     columns[place:place] = baselines  # beside the students
     return Table(columns, list(groups))
 
@@ -96,35 +131,74 @@ def _in_text(section: str) -> str:
     return heading[:1].lower() + heading[1:]
 
 
-def format_row(row: Row, baselines: Mapping[str, Mapping[str, float]] | None = None) -> Line:
-    """Return a row of the comparison as texts; `baselines` are metrics by `section.metric`, by baseline."""
-    arrow = {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
-    target = row.metric.target
+def format_row(row: Row, beside: Beside | None = None) -> Line:
+    """Return a row of the comparison as texts."""
+    beside = beside or Beside()
     decimals = _decimals(row)
     difference = interval = ""
     if row.difference is not None:
         difference = _text(row, row.difference.mean, _finer(row, row.difference.mean, decimals), sign=True)
-        ends = (row.difference.low, row.difference.high)
-        if np.isfinite(row.difference.low):
-            finer = _finer(row, max(ends, key=abs), decimals)
-            interval = " to ".join(_text(row, end, finer, sign=True) for end in ends)
+        interval = _interval(row, row.difference.low, row.difference.high, decimals)
+    evidence = beside.evidence.get(row.name, Evidence())
+    over_trips = evidence.trips
+    floor = beside.floors.get(row.name)
+    ceiling = beside.ceiling.get(row.name)
     return Line(
         label=row.metric.label,
-        direction=arrow if target is None else f"→ {target}" if isinstance(target, str) else f"→ {target:g}",
+        direction=_direction(row),
         unit=unit_of(row),
         real="" if row.real is None else _text(row, row.real, decimals),
         vanilla=_spread(row, row.vanilla, decimals),
         distilled=_spread(row, row.distilled, decimals),
         difference=difference,
         interval=interval,
-        effect="" if row.effect is None else _without_sign_of_zero(f"{row.effect:+.1f}").replace("-", "−"),
-        verdict=row.verdict or "",
+        verdict=beside.verdicts.get(row.name, row.verdict or ""),
+        about=first_sentence(row.metric.text),
+        floor="" if floor is None else " ".join(_floor_parts(row, floor, decimals)),
+        ceiling="" if ceiling is None else _text(row, ceiling, decimals),
+        trips="" if over_trips is None else _interval(row, over_trips.low, over_trips.high, decimals),
+        p_value=_p_value(row, evidence),
         baselines={
             name: _text(row, values[row.name], decimals)
-            for name, values in (baselines or {}).items()
+            for name, values in beside.baselines.items()
             if row.name in values
         },
+        is_primary=row.name in PRIMARY,
     )
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a definition, without the marks of code."""
+    return text.replace("`", "").partition(". ")[0].rstrip(".")
+
+
+def _direction(row: Row) -> str:
+    """Return ↓, ↑ or the target of a metric; empty for a description."""
+    target = row.metric.target
+    if target is None:
+        return {"lower": "↓", "higher": "↑", None: ""}[row.metric.better]
+    return f"→ {target}" if isinstance(target, str) else f"→ {target:g}"
+
+
+def _floor_parts(row: Row, floor: Floor, decimals: int) -> tuple[str, str]:
+    return _text(row, floor.mean, decimals), f"({_text(row, floor.quantile_95, decimals)})"
+
+
+def _p_value(row: Row, evidence: Evidence) -> str:
+    """Return the adjusted p-value, that of a primary metric as it is; * marks a test over the seeds."""
+    value = evidence.p_value if row.name in PRIMARY else evidence.adjusted
+    if value is None:
+        return ""
+    number = "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    return f"{number}{'*' if evidence.test == 'seeds' else ''}"
+
+
+def _interval(row: Row, low: float, high: float, decimals: int) -> str:
+    """Return an interval of a difference; empty if there is none."""
+    if not np.isfinite([low, high]).all():
+        return ""
+    finer = _finer(row, max((low, high), key=abs), decimals)
+    return " to ".join(_text(row, end, finer, sign=True) for end in (low, high))
 
 
 def unit_of(row: Row) -> str:

@@ -1,19 +1,16 @@
-"""Sentences of the report: headline, verdict, caveat, summary cards, definitions."""
+"""Sentences of the report: secondary metrics, caveats, definitions. The first screen is in `primary`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
-
 from hoser_kd.evaluation.comparison import Row, heading_of
-from hoser_kd.report.data import ReportData, StudentResult
-from hoser_kd.report.table import Line, format_row, short_label, unit_of
-
-_CARDS = ("next_step.accuracy", "next_step.nll", "requests.reached_share", "similarity.dtw", "distance.jsd")
-"""Metrics at the top of the page."""
+from hoser_kd.report.data import StudentResult
+from hoser_kd.report.judgment import WITHIN_FLOOR, Judgment
+from hoser_kd.report.table import format_row, short_label, unit_of
 
 
 class Definition(NamedTuple):
@@ -26,127 +23,50 @@ class Definition(NamedTuple):
     source: str
 
 
-def repeated_metrics(rows: Sequence[Row]) -> set[str]:
-    """Return the names of the metrics that repeat another one's values, `Metric.same_as`, for every seed.
-
-    The shape metrics of the same request and of the same OD cells coincide where both pair the same trips.
-    """
-    by_name = {row.name: row for row in rows}
-    repeated = set()
-    for row in rows:
-        other = by_name.get(row.metric.same_as or "")
-        if other is None or row.metric.variant:
-            continue
-        mine, theirs = (*row.vanilla, *row.distilled), (*other.vanilla, *other.distilled)
-        # the order of the pairs may differ, and with it the rounding of the mean
-        if len(mine) == len(theirs) and np.allclose(mine, theirs, rtol=1e-9, atol=0):
-            repeated.add(row.name)
-    return repeated
-
-
-def judged_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with a verdict, each measured quantity once: no variants and no repeated metrics."""
-    repeated = repeated_metrics(rows)
-    return [row for row in rows if row.verdict is not None and not row.metric.variant and row.name not in repeated]
-
-
-def headline_of(rows: Sequence[Row], num_pairs: int) -> str:
-    """Return the verdict in one line; `num_pairs` is the number of common seeds."""
-    judged = judged_rows(rows)
-    better = sum(row.verdict == "better" for row in judged)
-    worse = sum(row.verdict == "worse" for row in judged)
-    if not judged:
-        return "Vanilla HOSER, without a distilled student to compare with."
-    if num_pairs == 1:
-        lean = sum(row.verdict == "leans better" for row in judged)
-        return f"One seed: {lean} of {len(judged)} metrics lean toward the distilled student, none is clear."
-    if better and not worse:
-        return f"Distillation helped: {_count(better)} clearly better, none clearly worse."
-    if better and worse:
-        return f"A mixed result: {_count(better)} clearly better, {worse} clearly worse."
-    if worse:
-        return f"Distillation did not help: {_count(worse)} clearly worse, none clearly better."
-    return f"No clear difference: none of {len(judged)} metrics differs by more than the variation between seeds."
-
-
-def _count(number: int) -> str:
-    return "1 metric is" if number == 1 else f"{number} metrics are"
-
-
-def verdict_sentences(data: ReportData, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the verdict in sentences."""
-    vanilla, distilled = (data.students.get(kind, {}) for kind in ("vanilla", "distilled"))
-    trips = f"{len(data.real):,} real test trips"
-    if not distilled:
-        yield (
-            f"Distillation is disabled for {data.city}. This page shows the vanilla student only, trained with "
-            f"{_seeds(vanilla)} and tested on {trips}."
-        )
-        return
-    yield (
-        f"HOSER was trained in {data.city} with and without the teacher's labels, {_seeds(distilled)} each, and "
-        f"tested on {trips}."
-    )
-    by_name = {row.name: row for row in rows}
-    accuracy = by_name.get("next_step.accuracy")
-    if accuracy is not None and accuracy.difference is not None:
-        yield _accuracy_sentence(accuracy)
-    judged = judged_rows(rows)
+def secondary_sentences(judgment: Judgment) -> Iterator[str]:
+    """Yield what the secondary metrics say, each measured quantity once."""
+    rows = judgment.secondary()
+    verdicts = {row.name: judgment.verdict(row) for row in rows}
     for verdict, words in (("better", "Clearly better with the teacher"), ("worse", "Clearly worse with the teacher")):
-        names = [short_label(row) for row in judged if row.verdict == verdict]
+        names = [short_label(row) for row in rows if verdicts[row.name] == verdict]
         if names:
             yield f"{words}: {'; '.join(names)}."
-    yield from _open_sentence(judged)
-    if repeated_metrics(rows):
-        yield (
-            "“Same OD cells” and “same request” pair the same trips here, so the metrics that both have are equal and "
-            "count once."
-        )
+    unclear = [verdict for verdict in verdicts.values() if verdict not in {"better", "worse"}]
+    if unclear:
+        yield _unclear_sentence(unclear, len(rows))
 
 
-def _accuracy_sentence(row: Row) -> str:
-    line = format_row(row)
-    distilled, vanilla = (f"{100 * np.mean(values):.2f}\N{NO-BREAK SPACE}%" for values in (row.distilled, row.vanilla))
-    interval = f", 95 % interval {line.interval}" if line.interval else ""
-    return (
-        f"The distilled student predicts the next road in {distilled} of the steps, the vanilla one in {vanilla}: "
-        f"{line.difference} points{interval}."
-    )
-
-
-def _open_sentence(judged: Sequence[Row]) -> Iterator[str]:
-    """Yield a sentence about the judged rows without a clear difference."""
-    rows = [row for row in judged if row.verdict not in {"better", "worse"}]
-    if not rows:
-        return
-    ahead, same = (sum(row.verdict == verdict for row in rows) for verdict in ("leans better", "same"))
-    other = "other " if len(rows) < len(judged) else ""
-    equal = f", and {same} are equal" if same else ""
-    yield (
-        f"Of the {other}{len(rows)} metrics with a direction, {ahead} lean toward the distilled student, "
-        f"{len(rows) - ahead - same} toward the vanilla one{equal}."
-    )
-
-
-def _seeds(results: Mapping[int, StudentResult]) -> str:
-    seeds = ", ".join(str(seed) for seed in results)
-    return f"one seed ({seeds})" if len(results) == 1 else f"{len(results)} seeds ({seeds})"
+def _unclear_sentence(verdicts: Sequence[str], total: int) -> str:
+    """Return a sentence on the secondary metrics without a clear difference."""
+    counts = Counter(verdicts)
+    other = "other " if len(verdicts) < total else ""
+    parts = [
+        f"{counts['leans better']} lean toward the distilled student",
+        f"{counts['leans worse']} toward the vanilla one",
+        *([f"{counts['same']} are equal"] if counts["same"] else []),
+        *([f"{counts[WITHIN_FLOOR]} do not differ from the sampling floor"] if counts[WITHIN_FLOOR] else []),
+    ]
+    listed = ", ".join(parts[:-1]) + f" and {parts[-1]}"
+    return f"Of the {other}{len(verdicts)} secondary metrics, {listed}; none of these is a clear difference."
 
 
 def caveat(num_pairs: int) -> str:
     """Return what the intervals mean; `num_pairs` is the number of common seeds."""
     if num_pairs == 0:
         return "The students share no seed. Their metrics are shown side by side and not compared."
+    trips = (
+        "An interval over test trips (bootstrap) covers the choice of these trips, not the randomness of training "
+        "and not other cities."
+    )
     if num_pairs == 1:
         return (
-            "One seed gives no interval: a difference of any size may be chance. Train with five or more seeds before "
-            "drawing conclusions. Nothing here claims statistical significance."
+            "There is one seed, so no interval over seeds: another training may turn a difference around. Train with "
+            f"five or more seeds before drawing conclusions. {trips}"
         )
     return (
-        f"Differences are paired by seed; intervals are 95 % t-intervals over {num_pairs} seeds. “Clearly” means "
-        "that the interval excludes 0. The effect is the mean difference over its standard deviation over the "
-        "seeds. An interval covers the randomness of training, not other cities or other trips, and among many "
-        "metrics about one in twenty is clear by chance. Nothing here claims statistical significance."
+        f"Differences are paired by seed; intervals over the {num_pairs} seeds are Student's t. {trips} “Clearly” "
+        "means that all intervals exclude 0 and, for secondary metrics, that the p-value after Holm's correction is "
+        "below 0.05."
     )
 
 
@@ -167,20 +87,7 @@ def training_caveat(students: Mapping[str, Mapping[int, StudentResult]]) -> str:
     if not signs:
         return ""
     listed = "; ".join(f"{_UNDERTRAINED[sign]} ({', '.join(names)})" for sign, names in signs.items())
-    return (
-        f"Some students may not have reached their optimum, so a difference may come from the training: {listed}. "
-        "The check `trained_to_optimum` names the setting to change."
-    )
-
-
-def summary_cards(rows: Sequence[Row]) -> list[tuple[str, Line]]:
-    """Return (section, line) of the metrics at the top of the page, as far as both students have them."""
-    by_name = {row.name: row for row in rows}
-    return [
-        (heading_of(by_name[name].section).partition(",")[0], format_row(by_name[name]))
-        for name in _CARDS
-        if name in by_name and by_name[name].difference is not None
-    ]
+    return f"Some students may not have reached their optimum, so a difference may come from the training: {listed}."
 
 
 def definitions_of(rows: Sequence[Row]) -> list[tuple[str, list[Definition]]]:

@@ -200,7 +200,7 @@ def test_failures_have_their_causes_and_the_worst_come_first():
         expansions=np.array([9, 9, 50, 7]),
     )
     results = failures(generated, real.destinations, 50, NETWORK, real)
-    assert {failure.row: failure.cause for failure in results} == {1: "wrong turn", 2: "step limit", 3: "no path"}
+    assert {failure.row: failure.cause for failure in results} == {1: "another route", 2: "step limit", 3: "no path"}
     away = [failure.away_km for failure in results]
     assert away == sorted(away, reverse=True)
     assert min(away) > 0

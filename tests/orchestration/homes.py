@@ -6,22 +6,27 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 import guarded_process
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from guarded_process import GuardedProcess
 
 from dagster_project.definitions import build_defs
+from dagster_project.records import recorded_version
+from hoser_kd.pipeline.graph import STAGES
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +39,7 @@ zones: {count: 12}
 grid: {bounds: roads, cell_size_m: 80}
 teacher: {preset: tiny, n_embd: 32, max_epochs: 2}
 student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: 2, batch_size: 32, learning_rate: 0.01}
-generation: {num_trips: 8, max_steps: 300}
+generation: {num_trips: 5, max_steps: 300}
 """
 PER_SEED_JOBS = ("distill", "evaluate")
 REPOSITORY = {"repositoryLocationName": "hoser_kd", "repositoryName": "__repository__"}
@@ -49,20 +54,13 @@ _STATUS = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } 
 _TERMINATE = "mutation($run: String!) { terminateRun(runId: $run) { __typename } }"
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: object) -> T:
+def wait_until(condition: Callable[[], T], seconds: float, what: object, every: float = 0.2) -> T:
     """Poll until a condition is true and return its value; fails the test after `seconds`, naming `what`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what() if callable(what) else what}"
-        time.sleep(0.2)
+        time.sleep(every)
     return value
-
-
-def free_port() -> int:
-    """Return an unused port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
@@ -126,6 +124,23 @@ class Home:
         """Assemble the graph over this home's settings and store."""
         return build_defs(config_folder=self.config, store_root=str(self.store))
 
+    def stale_statuses(self, seeds: Sequence[str]) -> dict[str, tuple[str, StaleStatus]]:
+        """Return data version and staleness of every stage, by `stage` or `stage/seed`, as the UI computes them."""
+        result = {}
+        with warnings.catch_warnings(), self.instance() as instance:
+            warnings.simplefilter("ignore")
+            graph = self.definitions().get_repository_def().asset_graph
+            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            for name, stage in STAGES.items():
+                key = dg.AssetKey(name)
+                for seed in seeds if stage.per_seed else [None]:
+                    partition = "town" if seed is None else dg.MultiPartitionKey({"city": "town", "seed": seed})
+                    version = recorded_version(instance, key, partition)
+                    assert version is not None, f"{name} of {partition} is not materialized"
+                    status = resolver.get_status(key, partition)
+                    result[name if seed is None else f"{name}/{seed}"] = version, status
+        return result
+
     def materialize(self, *jobs: str, seeds: Sequence[str] = ("0",)) -> None:
         """Execute jobs of the town in this process, for each seed where a job has seeds.
 
@@ -152,19 +167,13 @@ def make_home(root: Path) -> Home:
     return Home(root)
 
 
-def make_towns(root: Path) -> None:
-    """Make the town in three states: `prepared` (the city), `taught` (and its teacher), `town` (everything, 2 seeds).
-
-    The last state comes from the runner, as `make demo` starts it.
-    """
-    home = make_home(root / "town")
-    home.materialize("prepare_city")
-    home.copy(root / "prepared")
-    home.materialize("train_teacher")
-    home.copy(root / "taught")
+def make_town(root: Path) -> Home:
+    """Make the whole town with 2 seeds by the runner, as `make demo` starts it."""
+    home = make_home(root)
     done = home.run("dagster_project.demo", "--city", "town", "--seeds", "0", "1")
     assert done.returncode == 0, done.stderr[-4000:]
     (home.root / "screen.txt").write_text(done.stdout)
+    return home
 
 
 @dataclass
@@ -174,11 +183,26 @@ class Server:
     url: str
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """Run a GraphQL query; fails on errors in the answer."""
+        """Run a GraphQL query; fails on errors in the answer.
+
+        A query that changes nothing is repeated while the server answers with an error of its own, as it does when its
+        code location or its database is busy; fails with that answer if it lasts.
+        """
         body = json.dumps({"query": text, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            result = json.load(response)
+        problems: list[str] = []
+
+        def answer() -> dict[str, Any] | None:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                problems.append(f"{error}: {error.read().decode(errors='replace')[:2000]}")
+            if text.lstrip().startswith("mutation"):
+                pytest.fail(problems[-1])
+            return None
+
+        result = wait_until(answer, 60, lambda: problems[-1:], every=1)
         assert "errors" not in result, result
         return result["data"]
 
@@ -217,7 +241,10 @@ class Server:
     def wait_for_end(self, run: str, seconds: float = 300) -> str:
         """Wait for the end of a run; returns its last status."""
         return wait_until(
-            lambda: status if (status := self.status(run)) not in UNFINISHED else "", seconds, f"the end of run {run}"
+            lambda: status if (status := self.status(run)) not in UNFINISHED else "",
+            seconds,
+            f"the end of run {run}",
+            every=0.5,
         )
 
     def terminate(self, run: str) -> None:
@@ -236,46 +263,67 @@ def start_module(home: Home, *command: str) -> GuardedProcess:
     )
 
 
-@contextlib.contextmanager
-def web_server(home: Home) -> Iterator[Server]:
-    """Run a web server over a home."""
-    port = free_port()
-    with start_module(home, "dagster_webserver", "-w", "workspace.yaml", "-p", str(port)) as process:
-        yield _answering(home, process, port, "dagster_webserver.log")
+class Dev:
+    """What `make dev` runs over a home: web server and daemon, the files of the store, and TensorBoard."""
 
+    def __init__(self, home: Home, ports: Sequence[int]) -> None:
+        self.home = home
+        self.ports = tuple(ports)
+        """Ports of the web server, the files and TensorBoard."""
+        self.url = f"http://127.0.0.1:{ports[0]}"
+        home.environment |= {
+            "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}",
+            "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
+            "PYTHONWARNINGS": "ignore",
+        }
+        self.log = home.root / "dev.log"
+        # a background job of a shell ignores interrupts; the servers must end all the same
+        shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+        self.process = GuardedProcess(
+            [*shell, sys.executable, "-m", "dagster_project.dev", "--port", str(ports[0])],
+            cwd=ROOT,
+            environment=home.environment,
+            log=self.log,
+        )
 
-@contextlib.contextmanager
-def dev_servers(home: Home) -> Iterator[Server]:
-    """Run over a home what `make dev` runs: web server, daemon and the files of the store."""
-    port = free_port()
-    home.environment["HOSER_KD_FILES"] = f"http://localhost:{free_port()}"
-    with (
-        start_module(home, "dagster_project.files"),
-        start_module(home, "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)) as process,
-    ):
-        yield _answering(home, process, port, "dagster.log")
+    def server(self) -> Server:
+        """Wait until the web server has loaded the code location."""
+        server = Server(self.url)
 
+        def loaded() -> bool:
+            assert self.process.poll() is None, self.log.read_text()
+            # until it has started, it refuses connections
+            with contextlib.suppress(OSError):
+                return bool(server.query(_LOADED)["repositoriesOrError"].get("nodes"))
+            return False
 
-def _answering(home: Home, process: GuardedProcess, port: int, log: str) -> Server:
-    """Wait for a web server and for the code location behind it."""
-    server = Server(f"http://127.0.0.1:{port}")
+        wait_until(loaded, 300, self.log.read_text, every=1)
+        return server
 
-    def loaded() -> bool:
-        assert process.poll() is None, (home.root / log).read_text()
-        with contextlib.suppress(OSError):
-            return bool(server.query(_LOADED)["repositoriesOrError"].get("nodes"))
-        return False
+    def close(self) -> None:
+        """Kill all its processes."""
+        self.process.close()
 
-    wait_until(loaded, 300, (home.root / log).read_text)
-    return server
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def reset(home: Home) -> None:
     """Bring a shared home back to the town's settings: no run in progress, no unfinished work, a free pool."""
     home.yaml.write_text(TOWN)
-    shutil.rmtree(home.store / ".work", ignore_errors=True)
     with home.instance() as instance:
         unfinished = [dg.DagsterRunStatus(status) for status in UNFINISHED]
         wait_until(lambda: not instance.get_runs(dg.RunsFilter(statuses=unfinished)), 60, "the end of all runs")
+        shutil.rmtree(home.store / ".work", ignore_errors=True)
         for slot in instance.event_log_storage.get_concurrency_info("gpu").claimed_slots:
             instance.event_log_storage.free_concurrency_slots_for_run(slot.run_id)
+
+
+def stop_sensor(home: Home, name: str) -> None:
+    """Stop a sensor that the daemon has started, as its switch in the UI does."""
+    with home.instance() as instance:
+        [state] = [state for state in instance.all_instigator_state() if state.instigator_name == name]
+        instance.stop_sensor(state.instigator_origin_id, state.selector_id, None)

@@ -11,7 +11,7 @@ import pytest
 
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining
 from dagster_project.definitions import build_defs
-from dagster_project.full_pipeline import CHAIN_TAG, full_pipeline, full_pipeline_steps
+from dagster_project.full_pipeline import CHAIN_TAG, CITY_TAG, SEEDS_TAG, full_pipeline, full_pipeline_steps
 from hoser_kd.config.loading import load_config
 from hoser_kd.network.sources import REQUIRED_FILES
 from hoser_kd.network.synthetic.city import make_city
@@ -163,17 +163,16 @@ def test_an_edited_setting_is_reported_at_once_and_trains_nothing(instance, city
     assert [tick(), tick(), tick()] == [[], ["town"], []]
 
 
-def test_an_edited_setting_shows_as_stale_without_a_run(copy_of_town, serve):
-    home = copy_of_town
+@pytest.mark.xdist_group("dev")
+def test_an_edited_setting_shows_as_stale_without_a_run(dev_town):
+    home, server = dev_town
+    home.yaml.write_text(home.yaml.read_text() + "distill: {temperature: 3.0}\n")
     with home.instance() as instance:
         tick = Ticks(city_watch, instance, home.root)
         assert [tick(), tick()] == [[], []]  # the artifacts of the runner count
-        assert "already prepared" in tick.message
-        yaml = home.config / "town.yaml"
-        yaml.write_text(yaml.read_text() + "distill: {temperature: 3.0}\n")
-        assert tick() == []
+        assert "town: already prepared" in tick.message
     students = [{"path": [f"{kind}_student"]} for kind in ("vanilla", "distilled")]
-    nodes = serve(home).query(STALE, partition="town|0", keys=students)["assetNodes"]
+    nodes = server.query(STALE, partition="town|1", keys=students)["assetNodes"]
     assert {node["assetKey"]["path"][0]: node["staleStatus"] for node in nodes} == {
         "vanilla_student": "FRESH",
         "distilled_student": "STALE",
@@ -276,6 +275,20 @@ def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(in
         "evaluate town|2",
         "report town",
     ]
+
+
+@pytest.mark.parametrize("job", ["prepare_city", "evaluate"])
+def test_a_link_that_succeeds_again_requests_what_it_has_requested_already(instance, job):
+    """Dagster launches nothing for a run key it has seen, so a succeeded link, re-executed, starts nothing."""
+    definition = build_defs().resolve_job_def(job)
+    key = dg.MultiPartitionKey({"city": "town", "seed": "0"}) if job == "evaluate" else "town"
+    tags = {CHAIN_TAG: "first", CITY_TAG: "town", SEEDS_TAG: "0", "dagster/partition": str(key)}
+    if job == "evaluate":
+        tags["dagster/partition/seed"] = "0"
+    _, [request] = succeeded(instance, definition, tags)
+    _, [again] = succeeded(instance, definition, tags)
+    assert again.run_key == request.run_key
+    assert (again.job_name, again.partition_key) == (request.job_name, request.partition_key)
 
 
 def test_a_job_launched_by_itself_starts_nothing(instance):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import urllib.error
 import urllib.request
 
 import pytest
-from guarded_process import GuardedProcess
-from homes import ROOT, wait_until
+from homes import Dev, wait_until
+from ports import free_ports
 from stage_process import left_after, running
 
 
@@ -24,33 +23,32 @@ def answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(
-    ("sent", "serving"),
-    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)],
-    ids=["interrupted", "terminated-at-start", "terminal-closed-at-start"],
-)
-def test_everything_that_make_dev_starts_ends_with_it(fresh_home, three_ports, sent, serving):
-    """`serving`: the signal comes when all servers answer, otherwise as soon as all processes have been started."""
-    ports = three_ports
-    environment = fresh_home.environment | {
-        "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}",
-        "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
-        "PYTHONWARNINGS": "ignore",
-    }
-    # a background job of a shell ignores interrupts; the servers must end all the same
-    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
-    command = [*shell, sys.executable, "-m", "dagster_project.dev", "--port", str(ports[0])]
-    log = fresh_home.root / "dev.log"
-    with GuardedProcess(command, cwd=ROOT, environment=environment, log=log) as process:
+def ends_everything(dev, sent):
+    """Send a signal to the group of `make dev`, as the terminal does; all its processes and servers must end."""
+    # dagster dev, its web server and daemon, the files, TensorBoard, and this one
+    assert len(running(dev.home.root)) >= 6
+    os.killpg(dev.process.pid, sent)
+    assert dev.process.wait(60) is not None
+    assert not left_after(dev.home.root, 10)
+    assert not any(map(answers, dev.ports))
+
+
+@pytest.mark.xdist_group("dev")
+@pytest.mark.last
+def test_everything_that_make_dev_starts_ends_when_it_is_interrupted(dev_town, shared_dev):
+    dev, _ = shared_dev.running()
+    wait_until(lambda: all(map(answers, dev.ports)), 120, dev.log.read_text)
+    ends_everything(dev, signal.SIGINT)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["terminated", "terminal-closed"])
+def test_everything_that_make_dev_starts_ends_when_it_is_ended_at_its_start(fresh_home, sent):
+    """The signal comes as soon as all processes have been started; the servers do not answer yet."""
+    with Dev(fresh_home, free_ports(3)) as dev:
 
         def started() -> bool:
-            assert process.poll() is None, log.read_text()
-            # dagster dev, its web server and daemon, the files, TensorBoard, and this one
-            return all(map(answers, ports)) if serving else len(running(fresh_home.root)) >= 6
+            assert dev.process.poll() is None, dev.log.read_text()
+            return len(running(fresh_home.root)) >= 6
 
-        wait_until(started, 120, log.read_text)
-        assert len(running(fresh_home.root)) >= 6
-        os.killpg(process.pid, sent)
-        assert process.wait(60) is not None
-        assert not left_after(fresh_home.root, 10)
-        assert not any(map(answers, ports))
+        wait_until(started, 120, dev.log.read_text)
+        ends_everything(dev, sent)

@@ -42,7 +42,7 @@ def test_seeds_trained_with_different_lambdas_are_reported_and_not_averaged(copy
             "vanilla_student/seed-0",
             "distilled_student/seed-1",
         }
-        assert "left out" not in (folder / "report.html").read_text()
+        assert " is left out: " not in (folder / "report.html").read_text()
 
         run("distill", second, "distilled_student", lambda_kl=0.75)
         check, metadata, _ = report()

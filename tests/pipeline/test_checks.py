@@ -66,10 +66,10 @@ COVERAGE = {
 RESOLUTION = {"choices": 900, "distinguishable_share": 0.8}
 ALIGNED = {
     "loss": 2.3,
-    "guess": 4.6,
-    "least_half_a_cell_off": 3.1,
+    "uniform_loss": 4.6,
+    "min_loss_half_cell": 3.1,
     "misplaced": False,
-    "can_tell": True,
+    "is_conclusive": True,
     "trips": 40,
     "best_cells_north": 0.0,
     "best_cells_east": 0.0,
@@ -155,10 +155,10 @@ def test_grid_alignment(grid):
     assert "-0.5 cells further north" in message
     assert where("grid_alignment", off) == (tried[::-1], True)
     for loss in (4.7, float("nan")):
-        passed, message = verdict("grid_alignment", grid(alignment={"loss": loss, "can_tell": False}))
+        passed, message = verdict("grid_alignment", grid(alignment={"loss": loss, "is_conclusive": False}))
         assert not passed
         assert "uniform baseline" in message
-    passed, message = verdict("grid_alignment", grid(alignment={"loss": 4.5, "can_tell": False}))
+    passed, message = verdict("grid_alignment", grid(alignment={"loss": 4.5, "is_conclusive": False}))
     assert passed
     assert "cannot be determined" in message
 
@@ -373,7 +373,7 @@ def test_trained_to_optimum(stage, tmp_path):
 
 def test_seeds_comparable():
     assert verdict("seeds_comparable", artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=[]))[0]
-    left_out = [{"seed": 2, "why": "distillation.lambda_kl is 0.7, not 0.1"}]
+    left_out = [{"seed": 2, "reason": "distillation.lambda_kl is 0.7, not 0.1"}]
     subject = artifact("distillation_report", seeds="0, 1", num_seeds=2, left_out=left_out)
     passed, message = verdict("seeds_comparable", subject)
     assert not passed

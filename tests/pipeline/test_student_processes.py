@@ -1,14 +1,15 @@
-"""Several processes train the same student as one, and none keeps running however the training ends."""
+"""Several processes train the same student as one, and report their errors to the one that started them.
+
+That none keeps running however the training ends: tests/orchestration/test_cancel.py and test_orphans.py, over Dagster.
+"""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from stage_process import left_after, running, stage_process
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import ConfigError, ProcessError, StoreError, TrainingError
@@ -129,23 +130,6 @@ def test_two_processes_stop_early_after_the_same_epoch(inputs, tmp_path):
 
 def next_steps(epoch):
     return {name: value for name, value in epoch.items() if not name.startswith("generation_")}
-
-
-@pytest.mark.parametrize(("sent", "raises"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_a_canceled_training_leaves_no_process_behind(inputs, tmp_path, sent, raises):
-    """The launching process turns the signal into an exception, as Dagster and Ctrl-C do, or is killed by it."""
-    folder = tmp_path / "student"
-    folder.mkdir()
-    student_inputs = {name: inputs[name] for name in STAGES["vanilla_student"].inputs}
-    config = in_processes(2, max_epochs=10_000)
-    with stage_process("vanilla_student", config, student_inputs, folder, seed=0, raises=raises) as process:
-        next(line for line in process.stdout if line == b"epoch 1\n")
-        assert len(running(folder)) >= 4
-        process.send_signal(sent)
-        process.wait(20)
-        assert process.returncode != 0
-    assert not left_after(folder, 10)
-    assert (folder / "state.pt").is_file()
 
 
 def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):

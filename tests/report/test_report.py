@@ -8,19 +8,26 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 from small_city import grid_network, random_trips
 
 from hoser_kd import plots
+from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation.comparison import compare, headline_rows
+from hoser_kd.evaluation.evidence import difference_over_trips, gather_evidence
 from hoser_kd.evaluation.failures import Failure
 from hoser_kd.evaluation.metric_registry import METRICS, Metric, register
 from hoser_kd.evaluation.metrics import evaluate, flatten
+from hoser_kd.evaluation.sampling_floor import Floor
+from hoser_kd.evaluation.statistics import holm, paired_t_test
+from hoser_kd.evaluation.trip_values import TripValues, request_values
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.report import Baselines, ReportData, StudentResult, render, write_report
 from hoser_kd.report.baselines import baseline_sentences
+from hoser_kd.report.data import CeilingResults, FileLink, Latency
+from hoser_kd.report.judgment import judge, judged_rows, repeated_metrics
 from hoser_kd.report.labels import describe_values
-from hoser_kd.report.table import format_row
-from hoser_kd.report.text import judged_rows, repeated_metrics
+from hoser_kd.report.table import Beside, format_row
 
 NETWORK = grid_network()
 REAL = random_trips(NETWORK, 20, seed=0, lengths=(4, 16))
@@ -84,7 +91,7 @@ def data() -> ReportData:
 
 @pytest.fixture(scope="module")
 def page(data: ReportData) -> str:
-    return render(data)
+    return render(data, map_file="map.html")
 
 
 class Page(HTMLParser):
@@ -141,34 +148,41 @@ class TestPage:
             for name, value in attributes.items():
                 assert not name.startswith("on")
                 if name in {"src", "srcset", "href", "action", "data"}:
-                    assert value.startswith(("data:image/png;base64,", "#")), value[:60]
+                    assert value.startswith("data:image/png;base64,") or (tag, name) == ("a", "href"), value[:60]
+                if (tag, name) == ("a", "href"):
+                    assert not re.match(r"\w+:|//", value), value
         assert "default-src 'none'" in page
 
-    def test_links_have_targets(self, page):
-        tags = Page(page).tags
-        targets = {attributes["id"] for _, attributes in tags if "id" in attributes}
-        assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= targets
+    def test_the_sections_are_folded_below_the_first_screen(self, page):
+        before, _, after = page.partition("<details")
+        assert before.count("<img") == 2  # requests and primary metrics
+        assert "<table" not in before
+        assert all("</details>" in part for part in after.split("<details")[:-1])
+        assert " open" not in "".join(re.findall(r"<details[^>]*>", page))
 
     def test_has_every_part(self, page):
         parsed = Page(page)
         headings = [
+            "Primary metrics",
+            "What the differences mean",
             "Next-step prediction",
             "Generated trips",
             "Real and generated trips",
-            "Training",
+            "Arrival and route",
+            "Training and run time",
             "Teacher",
-            "Data",
+            "Data and files",
             "Settings",
             "Versions",
             "Definitions",
         ]
         assert all(heading in parsed.words for heading in headings)
         images = [attributes for tag, attributes in parsed.tags if tag == "img"]
-        # by group, differences, 4 of trips, a failure, curves, 2 of the teacher, network, the one handed in
+        # primary metrics, requests, by group, differences, 3 of trips, curves, 2 of the teacher, network, one handed in
         assert len(images) == 12
         assert all(image["alt"] for image in images)
         assert "Scenarios" in parsed.words
-        assert "30.10" in parsed.words.partition("Scenarios The same metrics")[2]
+        assert "30.10" in parsed.words.partition("The same metrics for parts of the test trips")[2]
         assert "trips that start from Monday to Friday: 20" in parsed.words
         assert parsed.row("no path")[1:3] != ["0.00", "0.00"]
         assert parsed.row("step limit")[1:3] == ["0.00", "0.00"]
@@ -184,12 +198,15 @@ class TestPage:
         words = Page(page).words
         rows = compare({0: {"next_step.accuracy": 1.0}}, {})
         assert rows[0].metric.text in words
-        for name in ("similarity.dtw", "distance.jsd", "paired.jaccard", "training.memorized_share"):
+        for name in ("similarity.dtw", "distance.generated_mean", "paired.jaccard", "training.memorized_share"):
             assert METRICS[name].text in words
 
     def test_the_same_data_give_the_same_file(self, page, data, tmp_path):
         write_report(tmp_path / "report.html", data)
-        assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+        written = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert 'href="map.html"' in written
+        assert written == page
+        assert (tmp_path / "map.html").is_file()
 
     def test_foreign_text_is_escaped(self, data):
         evil = "<script>alert('x')</script>&\"'"
@@ -211,25 +228,48 @@ class TestPage:
 
 
 class TestVerdict:
-    def test_names_what_is_clearly_better_and_worse(self, page):
+    def test_primary_metrics_come_first_and_say_who_is_better(self, page):
         words = Page(page).words
-        assert "A mixed result" in words
-        better, worse = words.split("Clearly worse with the teacher:")[0], words.split("Clearly worse")[1]
-        assert "accuracy (next step)" in better.split("Clearly better with the teacher:")[1]
-        assert "negative log-likelihood (next step)" in worse
-        assert "predicts the next road in 85.10 % of the steps, the vanilla one in 80.10 %" in words
-        assert "+5.00 points, 95 % interval +5.00 to +5.00" in words
-        assert "Nothing here claims statistical significance" in words
+        assert "Next road: vanilla is better. Trips: " in words
+        assert "the distilled student has a test NLL of 0.4500 nat, the vanilla one 0.4000 nat" in words
+        assert "0.0500 nat higher (worse) (95 % interval +0.0500 to +0.0500 over 3 seeds)" in words
+        assert "Primary metrics, chosen before the results" in words
+
+    def test_secondary_metrics_are_named_if_clear_after_correction(self, page):
+        words = Page(page).words
+        better = words.split("Clearly better with the teacher:")[1].split(".")[0]
+        assert "accuracy (next step)" in better
+        assert "negative log-likelihood" not in better  # a primary metric is not counted again
+        assert "none of these is a clear difference" in words
+
+    def test_baselines_and_ceiling_are_part_of_the_verdict(self, data):
+        shared = {"next_step.nll": 0.42, "paired.edr": 0.01}
+        both = Baselines(trips={"Chain": shared}, next_step={"Count": shared})
+        pool = {"name": "student_teacher", "kind": "log_linear", "nll": 0.3, "nll_trips": [0.2, 0.4], "nll_seeds": None}
+        pool |= {"accuracy": 0.9, "decision_accuracy": 0.8, "calibration_error": 0.1}
+        shown = {"label": "pool", "weights": {}, "nll_minus_student": -0.1, "num_fits": 3}
+        gap = {"student_teacher": {"share": 0.25}}
+        ceilings = CeilingResults([pool | shown], gap)
+        parsed = text_of(replace(data, baselines=both, ceilings=ceilings))
+        assert "the best baseline (Count, 0.4200 nat) beats the distilled student only" in parsed.words
+        assert "the best baseline (Chain, 0.0100) beats both students" in parsed.words
+        assert "behind the baseline Chain" in parsed.words
+        assert "closes 25 % of the gap in NLL" in parsed.words
+        row = parsed.row("negative log-likelihood")
+        assert row[2] == "0.3000"  # the ceiling beside the students
 
     def test_tables_give_means_differences_and_intervals(self, page):
         row = Page(page).row("negative log-likelihood")
-        assert row[1:] == ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "worse"]
+        expected = ["nat", "0.4000 ± 0.0000", "0.4500 ± 0.0000", "+0.0500", "+0.0500 to +0.0500", "< 0.001*", "worse"]
+        assert row[1:] == expected
+        assert "Negative log-likelihood of the true next road, mean over steps." in row[0]
 
     def test_one_seed_has_no_interval_and_a_caveat(self, data):
         one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()})
         words = text_of(one).words
-        assert words.count("One seed gives no interval") == 1
+        assert words.count("There is one seed, so no interval over seeds") == 1
         assert "Clearly" not in words.replace("“Clearly”", "")
+        assert "(one seed: another training may differ)" in words
         row = text_of(one).row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "leans better"]
 
@@ -366,7 +406,7 @@ class TestBaselines:
     def test_they_are_columns_beside_the_students_without_an_interval(self, data):
         metrics = flatten(evaluate(REAL, REAL, NETWORK, paired=True, training=TRAINING))
         baselines = Baselines(
-            {"Chain": metrics, "<other>": {"distance.jsd": 0.25}},
+            {"Chain": metrics, "<other>": {"distance.generated_mean": 0.25}},
             {"Chain": {"weekday": metrics}},
             {"Frequency": {"next_step.nll": 0.75}},
         )
@@ -374,8 +414,8 @@ class TestBaselines:
         head, *rows = _tables_of(parsed.rows)[1]
         place = head.index("distilled")
         assert head[place + 1 : place + 3] == ["Chain", "<other>"]
-        by_label = {row[0]: row for row in rows}
-        assert by_label["identical to the real trip ↑"][place + 1 : place + 3] == ["100.00", ""]
+        by_label = {row[0].partition(" ↑")[0]: row for row in rows}
+        assert by_label["identical to the real trip"][place + 1 : place + 3] == ["100.00", ""]
         assert parsed.row("negative log-likelihood")[4] == "0.7500"
         scenarios = _tables_of(parsed.rows)[2]
         assert "Chain" in scenarios[0]
@@ -385,7 +425,7 @@ class TestBaselines:
         note = "The baselines answer other requests."
         parsed = text_of(replace(data, baselines=Baselines(note=note)))
         assert note in parsed.words
-        assert "Primary metric" not in parsed.words
+        assert "Primary metric of generated trips" not in parsed.words
 
 
 class TestCounting:
@@ -398,21 +438,124 @@ class TestCounting:
 
     def test_the_same_pairs_count_once(self):
         rows = self.rows(1.0, 1.0 + 1e-15)
-        assert repeated_metrics(rows) == {"paired.dtw"}
-        assert [row.name for row in judged_rows(rows)] == ["similarity.dtw", "similarity.edr"]
+        assert repeated_metrics(rows) == {"similarity.dtw"}
+        assert [row.name for row in judged_rows(rows)] == ["similarity.edr", "paired.dtw"]
 
     def test_other_pairs_count_each(self):
         rows = self.rows(1.0, 1.5)
         assert repeated_metrics(rows) == set()
         assert [row.name for row in judged_rows(rows)] == ["similarity.dtw", "similarity.edr", "paired.dtw"]
 
-    def test_the_page_says_so(self, data):
+    def test_the_page_says_so_once_and_shows_one_section(self, data):
         trips = evaluate(REAL, REAL, NETWORK, paired=True)
         same = {"similarity": {"dtw": 2.0}, "paired": {"dtw": 2.0, "jaccard": 0.5}}
         runs = {kind: {0: replace(runs[0], metrics={**trips, **same})} for kind, runs in data.students.items()}
         words = text_of(replace(data, students=runs)).words
-        assert "pair the same trips here, so the metrics that both have are equal and count once" in words
-        assert "pair the same trips here" not in text_of(data).words
+        assert words.count("are the same trips here, so both sections have the same values") == 1
+        assert METRICS["paired.dtw"].text in words
+        assert METRICS["similarity.dtw"].text not in words
+        assert "are the same trips here" not in text_of(data).words
+
+    def test_divergences_of_few_trips_are_left_out(self, data):
+        words = text_of(data).words
+        assert "Divergences (JSD) are left out: they need 200 trips, and there are 20." in words
+        assert METRICS["distance.jsd"].text not in words
+        assert METRICS["distance.generated_mean"].text in words
+
+    def test_divergences_within_the_floor_are_no_verdict(self):
+        rows = compare({0: {"distance.jsd": 0.02}}, {0: {"distance.jsd": 0.01}})
+        within = judge(rows, floors={"distance.jsd": Floor(0.02, 0.03, 300, disjoint=True)})
+        beyond = judge(rows, floors={"distance.jsd": Floor(0.005, 0.015, 300, disjoint=True)})
+        assert within.verdict(rows[0]) == "within the floor"
+        assert beyond.verdict(rows[0]) == "leans better"
+        (line,) = [format_row(row, Beside(floors=beyond.floors)) for row in rows]
+        assert line.floor == "0.0050 (0.0150)"
+
+
+class TestEvidence:
+    """Intervals over test trips and Holm's correction beside the metrics."""
+
+    def values(self, shift: float, seed: int = 0) -> TripValues:
+        return TripValues(np.random.default_rng(seed).random(60) + shift, np.ones(60))
+
+    def test_one_seed_has_an_interval_over_trips(self, data):
+        values = {
+            "vanilla": {"next_step.accuracy": self.values(0.1), "next_step.nll": self.values(0.3)},
+            "distilled": {"next_step.accuracy": self.values(0.2), "next_step.nll": self.values(0.1)},
+        }
+        one = {kind: {0: runs[0]} for kind, runs in data.students.items()}
+        parsed = text_of(replace(data, students=one, trip_values=values))
+        row = parsed.row("accuracy")
+        assert row[2:] == ["80.00", "85.00", "+5.00", "+10.00 to +10.00", "< 0.001", "leans better"]
+        assert "over the test trips" in parsed.words
+
+    def test_secondary_metrics_are_adjusted_together_and_primary_ones_are_not(self):
+        rng = np.random.default_rng(1)
+        names = ["next_step.nll", "next_step.accuracy", "next_step.top_3", "paired.dtw"]
+        base = {name: TripValues(rng.random(40), np.ones(40)) for name in names}
+        other = {name: TripValues(v.totals + rng.normal(0.05, 0.2, 40), v.counts) for name, v in base.items()}
+        rows = compare(
+            {0: {name: v.mean for name, v in base.items()}}, {0: {name: v.mean for name, v in other.items()}}
+        )
+        evidence = gather_evidence(rows, base, other)
+        assert evidence["next_step.nll"].adjusted is None
+        family = [name for name in names if name != "next_step.nll"]
+        expected = holm([evidence[name].p_value for name in family])
+        assert [evidence[name].adjusted for name in family] == pytest.approx(expected)
+        assert all(evidence[name].adjusted >= evidence[name].p_value for name in family)
+
+    def test_clear_over_seeds_is_not_enough_if_the_trips_do_not_agree(self):
+        rows = compare({s: {"paired.dtw": 2.0 + s / 100} for s in range(3)}, {s: {"paired.dtw": 1.0} for s in range(3)})
+        noise = self.values(0.0, seed=1), self.values(0.0, seed=2)
+        judgment = judge(rows, {"vanilla": {"paired.dtw": noise[0]}, "distilled": {"paired.dtw": noise[1]}})
+        assert rows[0].verdict == "better"
+        assert judgment.verdict(rows[0]) == "leans better"
+        assert judge(rows).verdict(rows[0]) == "better"
+
+    def test_p_value_over_seeds_agrees_with_the_interval(self):
+        differences = [0.4, 0.1, 0.3, -0.05]
+        assert paired_t_test(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+        assert paired_t_test([0.1]) is None
+        assert paired_t_test([0.5, 0.5]) == 0
+
+    def test_values_per_trip_add_up_to_the_metrics(self):
+        generated = answers(3)
+        whole = flatten(evaluate(REAL, generated, NETWORK, paired=True))
+        values = request_values(REAL, generated, NETWORK, EvaluationConfig())
+        for name, each in values.items():
+            if each.counts.sum():
+                assert each.mean == pytest.approx(whole[name]), name
+        assert {"paired.edr", "paired.hausdorff", "requests.reached_share"} <= values.keys()
+
+    def test_a_difference_with_other_counts_resamples_both(self):
+        a, b = TripValues(np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.0, 1.0])), TripValues(np.ones(3), np.ones(3))
+        interval = difference_over_trips(a, b)
+        assert interval.value == 0.5
+        assert interval.low <= 0.5 <= interval.high
+
+
+class TestBesideTheMetrics:
+    def test_latency_and_files(self, data):
+        more = replace(
+            data,
+            latency=[Latency("vanilla student, search", 12.5, 0.25)],
+            files=[FileLink("real <trips>", "real_lines.parquet")],
+        )
+        parsed = text_of(more)
+        assert ["vanilla student, search", "12.5", "0.250"] in parsed.rows
+        assert "part of no version" in parsed.words
+        assert ("a", {"href": "real_lines.parquet"}) in parsed.tags
+        assert "QGIS" in parsed.words
+        assert "real <trips>" in parsed.words
+        assert "Latency" not in text_of(data).words
+
+    def test_other_routes_are_no_wrong_turns(self, data):
+        turned = replace(data.students["vanilla"][0], failures=[Failure(2, "another route", 0.4)])
+        parsed = text_of(replace(data, students={"vanilla": {0: turned}}))
+        assert "“Another route” is no failure to arrive" in parsed.words
+        assert "wrong turn" not in parsed.words
+        page = render(replace(data, students={"vanilla": {0: turned}}), with_figures=False, map_file="map.html")
+        assert 'href="map.html#2"' in page
 
 
 class TestLabels:
@@ -438,7 +581,9 @@ class TestColumns:
         heads = [row for row in text_of(one).rows if row[0] == "metric" and "vanilla" in row]
         assert heads
         for head in heads:
-            assert not {"95 % interval", "effect"} & {cell.replace("\N{NO-BREAK SPACE}", " ") for cell in head}
+            assert not {"95 % over seeds", "95 % over trips", "p (Holm)"} & {
+                cell.replace("\N{NO-BREAK SPACE}", " ") for cell in head
+            }
 
     @pytest.mark.parametrize("seeds", [1, 3])
     def test_every_column_has_content_and_every_row_has_every_column(self, data, seeds):

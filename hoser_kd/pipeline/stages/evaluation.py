@@ -11,7 +11,9 @@ from hoser_kd.common.files import write_json
 from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
+from hoser_kd.evaluation.trip_values import write_step_sums
 from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.report_evidence import STEP_SUMS
 from hoser_kd.pipeline.stages.generation import load_generated, student_folders
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
@@ -31,6 +33,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     for kind, folder in student_folders(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
         steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
+        write_step_sums(run.folder / STEP_SUMS.format(kind=kind), steps, len(test))
         trips = metrics.evaluate(
             real,
             generated[kind],

@@ -16,6 +16,7 @@ from hoser_kd.evaluation.failures import failures
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.report_evidence import latency_rows, with_evidence, write_real_lines
 from hoser_kd.pipeline.seed_selection import SeedSelection, comparable_seeds
 from hoser_kd.pipeline.stages.baselines import (
     BaselineMetrics,
@@ -27,7 +28,8 @@ from hoser_kd.pipeline.stages.evaluation import comparison_rows
 from hoser_kd.pipeline.stages.generation import STUDENTS, load_generated
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
-from hoser_kd.report import Baselines, ReportData, StudentResult, write_report
+from hoser_kd.report import Baselines, ReportData, StudentResult, verdict, write_report
+from hoser_kd.report.data import NETWORK_CAPTION
 
 
 def distillation_report(run: StageRun) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
     run = _restricted(run, selection)
     data = report_data(run, selection)
     write_report(run.folder / "report.html", data)
+    write_real_lines(run.folder, data)
     write_json(run.folder / "seeds.json", list(selection.seeds))
     return {
         "seeds": ", ".join(map(str, selection.seeds)),
@@ -43,6 +46,8 @@ def distillation_report(run: StageRun) -> dict[str, Any]:
         "left_out": list(selection.left_out),
         "comparison": _over_seeds(data.students),
         **_baseline_tables(data),
+        "verdict": "\n".join(verdict(data)),
+        **latency_rows(data),
         "artifacts": _versions(run),
     }
 
@@ -65,7 +70,7 @@ def report_data(run: StageRun, selection: SeedSelection | None = None) -> Report
         run = _restricted(run, selection)
     network, real = load_network(run), load_trips(run, "test")
     students = {kind: _results(run, kind, stage, network, real) for kind, stage in STUDENTS.items()}
-    return ReportData(
+    data = ReportData(
         city=run.config.city,
         network=network,
         real=real,
@@ -80,6 +85,7 @@ def report_data(run: StageRun, selection: SeedSelection | None = None) -> Report
         decoder=_decoder(run),
         baselines=_baselines(run),
     )
+    return with_evidence(run, data)
 
 
 def _baselines(run: StageRun) -> Baselines:
@@ -200,6 +206,7 @@ def _seconds(run: StageRun) -> dict[str, float]:
 
 def _figures(run: StageRun) -> dict[str, bytes]:
     files = {
+        NETWORK_CAPTION: run.path("road_network") / "map.png",
         "The teacher's grid: number of roads per cell.": run.path("grid_token_table") / "cells.png",
         "Mean negative log-likelihood of the teacher by cell.": run.path("teacher_evaluation") / "nll_map.png",
     }

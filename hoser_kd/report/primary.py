@@ -1,0 +1,255 @@
+"""The first screen: primary metrics of students, baselines and ceilings, and the verdict in three sentences.
+
+The primary metrics were chosen before the results: `PRIMARY_NEXT_STEP` (NLL on test trips) and `PRIMARY_TRIP` (EDR from
+the real trip of the same request).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from hoser_kd.evaluation.comparison import Row
+from hoser_kd.evaluation.evidence import interval_over_trips
+from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval, interval_over_seeds
+from hoser_kd.report.data import ReportData
+from hoser_kd.report.judgment import Judgment, excludes_zero
+
+STUDENTS = {"vanilla": "vanilla student", "distilled": "distilled student"}
+CEILING = "student_teacher"
+CONTROL = "student_markov"
+_POOLS = {
+    CEILING: "ceiling: vanilla student + teacher",
+    CONTROL: "control: vanilla student + Markov chain",
+}
+NAMES = {PRIMARY_NEXT_STEP: "test NLL", PRIMARY_TRIP: "EDR"}
+UNITS = {PRIMARY_NEXT_STEP: " nat", PRIMARY_TRIP: ""}
+INTRODUCTION = (
+    "Primary metrics, chosen before the results, lower is better: negative log-likelihood (NLL) of the next road on "
+    "test trips; edit distance (EDR) of a generated trip from the real one of the same request."
+)
+Role = Literal["student", "baseline", "ceiling", "control"]
+
+
+class Contender(NamedTuple):
+    """A model or baseline on a primary metric."""
+
+    name: str
+    """Name of a student (`vanilla`, `distilled`), pool or baseline."""
+    label: str
+    """Name for readers."""
+    role: Role
+    value: float
+    """The metric, mean over the seeds."""
+    trips: Interval | None = None
+    """Interval over the test trips; None if it is not known."""
+    seeds: Interval | None = None
+    """Interval over the seeds; None with one seed or without seeds."""
+
+
+def contenders(data: ReportData, rows: Mapping[str, Row], metric: str) -> list[Contender]:
+    """Return students, baselines and ceilings on a primary metric, the best first; empty without a student."""
+    row = rows.get(metric)
+    if row is None:
+        return []
+    found = [
+        Contender(
+            kind,
+            STUDENTS[kind],
+            "student",
+            float(np.mean(values)),
+            _over_trips(data, kind, metric),
+            interval_over_seeds(values) if len(values) > 1 else None,
+        )
+        for kind, values in (("vanilla", row.vanilla), ("distilled", row.distilled))
+        if values
+    ]
+    baselines = data.baselines.next_step if metric == PRIMARY_NEXT_STEP else data.baselines.trips
+    found += [
+        Contender(name, name, "baseline", metrics[metric], _over_trips(data, name, metric))
+        for name, metrics in baselines.items()
+        if metric in metrics
+    ]
+    if metric == PRIMARY_NEXT_STEP:
+        found += _pools(data.ceilings.rows)
+    return sorted(found, key=lambda each: each.value)
+
+
+def headline(data: ReportData, judgment: Judgment) -> str:
+    """Return the verdict in one line."""
+    if not data.students.get("distilled"):
+        return "Vanilla HOSER, without a distilled student to compare with."
+    texts = [
+        f"{what}: {_outcome(data, judgment, name)}"
+        for what, name in (("Next road", PRIMARY_NEXT_STEP), ("Trips", PRIMARY_TRIP))
+        if name in judgment.by_name and judgment.by_name[name].difference is not None
+    ]
+    if not texts:
+        return "The students are not compared."
+    return ". ".join(texts) + (" (one seed: another training may differ)." if num_pairs(data) == 1 else ".")
+
+
+def sentences(data: ReportData, judgment: Judgment) -> list[str]:
+    """Return the verdict: next step, generated trips, and the place between baselines and ceiling."""
+    if not data.students.get("distilled"):
+        vanilla = data.students.get("vanilla", {})
+        disabled = (
+            f"Distillation is disabled for {data.city}. This page shows the vanilla student only, trained with "
+            f"{_seeds(len(vanilla))} and tested on {len(data.real):,} real test trips."
+        )
+        return [disabled, *_references(data, judgment)]
+    gains = [
+        _gain_sentence(data, judgment, name, start)
+        for name, start in ((PRIMARY_NEXT_STEP, "Next road"), (PRIMARY_TRIP, "Generated trips"))
+        if name in judgment.by_name and judgment.by_name[name].difference is not None
+    ]
+    return [*gains, *_references(data, judgment)]
+
+
+def num_pairs(data: ReportData) -> int:
+    """Return the number of seeds that both students have."""
+    return len(data.students.get("vanilla", {}).keys() & data.students.get("distilled", {}).keys())
+
+
+def ceiling_note(data: ReportData) -> str:
+    """Return how far the distilled student is from the ceiling; empty if it is not known."""
+    shares = data.ceilings.gap.get(CEILING) if data.ceilings.gap else None
+    pool = next((row for row in data.ceilings.rows if _key(row) == CEILING), None)
+    if pool is None:
+        return ""
+    text = f"the ceiling, a log-linear pool of vanilla student and teacher, {pool['nll']:.4f} nat"
+    share = shares.get("share") if shares else None
+    if share is None:
+        return f"The test NLL of {text}."
+    if share < 0:
+        return f"The distilled student is farther than the vanilla one from {text}."
+    return f"The distilled student closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to {text}."
+
+
+def _outcome(data: ReportData, judgment: Judgment, name: str) -> str:
+    """Return which student is better on a primary metric, and whether a baseline is better than it."""
+    row = judgment.by_name[name]
+    found = contenders(data, judgment.by_name, name)
+    baseline = next((each for each in found if each.role == "baseline"), None)
+    if not _is_clear(judgment, row):
+        text, compared = "no clear difference", min(each.value for each in found if each.role == "student")
+        behind = "both behind"
+    else:
+        is_better = row.difference is not None and row.difference.mean < 0
+        text = f"{'distilled' if is_better else 'vanilla'} is better"
+        compared, behind = float(np.mean(row.distilled if is_better else row.vanilla)), "but behind"
+    if baseline is not None and _is_lower(baseline.value, compared):
+        return f"{text}, {behind} the baseline {baseline.label}"
+    return text
+
+
+def _is_clear(judgment: Judgment, row: Row) -> bool:
+    """Return whether all intervals that exist, over the seeds and over the test trips, exclude 0."""
+    evidence = judgment.evidence.get(row.name)
+    ends = [] if row.difference is None else [(row.difference.low, row.difference.high)]
+    if evidence is not None and evidence.trips is not None:
+        ends.append((evidence.trips.low, evidence.trips.high))
+    known = [pair for pair in ends if np.isfinite(pair).all()]
+    return bool(known) and all(excludes_zero(*pair) for pair in known)
+
+
+def _gain_sentence(data: ReportData, judgment: Judgment, name: str, start: str) -> str:
+    row = judgment.by_name[name]
+    vanilla, distilled = float(np.mean(row.vanilla)), float(np.mean(row.distilled))
+    mean = row.difference.mean if row.difference is not None else distilled - vanilla
+    unit = UNITS[name]
+    if mean == 0:
+        change = "no difference"
+    else:
+        change = f"{abs(mean):.4f}{unit} {'lower (better)' if mean < 0 else 'higher (worse)'}"
+    clear = "" if _is_clear(judgment, row) else "; not a clear difference"
+    return (
+        f"{start}: the distilled student has {'a' if name == PRIMARY_NEXT_STEP else 'an'} {NAMES[name]} of "
+        f"{distilled:.4f}{unit}, the vanilla one {vanilla:.4f}{unit}: {change}{_intervals(data, judgment, row)}{clear}."
+    )
+
+
+def _intervals(data: ReportData, judgment: Judgment, row: Row) -> str:
+    """Return the intervals of a difference as text; empty if there is none."""
+    parts = []
+    if row.difference is not None and np.isfinite(row.difference.low):
+        parts.append(f"{_ends(row.difference)} over {num_pairs(data)} seeds")
+    evidence = judgment.evidence.get(row.name)
+    if evidence is not None and evidence.trips is not None and np.isfinite(evidence.trips.low):
+        parts.append(f"{_ends(evidence.trips)} over the test trips")
+    return f" (95\N{NO-BREAK SPACE}% interval {', '.join(parts)})" if parts else ""
+
+
+def _references(data: ReportData, judgment: Judgment) -> Iterator[str]:
+    """Yield one sentence on baselines and ceiling; none where nothing is known."""
+    parts = [
+        text
+        for name, subject in ((PRIMARY_NEXT_STEP, "On the next road"), (PRIMARY_TRIP, "on trips"))
+        if (text := _against_baselines(contenders(data, judgment.by_name, name), name, subject))
+    ]
+    if parts:
+        text = " and ".join(parts)
+        yield " ".join(filter(None, (f"{text[:1].upper()}{text[1:]}.", ceiling_note(data))))
+    elif note := ceiling_note(data):
+        yield note
+
+
+def _against_baselines(found: Sequence[Contender], name: str, subject: str) -> str:
+    baselines = [each for each in found if each.role == "baseline"]
+    students = [each for each in found if each.role == "student"]
+    if not baselines or not students:
+        return ""
+    best = baselines[0]
+    beaten = [each for each in students if _is_lower(best.value, each.value)]
+    label = f"the best baseline ({best.label}, {best.value:.4f}{UNITS[name]})"
+    if len(students) == 1:
+        return f"{subject} {label} {'beats' if beaten else 'does not beat'} the {students[0].label}"
+    if len(beaten) == len(students):
+        return f"{subject} {label} beats both students"
+    if not beaten:
+        return f"{subject} both students beat {label}"
+    return f"{subject} {label} beats the {beaten[0].label} only"
+
+
+def _is_lower(a: float, b: float) -> bool:
+    """Return whether a is lower than b by more than rounding."""
+    return a < b and not np.isclose(a, b, rtol=1e-9, atol=0)
+
+
+def _pools(rows: Sequence[Mapping[str, Any]]) -> list[Contender]:
+    return [
+        Contender(
+            row["name"],
+            _POOLS[row["name"]],
+            "ceiling" if row["name"] == CEILING else "control",
+            row["nll"],
+            _interval(row["nll"], row["nll_trips"]),
+            _interval(row["nll"], row["nll_seeds"]),
+        )
+        for row in rows
+        if _key(row) in _POOLS
+    ]
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    """Return the name of a log-linear pool; empty for other rows."""
+    return str(row["name"]) if row["kind"] == "log_linear" else ""
+
+
+def _interval(value: float, ends: Sequence[float] | None) -> Interval | None:
+    return None if ends is None else Interval(value, *ends)
+
+
+def _over_trips(data: ReportData, name: str, metric: str) -> Interval | None:
+    values = data.trip_values.get(name, {}).get(metric)
+    return None if values is None else interval_over_trips(values)
+
+
+def _ends(interval: Any) -> str:
+    return f"{interval.low:+.4f} to {interval.high:+.4f}".replace("-", "−")
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"
