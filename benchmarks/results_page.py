@@ -274,11 +274,12 @@ def primary_plot(results: Row) -> Figure:
     panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
     for name, style, label in ((CEILING, "--", "teacher"), (CONTROL, ":", "Markov chain")):
         nll = [pool_nll(results["shares"][share], name) for share in shares]
-        ends = ([at + half for at in range(len(shares))] for half in (-0.45, 0.45))
-        panels[0].hlines(nll, *ends, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
-    for (name, row), style in zip(results["baselines"].items(), (":", "-.", "--", (0, (1, 4))), strict=False):
+        left, right = ([place + half for place in range(len(shares))] for half in (-0.45, 0.45))
+        panels[0].hlines(nll, left, right, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
+    styles: tuple[Any, ...] = (":", "-.", "--", (0, (1, 4)))
+    for (name, row), dashes in zip(results["baselines"].items(), styles, strict=False):
         mean = row["metrics"][PRIMARY_TRIP]["mean"]
-        panels[1].axhline(mean, color="#999999", ls=style, lw=1, label=BASELINES[name].label)
+        panels[1].axhline(mean, color="#999999", ls=dashes, lw=1, label=BASELINES[name].label)
     for axes in panels:
         axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
