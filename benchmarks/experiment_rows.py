@@ -246,8 +246,8 @@ def gap_of(
     for name, pooled in ceilings["nll_by_seed"].items():
         seeds = [seed for seed in runs if seed in vanilla and str(seed) in pooled]
         if seeds:
-            nll = [[of[seed].metrics["next_step.nll"] for seed in seeds] for of in (vanilla, runs)]
-            closed = share_of_gap_closed(*nll, [pooled[str(seed)] for seed in seeds])
+            before, after = ([of[seed].metrics["next_step.nll"] for seed in seeds] for of in (vanilla, runs))
+            closed = share_of_gap_closed(before, after, [pooled[str(seed)] for seed in seeds])
             ends = _ends(interval_over_seeds(closed.by_seed))
             result[name] = {"share": closed.share, "by_seed": list(closed.by_seed), "seeds": ends}
     return result

@@ -9,7 +9,7 @@ written by hand.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,12 @@ def cell(name: str, row: Row) -> str:
 
 
 def verdict(name: str, row: Row) -> str:
-    """Return better, worse or not clear: whether every interval of a difference excludes 0; one seed is named."""
+    """Return better, worse or not clear, and that there is one seed.
+
+    Clear: every interval excludes 0 and, for a metric that is not primary, the adjusted p-value is at most 0.05.
+    """
     intervals = [row[kind] for kind in ("seeds", "trips") if row[kind]]
-    if not intervals or any(low <= 0 <= high for low, high in intervals):
+    if not intervals or row.get("p_holm", 0.0) > 0.05 or any(low <= 0 <= high for low, high in intervals):
         return "not clear"
     word = "better" if (row["mean"] > 0) == (name in HIGHER_IS_BETTER) else "worse"
     return word if row["seeds"] else f"{word}, one seed"
@@ -103,6 +106,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(each) + " |" for each in lines] + [""]
 
 
+def students(part: Row) -> list[str]:
+    """Return the recipes without those that search the same students as an earlier one, whose next steps are equal."""
+    first: dict[tuple[float, ...], str] = {}
+    for name, row in part["rows"].items():
+        first.setdefault(tuple(row["metrics"][PRIMARY_NEXT_STEP]["by_seed"]), name)
+    return list(first.values())
+
+
 def next_step_table(results: Row, part: Row) -> list[str]:
     """Return the rows of next-step prediction: counting models, students, pools."""
     rows = []
@@ -110,7 +121,8 @@ def next_step_table(results: Row, part: Row) -> list[str]:
         values = {f"next_step.{key}": value for key, value in results["next_step_baselines"][name].items()}
         cells = [number(key, values[key]) if key in values else "–" for key in NEXT_STEP]
         rows.append([f"*{label}*", "–", *cells, "–"])
-    for name, row in part["rows"].items():
+    for name in students(part):
+        row = part["rows"][name]
         gap = row.get("gap_closed", {}).get(CEILING)
         rows.append(
             [
@@ -175,10 +187,12 @@ def trips_table(results: Row, part: Row) -> list[str]:
     return table(["model", "seeds", *TRIPS.values()], rows)
 
 
-def difference_table(difference: Row) -> list[str]:
-    """Return the differences of a recipe with intervals and p-values."""
+def difference_table(difference: Row, names: Collection[str]) -> list[str]:
+    """Return the differences of a recipe in these metrics, with intervals and p-values."""
     rows = []
     for name, row in difference["metrics"].items():
+        if name not in names:
+            continue
         p = row.get("p_holm", row.get("p"))
         kind = "primary" if name in (PRIMARY_NEXT_STEP, PRIMARY_TRIP) else "Holm"
         rows.append(
@@ -227,7 +241,7 @@ def sentences(results: Row) -> Iterator[tuple[str, str]]:
         for name, row in part["rows"].items():
             place = f"{results['city']}, {percent(share)} of the trips, {name} ({seeds_text(row['seeds'])})"
             if "minus_vanilla" in row:
-                for metric in (PRIMARY_NEXT_STEP, PRIMARY_TRIP):
+                for metric in (PRIMARY_NEXT_STEP, PRIMARY_TRIP) if name in students(part) else (PRIMARY_TRIP,):
                     yield finding(place, metric, row["minus_vanilla"], "vanilla")
             yield finding(place, PRIMARY_TRIP, row["minus_markov"], "the Markov chain's most probable path")
 
@@ -260,11 +274,12 @@ def primary_plot(results: Row) -> Figure:
     panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
     for name, style, label in ((CEILING, "--", "teacher"), (CONTROL, ":", "Markov chain")):
         nll = [pool_nll(results["shares"][share], name) for share in shares]
-        ends = ([at + half for at in range(len(shares))] for half in (-0.45, 0.45))
-        panels[0].hlines(nll, *ends, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
-    for (name, row), style in zip(results["baselines"].items(), (":", "-.", "--", (0, (1, 4))), strict=False):
+        left, right = ([place + half for place in range(len(shares))] for half in (-0.45, 0.45))
+        panels[0].hlines(nll, left, right, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
+    styles: tuple[Any, ...] = (":", "-.", "--", (0, (1, 4)))
+    for (name, row), dashes in zip(results["baselines"].items(), styles, strict=False):
         mean = row["metrics"][PRIMARY_TRIP]["mean"]
-        panels[1].axhline(mean, color="#999999", ls=style, lw=1, label=BASELINES[name].label)
+        panels[1].axhline(mean, color="#999999", ls=dashes, lw=1, label=BASELINES[name].label)
     for axes in panels:
         axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
@@ -282,7 +297,10 @@ def plot_recipe(axes: Axes, results: Row, name: str, metric: str, color: str, of
         (place + offset, results["shares"][share]["rows"][name]["metrics"][metric])
         for place, share in enumerate(sorted(results["shares"], key=float))
         if name in results["shares"][share]["rows"]
+        and (metric != PRIMARY_NEXT_STEP or name in students(results["shares"][share]))
     ]
+    if not points:
+        return
     axes.plot([x for x, _ in points], [row["mean"] for _, row in points], "o", color=color, ms=5, label=name)
     for x, row in points:
         for kind, width, opacity in (("seeds", 5, 0.35), ("trips", 1.2, 1.0)):
@@ -315,19 +333,31 @@ def city_lines(results: Row) -> list[str]:
         for name, row in part["rows"].items():
             if "minus_vanilla" in row:
                 seeds = ", ".join(map(str, row["minus_vanilla"]["seeds"]))
-                lines += [f"{name} − vanilla, seeds {seeds}:", "", *difference_table(row["minus_vanilla"])]
+                names = LABELS if name in students(part) else TRIPS
+                lines += [f"{name} − vanilla, seeds {seeds}:", "", *difference_table(row["minus_vanilla"], names)]
         lines += ["Settings tried on validation, and costs of one student:", "", *tried_table(part), *cost_table(part)]
     return lines
 
 
 def reproduce_lines(cities: Sequence[Row]) -> list[str]:
-    lines = ["## How to reproduce it", "", "Everything, then one row:", "", "```sh"]
+    """Return the commands; each row of the tables names its seeds."""
+    lines = ["## How to reproduce it", "", "```sh", "export PORTO_DATA=/path/to/porto  # only for porto"]
     for results in cities:
-        shares = " ".join(results["shares"])
-        recipes = " ".join(dict.fromkeys(name for part in results["shares"].values() for name in part["rows"]))
-        lines.append(f"python benchmarks/experiment.py --city {results['city']} --shares {shares} --recipes {recipes}")
-    lines += ["python benchmarks/experiment.py --city demo --only vanilla 0.1 0", "```", ""]
-    return lines
+        for share, part in results["shares"].items():
+            seeds = " ".join(map(str, part["rows"][VANILLA]["seeds"]))
+            options = f"--shares {share} --recipes {' '.join(part['rows'])} --seeds {seeds}"
+            lines.append(f"python benchmarks/experiment.py --city {results['city']} {options}")
+    city, (share, part) = cities[0]["city"], list(cities[0]["shares"].items())[-1]
+    cost = part["rows"][VANILLA]["cost"]
+    seconds = cost["cost.train_cpu_s"] + cost["cost.generate_cpu_s"]
+    lines += [f"python benchmarks/experiment.py --city {city} --only {VANILLA} {share} 0  # one student", "```", ""]
+    return [
+        *lines,
+        (
+            "The last command needs no teacher. It trains one student with the settings of the table, about "
+            f"{seconds:.0f} s of CPU time with its trips, and prints its metrics beside the stored ones."
+        ),
+    ]
 
 
 def plot_name(results: Row) -> str:

@@ -144,6 +144,14 @@ def test_a_verdict_needs_every_interval(metric, mean, seeds, trips, expected):
     assert verdict(metric, {"mean": mean, "seeds": seeds, "trips": trips}) == expected
 
 
+def test_an_adjusted_p_value_above_the_level_is_no_verdict():
+    from results_page import verdict
+
+    row = {"mean": -0.1, "seeds": [-0.2, -0.05], "trips": [-0.2, -0.05], "p": 0.01}
+    assert verdict("paired.dtw", {**row, "p_holm": 0.04}) == "better"
+    assert verdict("paired.dtw", {**row, "p_holm": 0.06}) == "not clear"
+
+
 def test_the_stored_page_is_the_page_of_the_stored_results():
     from results_page import DOCS, RESULTS, page, plot_name, stored_cities
 
