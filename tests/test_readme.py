@@ -119,7 +119,15 @@ def problem_of(command: str, capsys) -> str | None:
     words = shlex.split(command.replace("\n", " "))
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
         words.pop(0)
+    if not words or words[0] == "export":
+        return None
     program, arguments = Path(words[0]).name, words[1:]
+    if program == "python" and arguments[0].endswith(".py"):
+        script = ROOT / arguments[0]
+        if not script.is_file():
+            return f"{arguments[0]} does not exist"
+        unknown = [word for word in arguments if word.startswith("--") and f'"{word}"' not in script.read_text()]
+        return f"{arguments[0]} has no option {', '.join(unknown)}" if unknown else None
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()
         for word in arguments:
