@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,13 @@ LONGEST = ("dev",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks of this suite."""
+    """Register the marks of this suite, and accept Ctrl-C and SIGTERM.
+
+    A shell starts background jobs with SIGINT ignored. Dagster then ignores SIGTERM too, processes that tests start
+    inherit that, and tests that end a process by SIGTERM would wait for it forever.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "last: run after the other tests of its group")
 
 
