@@ -114,6 +114,25 @@ def commands(page: Path) -> list[tuple[str, str]]:
     return [(place, line.strip()) for place, line in lines if line.strip()]
 
 
+def problem_of_script(name: str, *arguments: str) -> str | None:
+    """Return what is wrong with the call of a Python script: it is missing, or does not name an option."""
+    script = ROOT / name
+    if not script.is_file():
+        return f"{name} does not exist"
+    unknown = [word for word in arguments if word.startswith("--") and f'"{word}"' not in script.read_text()]
+    return f"{name} has no option {', '.join(unknown)}" if unknown else None
+
+
+def problem_of_targets(words: list[str]) -> str | None:
+    """Return which target or variable the Makefile lacks."""
+    makefile = (ROOT / "Makefile").read_text()
+    for word in words:
+        name, is_variable, _ = word.partition("=")
+        if not re.search(rf"^{name} \?=" if is_variable else rf"^{name}:", makefile, re.MULTILINE):
+            return f"the Makefile has no {'variable' if is_variable else 'target'} {name}"
+    return None
+
+
 def problem_of(command: str, capsys) -> str | None:
     """Return what is wrong with a command: an unknown target, variable, subcommand or option."""
     words = shlex.split(command.replace("\n", " "))
@@ -123,18 +142,9 @@ def problem_of(command: str, capsys) -> str | None:
         return None
     program, arguments = Path(words[0]).name, words[1:]
     if program == "python" and arguments[0].endswith(".py"):
-        script = ROOT / arguments[0]
-        if not script.is_file():
-            return f"{arguments[0]} does not exist"
-        unknown = [word for word in arguments if word.startswith("--") and f'"{word}"' not in script.read_text()]
-        return f"{arguments[0]} has no option {', '.join(unknown)}" if unknown else None
+        return problem_of_script(*arguments)
     if program == "make":
-        makefile = (ROOT / "Makefile").read_text()
-        for word in arguments:
-            name, is_variable, _ = word.partition("=")
-            if not re.search(rf"^{name} \?=" if is_variable else rf"^{name}:", makefile, re.MULTILINE):
-                return f"the Makefile has no {'variable' if is_variable else 'target'} {name}"
-        return None
+        return problem_of_targets(arguments)
     if program != "hoser-kd":
         return f"{program} is neither make nor hoser-kd"
     with pytest.raises(SystemExit) as ended:
