@@ -18,6 +18,7 @@ from homes import REPOSITORY, TOWN, Server, stop_sensor, wait_until
 
 from hoser_kd.pipeline.store import read_artifact
 
+playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.xdist_group("dev")
 
 AGAIN = """mutation($params: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $params) {
@@ -114,6 +115,22 @@ def alive(processes):
     return {process for process, state in states.items() if state != "Z"}
 
 
+def select_partition(page, name):
+    """Select a partition in the launchpad; the page is loaded again while its list does not have a new one yet."""
+
+    def selected():
+        page.get_by_placeholder("Partition").click()
+        option = page.get_by_text(name, exact=True).last
+        with contextlib.suppress(playwright.TimeoutError):
+            option.click(timeout=10_000)
+            return True
+        page.reload()
+        return False
+
+    wait_until(selected, 90, f"partition {name} in the launchpad", every=0.5)
+    page.get_by_text(f"partition: {name}").first.wait_for()
+
+
 @pytest.fixture(scope="module")
 def window(chromium):
     """A window with its own profile, and the errors of its pages."""
@@ -163,9 +180,7 @@ def launched(shared_dev, window) -> Past:
     page.goto(f"{ui.url}/jobs")
     page.get_by_role("link", name="full_pipeline").first.click()
     page.get_by_text("Launchpad", exact=True).first.click()
-    page.get_by_placeholder("Partition").click()
-    page.get_by_text("village", exact=True).last.click()
-    page.get_by_text("partition: village").first.wait_for()
+    select_partition(page, "village")
     page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
     page.get_by_text("Success", exact=True).first.wait_for()
