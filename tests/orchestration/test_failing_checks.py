@@ -16,7 +16,13 @@ FAILING = {
         "bounds: roads",
         "bounds: {min_lat: 10, max_lat: 10.01, min_lng: 20, max_lng: 20.01}",
     ),
-    "grid_resolution_sufficient": ("prepare_city", "grid_token_table", None, "cell_size_m: 80", "cell_size_m: 80000"),
+    "grid_resolution_sufficient": (
+        "prepare_city",
+        "grid_token_table",
+        None,
+        "bounds: roads, cell_size_m: 80",
+        "bounds: {min_lat: -60, max_lat: 60, min_lng: -179, max_lng: 179}, cell_size_m: 800000",
+    ),
     "beats_uniform_baseline": (
         "train_teacher",
         "teacher",
