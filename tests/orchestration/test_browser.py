@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from chromium import new_window
 from homes import wait_until
 
 pytestmark = pytest.mark.xdist_group("dev")
@@ -14,13 +15,8 @@ RUNS = "{runsOrError(limit: 50) {... on Runs {results {jobName status}}}}"
 @pytest.fixture
 def browser(chromium):
     """A window with its own profile, and the errors of its pages."""
-    errors: list[str] = []
-    window = chromium.new_context(viewport={"width": 1400, "height": 900})
-    window.set_default_timeout(90_000)
-    window.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    window.on("weberror", lambda error: errors.append(str(error.error)))
-    yield window, errors
-    window.close()
+    with new_window(chromium) as opened:
+        yield opened
 
 
 def test_a_setting_is_changed_in_a_launchpad_filled_in_from_the_yaml(dev_town, browser):

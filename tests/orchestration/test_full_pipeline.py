@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from chromium import new_window
 from homes import REPOSITORY, TOWN, Server, stop_sensor, wait_until
 
 from hoser_kd.pipeline.store import read_artifact
@@ -134,13 +135,8 @@ def select_partition(page, name):
 @pytest.fixture(scope="module")
 def window(chromium):
     """A window with its own profile, and the errors of its pages."""
-    errors: list[str] = []
-    window = chromium.new_context(viewport={"width": 1400, "height": 900})
-    window.set_default_timeout(90_000)
-    window.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    window.on("weberror", lambda error: errors.append(str(error.error)))
-    yield window, errors
-    window.close()
+    with new_window(chromium) as opened:
+        yield opened
 
 
 @dataclass
