@@ -30,16 +30,17 @@ def processes_of_runs(home, servers: set[int]) -> set[int]:
     return numbers
 
 
-def test_a_killed_run_ends_its_step_and_the_processes_of_the_step(dev_town):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_ends_its_step_and_the_processes_of_the_step(dev_town, processes):
     home, server = dev_town
     folder = home.store / "town" / "vanilla_student" / "seed-0"
     before = {path.name for path in folder.iterdir()}
-    home.edit("max_epochs: 2, batch", "num_processes: 2, max_epochs: 100000, batch")
+    home.edit("max_epochs: 2, batch", f"num_processes: {processes}, max_epochs: 100000, batch")
 
     servers = set(running(home.root))
     run = server.launch("distill", "vanilla_student", partition="town|0")
     wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 180, "an epoch of training", every=0.5)
-    assert len(processes_of_runs(home, servers)) >= 4
+    assert len(processes_of_runs(home, servers)) >= 2 + processes
     events = server.query(LOGS, run=run)["logsForRun"]["events"]
     [pid] = {int(match[1]) for event in events if (match := PID.search(event.get("message") or ""))}
     assert pid not in servers
@@ -56,3 +57,6 @@ def test_a_killed_run_ends_its_step_and_the_processes_of_the_step(dev_town):
             "its slot in the pool to be free for the next run",
             every=1,
         )
+    if processes == 1:
+        home.edit("num_processes: 1, max_epochs: 100000, batch", "max_epochs: 3, batch")
+        assert server.wait_for_end(server.launch("distill", "vanilla_student", partition="town|0"), 180) == "SUCCESS"

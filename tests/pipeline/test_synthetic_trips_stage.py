@@ -155,24 +155,6 @@ def test_settings_count_only_with_the_recipe():
     }
 
 
-@pytest.mark.parametrize(
-    ("summary", "passed", "words"),
-    [
-        ({"enabled": False}, True, "lacks `sequence`"),
-        ({"ended_share": 0.98, "trips": 100}, True, "98.0% of 120"),
-        ({"ended_share": 0.3, "trips": 100}, False, "Train the teacher longer"),
-        ({"ended_share": 0.9, "trips": 60}, False, "60 of 100 requested"),
-    ],
-)
-def test_the_check_on_the_share_that_ends(summary, passed, words, tmp_path):
-    counts = {"requested": 100, "attempts": 120, "too_long": 11, "too_short": 9, "rejected_by_length": 0}
-    artifact = Artifact("synthetic_trips", "town", None, "1", tmp_path, summary={**counts, **summary})
-    (result,) = run_checks(artifact, {})
-    assert (result.passed, words in result.message) == (passed, True)
-    if not passed:
-        assert {row["attempts"]: row["number"] for row in result.evidence.rows}["too_long"] == 11
-
-
 def test_a_teacher_without_an_end_gives_no_trips_and_fails_the_check(inputs, tmp_path, monkeypatch):
     """The stage finishes, so that the check can say why."""
     from hoser_kd.teacher.trip_sampling import TripSampler
