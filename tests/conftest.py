@@ -60,13 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stop where the installed pytest-xdist does not group tests: those of a server would start it on every worker."""
-    config = session.config
-    if hasattr(config, "workerinput") and config.getoption("loadgroup", default=False):
-        loose = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("::")[2].rpartition("]")[2]]
-        if loose:
-            pytest.exit(f"this pytest ignores the groups of pytest-xdist ({loose[0]}): install the pinned versions", 4)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: object, ids: list[str]) -> None:
+    """Stop where the installed pytest-xdist does not group tests: every worker would start the servers of a group."""
+    loose = [name for name in ids if "@" not in name.rpartition("::")[2].rpartition("]")[2]]
+    if loose and node.config.getoption("dist") == "loadgroup":
+        pytest.exit(f"this pytest ignores the groups of pytest-xdist ({loose[0]}): install the pinned versions.", 4)
 
 
 @pytest.fixture(scope="session")
