@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 
 from hoser_kd.common.files import atomic_path
@@ -40,6 +39,7 @@ from hoser_kd.report.judgment import Judgment, judge
 from hoser_kd.report.labels import Value, describe, describe_values, is_number
 from hoser_kd.report.primary_metrics import CEILING, INTRODUCTION, headline, num_pairs, sentences
 from hoser_kd.report.table import Beside, Group, Table, format_row, short_label, table_of
+from hoser_kd.report.templating import template_environment
 from hoser_kd.report.text import caveat, definitions_of, secondary_sentences, training_caveat
 from hoser_kd.report.trip_map import map_name, write_map
 
@@ -78,13 +78,7 @@ def render(data: ReportData, *, with_figures: bool = True, map_file: str = "") -
     Without figures, rendering is fast and the text is small. `map_file`: name of the map beside it, to link to.
     """
     judgment = _judge(data)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = template_environment()
     return environment.get_template("report.html").render(
         map_file=map_file,
         **_verdict(data, judgment),

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -24,6 +23,7 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.evaluation.statistics import PRIMARY_TRIP
 from hoser_kd.plots import COLORS
 from hoser_kd.report.data import ReportData, answered_trips, first_generated
+from hoser_kd.report.templating import template_environment
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -94,13 +94,7 @@ def render_map(data: ReportData, sets: Mapping[str, Trajectories]) -> str:
 
     roads = _roads_near(data.network, sets)
     reference = next(iter(sets.values()))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = template_environment()
     # Bokeh's JSON defines a model where it is first named, so the order matters
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     total = len(next(iter(first_generated(data).values())).generated or ())
