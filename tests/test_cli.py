@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hoser_kd.cli import _parser, main
+from hoser_kd.cli import main
+from hoser_kd.cli.main import _parser
 
 TOWN = """\
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}

@@ -1,0 +1,69 @@
+"""The parser of `hoser-kd`: all its commands, suggestions for misspelled ones, and the exit status.
+
+It uses argparse: typer (click) has no option with several values, so it cannot read `report --seeds 0 1 2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hoser_kd.cli.command import Run
+from hoser_kd.cli.file_commands import add_file_commands
+from hoser_kd.cli.stage_commands import add_stage_commands
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.config.messages import nearest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 2 after an error of the user, with its message on one line."""
+    options = _parse(arguments)
+    try:
+        status: int = options.run(options)
+    except HoserKdError as error:
+        sys.stderr.write(f"hoser-kd: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nhoser-kd: interrupted. Finished work is kept; the same command resumes from there.\n")
+        return 130
+    return status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; an unknown one ends the program with the closest of the command."""
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        command: argparse.ArgumentParser = options.parser
+        known = [name for name in command._option_string_actions if name.startswith("--")]  # noqa: SLF001
+        hint = nearest(unknown[0].split("=")[0], known) or f" Known: {', '.join(known)}."
+        command.error(f"unknown argument: {unknown[0]}.{hint}")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser that suggests the closest command or stage; argparse itself does so from Python 3.14."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = nearest(str(value), action.choices)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}.{hint} Known: {', '.join(action.choices)}."
+            )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hoser-kd", description="Distill LM-TAD into HOSER. Finished stages are kept in the store and reused."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, run: Run) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    add_stage_commands(command)
+    add_file_commands(command)
+    return parser
