@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.stats import rankdata
 
 from hoser_kd.common.arrays import row_of_value
 
@@ -76,6 +75,8 @@ def _membership(
 
 def auc(members: Float64Array, others: Float64Array) -> float:
     """Return the area under the ROC curve: probability that a member scores higher than another, ties counted half."""
+    from scipy.stats import rankdata
+
     ranks = rankdata(np.concatenate([members, others]))[: len(members)]
     return float((ranks.mean() - (len(members) + 1) / 2) / len(others))
 

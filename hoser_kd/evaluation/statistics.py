@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
-from scipy.stats import wilcoxon
 
 PRIMARY_NEXT_STEP = "next_step.nll"
 """The one metric that the verdict on next steps rests on: NLL on test trips. All others are adjusted by `holm`."""
@@ -211,6 +210,8 @@ def paired_trip_test(values_a: npt.ArrayLike, values_b: npt.ArrayLike) -> Paired
     different = difference[difference != 0]
     lower = float((different < 0).sum() / len(difference)) if len(difference) else 0.0
     higher = float((different > 0).sum() / len(difference)) if len(difference) else 0.0
+    from scipy.stats import wilcoxon
+
     p_value = float(wilcoxon(different).pvalue) if len(different) else 1.0
     return PairedTest(p_value, len(difference), lower, higher)
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, row_of_value
 from hoser_kd.common.progress import Progress, silent
@@ -63,6 +62,9 @@ class OutlierResult:
         outlier scores above a normal trip; it depends neither on the threshold nor on the share of outliers.
         """
         is_outlier = np.repeat([False, True], [len(self.normal), len(self.outliers)])
+        # only here: it takes a second of every process that imports it
+        from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+
         scores = np.concatenate([self.normal, self.outliers])
         precisions, recalls, _ = precision_recall_curve(is_outlier, scores)
         return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +25,7 @@ pytestmark = pytest.mark.xdist_group("dev")
 
 AGAIN = """mutation($params: ReexecutionParams!) { launchRunReexecution(reexecutionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-RUNS = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
 PARTITIONS = '{assetNodeOrError(assetKey: {path: ["source_files"]}) {... on AssetNode {partitionKeys}}}'
-TICKS = """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { ... on Sensor {
-  sensorState { ticks(limit: 1) { timestamp } } } } }"""
-LOGS = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
-  __typename ... on MessageEvent { message } } } } }"""
 BACKFILL = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 BACKFILL_STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
@@ -43,10 +39,11 @@ ENDLESS, SHORT = "max_epochs: 100000, batch", "max_epochs: 2, batch"
 
 
 class Chain:
-    """The runs of one chain, as the UI lists them."""
+    """The runs of one chain. They are watched in the instance itself: it costs less than queries of the web server."""
 
-    def __init__(self, server: Server, first: str) -> None:
+    def __init__(self, server: Server, instance: dg.DagsterInstance, first: str) -> None:
         self.server = server
+        self.instance = instance
         self.first = first
 
     def again(self, run):
@@ -57,9 +54,8 @@ class Chain:
 
     def runs(self):
         """Return job and status of every run of the chain by its id."""
-        found = self.server.query(RUNS)["runsOrError"]["results"]
-        mine = {"key": "hoser_kd/full_pipeline", "value": self.first}
-        return {run["runId"]: (run["jobName"], run["status"]) for run in found if mine in run["tags"]}
+        mine = self.instance.get_runs(dg.RunsFilter(tags={"hoser_kd/full_pipeline": self.first}))
+        return {run.run_id: (run.job_name, run.status.value) for run in mine}
 
     def counts(self):
         """Return the number of runs by job and status."""
@@ -74,24 +70,24 @@ class Chain:
                 assert Counter(name for name, _ in runs.values())[job] > 1, runs
             return next((run for run, state in runs.items() if state == (job, status)), None)
 
-        return wait_until(reached, seconds, self.runs, every=0.5)
+        return wait_until(reached, seconds, self.runs)
 
     def sensor_looked(self):
         """Wait until the chain's sensor has begun another two ticks."""
+        states = self.instance.all_instigator_state()
+        [sensor] = [state for state in states if state.instigator_name == "full_pipeline_steps"]
 
         def latest():
-            ticks = self.server.query(TICKS, sensor={**REPOSITORY, "sensorName": "full_pipeline_steps"})
-            return ticks["sensorOrError"]["sensorState"]["ticks"][0]["timestamp"]
+            return self.instance.get_ticks(sensor.instigator_origin_id, sensor.selector_id, limit=1)[0].timestamp
 
         for _ in range(2):
             before = latest()
-            wait_until(lambda before=before: latest() != before, 120, "a tick of the sensor", every=0.5)
+            wait_until(lambda before=before: latest() != before, 120, "a tick of the sensor")
 
     def has_logged(self, run, event):
         """Return whether a run has logged an event of this type; fails if the run has failed."""
-        events = [entry["__typename"] for entry in self.server.query(LOGS, id=run)["logsForRun"]["events"]]
-        assert "RunFailureEvent" not in events, events
-        return event in events
+        assert self.instance.get_run_by_id(run).status is not dg.DagsterRunStatus.FAILURE
+        return bool(self.instance.all_logs(run, of_type=event))
 
 
 def processes_of(run):
@@ -154,7 +150,7 @@ class Past:
 
 
 @pytest.fixture(scope="module")
-def launched(shared_dev, window) -> Past:
+def launched(shared_dev, window) -> Iterator[Past]:
     """A chain launched in the browser, which has stopped because the teacher has failed its check."""
     home = shared_dev.home
     settings = TOWN.replace(GOOD_TEACHER, BAD_TEACHER).replace(SHORT, ENDLESS)
@@ -180,11 +176,13 @@ def launched(shared_dev, window) -> Past:
     page.get_by_role("button", name="Launch Run").click()
     page.wait_for_url(re.compile(r"/runs/[0-9a-f-]{36}"))
     page.get_by_text("Success", exact=True).first.wait_for()
-    chain = Chain(ui, re.search(r"/runs/([0-9a-f-]{36})", page.url)[1])
+    first = re.search(r"/runs/([0-9a-f-]{36})", page.url)[1]
     page.close()
-    failed = chain.until("train_teacher", "FAILURE")
-    chain.sensor_looked()
-    return Past(chain, failed, after_failure=chain.counts())
+    with home.instance() as instance:
+        chain = Chain(ui, instance, first)
+        failed = chain.until("train_teacher", "FAILURE")
+        chain.sensor_looked()
+        yield Past(chain, failed, after_failure=chain.counts())
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +193,7 @@ def past(shared_dev, launched) -> Past:
     file.write_text(file.read_text().replace(BAD_TEACHER, GOOD_TEACHER))
     chain.again(launched.failed)
     training = chain.until("distill", "STARTED")
-    wait_until(lambda: chain.has_logged(training, "ObservationEvent"), 300, "an epoch of training", every=0.5)
+    wait_until(lambda: chain.has_logged(training, dg.DagsterEventType.ASSET_OBSERVATION), 300, "an epoch of training")
     working = processes_of(training)
     assert len(working) > 1  # the run's own and that of the step
     chain.server.terminate(training)
@@ -259,7 +257,7 @@ def backfill(server, seconds=480, **params):
         state = server.query(BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]
         return state if state["status"].startswith(("COMPLETED", "FAILED", "CANCELED")) else None
 
-    state = wait_until(ended, seconds, "the end of the backfill", every=0.5)
+    state = wait_until(ended, seconds, "the end of the backfill", every=1)
     assert state["status"] == "COMPLETED_SUCCESS", state
     return [
         (
