@@ -8,6 +8,7 @@ The public API, for notebooks and scripts; `docs/api.md` has an example of each 
     city = hk.read_city("raw/porto")
     student = hk.load_student("data/porto/vanilla_student/seed-0/0123456789abcdef")
     trips = hk.generate(student, city.test.origins, city.test.start_times, city.test.destinations)
+    trips.to_geojson("trips.geojson")
     metrics = hk.evaluate(city.test, trips, city.network, paired=True)
 
 The library does not depend on Dagster; `assets` and `dagster_project` build on it.
