@@ -1,4 +1,7 @@
-"""Trained students for use outside the pipeline: load, generate, predict, export, bundle, publish."""
+"""Trained students for use outside the pipeline: load, generate, predict, export, bundle, publish.
+
+`hoser_kd.sharing.trip_map`, which loads matplotlib and Bokeh, is imported from its module.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,16 @@ from hoser_kd.sharing.loading import load_student
 from hoser_kd.sharing.predictions import NextSteps, next_step, travel_times
 from hoser_kd.sharing.student import Student
 from hoser_kd.sharing.student_trips import StudentTrips
-from hoser_kd.sharing.trip_map import TripMap, trip_map
 
 __all__ = [
     "NextSteps",
     "Student",
     "StudentTrips",
-    "TripMap",
     "generate",
     "load_student",
     "next_step",
     "pull",
     "push",
     "travel_times",
-    "trip_map",
     "write_bundle",
 ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hoser_kd.network.road_network import RoadNetwork
-    from hoser_kd.sharing.student_trips import StudentTrips
+    from hoser_kd.network.trajectories import Trajectories
 
 
 def stamps(seconds: Int64Array) -> Any:
@@ -32,53 +32,34 @@ def stamps(seconds: Int64Array) -> Any:
     return pa.array(seconds, pa.timestamp("s", tz="UTC")).to_pandas()
 
 
-def trip_ids(trips: StudentTrips) -> npt.NDArray[np.object_]:
+def trip_ids(trips: Trajectories) -> npt.NDArray[np.object_]:
     """Return the id of each trip, (n,) str; its number where it has none."""
     return np.arange(len(trips)).astype(str).astype(object) if trips.ids is None else trips.ids
 
 
-def trip_frame(trips: StudentTrips) -> pd.DataFrame:
-    """Return a row per trip: id, request, outcome, numbers and snap distances."""
-    import pandas as pd
-
-    columns: dict[str, Any] = {
-        "trajectory_id": trip_ids(trips),
-        "origin_road_id": trips.requested_origins,
-        "destination_road_id": trips.requested_destinations,
-        "reached": trips.reached,
-        "num_roads": trips.lengths,
-        "start_time": stamps(trips.start_times),
-        "end_time": stamps(trips.times[trips.offsets[1:] - 1]),
-        "duration_s": trips.durations_s,
-    }
-    network = None if trips.student is None else trips.student.network
-    if network is not None:
-        row = row_of_value(trips.offsets)
-        columns["length_m"] = np.bincount(row, network.length_m[trips.road_ids], len(trips))
-    for name in ("origin_snap_m", "destination_snap_m"):
-        if getattr(trips, name) is not None:
-            columns[name] = np.round(getattr(trips, name), 2)
-    return pd.DataFrame(columns)
-
-
-def write_csv(trips: StudentTrips, path: Path) -> None:
-    """Write HOSER's columns and the requested roads."""
+def write_csv(trips: Trajectories, origins: Int64Array, destinations: Int64Array, path: Path) -> None:
+    """Write HOSER's columns and the requested roads, (n,) int64 each."""
     trips.to_hoser_csv(path)
     table = pa.csv.read_csv(
         path, convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(_TEXTS, pa.string()))
     )
-    table = table.append_column("origin_road_id", pa.array(trips.requested_origins))
-    table = table.append_column("destination_road_id", pa.array(trips.requested_destinations))
+    table = table.append_column("origin_road_id", pa.array(origins))
+    table = table.append_column("destination_road_id", pa.array(destinations))
     pa.csv.write_csv(table, str(path))
 
 
 _TEXTS = ("traj_id", "rid_list", "time_list")
 
 
-def write_geojson(trips: StudentTrips, network: RoadNetwork, path: Path, *, with_times: bool) -> None:
-    """Write one LineString feature per trip; `with_times` adds height 0 and seconds since 1970 to each coordinate."""
+def write_geojson(
+    trips: Trajectories, properties: pd.DataFrame, network: RoadNetwork, path: Path, *, with_times: bool
+) -> None:
+    """Write one LineString feature per trip, with a row of the frame as its properties.
+
+    `with_times` adds height 0 and seconds since 1970 to each coordinate.
+    """
     coords, offsets = timed_coordinates(trips, network)
-    frame = trip_frame(trips)
+    frame = properties.copy()
     for name in ("start_time", "end_time"):
         frame[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     records = json.loads(frame.to_json(orient="records"))
@@ -91,7 +72,7 @@ def write_geojson(trips: StudentTrips, network: RoadNetwork, path: Path, *, with
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
 
 
-def timed_coordinates(trips: StudentTrips, network: RoadNetwork) -> tuple[Float64Array, Int64Array]:
+def timed_coordinates(trips: Trajectories, network: RoadNetwork) -> tuple[Float64Array, Int64Array]:
     """Return (C, 4) float64 lon, lat, 0, seconds since 1970 along the roads of all trips, and the offsets of trips.
 
     The time of a coordinate is interpolated by distance between the entries of its road and the next; on the last road
@@ -127,7 +108,7 @@ def _distinct(coords: Float64Array, trip: Int64Array, num_trips: int) -> BoolArr
     return keep | alone[trip]
 
 
-def write_libcity(trips: StudentTrips, network: RoadNetwork, folder: str | PathLike[str]) -> None:
+def write_libcity(trips: Trajectories, network: RoadNetwork, folder: str | PathLike[str]) -> None:
     """Write LibCity's atomic files of road-segment trajectories, one user per trip."""
     place = Path(folder)
     name = place.resolve().name

@@ -40,11 +40,11 @@ class Address(NamedTuple):
             raise TypeError(f"address is of type {type(text).__name__}, not a text: {_ADDRESS}.")
         if text.startswith("file://"):
             parts = urlsplit(text)
-            path, _, version = unquote(parts.path).partition("@")
+            path, _, version = unquote(parts.path).rpartition("@")
+            if not path or not _VERSION.fullmatch(version):
+                path, version = unquote(parts.path), ""
             if parts.netloc not in ("", "localhost") or not path.startswith("/"):
                 raise ValueError(f"{text}: not a folder of this machine: file:///folder has three slashes.")
-            if version and not _VERSION.fullmatch(version):
-                raise ValueError(f"{text}: {version!r} is not a version, 16 hex digits.")
             return cls(path, version or None, is_folder=True)
         place, _, version = text.removeprefix("hf://").partition("@")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", place) or (version and not re.fullmatch(r"[\w./-]+", version)):
@@ -137,7 +137,7 @@ def _folder_of(source: Address) -> Path:
     if not _VERSION.fullmatch(version) or not (root / version).is_dir():
         known = sorted(path.name for path in root.glob("*") if _VERSION.fullmatch(path.name))
         raise CheckpointError(
-            f"{source}: no version {source.version or '(none is pushed)'}. "
+            f"{source}: no version {source.version or '(none is pushed)'}. A version has 16 hex digits. "
             + (f"It has {', '.join(known)}." if known else "Publish one with `hoser-kd push`.")
         )
     return root / version

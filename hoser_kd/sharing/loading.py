@@ -54,6 +54,7 @@ def load_student(
     if not isinstance(path, str | PathLike):
         raise TypeError(f"path is of type {type(path).__name__}, not a path. Call {_CALL}.")
     source = _local(path)
+    student: Student | None = None
     if bundle.is_bundle(source):
         _refuse_config(source, "bundle", config)
         student = bundle.read_bundle(source)
@@ -61,12 +62,13 @@ def load_student(
         student = store_student.read_student(source)
     else:
         _explain_store_folder(source)
-        if isinstance(network, str | PathLike) and source.exists():
-            network, zones, zone_transitions = read_network_with_zones(network, zones, zone_transitions)
+    if isinstance(network, str | PathLike) and source.exists():
+        network, zones, zone_transitions = read_network_with_zones(network, zones, zone_transitions)
+    if student is None or any(given is not None for given in (network, zones, zone_transitions, config or None)):
         model = load_model(source, network, zones=zones, zone_transitions=zone_transitions, **config)
-        return Student(model, network if isinstance(network, RoadNetwork) else None)
-    if network is not None or zones is not None or zone_transitions is not None or config:
-        load_model(source, network, zones=zones, zone_transitions=zone_transitions, **config)
+        student = student or Student(model)
+    if student.network is None and isinstance(network, RoadNetwork):
+        return Student(student.model, network, student.about)
     return student
 
 

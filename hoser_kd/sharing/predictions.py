@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from hoser_kd.hoser import HOSER
     from hoser_kd.hoser.incremental import Decoded
 
-BATCH = 512
-"""Histories that are evaluated together; it affects speed and memory only."""
+BATCH_ROADS = 16_384
+"""Roads of the histories that are evaluated together; it affects speed and memory only."""
 _CALL = "next_step(student, histories, times, destinations)"
 _ROUTE_CALL = "travel_times(student, routes, start_times)"
 
@@ -140,7 +140,7 @@ def next_step(
         raise ValueError(f"histories and destinations differ in length ({len(trips)}, {len(roads)}). Call {_CALL}.")
     _check_roads(owner, "destinations", roads)
     _check_histories(owner, trips)
-    parts = [_predict(owner, trips, roads, rows) for rows in _batches(len(trips))]
+    parts = [_predict(owner, trips, roads, rows) for rows in _batches(trips.lengths)]
     counts, candidates, probabilities, seconds = (np.concatenate(part) for part in zip(*parts, strict=True))
     return NextSteps(
         offsets_of(counts),
@@ -177,7 +177,7 @@ def travel_times(student: Student | HOSER, routes: Any, start_times: Any) -> Stu
     trips = Trajectories(offsets, roads, np.repeat(starts, np.diff(offsets)))
     _check_histories(owner, trips, "routes")
     times = trips.times.copy()
-    for rows in _batches(len(trips)):
+    for rows in _batches(trips.lengths):
         _roll(owner, trips, rows, times)
     count = len(trips)
     result = GeneratedTrajectories(
@@ -186,9 +186,10 @@ def travel_times(student: Student | HOSER, routes: Any, start_times: Any) -> Stu
     return StudentTrips.of(result, owner, OdPlaces(Places(trips.origins), Places(trips.destinations)))
 
 
-def _batches(count: int) -> list[Int64Array]:
-    """Return the rows of each batch; one empty batch for no rows."""
-    return np.array_split(np.arange(count), max(-(-count // BATCH), 1))
+def _batches(lengths: Int64Array) -> list[Int64Array]:
+    """Return the rows of each batch, of about `BATCH_ROADS` roads; one empty batch for no rows."""
+    batch = np.cumsum(lengths) // BATCH_ROADS
+    return np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(batch)) + 1)
 
 
 def _predict(

@@ -20,7 +20,7 @@ TIME_CONVENTION = {
     "epoch": "1970-01-01T00:00:00",
     "clock": "the clock of the training trips, without a time zone: local times stay local times",
 }
-_SKIPPED_COLUMNS = {"type", "coordinates", "length", "highway"}
+_SKIPPED_COLUMNS = {"type", "coordinates", "length", "highway", "road_id", "length_m", "geometry"}
 """Columns of `roadmap.geo` that the road table has already."""
 
 

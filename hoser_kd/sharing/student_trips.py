@@ -111,7 +111,7 @@ class StudentTrips(GeneratedTrajectories):
                     "time": exports.stamps(self.times),
                 }
             )
-        frame = exports.trip_frame(self)
+        frame = self._frame()
         table = super().to_table()
         frame["road_ids"], frame["times"] = table["road_ids"].to_pandas(), table["times"].to_pandas()
         return frame
@@ -126,7 +126,7 @@ class StudentTrips(GeneratedTrajectories):
         from hoser_kd.generation.output_files import trip_lines
 
         lines = trip_lines(self, self._network("Lines need geometries"))
-        return gpd.GeoDataFrame(exports.trip_frame(self), geometry=lines.geometry)
+        return gpd.GeoDataFrame(self._frame(), geometry=lines.geometry)
 
     def to_parquet(self, path: str | PathLike[str]) -> None:
         """Write `to_table` as Parquet, which `hoser-kd evaluate --trips` reads."""
@@ -141,7 +141,7 @@ class StudentTrips(GeneratedTrajectories):
         """
         check_path("path", path, 'trips.to_csv("trips.csv")')
         with atomic_path(path) as beside:
-            exports.write_csv(self, beside)
+            exports.write_csv(self, self.requested_origins, self.requested_destinations, beside)
 
     def to_geojson(self, path: str | PathLike[str], *, with_times: bool = False) -> None:
         """Write a FeatureCollection of LineStrings (RFC 7946), as QGIS and kepler.gl open it.
@@ -152,7 +152,7 @@ class StudentTrips(GeneratedTrajectories):
         check_path("path", path, 'trips.to_geojson("trips.geojson")')
         network = self._network("GeoJSON needs geometries")
         with atomic_path(path) as beside:
-            exports.write_geojson(self, network, beside, with_times=with_times)
+            exports.write_geojson(self, self._frame(), network, beside, with_times=with_times)
 
     def to_libcity(self, folder: str | PathLike[str]) -> None:
         """Write LibCity's atomic files `<name>.geo`, `.rel`, `.usr`, `.dyna` and `config.json`, named as the folder.
@@ -161,6 +161,29 @@ class StudentTrips(GeneratedTrajectories):
         """
         check_path("folder", folder, 'trips.to_libcity("my_city")')
         exports.write_libcity(self, self._network("LibCity's .geo needs geometries"), folder)
+
+    def _frame(self) -> pd.DataFrame:
+        """Return a row per trip: id, request, outcome, numbers and snap distances."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            "trajectory_id": exports.trip_ids(self),
+            "origin_road_id": self.requested_origins,
+            "destination_road_id": self.requested_destinations,
+            "reached": self.reached,
+            "num_roads": self.lengths,
+            "start_time": exports.stamps(self.start_times),
+            "end_time": exports.stamps(self.times[self.offsets[1:] - 1]),
+            "duration_s": self.durations_s,
+        }
+        network = None if self.student is None else self.student.network
+        if network is not None:
+            columns["length_m"] = np.bincount(row_of_value(self.offsets), network.length_m[self.road_ids], len(self))
+        for name in ("origin_snap_m", "destination_snap_m"):
+            distance_m = getattr(self, name)
+            if distance_m is not None:
+                columns[name] = np.round(distance_m, 2)
+        return pd.DataFrame(columns)
 
     def _network(self, purpose: str) -> Any:
         if self.student is None:

@@ -93,6 +93,16 @@ def test_a_store_folder_brings_roads_ids_metrics_and_lineage(store_folder, city)
     assert names == ["vanilla_student/seed-7", "road_network", "trajectories", "source_files"]
 
 
+def test_a_store_without_its_roads_takes_a_given_network(store_folder, city, tmp_path):
+    town = shutil.copytree(store_folder.parents[2], tmp_path / "town")
+    shutil.rmtree(town / "road_network")
+    folder = town / "vanilla_student" / "seed-7" / "0123456789abcdef"
+    assert repr(hk.load_student(folder)).endswith("no road network)")
+    student = hk.load_student(folder, city.network)
+    assert student.network is city.network
+    assert student.about["seed"] == 7
+
+
 def test_a_folder_of_students_names_them(store_folder, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"a folder of students, not a student\. Give one of .*seed-7/0123456789ab"

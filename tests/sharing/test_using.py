@@ -181,6 +181,16 @@ def test_next_steps_equal_the_forward_pass(student, trips):
         np.testing.assert_allclose(steps.seconds[here], seconds, rtol=1e-4)
 
 
+def test_batches_change_nothing(student, trips, monkeypatch):
+    together = hk.next_step(student, trips, None, trips.requested_destinations)
+    times = hk.travel_times(student, trips, trips.start_times).times
+    monkeypatch.setattr("hoser_kd.sharing.predictions.BATCH_ROADS", 12)
+    apart = hk.next_step(student, trips, None, trips.requested_destinations)
+    np.testing.assert_array_equal(apart.road_ids, together.road_ids)
+    np.testing.assert_allclose(apart.probabilities, together.probabilities, atol=1e-6)
+    np.testing.assert_array_equal(hk.travel_times(student, trips, trips.start_times).times, times)
+
+
 def test_next_steps_have_the_exports_of_trips(student, requests, tmp_path):
     origins, times, destinations = requests
     points = midpoints(student, destinations)
@@ -267,8 +277,12 @@ def test_wrong_arguments_are_refused_with_the_right_call(student, trips):
             pytest.fail(f"{function.__name__} accepts {arguments}: {function(*arguments, **keywords)!r}")
 
 
-def test_no_requests_give_no_trips(student):
+def test_no_requests_give_no_trips(student, tmp_path):
     none = np.zeros(0, np.int64)
-    assert len(hk.generate(student, none, none, none).to_pandas()) == 0
+    trips = hk.generate(student, none, none, none)
+    assert len(trips.to_pandas()) == 0
+    trips.to_csv(tmp_path / "none.csv")
+    trips.to_geojson(tmp_path / "none.geojson", with_times=True)
+    assert json.loads((tmp_path / "none.geojson").read_text())["features"] == []
     assert len(hk.next_step(student, none, none, none).to_pandas()) == 0
     assert len(hk.travel_times(student, [], none)) == 0
