@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
@@ -66,4 +67,5 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage_commands(command)
     add_file_commands(command)
+    add_bundle_commands(command)
     return parser

@@ -225,7 +225,7 @@ class _Requests(NamedTuple):
                     row=row,
                     hint=f"Ids run from 0 to {model.config.num_roads - 1}.",
                 )
-        _check_start_times(requests.start_times)
+        check_start_times(requests.start_times)
         return requests
 
 
@@ -243,7 +243,7 @@ def _integers(name: str, values: IntArray) -> Int64Array:
     return array.astype(np.int64)
 
 
-def _check_start_times(seconds: Int64Array) -> None:
+def check_start_times(seconds: Int64Array) -> None:
     """Raise DataError with the row of a time before 1970 or after the year 9999."""
     outside = (seconds < 0) | (seconds > LAST_SECOND)
     if outside.any():

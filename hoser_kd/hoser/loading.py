@@ -55,7 +55,7 @@ def load_student(
     _refuse_options(source, is_folder, config)
     _refuse_other_arrays(zones, zone_transitions)
     if network is not None and not isinstance(network, RoadNetwork):
-        network, zones, zone_transitions = _read_network(network, zones, zone_transitions)
+        network, zones, zone_transitions = read_network_with_zones(network, zones, zone_transitions)
     if is_folder:
         _refuse_other_folder(source)
         model = load(source, network, zones)
@@ -113,7 +113,7 @@ def _refuse_other_folder(source: Path) -> None:
     raise CheckpointError(f"{source}: no {CONFIG_FILE} and {WEIGHTS_FILE} in this folder. {hint}")
 
 
-def _read_network(
+def read_network_with_zones(
     folder: object, zones: Int64Array | None, zone_transitions: Any
 ) -> tuple[RoadNetwork, Int64Array | None, Any]:
     """Read a network, and from its folder the zones and transitions that the caller does not give."""

@@ -42,7 +42,7 @@ _BASELINE_STYLE = ("#222222", 1.2)
 
 
 @dataclass(frozen=True)
-class _Roads:
+class MapRoads:
     """The roads on the map, in kilometers east and north of a corner."""
 
     xy: npt.NDArray[np.float32]
@@ -92,7 +92,7 @@ def render_map(data: ReportData, sets: Mapping[str, Trajectories]) -> str:
     from bokeh.embed import json_item
     from bokeh.resources import Resources
 
-    roads = _roads_near(data.network, sets)
+    roads = roads_near(data.network, sets)
     reference = next(iter(sets.values()))
     environment = template_environment()
     # Bokeh's JSON defines a model where it is first named, so the order matters
@@ -127,30 +127,11 @@ def _renumbered(item: Any, names: dict[str, str]) -> Any:
     }
 
 
-def _figure(roads: _Roads, sets: Mapping[str, Trajectories]) -> Any:
+def _figure(roads: MapRoads, sets: Mapping[str, Trajectories]) -> Any:
     """Return the Bokeh figure: roads, an empty source per set of trips, and one for origin and destination."""
-    from bokeh.models import ColumnDataSource, HoverTool, Range1d, ScaleBar
-    from bokeh.plotting import figure
+    from bokeh.models import ColumnDataSource, HoverTool
 
-    low, high = roads.xy.min(0), roads.xy.max(0)
-    plot = figure(
-        name="map",
-        sizing_mode="stretch_both",
-        x_range=Range1d(float(low[0]), float(high[0])),
-        y_range=Range1d(float(low[1]), float(high[1])),
-        tools="pan,wheel_zoom",
-        active_scroll="wheel_zoom",
-        toolbar_location=None,
-        min_border=0,
-        background_fill_color="#fbfbfa",
-        outline_line_color=None,
-    )
-    plot.axis.visible = False
-    plot.grid.visible = False
-    # a single line with gaps: fast to draw and small to store
-    breaks = np.insert(roads.xy, roads.offsets[1:-1], np.nan, axis=0)
-    plot.line(breaks[:, 0], breaks[:, 1], color="#c9c9c4", line_width=1.1)
-    plot.add_layout(ScaleBar(range=plot.x_range, unit="km", background_fill_alpha=0.7, border_line_color=None))
+    plot = road_figure(roads)
     for name in sets:
         color, width = _STYLES.get(name, _BASELINE_STYLE)
         source = ColumnDataSource({"xs": [], "ys": [], "road": [], "place": []}, name=f"set {name}")
@@ -172,7 +153,34 @@ def _figure(roads: _Roads, sets: Mapping[str, Trajectories]) -> Any:
     return plot
 
 
-def _roads_near(network: RoadNetwork, sets: Mapping[str, Trajectories]) -> _Roads:
+def road_figure(roads: MapRoads) -> Any:
+    """Return a Bokeh figure of the roads with a scale bar, to which lines of trips are added."""
+    from bokeh.models import Range1d, ScaleBar
+    from bokeh.plotting import figure
+
+    low, high = roads.xy.min(0), roads.xy.max(0)
+    plot = figure(
+        name="map",
+        sizing_mode="stretch_both",
+        x_range=Range1d(float(low[0]), float(high[0])),
+        y_range=Range1d(float(low[1]), float(high[1])),
+        tools="pan,wheel_zoom",
+        active_scroll="wheel_zoom",
+        toolbar_location=None,
+        min_border=0,
+        background_fill_color="#fbfbfa",
+        outline_line_color=None,
+    )
+    plot.axis.visible = False
+    plot.grid.visible = False
+    # a single line with gaps: fast to draw and small to store
+    breaks = np.insert(roads.xy, roads.offsets[1:-1], np.nan, axis=0)
+    plot.line(breaks[:, 0], breaks[:, 1], color="#c9c9c4", line_width=1.1)
+    plot.add_layout(ScaleBar(range=plot.x_range, unit="km", background_fill_alpha=0.7, border_line_color=None))
+    return plot
+
+
+def roads_near(network: RoadNetwork, sets: Mapping[str, Trajectories]) -> MapRoads:
     """Return the simplified roads within the bounding box of the trips."""
     used = np.unique(np.concatenate([trips.road_ids for trips in sets.values()]))
     low = np.minimum.reduceat(network.coords, network.coord_offsets[:-1])
@@ -187,7 +195,7 @@ def _roads_near(network: RoadNetwork, sets: Mapping[str, Trajectories]) -> _Road
     lines = shapely.linestrings(xy, indices=np.repeat(np.arange(len(rows)), counts))
     simple, index = shapely.get_coordinates(shapely.simplify(lines, _TOLERANCE_KM), return_index=True)
     offsets = np.searchsorted(index, np.arange(len(rows) + 1))
-    return _Roads(simple.astype(np.float32), np.asarray(offsets, np.int64), np.asarray(rows, np.int64))
+    return MapRoads(simple.astype(np.float32), np.asarray(offsets, np.int64), np.asarray(rows, np.int64))
 
 
 def _kilometers(points: Float64Array, corner: Float64Array) -> Float64Array:
@@ -196,7 +204,7 @@ def _kilometers(points: Float64Array, corner: Float64Array) -> Float64Array:
     return np.asarray((points - corner) * scale, np.float64)
 
 
-def _content(data: ReportData, roads: _Roads, name: str, trips: Trajectories) -> dict[str, Any]:
+def _content(data: ReportData, roads: MapRoads, name: str, trips: Trajectories) -> dict[str, Any]:
     """Return a set of trips as JSON: name, color, and the roads of each trip by their place on the map."""
     meters = np.bincount(
         np.repeat(np.arange(len(trips)), trips.lengths), data.network.length_m[trips.road_ids], len(trips)
