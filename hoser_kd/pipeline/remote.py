@@ -196,10 +196,10 @@ class RemoteWork:
         self._ended.set()
         self._thread.join()
         try:
-            if kind is None:
+            if kind is None and self._lease.is_held():
                 for name in self._remote.names(self._mirror):
                     self._remote.delete(name)
-            elif not self._lease.lost:
+            elif self._lease.is_held():
                 self._upload()
             self._lease.release()
         except StoreError:
@@ -298,7 +298,10 @@ class _Lease:
 
     def is_held(self) -> bool:
         """Return whether no other machine has taken the lease over."""
-        self.lost = self.lost or self._remote.read(self._at(self._number + 1)) is not None
+        if not self.lost:
+            own = self._remote.read(self._at(self._number)) or b""
+            # the next lease may have been given back already; its holder has then marked this one
+            self.lost = self._token.encode() not in own or self._remote.read(self._at(self._number + 1)) is not None
         return not self.lost
 
     def release(self) -> None:

@@ -9,8 +9,12 @@ import os
 import threading
 
 import pytest
+from tiny_town import tiny_town
 
+from hoser_kd.cli.main import main
 from hoser_kd.common.errors import StoreError
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.run import make_steps, make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
@@ -221,3 +225,36 @@ def test_files_and_folders_reach_the_disk_before_the_artifact_gets_its_place(tmp
     before = [str(work / name) for name in ("artifact.json", "sub/file.txt", "sub", "")]
     assert {name.rstrip("/") for name in before} <= set(synced)
     assert synced[-1] == str(artifact.path.parent)
+
+
+def test_verify_reads_every_file_and_names_what_is_damaged(tmp_path, capsys):
+    store = Store(tmp_path)
+    for version in ("v1", "v2", "v3"):
+        commit(store, version, seed=1)
+    folder = tmp_path / "town" / "roads" / "seed-1"
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "3 artifacts, 3 files, 0.0 MiB; damaged: none" in capsys.readouterr().out
+    flip(folder / "v1" / "sub" / "file.txt")
+    flip(folder / "v3" / "artifact.json", 20)
+    assert main(["verify", str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert "town/roads/seed-1/v1: the content of sub/file.txt has changed" in output
+    assert "v3/artifact.json: damaged" in output
+    assert "damaged: 2" in output
+
+
+@pytest.mark.parametrize("harm", ["zeros", "a flipped bit", "a damaged record"])
+def test_a_damaged_artifact_is_computed_again_with_a_sentence_about_it(tmp_path, harm):
+    config = tiny_town()
+    first = make_with_inputs("trajectories", config, Store(tmp_path))
+    file = first.path / "train.arrow"
+    if harm == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    else:
+        flip(file if harm == "a flipped bit" else first.path / "artifact.json", 300)
+    said = []
+    again = make_steps(plan(["trajectories"]), config, Store(tmp_path), on_damage=said.append)["trajectories", None]
+    assert (again.version, again.digests) == (first.version, first.digests)
+    assert len(said) == 1
+    assert f"trajectories of town, version {first.version}, is damaged and computed again: " in said[0]
+    assert again.summary["replaced_damaged"] in said[0]
