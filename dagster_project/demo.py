@@ -19,6 +19,7 @@ from dagster_project.definitions import build_defs
 from dagster_project.jobs import JOBS, distill, evaluate
 from dagster_project.paths import store_root
 from dagster_project.records import recorded_version
+from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.config.loading import load_config
@@ -43,6 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     try:
+        require_database()
         _validate(options.city, options.seeds)
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
             run_all(instance, options.city, options.seeds, options.only)
