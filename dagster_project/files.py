@@ -1,7 +1,7 @@
 """Serve the artifact store to a browser, read-only, so that the UI can link to reports, figures and files.
 
-`make dev` starts it behind its gateway, at the path `/files`, since a page loaded over HTTP may not open local files. It
-listens on this machine only, and answers below `/files` and below `/`.
+`make dev` starts it behind its gateway, at the path `/files`, since a page loaded over HTTP may not open local files.
+It listens on this machine only, and answers below `/files` and below `/`.
 """
 
 from __future__ import annotations

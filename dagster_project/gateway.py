@@ -95,7 +95,9 @@ class Gateway:
     def port_of(self, target: str) -> int:
         """Return the port of the server for a path."""
         path = urlsplit(target).path
-        return next((port for prefix, port in self._ports.items() if f"{path}/".startswith(f"{prefix}/")), self._dagster)
+        return next(
+            (port for prefix, port in self._ports.items() if f"{path}/".startswith(f"{prefix}/")), self._dagster
+        )
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

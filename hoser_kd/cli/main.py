@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HoserKdError as error:
         sys.stderr.write(f"hoser-kd: {error}\n")
         return 2
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        sys.stderr.write(f"hoser-kd: {error.filename}: {error.strerror}.\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nhoser-kd: interrupted. Finished work is kept; the same command resumes from there.\n")
         return 130

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 from upath import UPath
 
@@ -182,7 +182,7 @@ class RemoteWork:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> RemoteWork:
+    def __enter__(self) -> Self:
         """Take the lease, then fetch the mirror if another machine wrote it last."""
         self._lease.acquire()
         owner = self._remote.read(f"{self._mirror}/{_OWNER_FILE}")
@@ -191,7 +191,9 @@ class RemoteWork:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Upload what an interrupted run leaves, or delete the mirror of a finished one; give the lease back."""
         self._ended.set()
         self._thread.join()

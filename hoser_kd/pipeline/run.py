@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
+from hoser_kd.pipeline.disk_errors import disk_errors
 from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, Inputs, Stage, StageRun, changed_settings
 from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.store import RECORD, Artifact, Store, now_utc, read_artifact
@@ -98,7 +100,9 @@ def make(
     damage = store.damage(*place)
     if damage:
         on_damage(f"{stage.name} of {config.city}, version {version}, is damaged and computed again: {damage}.")
-    with store.work_folder(*place) as folder:
+    if always and not force and not store.is_writable():
+        return _found_by_content(StageRun(stage, config, seed, inputs, Path(), progress, device), store)
+    with store.work_folder(*place) as folder, disk_errors(folder):
         # another process may have finished it while this one waited for the folder
         if not always and (artifact := store.find(*place)):
             shutil.rmtree(folder)
@@ -109,6 +113,21 @@ def make(
         run = StageRun(stage, config, seed, inputs, folder, progress, device)
         run = run if on_epoch is None else replace(run, on_epoch=on_epoch)
         return _compute(run, version, store, {"replaced_damaged": damage} if damage else {})
+
+
+def _found_by_content(run: StageRun, store: Store) -> Artifact:
+    """Return the artifact whose version is a digest of content, from a store that cannot be written."""
+    stage, config = run.stage, run.config
+    with tempfile.TemporaryDirectory(prefix="hoser-kd-") as folder:
+        run = replace(run, folder=Path(folder))
+        version = str(stage.function()(run)["content"])[:16]
+        artifact = store.find(stage.name, config.city, version)
+        if artifact is None or not _same_place(artifact, config, run.folder):
+            raise StoreError(
+                f"{store.root}: cannot be written, and has no {stage.name} of {config.city} with the current raw "
+                "files. Set HOSER_KD_STORE or --store to a writable folder."
+            )
+        return artifact
 
 
 def _finished(folder: Path) -> Artifact | None:

@@ -16,7 +16,6 @@ record last, so what the cache has is in the store too.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -169,6 +168,15 @@ class Store:
         if self._remote is not None:
             return self._fetch(self._remote, relative)
         return _problem_of(self._local / relative)
+
+    def is_writable(self) -> bool:
+        """Return whether work folders can be created; a finished store may be on a read-only disk."""
+        work = self._local / ".work"
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(work, os.W_OK)
 
     @contextmanager
     def work_folder(self, stage: str, city: str, version: str, seed: int | None = None) -> Iterator[Path]:

@@ -35,7 +35,7 @@ def test_every_flipped_bit_of_the_values_is_found(file, read):
     place = whole.index(torch.arange(32.0).numpy().tobytes())
     for at in range(place, place + 128, 5):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
-        with pytest.raises(CheckpointError, match="differs from its checksum. Copy or download it again"):
+        with pytest.raises(CheckpointError, match=r"differs from its checksum\. Copy or download it again"):
             read(file)
 
 

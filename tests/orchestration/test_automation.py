@@ -26,7 +26,8 @@ ODD_FILES = {
     "nested": b"a: " + b"[" * 5000 + b"]" * 5000,
     "digits": b"student: {max_epochs: " + b"9" * 5000 + b"}",
     "list_key": b"? [1, 2]\n: 3\n",
-    "bomb": b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 9)) for k in range(1, 12)),
+    "bomb": b"a0: &a0 [x]\n"
+    + b"".join(b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 9)) for k in range(1, 12)),
     "loop": b"source: &a {kind: *a}\n",
     "bad name": b"source: {kind: synthetic}\n",
     "san-francisco": b"source: {kind: synthetic}\n",
@@ -330,3 +331,16 @@ def test_a_link_that_succeeds_again_requests_what_it_has_requested_already(insta
 def test_a_job_launched_by_itself_starts_nothing(instance):
     job = build_defs().resolve_job_def("prepare_city")
     assert succeeded(instance, job, {"dagster/partition": "town"})[1] == []
+
+
+def test_the_store_is_verified_by_a_job(copy_of_town):
+    home = copy_of_town
+    definitions = build_defs(config_folder=home.root / "config", store_root=str(home.store))
+    job = definitions.resolve_job_def("verify_store")
+    assert job.execute_in_process().success
+    [labels] = home.store.glob("town/teacher_soft_labels/*/train.arrow")
+    content = bytearray(labels.read_bytes())
+    content[-100] ^= 1
+    labels.write_bytes(content)
+    with pytest.raises(dg.Failure, match=r"the content of train\.arrow has changed.* Materialize teacher_soft_labels"):
+        job.execute_in_process()

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from tiny_town import tiny_town
@@ -219,7 +220,9 @@ def test_a_record_without_digests_is_compared_by_size(tmp_path):
 def test_files_and_folders_reach_the_disk_before_the_artifact_gets_its_place(tmp_path, monkeypatch):
     synced = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), real(handle)))
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())), real(handle))
+    )
     artifact = commit(Store(tmp_path))
     work = tmp_path / ".work" / "town" / "roads" / "v1"
     before = [str(work / name) for name in ("artifact.json", "sub/file.txt", "sub", "")]
