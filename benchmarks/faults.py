@@ -1,4 +1,4 @@
-"""Faults on purpose: flipped bits in a store, and killed runs.
+"""Intentional faults: flipped bits in a store, and killed runs.
 
     python benchmarks/faults.py flips STORE [--per-file 8]
     python benchmarks/faults.py kills config/demo.yaml [--stage vanilla_student] [--kills 20]

@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def _validate(city: str, seeds: list[str]) -> None:
-    """Raise ConfigError if the city or a seed does not exist or the city's YAML is invalid."""
+    """Raise ConfigError if the city, a seed or the YAML is not valid, StoreError if the store is not."""
     if city not in cities():
         raise ConfigError(f"config/{city}.yaml does not exist. Cities: {', '.join(cities())}.")
     unknown = [seed for seed in seeds if seed not in SEEDS]
@@ -67,6 +67,7 @@ def _validate(city: str, seeds: list[str]) -> None:
             "HOSER_KD_SEEDS sets their number."
         )
     load_config(CONFIG_FOLDER / f"{city}.yaml")
+    Store(store_root()).require_reachable()
 
 
 def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None) -> None:

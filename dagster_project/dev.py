@@ -18,9 +18,10 @@ import time
 from urllib.parse import urlsplit
 
 from assets.showing import files_address, tensorboard_address
-from dagster_project.paths import HOST, ROOT
+from dagster_project.paths import HOST, ROOT, store_root
 from dagster_project.storage import require_database
 from hoser_kd.common.errors import HoserKdError
+from hoser_kd.pipeline.store import Store
 
 _GRACE_S = 30
 """Time in which Dagster ends its runs and servers itself; remaining processes are then killed."""
@@ -38,6 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         require_database()
+        Store(store_root())
     except HoserKdError as error:
         sys.exit(f"make dev: {error}")
     ends = [signal.SIGINT, signal.SIGTERM]
@@ -73,12 +75,12 @@ def _start_all(port: int) -> list[subprocess.Popen[bytes]]:
         "tensorboard": urlsplit(tensorboard_address()).port or free[2],
     }
     behind = [word for name, number in ports.items() for word in (f"--{name}", str(number))]
-    sys.stderr.write(f"UI, files and TensorBoard: http://localhost:{port}\n")
+    # both serve a local folder only
+    servers = () if "://" in store_root() else ("files", "tensorboard")
     return [
         _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(ports["dagster"])),
-        _start("dagster_project.files", "--port", str(ports["files"])),
-        _start("dagster_project.tensorboard", "--port", str(ports["tensorboard"])),
         _start("dagster_project.gateway", "--port", str(port), *behind),
+        *(_start(f"dagster_project.{name}", "--port", str(ports[name])) for name in servers),
     ]
 
 

@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import io
 import os
+import sys
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import urlsplit
@@ -59,10 +60,10 @@ class Request:
     def refusal(self, hosts: frozenset[str]) -> str | None:
         """Return why the request is refused; None if it may pass."""
         names = self.headers.get_all("Host") or []
-        if len(names) != 1 or urlsplit(f"//{names[0]}").hostname not in hosts:
+        if len(names) != 1 or _hostname(names[0]) not in hosts:
             return "this host name is not served. Use http://localhost, or add the name to HOSER_KD_HOSTS."
         origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != names[0]:
+        if origin is not None and origin not in (f"http://{names[0]}", f"https://{names[0]}"):
             return "it comes from another site."
         # a link on another page may open a page here, but nothing else; GraphQL answers plain links too
         is_page = self.method == "GET" and self.headers.get("Sec-Fetch-Mode") == "navigate"
@@ -77,6 +78,14 @@ class Request:
         fields.append(("Connection", "Upgrade" if self.is_upgrade else "close"))
         lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
         return "\r\n".join(lines).encode("latin-1")
+
+
+def _hostname(name: str) -> str | None:
+    """Return the host of a Host header, without its port; None if it is not valid."""
+    try:
+        return urlsplit(f"//{name}").hostname
+    except ValueError:
+        return None
 
 
 class Gateway:
@@ -148,10 +157,24 @@ async def _say(writer: asyncio.StreamWriter, status: str, text: str) -> None:
     await writer.drain()
 
 
+async def _announce(port: int, dagster: int) -> None:
+    """Print the address when Dagster listens, after the line in which it names its own port."""
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(HOST, dagster)
+            await _close(writer)
+            break
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(1)
+    sys.stderr.write(f"\nOpen http://localhost:{port}: UI, files and TensorBoard. Ports named above are internal.\n\n")
+
+
 async def _run(options: argparse.Namespace) -> None:
+    announcement = asyncio.create_task(_announce(options.port, options.dagster))
     server = await Gateway(options.dagster, options.files, options.tensorboard).serve(options.port)
     async with server:
         await server.serve_forever()
+    announcement.cancel()
 
 
 def main() -> None:

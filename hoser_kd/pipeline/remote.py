@@ -197,17 +197,16 @@ class RemoteWork:
         """Upload what an interrupted run leaves, or delete the mirror of a finished one; give the lease back."""
         self._ended.set()
         self._thread.join()
-        try:
-            if kind is None and self._lease.is_held():
+        # the artifact is complete, or the run has an error of its own to show: a lost connection matters no more here
+        with contextlib.suppress(StoreError):
+            if not self._lease.is_held():
+                return
+            if kind is None:
                 for name in self._remote.names(self._mirror):
                     self._remote.delete(name)
-            elif self._lease.is_held():
+            else:
                 self._upload()
             self._lease.release()
-        except StoreError:
-            # the store cannot be reached; after a failed run, its own error is the one to show
-            if kind is None:
-                raise
 
     def require_lease(self) -> None:
         """Raise StoreError if another machine has taken the version over."""

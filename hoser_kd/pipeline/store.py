@@ -139,6 +139,17 @@ class Store:
             self._remote = RemoteFolder(self.root)
             self._local = Path(cache) if cache is not None else cache_folder(str(self.root))
 
+    def require_reachable(self) -> None:
+        """Raise StoreError if the bucket of a remote store does not exist or cannot be reached."""
+        if self._remote is not None:
+            self._remote.require_bucket()
+
+    def require_existing(self) -> None:
+        """Raise StoreError if the store is a folder that does not exist, or a bucket that cannot be reached."""
+        self.require_reachable()
+        if self._remote is None and not self._local.is_dir():
+            raise StoreError(f"{self._local}: no such folder. Give a store's root, which holds a folder per city.")
+
     def find(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact | None:
         """Return the artifact of this version; None if there is none, or if a file of it is damaged.
 

@@ -30,7 +30,8 @@ class Verification:
 
 
 def verify_store(store: Store) -> Verification:
-    """Read every file of a store. Raises StoreError if a remote store cannot be reached."""
+    """Read every file of a store. Raises StoreError if there is no store at its root, or it cannot be reached."""
+    store.require_existing()
     result = Verification()
     for name, artifact in store.artifacts():
         result.num_artifacts += 1

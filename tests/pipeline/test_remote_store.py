@@ -31,7 +31,7 @@ KEY = ("roads", "town", "v1")
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """A file system of the bucket `store` on a server of its own."""
+    """A file system of the bucket `store` on a separate server."""
     import s3fs
 
     folder = tmp_path_factory.mktemp("s3")
