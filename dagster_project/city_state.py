@@ -83,7 +83,7 @@ def observe_cities(folder: Path, states: dict[str, CityState], messages: list[st
             messages.append(str(error))
             continue
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            # one city's files must not stop the others; what reaches this line lacks a message of its own
+            # one city's files must not stop the others; what reaches this line has no message for users
             messages.append(f"{file.stem}: cannot be read ({type(error).__name__}: {error}).")
             continue
         states[file.stem] = state

@@ -80,7 +80,7 @@ class Artifact:
     def integrity_error(self, limit_bytes: int | None = DIGEST_ON_OPEN_BYTES) -> str | None:
         """Return which file is missing, truncated or changed; None if the artifact is complete.
 
-        Files above `limit_bytes` are compared by size only; None compares all contents, read anew.
+        Files above `limit_bytes` are compared by size only; None compares all contents, which are read again.
         """
         errors = (
             file_error(self.path, name, size, self.digests.get(name), limit_bytes) for name, size in self.files.items()
