@@ -224,6 +224,26 @@ def test_another_machine_resumes_interrupted_work(machine):
         assert (folder / ".train-shards" / "0.arrow").read_text() == "labels"
 
 
+def test_another_machine_takes_over_from_one_that_has_died(machine, s3, root):
+    one, two = machine("one"), machine("two")
+    with contextlib.suppress(KeyboardInterrupt), one.work_folder(*KEY) as folder:
+        with atomic_path(folder / "state.pt") as beside:
+            beside.write_text("epoch 7")
+        deadline = time.monotonic() + 20
+        while ".work/town/roads/v1/state.pt" not in names(s3, root):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        [work] = one._works.values()
+        work._ended.set()  # no sign of life any more, as after a power cut
+        work._thread.join()
+        with two.work_folder(*KEY) as other:
+            assert (other / "state.pt").read_text() == "epoch 7"
+            fill(other)
+            two.commit(other, Artifact(*KEY[:2], None, "v1", other))
+        raise KeyboardInterrupt
+    assert text_of(machine("three")) == "hello"
+
+
 def test_a_machine_that_lost_its_lease_does_not_write(machine, monkeypatch):
     monkeypatch.setattr(remote.RemoteWork, "_beat", lambda self: None)  # a suspended machine gives no sign of life
     one = machine("one")
