@@ -19,6 +19,7 @@ DIGEST_ON_OPEN_BYTES = 1 << 30
 """Larger files are compared by size when an artifact is opened, and by digest in `hoser-kd verify`: 1 GiB takes about
 1.3 s."""
 
+_HEAD_BYTES = 64
 _END = re.compile(r',\n "record_digest": "([0-9a-f]{64})"\n\}\Z')
 _known: dict[tuple[str, int, int, int], str] = {}
 """Digests that this process has computed, by path, size, time and inode."""
@@ -55,6 +56,13 @@ def digest_tree(folder: Path, *, but: str) -> tuple[dict[str, int], dict[str, st
     }
 
 
+def _begins_with_zeros(file: Path) -> bool:
+    """Return whether the first 64 bytes are zero. All kinds of files in artifacts begin with text or a mark."""
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
+    return len(head) == _HEAD_BYTES and not any(head)
+
+
 def file_error(
     folder: Path, name: str, size: int, digest: str | None, limit_bytes: int | None = DIGEST_ON_OPEN_BYTES
 ) -> str | None:
@@ -70,7 +78,7 @@ def file_error(
     if status.st_size != size:
         return f"{name} has {status.st_size} bytes instead of {size}"
     if digest is None or (limit_bytes is not None and size > limit_bytes):
-        return None
+        return f"{name} begins with zeros, as after a power cut" if _begins_with_zeros(file) else None
     key = (str(file), size, status.st_mtime_ns, status.st_ino)
     if limit_bytes is None or key not in _known:
         try:

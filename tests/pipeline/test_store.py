@@ -14,6 +14,7 @@ from tiny_town import tiny_town
 
 from hoser_kd.cli.main import main
 from hoser_kd.common.errors import StoreError
+from hoser_kd.pipeline.integrity import file_error
 from hoser_kd.pipeline.plan import plan
 from hoser_kd.pipeline.run import make_steps, make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
@@ -215,6 +216,13 @@ def test_a_record_without_digests_is_compared_by_size(tmp_path):
     assert Store(tmp_path).open("roads", "town", "v1").digests == {}
     (artifact.path / "sub" / "file.txt").write_text("hell")
     assert Store(tmp_path).find("roads", "town", "v1") is None
+
+
+def test_a_file_of_zeros_is_found_without_a_digest(tmp_path):
+    folder = commit(Store(tmp_path), text="x" * 100).path
+    assert file_error(folder, "sub/file.txt", 100, None) is None
+    (folder / "sub" / "file.txt").write_bytes(bytes(100))
+    assert "begins with zeros" in file_error(folder, "sub/file.txt", 100, None)
 
 
 def test_files_and_folders_reach_the_disk_before_the_artifact_gets_its_place(tmp_path, monkeypatch):
