@@ -11,6 +11,8 @@ from pathlib import Path
 
 import dagster as dg
 
+from hoser_kd.config.city_names import city_files
+
 CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or Path(__file__).resolve().parent.parent / "config")
 """Folder of the cities' YAML files: HOSER_KD_CONFIG, or `config/`."""
 
@@ -25,7 +27,7 @@ city_seed_partitions = dg.MultiPartitionsDefinition(
 
 def cities() -> tuple[str, ...]:
     """Return the names of all cities in the config folder, sorted."""
-    return tuple(sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml")))
+    return tuple(file.stem for file in city_files(CONFIG_FOLDER))
 
 
 def city_and_seed(partition_key: str) -> tuple[str, int | None]:

@@ -79,13 +79,19 @@ def _commands(artifact: Artifact) -> dict[str, str]:
 
 
 def files_address() -> str:
-    """Return the address of the file server over the store (`dagster_project.files`, started by `make dev`)."""
-    return os.environ.get("HOSER_KD_FILES", "http://localhost:3001").rstrip("/")
+    """Return the address of the file server over the store (`dagster_project.files`, started by `make dev`).
+
+    By default it is a path at the address of the UI, so that stored links work with any port.
+    """
+    return os.environ.get("HOSER_KD_FILES", "/files").rstrip("/")
 
 
 def tensorboard_address() -> str:
-    """Return the address of TensorBoard over the store (`dagster_project.tensorboard`, started by `make dev`)."""
-    return os.environ.get("HOSER_KD_TENSORBOARD", "http://localhost:6006").rstrip("/")
+    """Return the address of TensorBoard over the store (`dagster_project.tensorboard`, started by `make dev`).
+
+    By default it is a path at the address of the UI.
+    """
+    return os.environ.get("HOSER_KD_TENSORBOARD", "/tensorboard").rstrip("/")
 
 
 def _stage_folder(folder: Path) -> Path:

@@ -85,6 +85,7 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
                 device=config.device,
                 progress=TimedLines(context.log.info),
                 on_epoch=lambda metrics: _observe(context, metrics),
+                on_damage=context.log.warning,
             )
             results = run_checks(artifact, inputs)
         except HoserKdError as error:

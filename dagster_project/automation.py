@@ -19,6 +19,7 @@ from dagster_project.jobs import prepare_city
 from dagster_project.records import latest_record, recorded_version
 from dagster_project.resources import Pipeline
 from hoser_kd.common.hashing import digest_json
+from hoser_kd.config.city_names import city_files, why_no_city
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.graph import STAGES
 
@@ -51,15 +52,20 @@ def city_watch(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[P
             requests.append(outcome)
         elif outcome is not None:
             messages.append(outcome)
-    names = [file.stem for file in sorted(folder.glob("*.yaml"))]
+    names = [file.stem for file in city_files(folder)]
     known = set(context.instance.get_dynamic_partitions("city"))
     new = [city for city in names if city not in known]
+    impossible = sorted(filter(why_no_city, known))
+    known.difference_update(impossible)
     messages += [f"{city}: its YAML is gone; its artifacts are kept." for city in sorted(known.difference(names))]
     return dg.SensorResult(
         run_requests=requests,
         skip_reason=None if requests else " ".join(messages) or "Nothing new.",
         cursor=write_cursor(states),
-        dynamic_partitions_requests=[city_partitions.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=[
+            *([city_partitions.build_add_request(new)] if new else []),
+            *([city_partitions.build_delete_request(impossible)] if impossible else []),
+        ],
         asset_events=events,
     )
 

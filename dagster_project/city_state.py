@@ -12,6 +12,7 @@ from typing import Any
 from assets.settings import settings_version
 from hoser_kd.common.errors import DataError, HoserKdError
 from hoser_kd.common.hashing import digest_json
+from hoser_kd.config.city_names import city_files, other_files
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import SETTINGS
@@ -69,15 +70,21 @@ def write_cursor(states: Mapping[str, CityState]) -> str:
 def observe_cities(folder: Path, states: dict[str, CityState], messages: list[str]) -> Iterator[Observation]:
     """Yield an observation per readable YAML of a folder, sorted by city, and update `states`.
 
-    The error of an unreadable YAML is appended to `messages`, and the state of its city stays as it was.
+    The error of an unreadable YAML is appended to `messages`, and the state of its city stays as it was. So is the
+    reason why a YAML with an impossible name is not a city.
     """
-    for file in sorted(folder.glob("*.yaml")):
+    messages += other_files(folder)
+    for file in city_files(folder):
         previous = states.get(file.stem)
         try:
             config = load_config(file)
             state, changed = _compare(config, previous or CityState())
         except HoserKdError as error:
             messages.append(str(error))
+            continue
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            # one city's files must not stop the others; what reaches this line has no message for users
+            messages.append(f"{file.stem}: cannot be read ({type(error).__name__}: {error}).")
             continue
         states[file.stem] = state
         is_stable = previous is not None and (state.raw_signature, state.settings_digest) == (

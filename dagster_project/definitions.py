@@ -18,6 +18,7 @@ from dagster_project.jobs import jobs_of  # noqa: E402
 from dagster_project.paths import store_root as default_store_root  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
+from dagster_project.verification import verify_store, weekly_verification  # noqa: E402
 
 
 def build_defs(config_folder: Path | None = None, store_root: str | None = None) -> dg.Definitions:
@@ -27,14 +28,14 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
     jobs = jobs_of(folder)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
-        jobs=[*jobs, full_pipeline],
+        jobs=[*jobs, full_pipeline, verify_store],
         # a job and the sensors that request it must be the same objects
         sensors=[
             city_watch.with_updated_jobs([job for job in jobs if job.name == city_watch.job_name]),
             full_pipeline_steps.with_updated_jobs(jobs),
             retrain_on_change,
         ],
-        schedules=[weekly_retraining],
+        schedules=[weekly_retraining, weekly_verification],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=dg.multiprocess_executor.configured(

@@ -19,6 +19,7 @@ from dagster_project.definitions import build_defs
 from dagster_project.jobs import JOBS, distill, evaluate
 from dagster_project.paths import store_root
 from dagster_project.records import recorded_version
+from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.config.loading import load_config
@@ -43,6 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     try:
+        require_database()
         _validate(options.city, options.seeds)
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
             run_all(instance, options.city, options.seeds, options.only)
@@ -55,7 +57,7 @@ def main() -> int:
 
 
 def _validate(city: str, seeds: list[str]) -> None:
-    """Raise ConfigError if the city or a seed does not exist or the city's YAML is invalid."""
+    """Raise ConfigError if the city, a seed or the YAML is not valid, StoreError if the store is not."""
     if city not in cities():
         raise ConfigError(f"config/{city}.yaml does not exist. Cities: {', '.join(cities())}.")
     unknown = [seed for seed in seeds if seed not in SEEDS]
@@ -65,6 +67,7 @@ def _validate(city: str, seeds: list[str]) -> None:
             "HOSER_KD_SEEDS sets their number."
         )
     load_config(CONFIG_FOLDER / f"{city}.yaml")
+    Store(store_root()).require_reachable()
 
 
 def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None) -> None:

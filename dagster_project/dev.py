@@ -1,4 +1,6 @@
-"""`make dev`: Dagster's UI and daemon, a file server over the store, and TensorBoard.
+"""`make dev`: Dagster's UI and daemon, a file server over the store, and TensorBoard, at one address.
+
+The gateway listens on the port of `--port`; the servers behind it listen on free ports of this machine.
 
 They start and end together. A shell script would leave its background processes running after Ctrl-C.
 """
@@ -9,11 +11,17 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
-from dagster_project.paths import ROOT
+from assets.showing import files_address, tensorboard_address
+from dagster_project.paths import HOST, ROOT, store_root
+from dagster_project.storage import require_database
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.pipeline.store import Store
 
 _GRACE_S = 30
 """Time in which Dagster ends its runs and servers itself; remaining processes are then killed."""
@@ -29,17 +37,18 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=3000, help="port of the UI")
     options = parser.parse_args()
+    try:
+        require_database()
+        Store(store_root())
+    except HoserKdError as error:
+        sys.exit(f"make dev: {error}")
     ends = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup make dev` outlives its terminal
         ends.append(signal.SIGHUP)
     for number in ends:
         # a shell's background job ignores interrupts, which child processes would inherit
         signal.signal(number, signal.default_int_handler)
-    dagster, *helpers = (
-        _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(options.port)),
-        _start("dagster_project.files"),
-        _start("dagster_project.tensorboard"),
-    )
+    dagster, *helpers = _start_all(options.port)
     status = 0
     with contextlib.suppress(KeyboardInterrupt):
         status = dagster.wait()
@@ -55,6 +64,32 @@ def main() -> None:
         _signal(process, signal.SIGKILL)  # TensorBoard leaves a separate process in the group
         process.wait()
     sys.exit(status)
+
+
+def _start_all(port: int) -> list[subprocess.Popen[bytes]]:
+    """Start all servers and return their processes, Dagster first. An address in the environment sets its port."""
+    free = _free_ports(3)
+    ports = {
+        "dagster": free[0],
+        "files": urlsplit(files_address()).port or free[1],
+        "tensorboard": urlsplit(tensorboard_address()).port or free[2],
+    }
+    behind = [word for name, number in ports.items() for word in (f"--{name}", str(number))]
+    # both serve a local folder only
+    servers = () if "://" in store_root() else ("files", "tensorboard")
+    return [
+        _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(ports["dagster"])),
+        _start("dagster_project.gateway", "--port", str(port), *behind),
+        *(_start(f"dagster_project.{name}", "--port", str(ports[name])) for name in servers),
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _start(*words: str) -> subprocess.Popen[bytes]:

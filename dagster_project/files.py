@@ -1,7 +1,7 @@
 """Serve the artifact store to a browser, read-only, so that the UI can link to reports, figures and files.
 
-`make dev` starts it beside Dagster, since a page loaded over HTTP may not open local files. It listens on this machine
-only.
+`make dev` starts it behind its gateway, at the path `/files`, since a page loaded over HTTP may not open local files.
+It listens on this machine only, and answers below `/files` and below `/`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from assets.showing import files_address
-from dagster_project.paths import HOST, local_store
+from dagster_project.paths import FILES_PREFIX, HOST, local_store
 
 
 class _Files(SimpleHTTPRequestHandler):
@@ -31,14 +31,32 @@ class _Files(SimpleHTTPRequestHandler):
             return None
         return super().send_head()
 
+    def translate_path(self, path: str) -> str:
+        """Return the file of a path, which may begin with the prefix of the gateway."""
+        return super().translate_path(path.removeprefix(FILES_PREFIX) if _is_below(path, FILES_PREFIX) else path)
+
     def end_headers(self) -> None:
         # a report is self-contained; anything else that a page would load or send is blocked
-        self.send_header("Content-Security-Policy", "default-src 'self' data: 'unsafe-inline'")
+        scripts = "'unsafe-inline'" if _has_script(Path(self.translate_path(self.path))) else "'none'"
+        policy = f"default-src 'self' data: 'unsafe-inline'; script-src {scripts}; object-src 'none'; base-uri 'none'"
+        self.send_header("Content-Security-Policy", policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
         """Log nothing; a line per request would bury Dagster's output in the same terminal."""
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return f"{urlsplit(path).path}/".startswith(f"{prefix}/")
+
+
+def _has_script(file: Path) -> bool:
+    """Return whether a file is a page of this project with scripts, such as the map of trips."""
+    if file.suffix != ".html" or not file.is_file():
+        return False
+    with file.open("rb") as page:
+        return any(b"<script" in line for line in page)
 
 
 def server(root: Path, port: int) -> ThreadingHTTPServer:

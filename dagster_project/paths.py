@@ -10,6 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 """Address of the servers over the store; only this machine reaches it."""
 
+FILES_PREFIX = "/files"
+"""Path of the store's files at the address of `make dev`."""
+TENSORBOARD_PREFIX = "/tensorboard"
+"""Path of TensorBoard at the address of `make dev`."""
+
 
 def store_root() -> str:
     """Return the folder or fsspec address of the artifact store: HOSER_KD_STORE, or `data/` in the repository."""

@@ -11,7 +11,7 @@ import sys
 from urllib.parse import urlsplit
 
 from assets.showing import tensorboard_address
-from dagster_project.paths import HOST, local_store
+from dagster_project.paths import HOST, TENSORBOARD_PREFIX, local_store
 
 
 def main() -> None:
@@ -21,7 +21,9 @@ def main() -> None:
     options = parser.parse_args()
     store = local_store()
     store.mkdir(parents=True, exist_ok=True)
-    arguments = ("--logdir", str(store), "--host", HOST, "--port", str(options.port))
+    arguments = ["--logdir", str(store), "--host", HOST, "--port", str(options.port)]
+    if tensorboard_address() == TENSORBOARD_PREFIX:
+        arguments += ["--path_prefix", TENSORBOARD_PREFIX]
     command = [sys.executable, "-W", "ignore", "-m", "tensorboard.main", *arguments]
     os.execv(sys.executable, command)  # noqa: S606  the same process, so that a signal to it ends TensorBoard
 

@@ -56,6 +56,7 @@ def test_train_respects_disabled_distillation(config, capsys):
         (["report", "--config", "CONFIG", "--seed", "0", "--seeds", "0"], "--seed 0 and --seeds 0 contradict"),
         (["train", "--config", "CONFIG", "--cuda", "7", "--vanilla"], "cuda:7"),
         (["import-teacher", "nowhere.pt"], "no such file"),
+        (["verify", "nowhere"], "no such folder"),
         (["lineage", "."], "not an artifact"),
         (["lineage", "0bc872ec6f825b8c"], "no such folder or file"),
         (["export-student", "nowhere", "out.pth"], "no such file"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from hoser_kd.cli.output import describe
 from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.city_names import why_no_city
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, Stage
@@ -46,7 +46,9 @@ def add_city_command(command: AddCommand, name: str, about: str, run: Run) -> ar
 def seed_number(text: str) -> int:
     """Return the seed of an option's text, for argparse. Raises ArgumentTypeError for another text."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0")
+    if len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is too large for a seed; it has at most 18 digits")
     return int(text)
 
 
@@ -65,10 +67,10 @@ def city_config(options: argparse.Namespace) -> CityConfig:
     """Return the settings of the city that --config or --dataset names. Raises ConfigError if there are none."""
     if options.config is None and options.dataset is None:
         raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
-    if options.dataset is not None and not re.fullmatch(r"[A-Za-z0-9_]+", options.dataset):
+    if options.dataset is not None and (reason := why_no_city(options.dataset)):
         name = Path(options.dataset).stem
         raise ConfigError(
-            f"--dataset {options.dataset} is not the name of a city: letters, digits and _. Use --dataset {name}, or "
+            f"--dataset {options.dataset} is not the name of a city: {reason}. Use --dataset {name}, or "
             f"--config {Path(options.dataset).with_suffix('.yaml')}."
         )
     if options.config is None:
@@ -107,6 +109,11 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
     bars = Bars()
     seeds: list[int] = getattr(options, "seeds", None) or []
     seed = seed_of(options)
+
+    def report_damage(sentence: str) -> None:
+        bars.close()
+        sys.stderr.write(f"{sentence}\n")
+
     try:
         artifacts = make_steps(
             plan(names, seed, seeds),
@@ -115,6 +122,7 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
             progress=bars,
             device=device_of(options),
             on_stage=announce(bars, options, config),
+            on_damage=report_damage,
         )
     finally:
         bars.close()

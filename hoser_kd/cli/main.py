@@ -14,6 +14,7 @@ from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
+from hoser_kd.cli.store_commands import add_store_commands
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.messages import nearest
 
@@ -25,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
     except HoserKdError as error:
         sys.stderr.write(f"hoser-kd: {error}\n")
+        return 2
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        sys.stderr.write(f"hoser-kd: {error.filename}: {error.strerror}.\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nhoser-kd: interrupted. Finished work is kept; the same command resumes from there.\n")
@@ -68,4 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     add_stage_commands(command)
     add_file_commands(command)
     add_bundle_commands(command)
+    add_store_commands(command)
     return parser

@@ -5,7 +5,8 @@ Row i of a ragged array is `values[offsets[i]:offsets[i + 1]]`. All functions ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,15 @@ class Csr(NamedTuple):
     def row(self, i: int) -> Int64Array:
         """Return the entries of row `i`, int64."""
         return self.indices[self.indptr[i] : self.indptr[i + 1]]
+
+
+def read_array(path: str | PathLike[str]) -> npt.NDArray[Any]:
+    """Return the array of a `.npy` file. No code in it is run.
+
+    Raises ValueError or EOFError if the file is damaged, or shorter than the shape in its header: nothing of that size
+    is allocated.
+    """
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def offsets_of(lengths: npt.NDArray[np.integer]) -> Int64Array:

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from hoser_kd.common.arguments import check_path
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.city_names import city_files
 from hoser_kd.config.messages import explain, nearest
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.yaml_limits import read_text, require_small_tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,7 @@ def load_city(city: str, folder: Path) -> CityConfig:
     file = folder / f"{city}.yaml"
     if file.is_file():
         return load_config(file)
-    cities = sorted(path.stem for path in folder.glob("*.yaml"))
+    cities = [path.stem for path in city_files(folder)]
     known = f"Cities in {folder.absolute()}: {', '.join(cities) or 'none'}."
     raise ConfigError(
         f"{file}: no such file.{nearest(city, cities)} {known} Set HOSER_KD_CONFIG to read another folder."
@@ -98,14 +100,20 @@ def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     """
     if not file.is_file():
         raise ConfigError(_no_file(file))
-    text = file.read_text(encoding="utf-8")
     try:
-        loader = _UniqueKeyLoader(text)
+        loader = _UniqueKeyLoader(read_text(file))
         loader.name = str(file)
         root = loader.get_single_node()
+        require_small_tree(root, file)
         tree = loader.construct_document(root) if root is not None else {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: it is nested too deeply to be settings.") from None
+    except TypeError:
+        raise ConfigError(f"{file}: a list or a section is used as a key. Keys are words.") from None
+    except ValueError as error:  # such as a number of 5,000 digits
+        raise ConfigError(f"{file}: a value cannot be read: {error}.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the top level must be sections such as `source:` and `student:`.")
     return tree, root

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hoser_kd.config.city_names import require_city_name
 from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
@@ -18,7 +19,7 @@ class SyntheticConfig(Section):
 
     example: ClassVar[str] = "{num_trips: 3000}"
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of the streets and trips."""
     num_trips: int = Field(3000, ge=30)
     """Number of trips in all splits together."""
@@ -65,7 +66,7 @@ class ZonesConfig(Section):
     KaHIP."""
     imbalance: float = Field(0.03, ge=0)
     """Allowed relative excess of a zone over the mean size (kahip)."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     """Random seed of KaHIP."""
     use_shipped: bool = True
     """Use `road_network_partition` and `zone_trans_mat.npy` where the dataset ships them."""
@@ -160,7 +161,7 @@ class TeacherConfig(Section):
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
     compile: bool = False
     """Compile the model with torch.compile."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of weight initialization, batch order and dropout."""
 
 
@@ -306,7 +307,7 @@ class SyntheticTripsConfig(Section):
     """Correction of the lengths of the trips. acceptance: reject trips of lengths that are too frequent; temperature:
     the best of some factors of the temperature; auto: the one of these, or none, with lengths closest to those of the
     validation trips."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of sampling."""
 
 
@@ -381,6 +382,11 @@ class StudentConfig(Section):
     def _widths(self) -> Self:
         if self.road_id_dim + 4 * self.attribute_dim != self.hidden_dim:
             raise ValueError("road_id_dim + 4 * attribute_dim must equal hidden_dim")
+        if self.hidden_dim % 2 or 2 * self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"hidden_dim ({self.hidden_dim}) must be even, and 2 * hidden_dim a multiple of num_heads "
+                f"({self.num_heads})"
+            )
         return self
 
     @property
@@ -459,7 +465,7 @@ class GenerationConfig(Section):
     max_steps: int = Field(5000, ge=1)
     """Maximum number of node expansions per trip; then the path that ends closest to the destination is returned. With
     a prior, decoder search finishes the trip instead (docs/generation.md)."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of the selection of ODs and of sampling."""
     prior: PriorConfig = PriorConfig()
     """Prior of the costs of steps, for all decoders."""
@@ -511,7 +517,7 @@ class EvaluationConfig(Section):
 class CityConfig(Section):
     """All settings of a city, read from one YAML file named after it."""
 
-    city: str = Field(pattern=r"^[A-Za-z0-9_]+$")
+    city: Annotated[str, AfterValidator(require_city_name)]
     """Name of the city: the file name without `.yaml`."""
     description: str = ""
     """One-line description."""

@@ -26,6 +26,7 @@ from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.model import HOSER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
     from torch import Tensor
@@ -42,6 +43,8 @@ _FEATURE_PREFIX = "road_network_encoder."
 _TEACHER_HINT = "For an LM-TAD checkpoint, call load_teacher(path)."
 # features may differ by rounding only
 _TOLERANCE = 1e-3
+_MOST_MASK = 16_384
+"""Side of the largest causal mask: 1 GiB per block."""
 
 
 def load_checkpoint(
@@ -129,6 +132,7 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None, zones:
             _check_network(source, features, network)
         if zones is not None:
             _check_zones(source, features, zones)
+        _check_sizes(config, features, tensors)
         model = _blank(config, features, tables)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -137,6 +141,25 @@ def load(folder: str | PathLike[str], network: RoadNetwork | None = None, zones:
     if missing or unexpected:
         raise CheckpointError(f"{source}: keys are not those of HOSER: missing {missing}, unknown {unexpected}.")
     return model.eval()
+
+
+def _check_sizes(config: HoserConfig, features: GraphFeatures, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the configuration has other sizes than the weights, before a model of its sizes is built."""
+    block = "trajectory_encoder.transformer.h."
+    layers = {key.removeprefix(block).split(".")[0] for key in tensors if key.startswith(block)}
+    actual = {
+        "num_roads": features.num_roads,
+        "num_types": len(tensors[_FEATURE_PREFIX + "type_emb.weight"]),
+        "num_zones": len(tensors[_FEATURE_PREFIX + "zone_id_emb.weight"]),
+        "hidden_dim": tensors[_FEATURE_PREFIX + "zone_id_emb.weight"].shape[1],
+        "road_id_dim": tensors[_FEATURE_PREFIX + "road_id_emb.weight"].shape[1],
+        "num_layers": len(layers),
+    }
+    for name, size in actual.items():
+        if getattr(config, name) != size:
+            raise ValueError(f"{name} is {getattr(config, name)} in {CONFIG_FILE}, but {size} in the weights")
+    if config.max_len > _MOST_MASK:
+        raise ValueError(f"max_len is {config.max_len} in {CONFIG_FILE}; at most {_MOST_MASK} is supported")
 
 
 def _blank(config: HoserConfig, features: GraphFeatures, tables: dict[str, Tensor]) -> HOSER:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from hoser_kd.common.errors import CheckpointError, ConfigError
 from hoser_kd.common.files import atomic_path
+from hoser_kd.common.tensor_files import check_archive, check_sizes
 from hoser_kd.lmtad.model import LMTAD, NUM_SPECIALS, LMTADConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -75,6 +76,7 @@ def load_checkpoint(path: str | PathLike[str]) -> LMTADCheckpoint:
             f"{file}: not an LM-TAD checkpoint. It needs weights (`model` or `state_dict`) and "
             f"`model_config`; it holds {contents[:200]}."
         )
+    check_sizes(file, weights)
     dataset_config = _fields(content.get("dataset_config")) or {}
     return _build(file, {str(key): value for key, value in weights.items()}, fields, dataset_config)
 
@@ -91,10 +93,11 @@ def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
         for name, tensor in checkpoint.model.state_dict().items()
         if name != _HEAD
     }
+    # before the weights: what JSON cannot hold must not leave weights without a config
+    text = json.dumps({**shape, "dataset_config": checkpoint.dataset_config}, indent=1, allow_nan=False)
     with atomic_path(target / WEIGHTS_FILE) as file:
         safetensors.torch.save_file(weights, file, metadata={"model_config": json.dumps(shape)})
     with atomic_path(target / CONFIG_FILE) as file:
-        text = json.dumps({**shape, "dataset_config": checkpoint.dataset_config}, indent=1, allow_nan=False)
         file.write_text(text + "\n", encoding="utf-8")
 
 
@@ -166,6 +169,7 @@ def _unpickle(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
     if start == b"PK" and not zipped:
         raise CheckpointError(f"{path}: truncated. Copy or download it again.")
+    check_archive(path)
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             # With mmap, the optimizer state (two thirds of a training checkpoint) is never read.
@@ -227,7 +231,19 @@ def _build(
             )
     model.load_state_dict(state, assign=True)
     model.tie()
-    return LMTADCheckpoint(model.eval(), config, {str(key): _plain(value) for key, value in dataset_config.items()})
+    settings = {str(key): _plain(value) for key, value in dataset_config.items()}
+    for name, value in settings.items():
+        _refuse_not_finite(path, name, value)
+    return LMTADCheckpoint(model.eval(), config, settings)
+
+
+def _refuse_not_finite(path: Path, name: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise CheckpointError(
+            f"{path}: `dataset_config` has a number that is not finite: {name} = {value}. Correct it in the file."
+        ) from None
 
 
 def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
@@ -280,6 +296,8 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
         config = LMTADConfig(**{name: kinds.get(name, int)(value) for name, value in values.items()})
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None
+    if not 0 <= config.dropout < 1:
+        raise CheckpointError(f"{path}: `model_config` has dropout {config.dropout}; it is at least 0 and below 1.")
     if config.n_layer != len(layers):
         raise CheckpointError(f"{path}: `model_config` states {config.n_layer} layers, the weights have {len(layers)}.")
     pad = fields.get("pad_token")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, row_of_value
+from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, read_array, row_of_value
 from hoser_kd.common.errors import DataError
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _undirected(successors: Csr) -> Csr:
     return Csr(offsets_of(np.bincount(a[different], minlength=count)), b[different])
 
 
+_FEW_ZONES, _MOST_ZONES = 1000, 20_000
+"""Zone ids below the first are always accepted; the second bounds the memory of the matrix of transitions, 3 GiB."""
 _HINT = f"Fix or remove it, or set `zones.use_shipped: false` to ignore {PARTITION_FILE} and {TRANSITIONS_FILE}."
 
 
@@ -140,12 +142,19 @@ def _read_partition(path: Path, num_roads: int) -> Int64Array:
     invalid = [row for row, text in enumerate(lines) if not (text.isascii() and text.isdigit())]
     if invalid:
         raise DataError(path, f"{lines[invalid[0]]!r} is not a zone id.", row=invalid[0], hint=_HINT)
+    limit = min(max(num_roads, _FEW_ZONES), _MOST_ZONES)
+    too_large = [row for row, text in enumerate(lines) if len(text.lstrip("0")) > 9 or int(text) >= limit]
+    if too_large:
+        problem = (
+            f"zone id {lines[too_large[0]][:20]} is not below {limit}; {num_roads} roads cannot need so many zones."
+        )
+        raise DataError(path, problem, row=too_large[0], hint=_HINT)
     return np.array(lines, np.int64)
 
 
 def _read_transitions(path: Path, num_zones: int) -> Int64Array:
     try:
-        matrix = np.load(path, allow_pickle=False)
+        matrix = read_array(path)
     except (ValueError, EOFError) as error:
         raise DataError(path, f"cannot be read as a NumPy array: {error}.", hint=_HINT) from None
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iu":

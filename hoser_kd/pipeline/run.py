@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
+from hoser_kd.pipeline.disk_errors import disk_errors
 from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, Inputs, Stage, StageRun, changed_settings
 from hoser_kd.pipeline.plan import Step, StepKey, plan
-from hoser_kd.pipeline.store import Artifact, Store, now_utc
+from hoser_kd.pipeline.store import RECORD, Artifact, Store, now_utc, read_artifact
 
 
 def input_versions(inputs: Inputs) -> dict[str, str]:
@@ -68,11 +71,15 @@ def make(
     progress: Progress = silent,
     device: str = "auto",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_damage: Callable[[str], object] = lambda _: None,
 ) -> Artifact:
     """Return a stage's artifact from the store; compute it first if the store has none of this version.
 
     `force` computes it in any case. `source_files` always runs for raw files outside the store, since these can change
     under an unchanged setting; its version is a digest of their content.
+
+    A damaged artifact is computed again; `on_damage` is called with a sentence about it, and the summary of the new one
+    has it as `replaced_damaged`.
 
     Raises:
         StoreError: an input is not materialized, or the store cannot be written.
@@ -87,22 +94,58 @@ def make(
         )
     version = version_of(stage, config, inputs, seed)
     always = force or _versioned_by_content(stage, config)
-    if not always and (artifact := store.find(stage.name, config.city, version, seed)):
+    place = (stage.name, config.city, version, seed)
+    if not always and (artifact := store.find(*place)):
         return artifact
-    with store.work_folder(stage.name, config.city, version, seed) as folder:
+    damage = store.damage(*place)
+    if damage:
+        on_damage(f"{stage.name} of {config.city}, version {version}, is damaged and computed again: {damage}.")
+    if always and not force and not store.is_writable():
+        return _found_by_content(StageRun(stage, config, seed, inputs, Path(), progress, device), store)
+    with store.work_folder(*place) as folder, disk_errors(folder):
         # another process may have finished it while this one waited for the folder
-        if not always and (artifact := store.find(stage.name, config.city, version, seed)):
+        if not always and (artifact := store.find(*place)):
             shutil.rmtree(folder)
             return artifact
+        if not always and (finished := _finished(folder)):
+            return store.publish(finished)
+        (folder / RECORD).unlink(missing_ok=True)
         run = StageRun(stage, config, seed, inputs, folder, progress, device)
-        return _compute(run if on_epoch is None else replace(run, on_epoch=on_epoch), version, store)
+        run = run if on_epoch is None else replace(run, on_epoch=on_epoch)
+        return _compute(run, version, store, {"replaced_damaged": damage} if damage else {})
+
+
+def _found_by_content(run: StageRun, store: Store) -> Artifact:
+    """Return the artifact whose version is a digest of content, from a store that cannot be written."""
+    stage, config = run.stage, run.config
+    with tempfile.TemporaryDirectory(prefix="hoser-kd-") as folder:
+        run = replace(run, folder=Path(folder))
+        version = str(stage.function()(run)["content"])[:16]
+        artifact = store.find(stage.name, config.city, version)
+        if artifact is None or not _same_place(artifact, config, run.folder):
+            raise StoreError(
+                f"{store.root}: cannot be written, and has no {stage.name} of {config.city} with the current raw "
+                "files. Set HOSER_KD_STORE or --store to a writable folder."
+            )
+        return artifact
+
+
+def _finished(folder: Path) -> Artifact | None:
+    """Return the artifact in the work folder of a run that was interrupted before it reached the store."""
+    if not (folder / RECORD).is_file():
+        return None
+    with contextlib.suppress(StoreError):
+        artifact = read_artifact(folder)
+        if artifact.integrity_error() is None:
+            return artifact
+    return None
 
 
 def _versioned_by_content(stage: Stage, config: CityConfig) -> bool:
     return stage.name == "source_files" and kind_of(config.source).versioned_by_content
 
 
-def _compute(run: StageRun, version: str, store: Store) -> Artifact:
+def _compute(run: StageRun, version: str, store: Store, notes: Mapping[str, str]) -> Artifact:
     """Run a stage's function in its work folder and move the result into the store."""
     stage, config = run.stage, run.config
     started = time.monotonic()
@@ -125,7 +168,7 @@ def _compute(run: StageRun, version: str, store: Store) -> Artifact:
         settings_of(stage, config),
         now_utc(),
         round(time.monotonic() - started, 3),
-        {**summary, "peak_memory_mib": round(peak_mib)},
+        {**summary, **notes, "peak_memory_mib": round(peak_mib)},
     )
     return store.commit(run.folder, artifact)
 
@@ -193,6 +236,7 @@ def make_steps(
     on_stage: Callable[[Stage], object] = lambda _: None,
     *,
     stop_at_checks: bool = True,
+    on_damage: Callable[[str], object] = lambda _: None,
 ) -> dict[StepKey, Artifact]:
     """Run the steps of a plan one after the other and return their artifacts.
 
@@ -208,7 +252,9 @@ def make_steps(
         version = version_of(stage, config, inputs, step.seed)
         if store.find(stage.name, config.city, version, step.seed) is None:
             on_stage(stage)
-        artifact = make(stage, config, store, inputs, seed=step.seed, progress=progress, device=device)
+        artifact = make(
+            stage, config, store, inputs, seed=step.seed, progress=progress, device=device, on_damage=on_damage
+        )
         if stop_at_checks:
             _require_checks(artifact, inputs)
         artifacts[step.key] = artifact

@@ -34,6 +34,7 @@ from hoser_kd.teacher.history_encoding import Window
 from hoser_kd.teacher.label_scoring import SoftLabelScorer
 
 _FINGERPRINT = b"fingerprint"
+_CONTENT = "content"
 _PARTS = {
     "teacher": "the teacher's weights",
     "grid": "the roads' tokens",
@@ -280,13 +281,20 @@ class _Shard:
     def load_or_score(
         self, scorer: SoftLabelScorer, trajectories: Trajectories, on_progress: Callable[[int], object]
     ) -> SoftLabels:
-        """Return the shard, from its file if that is readable and has the same fingerprint."""
-        if self.path is not None and (stored := found_labels(self.path, self.key)) is not None:
+        """Return the shard, from its file if that is readable, unchanged, and has the same fingerprint."""
+        stored = None if self.path is None else found_labels(self.path, self.key)
+        if stored is not None and stored.fingerprint.get(_CONTENT) == _content_digest(stored):
             return stored
         labels = SoftLabels(*scorer.score(trajectories.take(np.arange(self.first, self.last)), on_progress))
         if self.path is not None:
-            labels.save(self.path, self.key)
+            labels.save(self.path, {**self.key, _CONTENT: _content_digest(labels)})
         return labels
+
+
+def _content_digest(labels: SoftLabels) -> str:
+    """Return the digest of all numbers of a shard: an Arrow file has no checksums."""
+    masses = () if labels.outside_mass is None else (labels.outside_mass,)
+    return digest_arrays(np.asarray(labels.offsets, np.int64), np.asarray(labels.scores), *masses)
 
 
 def _shards(

@@ -230,3 +230,17 @@ def test_execution_settings_are_marked_and_excluded_from_versions():
     assert execution_only_fields(GridConfig) == frozenset()
     assert StudentConfig(num_processes=4).of_the_result() == StudentConfig().of_the_result()
     assert StudentConfig(micro_batch_size=4).of_the_result() != StudentConfig().of_the_result()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("student: {num_heads: 7}", "2 \\* hidden_dim a multiple of num_heads \\(7\\)"),
+        ("zones: {seed: 99999999999999999999999}", "`zones.seed`: input should be less than"),
+        ("generation: {seed: -1}", "`generation.seed`: input should be greater than or equal to 0"),
+    ],
+)
+def test_values_that_a_stage_cannot_use_are_refused_at_the_door(tmp_path, section, message):
+    (tmp_path / "town.yaml").write_text(f"source: {{kind: synthetic}}\n{section}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "town.yaml")

@@ -147,3 +147,15 @@ def test_damaged_folder_is_refused(small_model, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="num_roads"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["hidden_dim", "num_zones", "num_layers", "max_len"])
+def test_sizes_that_differ_from_the_weights_are_refused_before_a_model_is_built(small_model, tmp_path, name):
+    save(small_model, tmp_path)
+    settings = json.loads((tmp_path / "model.json").read_text())
+    more = {"road_id_dim": settings["road_id_dim"] + 10**9 - settings["hidden_dim"]} if name == "hidden_dim" else {}
+    (tmp_path / "model.json").write_text(
+        json.dumps({**settings, name: 10**9 if name != "num_zones" else 10**7, **more})
+    )
+    with pytest.raises(CheckpointError, match=rf"{name} is 1\d+ in model\.json"):
+        load(tmp_path)

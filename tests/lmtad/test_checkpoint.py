@@ -338,3 +338,20 @@ def test_description(golden, model):
     assert (about["missing"], about["grid"], about["grid_fits"]) == ([], None, None)
     assert about["parameters"] == 28 * 8 + 12 * 8 + 2 * (2 * 8 + 12 * 8 * 8) + 8
     json.dump(about, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"dataset_config": {"cell": torch.nan}}, "`dataset_config` has a number that is not finite: cell = nan"),
+        ({"model_config": {**asdict(CONFIG), "dropout": torch.nan}}, "has dropout nan"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(tmp_path, model, changes, text):
+    write(tmp_path / "a.pt", {"state_dict": model.state_dict(), "model_config": asdict(CONFIG), **changes})
+    with pytest.raises(CheckpointError, match=text):
+        load_checkpoint(tmp_path / "a.pt")
+    unwritable = LMTADCheckpoint(model, CONFIG, {"cell": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        save(unwritable, tmp_path / "teacher")
+    assert not (tmp_path / "teacher").exists()

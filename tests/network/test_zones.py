@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -127,6 +129,13 @@ def test_no_shipped_files(tmp_path):
     assert read_shipped(tmp_path, _line(3)) is None
 
 
+def claiming(shape):
+    """Return a `.npy` file of 24 bytes of values whose header claims another shape."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    return file.getvalue() + bytes(24)
+
+
 def _ship(folder, zones="0\n1\n1\n", matrix=None):
     (folder / "road_network_partition").write_text(zones)
     if isinstance(matrix, bytes):
@@ -148,6 +157,8 @@ def test_a_partition_without_a_matrix(tmp_path):
         ("0\n1\n", "2 zones for 3 roads"),
         ("0\n1\n-1\n", r"row 2: '-1' is not a zone id"),
         ("0\n1.5\n1\n", r"row 1: '1.5' is not a zone id"),
+        ("0\n1\n1000000\n", r"row 2: zone id 1000000 is not below 1000"),
+        (f"0\n{'9' * 5000}\n1\n", r"row 1: zone id 9{20} is not below 1000"),
     ],
 )
 def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
@@ -164,6 +175,7 @@ def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
         (np.full((2, 2), -1), "negative"),
         (np.array([[{}]]), "cannot be read"),
         (b"nothing of the kind", "cannot be read"),
+        (claiming((10**6, 10**6)), "cannot be read.*greater than file size"),
     ],
 )
 def test_a_matrix_that_does_not_match_is_rejected(tmp_path, matrix, message):

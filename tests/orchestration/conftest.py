@@ -51,7 +51,7 @@ class SharedDev:
         """Return it; start it if no test has, or if one has ended it."""
         if self._running is None or self._running[0].process.poll() is not None:
             self.close()
-            dev = Dev(self.home, free_ports(3))
+            dev = Dev(self.home, free_ports(1))
             self._running = dev, dev.server()
         return self._running
 

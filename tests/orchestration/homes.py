@@ -269,13 +269,9 @@ class Dev:
     def __init__(self, home: Home, ports: Sequence[int]) -> None:
         self.home = home
         self.ports = tuple(ports)
-        """Ports of the web server, the files and TensorBoard."""
+        """The port of the gateway, at which UI, files and TensorBoard are."""
         self.url = f"http://127.0.0.1:{ports[0]}"
-        home.environment |= {
-            "HOSER_KD_FILES": f"http://127.0.0.1:{ports[1]}",
-            "HOSER_KD_TENSORBOARD": f"http://127.0.0.1:{ports[2]}",
-            "PYTHONWARNINGS": "ignore",
-        }
+        home.environment |= {"PYTHONWARNINGS": "ignore"}
         self.log = home.root / "dev.log"
         # a background job of a shell ignores interrupts; the servers must end all the same
         shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]

@@ -19,6 +19,21 @@ from hoser_kd.network.synthetic.city import make_city
 YAML = "source: {{kind: hoser, path: {path}}}\ngrid: {{bounds: roads, cell_size_m: 80}}\n"
 
 
+ODD_FILES = {
+    "latin": "description: Köln\n".encode("latin-1"),
+    "utf16": "source: {kind: synthetic}\n".encode("utf-16"),
+    "._town": b"\x00\x05\x16\x07",
+    "nested": b"a: " + b"[" * 5000 + b"]" * 5000,
+    "digits": b"student: {max_epochs: " + b"9" * 5000 + b"}",
+    "list_key": b"? [1, 2]\n: 3\n",
+    "bomb": b"a0: &a0 [x]\n"
+    + b"".join(b"a%d: &a%d [%s]\n" % (k, k, b", ".join([b"*a%d" % (k - 1)] * 9)) for k in range(1, 12)),
+    "loop": b"source: &a {kind: *a}\n",
+    "bad name": b"source: {kind: synthetic}\n",
+    "san-francisco": b"source: {kind: synthetic}\n",
+}
+
+
 @pytest.fixture
 def instance(tmp_path):
     with dg.DagsterInstance.local_temp(str(tmp_path)) as temporary:
@@ -54,7 +69,10 @@ class Ticks:
             result = self.sensor(context)
         self.cursor = result.cursor
         for request in result.dynamic_partitions_requests or []:
-            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+            for key in request.partition_keys if isinstance(request, dg.DeleteDynamicPartitionsRequest) else ():
+                self.instance.delete_dynamic_partition(request.partitions_def_name, key)
         for event in result.asset_events:
             self.instance.report_runless_asset_event(event)
         self.message = result.skip_reason.skip_message if result.skip_reason else ""
@@ -69,6 +87,25 @@ def reported(instance, piece):
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(["settings", piece]), asset_partitions=["town"]), limit=10
     ).records
     return [record.asset_materialization.tags["dagster/data_version"] for record in records]
+
+
+def test_no_file_stops_the_other_cities_and_impossible_names_are_no_partitions(instance, city):
+    config = city / "config"
+    for name, content in ODD_FILES.items():
+        (config / f"{name}.yaml").write_bytes(content)
+    (config / "folder.yaml").mkdir()
+    instance.add_dynamic_partitions("city", ["bad name", "._town"])
+    tick = Ticks(city_watch, instance, city)
+    tick()
+    tick()
+    assert tick() == []
+    assert reported(instance, "grid")
+    possible = {name for name in ODD_FILES if " " not in name and not name.startswith(".")}
+    assert set(instance.get_dynamic_partitions("city")) == {"town", *possible}
+    assert "bad name.yaml is not a city: its name cannot be one, as it contains a space" in tick.message
+    assert "folder.yaml is not a city: it is not a file" in tick.message
+    for name in possible - {"san-francisco"}:
+        assert f"{name}.yaml" in tick.message
 
 
 def test_a_new_city_becomes_a_partition_and_is_prepared_once(instance, city):
@@ -294,3 +331,16 @@ def test_a_link_that_succeeds_again_requests_what_it_has_requested_already(insta
 def test_a_job_launched_by_itself_starts_nothing(instance):
     job = build_defs().resolve_job_def("prepare_city")
     assert succeeded(instance, job, {"dagster/partition": "town"})[1] == []
+
+
+def test_the_store_is_verified_by_a_job(copy_of_town):
+    home = copy_of_town
+    definitions = build_defs(config_folder=home.root / "config", store_root=str(home.store))
+    job = definitions.resolve_job_def("verify_store")
+    assert job.execute_in_process().success
+    [labels] = home.store.glob("town/teacher_soft_labels/*/train.arrow")
+    content = bytearray(labels.read_bytes())
+    content[-100] ^= 1
+    labels.write_bytes(content)
+    with pytest.raises(dg.Failure, match=r"the content of train\.arrow has changed.* Materialize teacher_soft_labels"):
+        job.execute_in_process()

@@ -1,4 +1,4 @@
-"""`make dev`: three servers that start together, and all of whose processes end together."""
+"""`make dev`: servers that start together, and all of whose processes end together."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def answers(port: int) -> bool:
 
 def ends_everything(dev, sent):
     """Send a signal to the group of `make dev`, as the terminal does; all its processes and servers must end."""
-    # dagster dev, its web server and daemon, the files, TensorBoard, and this one
-    assert len(running(dev.home.root)) >= 6
+    # dagster dev, its web server and daemon, the files, TensorBoard, the gateway, and this one
+    assert len(running(dev.home.root)) >= 7
     os.killpg(dev.process.pid, sent)
     assert dev.process.wait(60) == 0, dev.log.read_text()
     assert not left_after(dev.home.root, 10)
@@ -44,11 +44,11 @@ def test_everything_that_make_dev_starts_ends_when_it_is_interrupted(dev_town, s
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["terminated", "terminal-closed"])
 def test_everything_that_make_dev_starts_ends_when_it_is_ended_at_its_start(fresh_home, sent):
     """The signal comes as soon as all processes have been started; the servers do not answer yet."""
-    with Dev(fresh_home, free_ports(3)) as dev:
+    with Dev(fresh_home, free_ports(1)) as dev:
 
         def started() -> bool:
             assert dev.process.poll() is None, dev.log.read_text()
-            return len(running(fresh_home.root)) >= 6
+            return len(running(fresh_home.root)) >= 7
 
         wait_until(started, 120, dev.log.read_text)
         ends_everything(dev, sent)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import threading
+from pathlib import Path
 
 import pytest
+from tiny_town import tiny_town
 
+from hoser_kd.cli.main import main
 from hoser_kd.common.errors import StoreError
+from hoser_kd.pipeline.integrity import file_error
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.run import make_steps, make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 
@@ -133,7 +140,7 @@ def test_an_artifact_with_a_missing_or_truncated_file_is_not_found(tmp_path):
     ("root", "message"),
     [
         ("file", "cannot be written"),
-        ("s3://bucket/x", "pip"),
+        ("gs://bucket/x", "pip"),
         ("ftpx://x/y", r"^ftpx://x/y: cannot be opened as a store .*HOSER_KD_STORE or --store to a folder"),
     ],
 )
@@ -162,9 +169,103 @@ def test_a_record_with_old_key_names_is_read_under_the_new_ones(tmp_path):
     file = artifact.path / "artifact.json"
     record = json.loads(file.read_text())
     old = {"resolution": {"all_apart": 0.5}, "alignment": {"can_tell": True, "tried": [{"guess": 2.0}]}, "steps": 3}
+    record = {key: value for key, value in record.items() if key not in {"digests", "record_digest"}}
     file.write_text(json.dumps({**record, "summary": old}))
     assert read_artifact(artifact.path).summary == {
         "resolution": {"all_distinguishable_share": 0.5},
         "alignment": {"is_conclusive": True, "tried": [{"uniform_loss": 2.0}]},
         "steps": 3,
     }
+
+
+def flip(file, at=0):
+    """Flip the lowest bit of a byte, as a failing disk or memory does; size and times stay."""
+    status = file.stat()
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_flipped_bit_is_found_when_the_artifact_is_opened(tmp_path, at):
+    flip(commit(Store(tmp_path)).path / "sub" / "file.txt", at)
+    assert Store(tmp_path).find("roads", "town", "v1") is None
+    with pytest.raises(StoreError, match=r"is damaged: the content of sub/file\.txt has changed: .*Materialize"):
+        Store(tmp_path).open("roads", "town", "v1")
+
+
+def test_every_flipped_bit_of_a_record_is_found(tmp_path):
+    record = commit(Store(tmp_path)).path / "artifact.json"
+    whole = record.read_bytes()
+    silent = []
+    for at in range(len(whole)):
+        record.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        if Store(tmp_path).find("roads", "town", "v1") is not None:
+            silent.append(at)
+    assert not silent
+    record.write_bytes(whole)
+    assert Store(tmp_path).find("roads", "town", "v1") is not None
+
+
+def test_a_record_without_digests_is_compared_by_size(tmp_path):
+    artifact = commit(Store(tmp_path))
+    file = artifact.path / "artifact.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({key: record[key] for key in record if key not in {"digests", "record_digest"}}))
+    assert Store(tmp_path).open("roads", "town", "v1").digests == {}
+    (artifact.path / "sub" / "file.txt").write_text("hell")
+    assert Store(tmp_path).find("roads", "town", "v1") is None
+
+
+def test_a_file_of_zeros_is_found_without_a_digest(tmp_path):
+    folder = commit(Store(tmp_path), text="x" * 100).path
+    assert file_error(folder, "sub/file.txt", 100, None) is None
+    (folder / "sub" / "file.txt").write_bytes(bytes(100))
+    assert "begins with zeros" in file_error(folder, "sub/file.txt", 100, None)
+
+
+def test_files_and_folders_reach_the_disk_before_the_artifact_gets_its_place(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())), real(handle))
+    )
+    artifact = commit(Store(tmp_path))
+    work = tmp_path / ".work" / "town" / "roads" / "v1"
+    before = [str(work / name) for name in ("artifact.json", "sub/file.txt", "sub", "")]
+    assert {name.rstrip("/") for name in before} <= set(synced)
+    assert synced[-1] == str(artifact.path.parent)
+
+
+def test_verify_reads_every_file_and_names_what_is_damaged(tmp_path, capsys):
+    store = Store(tmp_path)
+    for version in ("v1", "v2", "v3"):
+        commit(store, version, seed=1)
+    folder = tmp_path / "town" / "roads" / "seed-1"
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "3 artifacts, 3 files, 0.0 MiB; damaged: none" in capsys.readouterr().out
+    flip(folder / "v1" / "sub" / "file.txt")
+    flip(folder / "v3" / "artifact.json", 20)
+    assert main(["verify", str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert "town/roads/seed-1/v1: the content of sub/file.txt has changed" in output
+    assert "v3/artifact.json: damaged" in output
+    assert "damaged: 2" in output
+
+
+@pytest.mark.parametrize("harm", ["zeros", "a flipped bit", "a damaged record"])
+def test_a_damaged_artifact_is_computed_again_with_a_sentence_about_it(tmp_path, harm):
+    config = tiny_town()
+    first = make_with_inputs("trajectories", config, Store(tmp_path))
+    file = first.path / "train.arrow"
+    if harm == "zeros":
+        file.write_bytes(bytes(file.stat().st_size))
+    else:
+        flip(file if harm == "a flipped bit" else first.path / "artifact.json", 300)
+    said = []
+    again = make_steps(plan(["trajectories"]), config, Store(tmp_path), on_damage=said.append)["trajectories", None]
+    assert (again.version, again.digests) == (first.version, first.digests)
+    assert len(said) == 1
+    assert f"trajectories of town, version {first.version}, is damaged and computed again: " in said[0]
+    assert again.summary["replaced_damaged"] in said[0]

@@ -334,3 +334,14 @@ def test_trips_of_a_larger_network_are_refused():
     small = grid_network(3)
     with pytest.raises(ValueError, match=rf"but the network has roads 0 to {small.num_roads - 1}\. Give the network"):
         label(TEACHER, CELLS[: small.num_roads], TRIPS, small)
+
+
+def test_a_shard_with_a_flipped_bit_is_recomputed(tmp_path):
+    whole = label(TEACHER, CELLS, TRIPS, NETWORK, 6, shards_folder=tmp_path, shard_steps=20)
+    shard = tmp_path / "shard-00001.arrow"
+    content = bytearray(shard.read_bytes())
+    place = content.index(SoftLabels.load(shard).scores[3].tobytes())
+    content[place] ^= 1
+    shard.write_bytes(content)
+    again = label(TEACHER, CELLS, TRIPS, NETWORK, 6, shards_folder=tmp_path, shard_steps=20)
+    np.testing.assert_array_equal(again.scores, whole.scores)
