@@ -59,7 +59,7 @@ def drive(trips: Trajectories, network: RoadNetwork, every_s: float, noise_m: fl
     trip_of_stop = row_of_value(offsets)
     axis = at_s - at_s[offsets[:-1]][trip_of_stop] + shift[trip_of_stop]
     position = np.interp(elapsed + shift[row], axis, along_m)
-    lon, lat = _places(trips, network, position).T
+    lon, lat = _places(trips, network, row, position).T
     rng = np.random.default_rng(seed)
     meters_per_degree = np.radians(EARTH_RADIUS_M)
     lon = lon + rng.normal(0, noise_m, len(lon)) / (meters_per_degree * np.cos(np.radians(lat)))
@@ -67,9 +67,7 @@ def drive(trips: Trajectories, network: RoadNetwork, every_s: float, noise_m: fl
     return GpsPoints(point_offsets, trips.start_times[row] + elapsed, lon, lat)
 
 
-def agreement(
-    matched: Trajectories, input_trip: Int64Array, truth: Trajectories, network: RoadNetwork
-) -> Agreement:
+def agreement(matched: Trajectories, input_trip: Int64Array, truth: Trajectories, network: RoadNetwork) -> Agreement:
     """Compare the roads of matched pieces with those of the true trip; a road driven twice counts twice."""
     num_roads = network.num_roads
     found_keys = input_trip[row_of_value(matched.offsets)] * num_roads + matched.road_ids
@@ -105,18 +103,18 @@ def _timetable(trips: Trajectories, network: RoadNetwork) -> tuple[Float64Array,
     ends = trips.offsets[1:] + np.arange(len(trips))
     along_m, at_s = np.empty(len(row) + len(trips)), np.empty(len(row) + len(trips))
     along_m[stops], at_s[stops] = before_m, trips.times
-    # just before the end, so that the position is on the last road and not on the next trip's first one
-    along_m[ends], at_s[ends] = np.nextafter(before_m[last] + length_m[last], 0), end_s
+    along_m[ends], at_s[ends] = before_m[last] + length_m[last], end_s
     return along_m, at_s, trips.offsets + np.arange(len(trips) + 1)
 
 
-def _places(trips: Trajectories, network: RoadNetwork, position_m: Float64Array) -> Float64Array:
-    """Return (P, 2) float64 lon, lat of positions along the joined roads of all trips."""
+def _places(trips: Trajectories, network: RoadNetwork, row: Int64Array, position_m: Float64Array) -> Float64Array:
+    """Return (P, 2) float64 lon, lat of positions along the joined roads of all trips, each on a road of its trip."""
     import shapely
 
     length_m = network.length_m[trips.road_ids]
     start_m = np.cumsum(length_m) - length_m
-    step = np.clip(np.searchsorted(start_m, position_m, side="right") - 1, 0, len(start_m) - 1)
+    step = np.searchsorted(start_m, position_m, side="right") - 1
+    step = np.clip(step, trips.offsets[row], trips.offsets[row + 1] - 1)
     share = np.clip((position_m - start_m[step]) / np.maximum(length_m[step], 1e-9), 0, 1)
     points = shapely.line_interpolate_point(network.geometry[trips.road_ids[step]], share, normalized=True)
     return np.column_stack([shapely.get_x(points), shapely.get_y(points)])

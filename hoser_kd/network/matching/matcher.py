@@ -1,8 +1,5 @@
 """Match GPS trips to the roads of a network, in one or more processes.
 
-The compiled loops are in `_viterbi_kernels`, `_path_kernels` and `_route_kernels`; they import numba (seconds), so they
-are imported on first use.
-
 Shapes: n input trips, P points of all input trips, m pieces of matched trips, R roads of all pieces.
 """
 
@@ -13,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +17,7 @@ from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.matching import MatchingSettings
 from hoser_kd.network.matching import street_graph
+from hoser_kd.network.matching.chunks import Matcher, Model, Part, match_in_worker, start_worker
 from hoser_kd.network.matching.street_graph import StreetGraph
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -70,8 +67,8 @@ def match_trips(
 ) -> MatchedTrips:
     """Match trips to the most probable paths (Newson and Krumm 2009).
 
-    The first road of a piece is entered at the time of its first point; each following one at the time interpolated
-    along the path between the two points around it. Results do not depend on `processes`.
+    The road of the first point is entered at the time of that point; each following one at the time interpolated along
+    the path between the two points around it. Results do not depend on `processes`.
 
     Args:
         offsets: (n + 1,) int64; the points of trip i are `[offsets[i]:offsets[i + 1]]`.
@@ -90,33 +87,21 @@ def match_trips(
     points = np.column_stack([np.asarray(values, np.float64) for values in (t, lon, lat)])
     _check(offsets, points)
     graph = street_graph.build(network, settings.radius_m, u_turns=settings.u_turns == "as_mapped")
+    model = Model(**settings.model_dump(include=set(Model._fields)))
     chunks = _chunks(offsets)
     parts = (
-        _in_this_process(graph, settings, offsets, points, chunks)
+        _in_this_process(graph, model, settings.cache_mb, offsets, points, chunks)
         if processes == 1 or len(chunks) == 1
-        else _in_processes(graph, settings, offsets, points, chunks, processes)
+        else _in_processes(graph, model, settings.cache_mb, offsets, points, chunks, processes)
     )
     report = progress or silent
-    done: list[_Part | None] = [None] * len(chunks)
+    done: list[Part | None] = [None] * len(chunks)
     finished = 0
     for k, part in parts:
         done[k] = part
         finished += chunks[k][1] - chunks[k][0]
         report("match trips", finished, len(offsets) - 1)
     return _joined([part for part in done if part is not None], chunks, offsets, settings.min_roads)
-
-
-class _Part(NamedTuple):
-    """The result of a chunk; positions and rows count from its first point."""
-
-    road: Int64Array
-    entered: Float64Array
-    piece_start: Int64Array
-    first_point: Int64Array
-    point_road: Int64Array
-    point_distance_m: Float64Array
-    splits: tuple[int, int]
-    """Splits at gaps, and where there is no path."""
 
 
 _Chunk = tuple[int, int]
@@ -142,27 +127,28 @@ def _chunks(offsets: Int64Array) -> list[_Chunk]:
 
 
 def _in_this_process(
-    graph: StreetGraph, settings: MatchingSettings, offsets: Int64Array, points: Float64Array, chunks: list[_Chunk]
-) -> Iterator[tuple[int, _Part]]:
-    matcher = _Matcher(graph, settings)
+    graph: StreetGraph, model: Model, cache_mb: int, offsets: Int64Array, points: Float64Array, chunks: list[_Chunk]
+) -> Iterator[tuple[int, Part]]:
+    matcher = Matcher(graph, model, cache_mb)
     for k, (first, end) in enumerate(chunks):
         yield k, matcher(*_slice(offsets, points, first, end))
 
 
 def _in_processes(
     graph: StreetGraph,
-    settings: MatchingSettings,
+    model: Model,
+    cache_mb: int,
     offsets: Int64Array,
     points: Float64Array,
     chunks: list[_Chunk],
     processes: int,
-) -> Iterator[tuple[int, _Part]]:
+) -> Iterator[tuple[int, Part]]:
     # spawn: a fork of a process with threads, such as one that has loaded torch, can hang
     with ProcessPoolExecutor(
-        min(processes, len(chunks)), get_context("spawn"), initializer=_start, initargs=(graph, settings)
+        min(processes, len(chunks)), get_context("spawn"), initializer=start_worker, initargs=(graph, model, cache_mb)
     ) as pool:
         number = {
-            pool.submit(_match_in_worker, *_slice(offsets, points, first, end)): k
+            pool.submit(match_in_worker, *_slice(offsets, points, first, end)): k
             for k, (first, end) in enumerate(chunks)
         }
         for future in as_completed(number):
@@ -173,52 +159,7 @@ def _slice(offsets: Int64Array, points: Float64Array, first: int, end: int) -> t
     return offsets[first : end + 1] - offsets[first], points[offsets[first] : offsets[end]]
 
 
-class _Matcher:
-    """The graph and the kept shortest paths of one process."""
-
-    def __init__(self, graph: StreetGraph, settings: MatchingSettings) -> None:
-        from hoser_kd.network.matching._path_kernels import new_reach
-        from hoser_kd.network.matching._viterbi_kernels import Model
-
-        self.graph = graph
-        self.reach = new_reach(graph, settings.cache_mb)
-        self.model = Model(**settings.model_dump(include=set(Model._fields)))
-
-    def __call__(self, offsets: Int64Array, points: Float64Array) -> _Part:
-        """Match (P, 3) float64 points: t, lon, lat."""
-        from hoser_kd.network.matching import _route_kernels, _viterbi_kernels
-
-        t = np.ascontiguousarray(points[:, 0])
-        xy = street_graph.project(points[:, 1:], self.graph.center)
-        xy[~np.isfinite(points).all(1)] = np.inf  # no road is near
-        states = _viterbi_kernels.States(*_viterbi_kernels.find_candidates(self.graph, self.model, xy))
-        chosen, begins = _viterbi_kernels.choose_states(
-            self.graph, self.reach, self.model, offsets, t, xy, states
-        )
-        routes = _route_kernels.assemble(
-            self.graph, self.reach, self.model, offsets, t, xy, states, chosen, begins
-        )
-        row = np.arange(len(t))
-        return _Part(
-            *routes,
-            np.where(chosen >= 0, states.road[row, chosen], -1),
-            np.where(chosen >= 0, states.away_m[row, chosen], np.nan),
-            (int((begins == _viterbi_kernels.GAP).sum()), int((begins == _viterbi_kernels.NO_PATH).sum())),
-        )
-
-
-_worker: list[_Matcher] = []
-
-
-def _start(graph: StreetGraph, settings: MatchingSettings) -> None:
-    _worker[:] = [_Matcher(graph, settings)]
-
-
-def _match_in_worker(offsets: Int64Array, points: Float64Array) -> _Part:
-    return _worker[0](offsets, points)
-
-
-def _joined(parts: list[_Part], chunks: list[_Chunk], offsets: Int64Array, min_roads: int) -> MatchedTrips:
+def _joined(parts: list[Part], chunks: list[_Chunk], offsets: Int64Array, min_roads: int) -> MatchedTrips:
     """Put the chunks together, and leave short pieces out."""
     first_of_chunk = [int(offsets[first]) for first, _ in chunks]
     lengths = _concatenated([np.diff(part.piece_start) for part in parts], np.int64)

@@ -9,14 +9,16 @@ Shapes: N roads, L allowed connections, S straight segments of all roads, C cell
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hoser_kd.common.arrays import BoolArray, Csr, Float64Array, Int64Array, offsets_of, ranges, row_of_value
 from hoser_kd.common.geodesy import EARTH_RADIUS_M
-from hoser_kd.network.road_network import RoadNetwork
+
+if TYPE_CHECKING:
+    from hoser_kd.network.road_network import RoadNetwork
 
 _MAX_CELLS = 4_000_000
 """Cells of the grid at most; on a larger extent they become larger than the radius."""
