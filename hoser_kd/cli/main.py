@@ -13,6 +13,7 @@ from typing import Any
 from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.file_commands import add_file_commands
+from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.cli.store_commands import add_store_commands
 from hoser_kd.common.errors import HoserKdError
@@ -75,4 +76,5 @@ def _parser() -> argparse.ArgumentParser:
     add_file_commands(command)
     add_bundle_commands(command)
     add_store_commands(command)
+    add_import_commands(command)
     return parser
