@@ -56,7 +56,7 @@ class MapConfig(Section):
 def _known_format(name: str) -> str:
     if name.lower().replace("-", "_") in ("nyc_tlc", "nyctlc", "tlc"):
         raise ValueError(
-            "NYC TLC trip records hold only origin and destination, no points between them, so no route can be "
+            "trip records of NYC TLC hold only origin and destination, no points between them, so no route can be "
             "matched. Use them as requests: `generation.od_source: file`"
         )
     if name not in POINT_FORMATS:

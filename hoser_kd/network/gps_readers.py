@@ -200,7 +200,7 @@ def _columns(path: Path, names: list[str], settings: PointsConfig) -> dict[str, 
     if _NYC_TLC & {name.lower() for name in names}:
         raise DataError(
             path,
-            "NYC TLC trip records hold only origin and destination, so no route can be matched.",
+            "trip records of NYC TLC hold only origin and destination, so no route can be matched.",
             hint="Use a data set with points along the trips; origins and destinations are `generation.od_file`.",
         )
     columns = dict(settings.columns)
