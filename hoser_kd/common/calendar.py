@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,6 +37,16 @@ def hour_of_day(seconds: Int64Array) -> Float64Array:
     """Return the hours since midnight with their fraction, float64 in [0, 24); NumPy only."""
     hours: Float64Array = second_of_day(seconds) / SECONDS_PER_HOUR
     return hours
+
+
+def utc_offset_s(seconds_utc: Int64Array, time_zone: str) -> Int64Array:
+    """Return what to add to UTC times for the local times of an IANA time zone, int64 seconds; NumPy only."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    utc = pa.array(np.asarray(seconds_utc, np.int64)).cast(pa.timestamp("s", tz=time_zone))
+    local: Int64Array = pc.local_timestamp(utc).cast(pa.int64()).to_numpy()
+    return local - seconds_utc
 
 
 @overload

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
 from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
@@ -70,23 +71,6 @@ class ZonesConfig(Section):
     """Random seed of KaHIP."""
     use_shipped: bool = True
     """Use `road_network_partition` and `zone_trans_mat.npy` where the dataset ships them."""
-
-
-class Bounds(Section):
-    """A rectangle in degrees, EPSG:4326."""
-
-    example: ClassVar[str] = "{min_lat: 41.1, max_lat: 41.2, min_lng: -8.7, max_lng: -8.5}"
-
-    min_lat: float = Field(ge=-90, le=90)
-    max_lat: float = Field(ge=-90, le=90)
-    min_lng: float = Field(ge=-180, le=180)
-    max_lng: float = Field(ge=-180, le=180)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_lat >= self.max_lat or self.min_lng >= self.max_lng:
-            raise ValueError("min_lat must be below max_lat, and min_lng below max_lng")
-        return self
 
 
 class GridConfig(Section):

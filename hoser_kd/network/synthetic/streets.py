@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
-from hoser_kd.common.arrays import BoolArray, Csr, Float64Array, Int64Array, offsets_of, ranges, row_of_value, take_rows
-from hoser_kd.common.geodesy import EARTH_RADIUS_M, great_circle_m
+from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, offsets_of, ranges, row_of_value
+from hoser_kd.common.geodesy import EARTH_RADIUS_M, line_lengths_m
+from hoser_kd.network.road_graph import connect, largest_component, restrict
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.synthetic.street_plan import CLASSES, Plan, plan_streets
 
@@ -68,8 +67,8 @@ def _draw(rng: np.random.Generator, plan: Plan, half: Float64Array) -> Streets:
     order = np.lexsort((is_back, edge))
     edge, is_back = edge[order], is_back[order]
     tail, head = np.where(is_back, (edges.b[edge], edges.a[edge]), (edges.a[edge], edges.b[edge]))
-    successors = _successors(tail, head, edge)
-    kept = _largest_component(successors)
+    successors = connect(tail, head, edge)
+    kept = largest_component(successors)
     roads = _Directed(tail[kept], head[kept], edge[kept], is_back[kept])
 
     bend = _Bend.draw(rng, half)
@@ -79,7 +78,11 @@ def _draw(rng: np.random.Generator, plan: Plan, half: Float64Array) -> Streets:
     _, node = np.unique(np.concatenate([roads.tail, roads.head]), return_inverse=True)
     return Streets(
         network=RoadNetwork(
-            coord_offsets, coords, _length_m(coord_offsets, coords), CLASSES[road_class], _restrict(successors, kept)
+            coord_offsets,
+            coords,
+            line_lengths_m(coord_offsets, coords),
+            CLASSES[road_class],
+            restrict(successors, kept),
         ),
         tail=node[: len(kept)],
         head=node[len(kept) :],
@@ -89,38 +92,6 @@ def _draw(rng: np.random.Generator, plan: Plan, half: Float64Array) -> Streets:
         street=edges.street[roads.edge],
         midpoint=(crossings[roads.tail] + crossings[roads.head]) / 2 / half - 1,
     )
-
-
-def _successors(tail: Int64Array, head: Int64Array, edge: Int64Array) -> Csr:
-    """Connect each road to all roads that leave its end crossing; allow a U-turn only if there is no other road."""
-    leaving = np.argsort(tail, kind="stable")
-    first = np.searchsorted(tail[leaving], head)
-    count = np.searchsorted(tail[leaving], head, side="right") - first
-    road = row_of_value(offsets_of(count))
-    following = leaving[ranges(first, count)]
-    turns_back = edge[road] == edge[following]
-    is_dead_end = np.bincount(road[~turns_back], minlength=len(tail)) == 0
-    kept = ~turns_back | is_dead_end[road]
-    return Csr(offsets_of(np.bincount(road[kept], minlength=len(tail))), following[kept])
-
-
-def _largest_component(successors: Csr) -> Int64Array:
-    """Return the road indices of the largest strongly connected component, ascending."""
-    count = len(successors.degrees)
-    ones = np.ones(len(successors.indices), np.int8)
-    graph = csr_array((ones, successors.indices, successors.indptr), (count, count))
-    _, component = connected_components(graph, directed=True, connection="strong")
-    return np.flatnonzero(component == np.bincount(component).argmax())
-
-
-def _restrict(graph: Csr, kept: Int64Array) -> Csr:
-    """Renumber the kept roads from 0 and drop connections to other roads."""
-    new_id = np.full(len(graph.degrees), -1)
-    new_id[kept] = np.arange(len(kept))
-    offsets, at = take_rows(graph.indptr, kept)
-    following = new_id[graph.indices[at]]
-    inside = following >= 0
-    return Csr(offsets_of(np.bincount(row_of_value(offsets)[inside], minlength=len(kept))), following[inside])
 
 
 class _Bend(NamedTuple):
@@ -163,11 +134,3 @@ def _assemble(plan: Plan, roads: _Directed) -> tuple[Int64Array, Float64Array]:
     in_driving_order = np.where(roads.is_back[road], counts[road] - 1 - step, step)
     coords[coord_offsets[road] + 1 + step] = plan.inner[plan.inner_offsets[roads.edge][road] + in_driving_order]
     return coord_offsets, coords
-
-
-def _length_m(coord_offsets: Int64Array, coords: Float64Array) -> Float64Array:
-    """Return each road's length along its coordinates in meters, rounded to millimeters."""
-    pieces = great_circle_m(coords[:-1, 1], coords[:-1, 0], coords[1:, 1], coords[1:, 0])
-    along = np.concatenate([[0.0], np.cumsum(pieces)])
-    length_m: Float64Array = np.round(along[coord_offsets[1:] - 1] - along[coord_offsets[:-1]], 3)
-    return length_m

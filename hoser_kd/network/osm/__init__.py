@@ -1,0 +1,1 @@
+"""Roads from OpenStreetMap: the drivable ways of an extract, and the directed roads that they become."""
