@@ -115,6 +115,7 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
             progress=bars,
             device=device_of(options),
             on_stage=announce(bars, options, config),
+            on_warning=lambda message: sys.stderr.write(f"warning: {message}\n"),
         )
     finally:
         bars.close()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hoser_kd.cli.command import Run
+from hoser_kd.cli.data_commands import add_data_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.common.errors import HoserKdError
@@ -66,4 +67,5 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage_commands(command)
     add_file_commands(command)
+    add_data_commands(command)
     return parser

@@ -18,6 +18,7 @@ from hoser_kd.common.arguments import check_path
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.messages import explain, nearest
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.yaml_scalars import read_plain_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +90,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+read_plain_scalars(_UniqueKeyLoader)
 
 
 def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:

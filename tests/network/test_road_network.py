@@ -148,7 +148,7 @@ def test_porto_is_read(porto):
         (_road(highway=""), r"row 0: highway is empty"),
         (_road(highway="[]"), r"row 0: highway '\[\]' is not a list of classes"),
         (_road(highway="[__import__('os')]"), r"row 0: highway .* is not a list of classes"),
-        ("0,LineString", r"cannot be read as CSV"),
+        ("0,LineString", r"row 0: it has 2 values, but the header has 5 columns"),
     ],
 )
 def test_invalid_roads_are_rejected(tmp_path, road, message):
