@@ -193,8 +193,11 @@ def make_steps(
     on_stage: Callable[[Stage], object] = lambda _: None,
     *,
     stop_at_checks: bool = True,
+    on_warning: Callable[[str], object] = lambda _: None,
 ) -> dict[StepKey, Artifact]:
     """Run the steps of a plan one after the other and return their artifacts.
+
+    `on_warning` is called with the message of each failed check that does not stop.
 
     Raises:
         ConfigError, CheckpointError, DataError: a setting of one of the steps is missing or names a missing file.
@@ -210,7 +213,7 @@ def make_steps(
             on_stage(stage)
         artifact = make(stage, config, store, inputs, seed=step.seed, progress=progress, device=device)
         if stop_at_checks:
-            _require_checks(artifact, inputs)
+            _require_checks(artifact, inputs, on_warning)
         artifacts[step.key] = artifact
     return artifacts
 
@@ -224,7 +227,11 @@ def _check_settings(steps: Sequence[Step], config: CityConfig) -> None:
         SETTINGS[name](config)
 
 
-def _require_checks(artifact: Artifact, inputs: Inputs) -> None:
+def _require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object]) -> None:
     for check, result in zip(CHECKS.get(artifact.stage, ()), run_checks(artifact, inputs), strict=True):
-        if check.blocking and not result.passed:
-            raise CheckError(f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}")
+        message = f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}"
+        if result.passed:
+            continue
+        if check.blocking:
+            raise CheckError(message)
+        on_warning(message)

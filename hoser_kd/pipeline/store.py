@@ -27,6 +27,7 @@ from filelock import FileLock
 from upath import UPath
 
 from hoser_kd.common.errors import StoreError
+from hoser_kd.pipeline.record_types import require_types
 
 RECORD = "artifact.json"
 _RENAMED_KEYS = {
@@ -219,11 +220,12 @@ def read_artifact(folder: str | os.PathLike[str]) -> Artifact:
     path = Path(folder)
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        require_types(record)
         summary = _with_new_keys(record.pop("summary", {}))
         return Artifact(path=path, summary=summary, **record)
     except FileNotFoundError:
         raise StoreError(f"{path}: not an artifact, as it has no {RECORD}.") from None
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path / RECORD}: damaged ({error}). Remove the folder and materialize the stage again."
         ) from None
