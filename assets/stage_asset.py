@@ -100,7 +100,7 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
                 check_name=result.name,
                 passed=result.passed,
                 description=f"{place}: {result.message}",
-                metadata=which | show_check(result),
+                metadata=which | show_check(result, place),
                 severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
             )
 

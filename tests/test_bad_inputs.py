@@ -1,4 +1,4 @@
-"""A seeded part of the table of bad inputs: each is refused, warned about, or read correctly; none ends in a traceback."""
+"""A seeded part of the table of bad inputs: each is refused, warned about, or read correctly."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _no_file(file: Path) -> str:
     if file.is_dir():
         inside = ", ".join(str(path) for path in sorted(file.glob("*.yaml")))
         return f"{file}: a folder, not a file. Give a city's YAML file{f': {inside}' if inside else ''}."
-    city = Path("config") / f"{file.stem}.yaml"
+    city = Path(os.environ.get("HOSER_KD_CONFIG") or "config") / f"{file.stem}.yaml"
     if city.is_file() and file.suffix in ("", ".yaml", ".yml"):
         return f"{file}: no such file. Did you mean `{city}`?"
     return f"{file}: no such file.{nearest(file.name, (path.name for path in file.parent.glob('*.yaml')))}"

@@ -109,7 +109,7 @@ def require_student_folder(source: Path) -> Path:
     if source.is_file():
         raise CheckpointError(f"{source}: a file, not the folder of a student ({CONFIG_FILE}, {WEIGHTS_FILE}).")
     if not source.is_dir():
-        raise CheckpointError(f"{source}: no such folder. Give the folder of a student's artifact.")
+        raise CheckpointError(f"{source}: no such file or folder. Give the folder of a student's artifact.")
     if (source / CONFIG_FILE).is_file() or ((source / WEIGHTS_FILE).is_file() and not _is_teacher(source)):
         return source
     hint = "Give the folder that holds them, or a published .pth file."

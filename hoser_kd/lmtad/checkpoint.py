@@ -34,8 +34,8 @@ from hoser_kd.lmtad.model import LMTAD, NUM_SPECIALS, LMTADConfig
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
-_LARGEST_SIZE = 2**24
-"""Larger sizes are no model; torch fails to compute their products."""
+_LARGEST_SIZE = 2**31
+"""Larger sizes are no model; torch cannot represent them."""
 _HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 _COMPILED_PREFIX = "_orig_mod."
 
@@ -223,6 +223,9 @@ def _build(
             model = LMTAD(config)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except RuntimeError as error:  # a product of sizes overflows
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: the sizes in `model_config` give no model ({reason}).") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | actual.keys()):

@@ -43,8 +43,9 @@ def read_csv_columns(
         known = {name: kind for name, kind in {**types, **(optional or {})}.items() if name in written}
         _require_closed_quotes(path)
         return _convert(path, known, written)
-    except UnicodeDecodeError as error:
-        raise DataError(path, _undecodable(path, error), hint="Save the file as CSV in UTF-8.") from None
+    except UnicodeDecodeError:
+        _reject_undecodable(path)
+        raise
     except csv.Error as error:
         raise DataError(path, f"cannot be read as CSV: {error}.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -77,14 +78,23 @@ def _missing_file_hint(path: Path) -> str:
     return f"{packed.name} exists: unpack it with `gunzip {packed}`." if packed.is_file() else _FILE_HINT
 
 
-def _undecodable(path: Path, error: UnicodeDecodeError) -> str:
+def _reject_undecodable(path: Path) -> None:
+    """Raise DataError for a file that is not UTF-8, with what it is or the first such byte."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"\x1f\x8b":
-        return "is compressed with gzip, but its name does not end in .gz: unpack it."
-    if start[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return "is text in UTF-16, not in UTF-8."
-    return f"byte {error.start} is not UTF-8."
+        start = file.read(2)
+    if start == b"\x1f\x8b" and path.suffix != ".gz":
+        raise DataError(path, "is compressed with gzip, but its name does not end in .gz: unpack it.")
+    if start in {b"\xff\xfe", b"\xfe\xff"}:
+        raise DataError(path, "is text in UTF-16, not in UTF-8.", hint="Save the file as CSV in UTF-8.")
+    with _open_bytes(path) as lines:
+        for number, line in enumerate(lines):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                place = "the header" if number == 0 else "the row"
+                problem = f"byte {error.start} of {place} is not UTF-8."
+                hint = "Save the file as CSV in UTF-8."
+                raise DataError(path, problem, row=number - 1 if number else None, hint=hint) from None
 
 
 def require_columns(path: Path, header: Sequence[str], required: Iterable[str], optional: Iterable[str] = ()) -> None:
@@ -195,16 +205,4 @@ def _reject_ragged_row(path: Path, message: str) -> None:
         hint = "Write lists in quotation marks." if found > expected else "Is the file complete?"
         raise DataError(path, problem, row=number - 2, hint=hint)
     if "invalid UTF8" in message:
-        row, byte = _first_undecodable(path)
-        raise DataError(path, f"byte {byte} of the row is not UTF-8.", row=row, hint="Save the file as UTF-8.")
-
-
-def _first_undecodable(path: Path) -> tuple[int, int]:
-    """Return the first row that is not UTF-8, and the position of the byte in it."""
-    with _open_bytes(path) as lines:
-        for number, line in enumerate(lines):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return max(number - 1, 0), error.start
-    return 0, 0
+        _reject_undecodable(path)

@@ -148,6 +148,7 @@ def test_a_partition_without_a_matrix(tmp_path):
         ("0\n1\n", "2 zones for 3 roads"),
         ("0\n1\n-1\n", r"row 2: '-1' is not a zone id"),
         ("0\n1.5\n1\n", r"row 1: '1.5' is not a zone id"),
+        ("0\n" + "9" * 30 + "\n1\n", r"row 1: '9+' is not a zone id"),
     ],
 )
 def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
@@ -162,6 +163,7 @@ def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
         (np.zeros((2, 3), np.int64), "2 × 3"),
         (np.zeros((2, 2)), "integers"),
         (np.full((2, 2), -1), "negative"),
+        (np.full((2, 2), 2**64 - 1, np.uint64), r"18446744073709551615 is above 2\^40"),
         (np.array([[{}]]), "cannot be read"),
         (b"nothing of the kind", "cannot be read"),
     ],

@@ -272,6 +272,20 @@ def test_the_grid_checks_read_the_metrics_of_the_stage(tmp_path):
     assert not verdict("roads_inside_grid", beside)[0]
 
 
+def test_roads_in_the_remainder_of_merged_cells_are_inside(tmp_path):
+    """The check recounts, since summaries of earlier versions count these roads as outside."""
+    network = grid_network()
+    (south, west), (north, east) = network.centroids.min(0), network.centroids.max(0)
+    spec = GridSpec(south, north, west, east, (north - south) / 6.5, (east - west) / 6.5, 4)
+    stored_grid(tmp_path, spec, network)
+    before = {**COVERAGE, "share_inside": 0.4, "clamped": 70}
+    subject = artifact("grid_token_table", tmp_path, coverage=before, resolution=RESOLUTION)
+    passed, message = verdict("roads_inside_grid", subject)
+    assert passed
+    assert "100.0% of the roads lie inside the grid; 0 are clamped" in message
+    assert "roads inside lie beyond the last complete row or column of merged cells" in message
+
+
 # the teacher
 
 
