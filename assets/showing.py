@@ -46,9 +46,13 @@ def show(artifact: Artifact) -> dict[str, Any]:
     return metadata
 
 
-def show_check(result: CheckResult) -> dict[str, Any]:
-    """Return the metadata of a check result: its metrics and, on failure, the table and the figure that locate it."""
-    metadata: dict[str, Any] = {name: _entry(value) for name, value in result.metrics.items()}
+def show_check(result: CheckResult, place: str = "") -> dict[str, Any]:
+    """Return the metadata of a check result: its metrics and, on failure, the table and the figure that locate it.
+
+    `place`, the city and the seed, precedes the names of metrics: Dagster draws one plot per name over all partitions.
+    """
+    before = f"{place}: " if place else ""
+    metadata: dict[str, Any] = {f"{before}{name}": _entry(value) for name, value in result.metrics.items()}
     if result.evidence is not None and result.evidence.rows:
         metadata["where"] = _table(list(result.evidence.rows))
     if result.evidence is not None and result.evidence.figure is not None:

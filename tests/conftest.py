@@ -75,6 +75,12 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """Faulty inputs of kinds that users have reported; each has a README."""
+    return Path(__file__).with_name("cases")
+
+
+@pytest.fixture(scope="session")
 def porto() -> Path:
     """Porto in HOSER's format: 22,843 roads, 1,865 trips. It is too large for the repository."""
     folder = Path(os.environ.get("HOSER_KD_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data" / "porto"

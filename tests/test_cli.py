@@ -60,6 +60,8 @@ def test_train_respects_disabled_distillation(config, capsys):
         (["lineage", "."], "not an artifact"),
         (["lineage", "0bc872ec6f825b8c"], "no such folder or file"),
         (["export-student", "nowhere", "out.pth"], "no such file"),
+        (["export-student", "CONFIG", "out.pth"], "a file, not the folder of a student"),
+        (["renumber-roads", "nowhere", "--out", "new"], "no such file"),
         (["generate", "--config", "CONFIG", "--decoder", "bean"], "beam"),
         (["evaluate", "--config", "CONFIG", "--trips", "nowhere.csv"], "no such file"),
         (["evaluate", "--config", "CONFIG", "--name", "mine"], "--name: only valid with --trips"),
@@ -123,6 +125,27 @@ def test_the_environment_names_the_config_folder(config, capsys, monkeypatch):
     monkeypatch.setenv("HOSER_KD_CONFIG", str(config.parent))
     assert main(["show-config", "--dataset", "town"]) == 0
     assert "city: town" in capsys.readouterr().out
+
+
+def test_an_imported_teacher_can_be_read_by_others_and_is_no_student(golden, tmp_path, capsys):
+    out = tmp_path / "teacher"
+    assert main(["import-teacher", str(golden / "lmtad_ckpt.pt"), "--out", str(out)]) == 0
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "other", *out.iterdir())}
+    assert len(modes) == 1
+    capsys.readouterr()
+    assert main(["export-student", str(out), str(tmp_path / "x.pth")]) == 2
+    assert "It looks like a teacher" in capsys.readouterr().err
+
+
+def test_a_failed_check_that_does_not_stop_is_printed(cases, tmp_path, capsys):
+    config = tmp_path / "town.yaml"
+    config.write_text(f"source: {{path: {cases / '08b-duplicate-trips-across-splits' / 'city'}}}\n")
+    assert main(["make", "trajectories", "--config", str(config), "--store", str(tmp_path / "store")]) == 0
+    assert "warning: trajectories of town: check splits_disjoint failed: 10 of 18 test trips" in capsys.readouterr().err
+    config.write_text(f"source: {{path: {cases / '10-lat-lon-swapped' / 'city'}}}\n")
+    assert main(["make", "trajectories", "--config", str(config), "--store", str(tmp_path / "store")]) == 2
+    assert "check lengths_match_lines failed" in capsys.readouterr().err
 
 
 def test_a_report_takes_several_seeds_after_one_option():

@@ -110,9 +110,9 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
     seeds: list[int] = getattr(options, "seeds", None) or []
     seed = seed_of(options)
 
-    def report_damage(sentence: str) -> None:
+    def warn(message: str) -> None:
         bars.close()
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(f"warning: {message}\n")
 
     try:
         artifacts = make_steps(
@@ -122,7 +122,7 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
             progress=bars,
             device=device_of(options),
             on_stage=announce(bars, options, config),
-            on_damage=report_damage,
+            on_warning=warn,
         )
     finally:
         bars.close()

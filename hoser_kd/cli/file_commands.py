@@ -38,8 +38,9 @@ def _import_teacher(options: argparse.Namespace) -> int:
 
 def _export_student(options: argparse.Namespace) -> int:
     from hoser_kd.hoser import export_checkpoint, load
+    from hoser_kd.hoser.loading import require_student_folder
 
-    export_checkpoint(load(options.folder), options.file)
+    export_checkpoint(load(require_student_folder(options.folder)), options.file)
     sys.stdout.write(f"written: {options.file}\n")
     return 0
 

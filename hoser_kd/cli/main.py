@@ -12,6 +12,7 @@ from typing import Any
 
 from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
+from hoser_kd.cli.data_commands import add_data_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
@@ -77,4 +78,5 @@ def _parser() -> argparse.ArgumentParser:
     add_bundle_commands(command)
     add_store_commands(command)
     add_import_commands(command)
+    add_data_commands(command)
     return parser

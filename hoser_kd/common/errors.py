@@ -48,3 +48,7 @@ class DataError(HoserKdError):
         super().__init__(f"{place}: {problem}" + (f" {hint}" if hint else ""))
         self.path = fspath(path)
         self.row = row
+
+
+class DataWarning(UserWarning):
+    """Data are valid row by row, but contradict themselves or carry no information."""

@@ -85,5 +85,20 @@ def check_sizes(file: Path, tensors: Mapping[Any, Any]) -> None:
         )
 
 
+def require_real_numbers(file: Path, name: str, tensor: torch.Tensor) -> None:
+    """Raise CheckpointError unless a tensor holds plain real numbers: a cast would drop imaginary parts silently."""
+    if tensor.is_complex():
+        kind = f"complex numbers ({tensor.dtype})"
+    elif tensor.is_quantized:
+        kind = f"quantized numbers ({tensor.dtype})"
+    elif tensor.layout != torch.strided:
+        kind = f"a sparse tensor ({tensor.layout})"
+    elif tensor.is_meta:
+        kind = "no values (device meta)"
+    else:
+        return
+    raise CheckpointError(f"{file}: `{name}` holds {kind}, not dense real numbers. Export the weights in float32.")
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

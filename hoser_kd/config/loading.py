@@ -20,6 +20,7 @@ from hoser_kd.config.city_names import city_files
 from hoser_kd.config.messages import explain, nearest
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.yaml_limits import read_text, require_small_tree
+from hoser_kd.config.yaml_scalars import read_plain_scalars
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +92,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+read_plain_scalars(_UniqueKeyLoader)
 
 
 def read_tree(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
@@ -124,7 +126,7 @@ def _no_file(file: Path) -> str:
     if file.is_dir():
         inside = ", ".join(str(path) for path in sorted(file.glob("*.yaml")))
         return f"{file}: a folder, not a file. Give a city's YAML file{f': {inside}' if inside else ''}."
-    city = Path("config") / f"{file.stem}.yaml"
+    city = Path(os.environ.get("HOSER_KD_CONFIG") or "config") / f"{file.stem}.yaml"
     if city.is_file() and file.suffix in ("", ".yaml", ".yml"):
         return f"{file}: no such file. Did you mean `{city}`?"
     return f"{file}: no such file.{nearest(file.name, (path.name for path in file.parent.glob('*.yaml')))}"

@@ -11,7 +11,15 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
-from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
+from hoser_kd.config.section import (
+    EXECUTION_ONLY,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    Section,
+    Temperature,
+    execution_only_fields,
+    registered_in,
+)
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
 
@@ -46,6 +54,9 @@ class SourceConfig(Section):
     """Folder inside the repository that contains roadmap.geo and the other files."""
     on_bad_row: Literal["refuse", "drop"] = "refuse"
     """Handling of invalid trips. refuse: stop with file, row and reason; drop: skip and count them."""
+    on_duplicate_connection: Literal["refuse", "drop"] = "refuse"
+    """Handling of rows of roadmap.rel that repeat a connection. refuse: stop with file and row; drop: keep the first
+    and count the others."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """Settings of the synthetic city (kind synthetic)."""
 
@@ -77,6 +88,7 @@ class GridConfig(Section):
     """The grid whose cells are the teacher's tokens. Values stored in a teacher checkpoint take precedence."""
 
     example: ClassVar[str] = "{bounds: roads, cell_size_m: 100}"
+    smallest: ClassVar[float] = 0.0  # the message about too many cells says more
 
     kind: Literal["cells", "roads"] = "cells"
     """cells: one token per grid cell; roads: one token per road."""
@@ -187,9 +199,10 @@ class OffPathConfig(Section):
 
     @field_validator("temperatures")
     @classmethod
-    def _positive_temperatures(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(temperature > 0 for temperature in temperatures):
-            raise ValueError(f"temperatures are above 0, not {', '.join(f'{value:g}' for value in temperatures)}")
+    def _possible_temperatures(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE for temperature in temperatures):
+            given = ", ".join(f"{value:g}" for value in temperatures)
+            raise ValueError(f"temperatures are above 0 ({MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}), not {given}")
         return temperatures
 
 
@@ -207,7 +220,7 @@ class DistillConfig(Section):
     lambda_kl: float = Field(0.1, ge=0)
     """Weight of the distillation term. The original default, 0.01, has almost no effect; 0.1 was better on validation
     wherever both were tried."""
-    temperature: float = Field(2.0, gt=0)
+    temperature: Temperature = 2.0
     """Temperature of the teacher's and the student's distributions."""
     window: Literal["full"] | int = "full"
     """History given to the teacher at each step: full, or the last W tokens."""
@@ -283,7 +296,7 @@ class SyntheticTripsConfig(Section):
 
     count: int | None = Field(None, ge=1)
     """Number of trips. None: the number of training trips."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Sampling temperature: above 1 more diverse, below 1 more likely trips."""
     max_steps: int | None = Field(None, ge=2)
     """Maximum number of roads of a trip; longer ones are dropped. None: the longest that fits the teacher's context."""
@@ -402,7 +415,7 @@ class PriorConfig(Section):
     """Weight of the Markov chain's negative log-probability; the student's weight is 1 minus it."""
     smoothing: float = Field(3.0, gt=0)
     """Added to the count of every candidate of the Markov chain, which is fitted on the student's training trips."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Temperature of the student's probabilities: above 1 flatter, below 1 sharper."""
     cost_per_km: float = Field(0.0, ge=0)
     """Cost of the length of the entered road, nats per km."""
@@ -434,7 +447,7 @@ class GenerationConfig(Section):
     read from `od_file`."""
     od_file: str | None = None
     """CSV or Parquet file with the columns origin and destination (road ids) and start_time (2013-07-01T08:30:00Z, or
-    whole seconds since 1970-01-01 UTC)."""
+    whole seconds since 1970-01-01), local time like that of trips."""
     num_trips: int | None = Field(None, ge=1)
     """Number of ODs. None: all of the test split or of the file; 5,000 with od_source train."""
     decoder: Annotated[str, AfterValidator(registered_in(DECODERS))] = "search"
@@ -442,7 +455,7 @@ class GenerationConfig(Section):
     next road sampled from its distribution. Further decoders are registered in `DECODERS` (docs/generation.md)."""
     beam_width: int = Field(8, ge=1)
     """Paths kept per length (decoder beam)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: Temperature = 1.0
     """Sampling temperature (decoder sampling): above 1 more diverse, below 1 more likely trips."""
     samples_per_od: int = Field(1, ge=1)
     """Trips sampled per OD (decoder sampling)."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.registry import Registry
 from hoser_kd.config.messages import explain
+
+LARGEST = 1e30
+"""Largest absolute value of a setting: float32 still computes with it."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
+"""Range of temperatures: logits divided by them stay finite in float32."""
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
+"""Type of settings that divide logits."""
 
 
 class Section(BaseModel):
@@ -18,6 +25,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     example: ClassVar[str] = ""
     """The section as YAML in error messages."""
+    smallest: ClassVar[float] = 1e-30
+    """Smallest absolute value of numbers other than 0."""
 
     def __init__(self, /, **values: Any) -> None:
         """Validate the values. Raises ConfigError with the key, the value and the closest known key."""
@@ -36,6 +45,15 @@ class Section(BaseModel):
         annotation = cls.model_fields[str(info.field_name)].annotation
         if _contains_bool(value) and _allows_number(annotation):
             raise ValueError("must be a number, not true or false (YAML also reads yes, no, on and off as these)")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _numbers_are_meant(cls, value: Any) -> Any:
+        """Reject numbers that overflow or vanish in computation, such as 1e-320 and 1e300."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and number and not cls.smallest <= abs(number) <= LARGEST:
+                raise ValueError(f"{number:g} is too {'large' if abs(number) > 1 else 'close to 0'} to compute with")
         return value
 
 

@@ -18,7 +18,6 @@ command line and `generate(..., decoding=name)` then accept its name.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.section import MAX_TEMPERATURE, MIN_TEMPERATURE
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.search import Search
 from hoser_kd.generation.trip_state import Expanded, Node, Trip, TripState
@@ -58,9 +58,9 @@ class Decoding:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} of a decoder is {value!r}. Use an integer of {least} or more.")
-        value, low, high = self.temperature, sys.float_info.min, sys.float_info.max
+        value, low, high = self.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ConfigError(f"temperature of a decoder is {value!r}. Use a finite number above 0.")
+            raise ConfigError(f"temperature of a decoder is {value!r}. Use a number from {low:g} to {high:g}.")
 
     @classmethod
     def from_config(cls, config: GenerationConfig) -> Decoding:

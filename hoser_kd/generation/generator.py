@@ -33,12 +33,12 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.guided_search import GuidedSearch
-from hoser_kd.generation.od_pairs import LAST_SECOND
 from hoser_kd.generation.prior import CostsToGo, Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
 from hoser_kd.generation.trip_state import Expanded, Node, Trip
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.hoser.incremental import Decoded
+from hoser_kd.network.times import LAST_SECOND
 
 DEFAULT_MAX_STEPS = 5000
 """Expansions per trip, as published."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.schema import GenerationConfig
-from hoser_kd.network.csv_files import csv_header
+from hoser_kd.network.csv_files import describe_number, read_csv_columns, require_columns
+from hoser_kd.network.times import LAST_SECOND, describe_time, parse_times, require_utc
 from hoser_kd.network.trajectories import Trajectories
 
 DEFAULT_TRAIN_TRIPS = 5000
 """Trips drawn with od_source train by default; the published evaluation uses 5,000."""
 COLUMNS = ("origin", "destination", "start_time")
 """Required columns of an OD file."""
-LAST_SECOND = 253_402_300_799
-"""The end of the year 9999."""
 
 
 @dataclass(frozen=True)
@@ -115,92 +112,109 @@ def _check_trips(name: str, trips: Trajectories) -> None:
 def read_ods(path: str | PathLike[str], num_roads: int) -> OdPairs:
     """Read a CSV or Parquet file of OD pairs: the columns of `COLUMNS`; other columns are ignored.
 
+    A time is written as in trips, local time as `2013-07-01T08:30:00Z`, or as whole seconds since 1970-01-01, which are
+    read as the same local time. Timestamps of Parquet have no time zone, or UTC.
+
     Raises DataError with the file and, if applicable, the row: a missing or repeated column, a road id outside
     0 … num_roads - 1, a time that is invalid or before 1970, an empty file.
     """
     file = Path(path)
     if not file.is_file():
         raise DataError(file, "no such file.")
-    try:
-        table = _table(file)
-    except (pa.ArrowInvalid, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(file, f"not readable as a table ({error}).") from None
-    names = [str(name).strip() for name in table.columns]
-    if missing := [name for name in COLUMNS if name not in names]:
-        raise DataError(
-            file,
-            f"no column {', '.join(missing)}.",
-            hint=f"Required are {', '.join(COLUMNS)}; there are: {', '.join(names) or 'none'}.",
-        )
-    if twice := [name for name in COLUMNS if names.count(name) > 1]:
-        raise DataError(file, f"column {', '.join(twice)} is there twice.")
-    if table.empty:
+    table = _read_parquet(file) if file.suffix.lower() in {".parquet", ".pq"} else _read_csv(file)
+    if table.num_rows == 0:
         raise DataError(file, "no row.")
-    table.columns = pd.Index(names)
-    origins, destinations = (_road_ids(file, table[name], num_roads) for name in COLUMNS[:2])
+    origins, destinations = (_road_ids(file, name, table[name], num_roads) for name in COLUMNS[:2])
     return OdPairs(origins, _seconds(file, table["start_time"]), destinations, None)
 
 
-def _table(file: Path) -> pd.DataFrame:
-    """Read all columns, those of a CSV as text; every row must have as many values as the header."""
-    frame: pd.DataFrame
-    if file.suffix.lower() in {".parquet", ".pq"}:
-        frame = pq.read_table(file).to_pandas().reset_index(drop=True)
-        return frame
-    header = csv_header(file)
-    texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
+def _read_csv(file: Path) -> pa.Table:
+    """Read the columns of a CSV file as text without blanks around it, null where empty."""
+    table = read_csv_columns(file, dict.fromkeys(COLUMNS, pa.string()))
+    texts = {name: pc.ascii_trim(table[name], " \t").combine_chunks() for name in COLUMNS}
+    return pa.table({name: pc.if_else(pc.equal(text, ""), None, text) for name, text in texts.items()})
+
+
+def _read_parquet(file: Path) -> pa.Table:
     try:
-        frame = pa.csv.read_csv(file, pa.csv.ReadOptions(use_threads=False), convert_options=texts).to_pandas()
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" not in str(error):
-            raise
-        frame = pd.DataFrame(columns=header)  # a header without rows
-    return frame
+        schema = pq.read_schema(file)
+        header = [name.strip() for name in schema.names]
+        require_columns(file, header, COLUMNS)
+        table = pq.read_table(file).rename_columns(header).select(list(COLUMNS))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(file, f"not readable as a table ({error}).") from None
+    return pa.table({name: table[name].combine_chunks() for name in COLUMNS})
 
 
-def _road_ids(file: Path, column: pd.Series, num_roads: int) -> Int64Array:
-    ids = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    bad = ~((ids >= 0) & (ids < num_roads) & (ids == np.floor(ids)))
-    if bad.any():
-        row = int(np.argmax(bad))
+def _road_ids(file: Path, name: str, column: pa.Array, num_roads: int) -> Int64Array:
+    column = pc.cast(column, pa.string()) if pa.types.is_large_string(column.type) else column
+    ids = _whole_numbers(column)
+    bad = pc.fill_null(ids, -1).to_numpy(zero_copy_only=False)
+    invalid = (bad < 0) | (bad >= num_roads)
+    if invalid.any():
+        row = int(np.argmax(invalid))
         raise DataError(
             file,
-            f"{column.name} {_shown(column.iloc[row])} is not a road.",
+            f"{name} {_shown(column, row)} is not a road.{describe_number(_text(column, row))}",
             row=row,
             hint=f"Road ids run from 0 to {num_roads - 1}.",
         )
-    return ids.astype(np.int64)
+    numbers: Int64Array = ids.to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers
 
 
-def _seconds(file: Path, column: pd.Series) -> Int64Array:
-    is_time = pd.api.types.is_datetime64_any_dtype(column)
-    whole = pd.Series(np.nan, column.index) if is_time else pd.to_numeric(column, errors="coerce")
-    written = None if is_time else "ISO8601"
-    stamps = pd.to_datetime(column.where(whole.isna()), utc=True, errors="coerce", format=written)
-    early = ((whole < 0) | (stamps < pd.Timestamp(0, tz="UTC"))).to_numpy()
+def _whole_numbers(column: pa.Array) -> pa.Array:
+    """Return int64, null where a value is no whole number; spreadsheets and pandas write whole numbers as `4.0`."""
+    none = pa.nulls(len(column), pa.int64())
+    if pa.types.is_string(column.type):
+        text = pc.replace_substring_regex(column, r"\.0*$", "")
+        return pc.cast(pc.if_else(pc.match_substring_regex(text, r"^-?\d{1,18}$"), text, None), pa.int64())
+    if pa.types.is_integer(column.type):
+        small = pc.less(column, pa.scalar(2**31, pa.int64()).cast(column.type)) if column.type.bit_width == 64 else True
+        return pc.cast(pc.if_else(small, column, None), pa.int64())
+    if pa.types.is_floating(column.type):
+        whole = pc.and_(pc.less(pc.abs(column), 2.0**53), pc.equal(pc.floor(column), column))
+        return pc.cast(pc.if_else(whole, column, None), pa.int64())
+    return none
+
+
+def _seconds(file: Path, column: pa.Array) -> Int64Array:
+    column = pc.cast(column, pa.string()) if pa.types.is_large_string(column.type) else column
+    if pa.types.is_timestamp(column.type):
+        seconds = _stored_seconds(file, column)
+    else:
+        seconds = _whole_numbers(column)
+        if pa.types.is_string(column.type):
+            seconds = pc.coalesce(seconds, parse_times(column))
+    early = pc.fill_null(pc.less(seconds, 0), False).to_numpy(zero_copy_only=False)
     if early.any():
         row = int(np.argmax(early))
-        raise DataError(
-            file,
-            f"start_time {_shown(column.iloc[row])} is before 1970.",
-            row=row,
-            hint="Write a time from 1970 on: 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.",
-        )
-    # refuses times in milliseconds, which would be later than the year 40,000
-    bad = (whole.isna() & stamps.isna() | (whole.abs() > LAST_SECOND)).to_numpy()
+        hint = "Write a time from 1970 on: 2013-07-01T08:30:00Z, or whole seconds since 1970."
+        raise DataError(file, f"start_time {_shown(column, row)} is before 1970.", row=row, hint=hint)
+    # refuses times in milliseconds, which would be later than the year 9999
+    bad = pc.fill_null(pc.greater(seconds, LAST_SECOND), True).to_numpy(zero_copy_only=False)
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(
-            file,
-            f"start_time {_shown(column.iloc[row])} does not read.",
-            row=row,
-            hint="Write 2013-07-01T08:30:00Z, or whole seconds since 1970 UTC.",
-        )
-    read = stamps.dt.tz_localize(None).to_numpy().astype("datetime64[s]").astype(np.int64)
-    return np.where(whole.isna(), read, whole.fillna(0)).astype(np.int64)
+        note = describe_time(_text(column, row))
+        hint = "Write 2013-07-01T08:30:00Z, or whole seconds since 1970."
+        raise DataError(file, f"start_time {_shown(column, row)} is not a time.{note}", row=row, hint=hint)
+    numbers: Int64Array = seconds.to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers
 
 
-def _shown(value: object) -> str:
+def _stored_seconds(file: Path, column: pa.Array) -> pa.Array:
+    """Return the seconds of timestamps. Raises DataError for another time zone than UTC and for fractions."""
+    require_utc(file, "start_time", column.type)
+    try:
+        return pc.cast(pc.cast(column, pa.timestamp("s", tz=column.type.tz)), pa.int64())
+    except pa.ArrowInvalid as error:
+        raise DataError(file, f"start_time has fractions of a second: {error}.", hint="Round it.") from None
+
+
+def _text(column: pa.Array, row: int) -> str:
+    return str(column[row].as_py()).strip()
+
+
+def _shown(column: pa.Array, row: int) -> str:
     """Return a value for an error message: at most 60 characters, or "(empty)"."""
-    text = str(value).strip()[:60]
-    return text if text and text.lower() not in {"nan", "none", "nat", "<na>"} else "(empty)"
+    return "(empty)" if column[row].as_py() in (None, "") else _text(column, row)[:60]

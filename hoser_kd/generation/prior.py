@@ -17,7 +17,6 @@ Shapes: B expanded nodes, C maximum number of candidates, N roads, L connections
 from __future__ import annotations
 
 import math
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +32,7 @@ from hoser_kd.common.arguments import check_kind
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.hashing import digest_arrays
+from hoser_kd.config.section import LARGEST, MAX_TEMPERATURE, MIN_TEMPERATURE
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -70,8 +70,8 @@ class Prior:
             raise ConfigError("chain of a prior has order 2. Fit one of order 1: MarkovChain.fit(train, network).")
         for name, allowed, low, high in (
             ("markov_weight", "a number from 0 to 1", 0.0, 1.0),
-            ("temperature", "a number above 0", sys.float_info.min, sys.float_info.max),
-            ("cost_per_km", "a number of 0 or more", 0.0, sys.float_info.max),
+            ("temperature", "a number above 0 (0.0001 to 10000)", MIN_TEMPERATURE, MAX_TEMPERATURE),
+            ("cost_per_km", "a number of 0 or more, at most 1e30", 0.0, LARGEST),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

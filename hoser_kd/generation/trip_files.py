@@ -19,14 +19,15 @@ from hoser_kd.common.arrays import Int64Array, offsets_of
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import csv_header, read_csv_columns
 from hoser_kd.network.road_network import RoadNetwork
+from hoser_kd.network.times import require_utc
 from hoser_kd.network.trajectories import (
     GENERATED_LAYOUT,
     PUBLISHED_LAYOUT,
     Trajectories,
-    TripLayout,
     check_trips,
     read_trip_csv,
 )
+from hoser_kd.network.trip_validation import TripLayout
 
 PARQUET_LAYOUT = TripLayout("road_ids", "times", 1, hint="Fix the row: road ids are those of the city's roadmap.geo.")
 """Columns of `GeneratedTrajectories.to_table`."""
@@ -141,6 +142,7 @@ def _list_column(file: Path, name: str, column: pa.ChunkedArray, expected: str) 
     kind = column.type.value_type if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else None
     if kind is None or not (pa.types.is_integer(kind) or pa.types.is_timestamp(kind)):
         raise DataError(file, f"column {name} holds {column.type}, not lists of {expected}.", hint=_LAYOUTS)
+    require_utc(file, name, kind)
     values = pc.list_flatten(column)
     try:
         if pa.types.is_timestamp(values.type):

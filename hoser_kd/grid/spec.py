@@ -44,7 +44,7 @@ class Cells(NamedTuple):
     column: Int64Array
     """int64, 0 … W - 1 from the west."""
     clamped: BoolArray
-    """bool: the point lies outside the grid and is assigned to the nearest cell."""
+    """bool: the point lies outside the bounds of the grid and is assigned to the nearest cell."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,27 @@ class GridSpec:
         if not (np.isfinite(row).all() and np.isfinite(column).all()):
             raise ValueError("a latitude or longitude is not finite")
         height, width = self.shape
-        row, column = row // self.downsample_factor, column // self.downsample_factor
-        kept_row, kept_column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)
-        clamped = (row != kept_row) | (column != kept_column)
-        return Cells(kept_row.astype(np.int64), kept_column.astype(np.int64), clamped)
+        # a factor that does not divide leaves rows over, and one above the number of rows reaches beyond them
+        last_row, last_column = (
+            max(full, merged * self.downsample_factor) for full, merged in zip(self.full_shape, self.shape, strict=True)
+        )
+        clamped = (row < 0) | (row >= last_row) | (column < 0) | (column >= last_column)
+        # rows that a factor leaves over belong to the last complete row of merged cells, as published
+        row = np.clip(row // self.downsample_factor, 0, height - 1)
+        column = np.clip(column // self.downsample_factor, 0, width - 1)
+        return Cells(row.astype(np.int64), column.astype(np.int64), clamped)
+
+    def in_remainder(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> BoolArray:
+        """Return which points lie inside the grid, but beyond its last complete row or column of merged cells.
+
+        There are some only if `downsample_factor` does not divide the number of rows and columns. They get the token of
+        the nearest complete cell, as published.
+        """
+        beyond = (np.asarray(lat, np.float64) >= self.lat_edges[-1]) | (
+            np.asarray(lng, np.float64) >= self.lng_edges[-1]
+        )
+        inside: BoolArray = beyond & ~self.cell_of(lat, lng).clamped
+        return inside
 
     def tokenize(self, lat: npt.ArrayLike, lng: npt.ArrayLike) -> Int64Array:
         """Return the tokens of points in degrees, int64 of their shape: row · W + column.

@@ -74,10 +74,12 @@ def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
     """Return metrics of how well a grid covers the roads of a `token_table`.
 
     Keys: roads, share_inside, clamped (roads outside), cells (H · W), occupied_cells, and roads_per_cell_mean, _median,
-    _p90, _p99 and _max over the occupied cells.
+    _p90, _p99 and _max over the occupied cells; in_remainder (see `GridSpec.in_remainder`) if it is above 0.
     """
     roads_per_cell = np.unique(table["token"].to_numpy(), return_counts=True)[1]
     clamped = int(table["clamped"].sum())
+    spec = grid.spec if isinstance(grid, OccupiedCells) else grid
+    remainder = int(spec.in_remainder(table.geometry.y, table.geometry.x).sum()) if isinstance(spec, GridSpec) else 0
     median, p90, p99 = (float(value) for value in np.percentile(roads_per_cell, [50, 90, 99]))
     return {
         "roads": len(table),
@@ -90,6 +92,7 @@ def coverage(grid: Grid, table: gpd.GeoDataFrame) -> dict[str, float | int]:
         "roads_per_cell_p90": p90,
         "roads_per_cell_p99": p99,
         "roads_per_cell_max": int(roads_per_cell.max()),
+        **({"in_remainder": remainder} if remainder else {}),
     }
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 
 from hoser_kd.common.errors import CheckpointError
 from hoser_kd.common.files import atomic_path
-from hoser_kd.common.tensor_files import read_tensors
+from hoser_kd.common.tensor_files import read_tensors, require_real_numbers
 from hoser_kd.hoser.batches import RoadTables, road_tables
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
@@ -177,6 +177,10 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file}: not a bare state dict. Give the file as HOSER's training writes it. {_TEACHER_HINT}"
         )
+    for key, value in state.items():
+        require_real_numbers(file, str(key), value)
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{file}: `{key}` holds values that are not finite. The file is damaged.")
     return {str(key).removeprefix("_orig_mod."): value for key, value in state.items()}
 
 

@@ -57,7 +57,7 @@ def load_student(
     if network is not None and not isinstance(network, RoadNetwork):
         network, zones, zone_transitions = read_network_with_zones(network, zones, zone_transitions)
     if is_folder:
-        _refuse_other_folder(source)
+        require_student_folder(source)
         model = load(source, network, zones)
     elif network is None:
         raise TypeError(
@@ -102,15 +102,26 @@ def _refuse_other_arrays(zones: Any, zone_transitions: Any) -> None:
         raise ValueError(f"zone_transitions has shape {matrix.shape}, not (Z, Z). {call}")
 
 
-def _refuse_other_folder(source: Path) -> None:
-    if (source / CONFIG_FILE).is_file() or (source / WEIGHTS_FILE).is_file():
-        return
+def require_student_folder(source: Path) -> Path:
+    """Return the folder of a student. Raises CheckpointError for anything else, with what it probably is."""
+    if source.name in (WEIGHTS_FILE, CONFIG_FILE):
+        source = source.parent
+    if source.is_file():
+        raise CheckpointError(f"{source}: a file, not the folder of a student ({CONFIG_FILE}, {WEIGHTS_FILE}).")
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such file or folder. Give the folder of a student's artifact.")
+    if (source / CONFIG_FILE).is_file() or ((source / WEIGHTS_FILE).is_file() and not _is_teacher(source)):
+        return source
     hint = "Give the folder that holds them, or a published .pth file."
-    if (source / "config.json").is_file():
+    if _is_teacher(source):
         hint = f'It looks like a teacher: load_teacher("{source}").'
     elif (source / "roadmap.geo").is_file():
         hint = f'It is a road network: load_student(path, network="{source}").'
     raise CheckpointError(f"{source}: no {CONFIG_FILE} and {WEIGHTS_FILE} in this folder. {hint}")
+
+
+def _is_teacher(source: Path) -> bool:
+    return (source / "config.json").is_file()
 
 
 def read_network_with_zones(

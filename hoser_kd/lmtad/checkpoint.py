@@ -28,12 +28,14 @@ from torch import Tensor
 
 from hoser_kd.common.errors import CheckpointError, ConfigError
 from hoser_kd.common.files import atomic_path
-from hoser_kd.common.tensor_files import check_archive, check_sizes
+from hoser_kd.common.tensor_files import check_archive, check_sizes, require_real_numbers
 from hoser_kd.lmtad.model import LMTAD, NUM_SPECIALS, LMTADConfig
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
+_LARGEST_SIZE = 2**31
+"""Larger sizes are no model; torch cannot represent them."""
 _HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 _COMPILED_PREFIX = "_orig_mod."
 
@@ -96,7 +98,10 @@ def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
     # before the weights: what JSON cannot hold must not leave weights without a config
     text = json.dumps({**shape, "dataset_config": checkpoint.dataset_config}, indent=1, allow_nan=False)
     with atomic_path(target / WEIGHTS_FILE) as file:
+        file.touch()
+        mode = file.stat().st_mode
         safetensors.torch.save_file(weights, file, metadata={"model_config": json.dumps(shape)})
+        file.chmod(mode)  # save_file writes a file that only its owner can read
     with atomic_path(target / CONFIG_FILE) as file:
         file.write_text(text + "\n", encoding="utf-8")
 
@@ -221,6 +226,9 @@ def _build(
             model = LMTAD(config)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except RuntimeError as error:  # a product of sizes overflows
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: the sizes in `model_config` give no model ({reason}).") from None
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(expected.keys() | actual.keys()):
@@ -253,8 +261,11 @@ def _clean_weights(path: Path, weights: dict[str, Any]) -> dict[str, Tensor]:
         name = key.removeprefix(_COMPILED_PREFIX)
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: weight `{name}` is {type(value).__name__}, not a tensor.")
+        require_real_numbers(path, name, value)
         # With torch before 2.0, the published model stores its causal mask among the weights.
         if not (name.endswith(".attn.bias") and value.dim() == 4):
+            if not value.is_floating_point():
+                raise CheckpointError(f"{path}: `{name}` holds {value.dtype}, not floating-point weights.")
             state[name] = value.detach().to(torch.float32, copy=True).contiguous()
     for name in (_HEAD, _EMBEDDING):
         if name not in state and (other := state.get(_HEAD if name == _EMBEDDING else _EMBEDDING)) is not None:
@@ -291,10 +302,11 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
             raise CheckpointError(
                 f"{path}: `model_config` has no `{name}`, and it cannot be inferred from the weights."
             )
-    kinds: dict[str, Callable[[Any], Any]] = {"dropout": float, "bias": bool, "integer_poe": bool}
+    kinds: dict[str, Callable[[str, Any], Any]] = {"dropout": _real, "bias": _truth, "integer_poe": _truth}
     try:
-        config = LMTADConfig(**{name: kinds.get(name, int)(value) for name, value in values.items()})
-    except (ConfigError, TypeError, ValueError) as error:
+        checked = {name: kinds.get(name, _whole)(name, value) for name, value in values.items()}
+        config = LMTADConfig(**checked)
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None
     if not 0 <= config.dropout < 1:
         raise CheckpointError(f"{path}: `model_config` has dropout {config.dropout}; it is at least 0 and below 1.")
@@ -308,6 +320,28 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
             stacklevel=4,
         )
     return config
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return a whole number; int() would cut 2.7 to 2 and take True for 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{name} is {value!r}, not a whole number.")
+    if abs(value) > _LARGEST_SIZE:
+        raise ValueError(f"{name} is {value!r}, too large for a model.")
+    return int(value)
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} is {value!r}, not a number from 0 to 1.")
+    return float(value)
+
+
+def _truth(name: str, value: Any) -> bool:
+    """Return a truth value; bool() would take the text "False" for true."""
+    if not isinstance(value, bool | int) or value not in {0, 1}:
+        raise ValueError(f"{name} is {value!r}, not true or false.")
+    return bool(value)
 
 
 def _fields(value: object) -> dict[str, Any] | None:

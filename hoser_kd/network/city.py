@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -9,11 +10,13 @@ from pathlib import Path
 
 from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import Int64Array
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import DataError, DataWarning
 from hoser_kd.config.schema import ZonesConfig
 from hoser_kd.network import zones
+from hoser_kd.network.consistency import network_problems
 from hoser_kd.network.road_network import RoadNetwork, read_network
 from hoser_kd.network.trajectories import ON_BAD_ROW, SPLITS, Trajectories, read_trips
+from hoser_kd.network.trip_consistency import trip_problems
 
 _USAGE = "read_city(folder, on_bad_row='drop')"
 
@@ -57,6 +60,9 @@ def read_city(folder: str | PathLike[str], zones_config: ZonesConfig | None = No
     `zones_config` sets how roads are partitioned into zones (default: that of `ZonesConfig`, which uses the data set's
     own partition where it ships one). `on_bad_row` is "refuse" or "drop", as for `read_trips`.
 
+    Warns with DataWarning where all rows are valid but the data contradict themselves: lengths and lines, connections
+    and ends of roads, splits that share trips, times without information.
+
     Raises:
         DataError: the folder or a file is missing, or a row cannot be used; the message names file, row and fix.
         TypeError, ValueError: an argument of the wrong kind.
@@ -74,4 +80,6 @@ def read_city(folder: str | PathLike[str], zones_config: ZonesConfig | None = No
     network = read_network(place)
     train, val, test = (read_trips(place / f"{split}.csv", network, on_bad_row) for split in SPLITS)
     shipped = zones.read_shipped(place, network) if config.use_shipped else None
+    for problem in (*network_problems(network), *trip_problems({"train": train, "val": val, "test": test})):
+        warnings.warn(f"{place}: {problem}", DataWarning, stacklevel=2)
     return City(network, train, val, test, config, shipped)

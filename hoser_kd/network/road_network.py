@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -22,12 +23,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import shapely
 
-from hoser_kd.common.arguments import check_path
+from hoser_kd.common.arguments import check_choice, check_path
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.csv_files import read_csv_columns
 
 CRS_WGS84 = "EPSG:4326"
+EARTH_CIRCUMFERENCE_M = 40_075_017
+"""No road is longer."""
 ROADS_FILE = "roads.parquet"
 CONNECTIONS_FILE = "connections.parquet"
 
@@ -46,6 +49,8 @@ class RoadNetwork:
     """(N,) str: OpenStreetMap class of each road."""
     successors: Csr
     """Row r: the roads that can follow road r (the candidates of a step), in the order of the source."""
+    dropped_connections: int = 0
+    """Number of repeated rows of roadmap.rel dropped with `on_duplicate_connection="drop"`; not stored."""
 
     @property
     def num_roads(self) -> int:
@@ -148,12 +153,15 @@ class RoadNetwork:
         )
 
 
-def read_network(folder: str | PathLike[str]) -> RoadNetwork:
+def read_network(folder: str | PathLike[str], on_duplicate_connection: str = "refuse") -> RoadNetwork:
     """Read `roadmap.geo` and `roadmap.rel` of a folder in HOSER's format.
 
-    Raises DataError with file, row and fix for an invalid row, TypeError if `folder` is no path.
+    `on_duplicate_connection`: "refuse" raises DataError for a row that repeats a connection; "drop" keeps the first and
+    counts the others in `.dropped_connections`.
+    Raises DataError with file, row and fix for an invalid row, TypeError or ValueError for a wrong argument.
     """
     check_path("folder", folder, "read_network(folder)")
+    check_choice("on_duplicate_connection", on_duplicate_connection, ("refuse", "drop"), "read_network(folder)")
     geo_path, rel_path = Path(folder) / "roadmap.geo", Path(folder) / "roadmap.rel"
     geo = read_csv_columns(
         geo_path, {"geo_id": pa.int64(), "coordinates": pa.string(), "highway": pa.string(), "length": pa.float64()}
@@ -161,12 +169,8 @@ def read_network(folder: str | PathLike[str]) -> RoadNetwork:
     num_roads = len(geo)
     if num_roads == 0:
         raise DataError(geo_path, "no roads.", hint="The file needs one row per directed road.")
-    _reject(
-        geo_path,
-        np.asarray(geo["geo_id"]) != np.arange(num_roads),
-        "geo_id is not the row number.",
-        "Number the roads 0, 1, 2, … in file order.",
-    )
+    ids = geo["geo_id"].to_numpy()
+    _reject(geo_path, ids != np.arange(num_roads), "geo_id is not the row number.", _fix_of_ids(ids))
     offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
     length_m = geo["length"].to_numpy().astype(np.float64)
     _reject(
@@ -175,13 +179,48 @@ def read_network(folder: str | PathLike[str]) -> RoadNetwork:
         "length is missing or negative.",
         "Set the length in meters.",
     )
-    return RoadNetwork(
-        offsets, coords, length_m, _parse_highway(geo_path, geo["highway"]), _read_connections(rel_path, num_roads)
+    _reject(
+        geo_path,
+        length_m > EARTH_CIRCUMFERENCE_M,
+        "length is larger than the circumference of the earth.",
+        "Set the length in meters.",
     )
+    _reject_antimeridian(geo_path, offsets, coords)
+    highway = _parse_highway(geo_path, geo["highway"])
+    successors, dropped = _read_connections(rel_path, num_roads, drop_repeated=on_duplicate_connection == "drop")
+    return RoadNetwork(offsets, coords, length_m, highway, successors, dropped)
 
 
 read_hoser = read_network
 """The name inside this package."""
+
+
+def _fix_of_ids(ids: npt.NDArray[Any]) -> str:
+    """Return how to get ids that are row numbers without changing which road an id means elsewhere."""
+    if np.array_equal(np.sort(ids), np.arange(len(ids))):
+        return "Sort the rows by geo_id; roadmap.rel and the trips stay as they are."
+    return (
+        "Road ids are row numbers: 0, 1, 2, … in file order. If you renumber the roads, renumber them by the same "
+        "mapping in roadmap.rel, in rid_list of the trips and in all ODs, or every id means another road: "
+        "`hoser-kd renumber-roads FOLDER --out NEW_FOLDER` does so and writes the mapping."
+    )
+
+
+def _reject_antimeridian(path: Path, offsets: Int64Array, coords: Float64Array) -> None:
+    """Raise DataError where longitudes jump by 360°: planar centers and grids would lie on the other side of the earth.
+
+    Shapes: M coordinates of all roads.
+    """
+    hint = "Shift all longitudes by the same angle, for example by 90°: distances do not change, and bounds shift too."
+    jumps = np.abs(np.diff(coords[:, 0])) > 180
+    jumps[offsets[1:-1] - 1] = False  # from one road to the next
+    if jumps.any():
+        row = int(np.searchsorted(offsets, np.argmax(jumps), side="right")) - 1
+        raise DataError(path, "the line crosses the antimeridian (180° east or west).", row=row, hint=hint)
+    west, east = coords[:, 0].min(), coords[:, 0].max()
+    if east - west > 180:
+        problem = f"the roads lie from {west:g}° to {east:g}° east, on both sides of the antimeridian."
+        raise DataError(path, problem, hint=hint)
 
 
 def _reject(path: Path, bad: npt.NDArray[np.bool_], problem: str, hint: str) -> None:
@@ -227,11 +266,13 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
 
 def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     """Return the class of each road: the text, or the first entry of a list (the second after `unclassified`)."""
-    words = pd.Series(texts.to_pandas(), dtype=object)
+    # " 0" and "0" are one class
+    trimmed = pc.utf8_trim_whitespace(texts)
+    words = pd.Series(pc.if_else(pc.equal(trimmed, ""), None, trimmed).to_pandas(), dtype=object)
     _reject(path, words.isna().to_numpy(), "highway is empty.", "Set the class of the road, `unclassified` if unknown.")
     for text in words[words.str.startswith("[")].unique():
         try:
-            entries = [str(entry) for entry in ast.literal_eval(text)]
+            entries = [str(entry).strip() for entry in ast.literal_eval(text)]
         except (ValueError, SyntaxError):
             entries = []
         if not entries:
@@ -242,7 +283,8 @@ def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_
     return words.to_numpy(object)
 
 
-def _read_connections(path: Path, num_roads: int) -> Csr:
+def _read_connections(path: Path, num_roads: int, *, drop_repeated: bool) -> tuple[Csr, int]:
+    """Return the connections in the order of the file, and the number of repeated rows that were dropped."""
     rel = read_csv_columns(path, {"origin_id": pa.int64(), "destination_id": pa.int64()})
     ends = np.column_stack([rel["origin_id"].to_numpy(), rel["destination_id"].to_numpy()])
     if len(ends) == 0:
@@ -253,6 +295,11 @@ def _read_connections(path: Path, num_roads: int) -> Csr:
     _, first = np.unique(ends[:, 0] * num_roads + ends[:, 1], return_index=True)
     repeated = np.ones(len(ends), bool)
     repeated[first] = False
-    _reject(path, repeated, "the connection is a duplicate.", "Remove this row.")
+    if drop_repeated:
+        ends = ends[~repeated]
+    else:
+        hint = "Remove this row, or set `source.on_duplicate_connection: drop` to drop and count duplicates."
+        _reject(path, repeated, "the connection is a duplicate.", hint)
     order = np.argsort(ends[:, 0], kind="stable")
-    return Csr(offsets_of(np.bincount(ends[:, 0], minlength=num_roads)), ends[order, 1])
+    successors = Csr(offsets_of(np.bincount(ends[:, 0], minlength=num_roads)), ends[order, 1])
+    return successors, int(repeated.sum())

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 REQUIRED_FILES = ("roadmap.geo", "roadmap.rel", *(f"{split}.csv" for split in SPLITS))
 OPTIONAL_FILES = (PARTITION_FILE, TRANSITIONS_FILE)
+HANDLING_KEYS = ("on_bad_row", "on_duplicate_connection")
+"""Settings of `source` that change how rows are read, not which files."""
 
 
 class SourceKind(ABC):
@@ -60,7 +62,7 @@ class SourceKind(ABC):
     def raw_version(self, source: SourceConfig, names: Sequence[str]) -> str:
         """Return a digest (sha256, hex) that identifies the raw files with these names."""
         if not self.is_external:
-            return digest_json(source.model_dump(mode="json", exclude={"on_bad_row"}))
+            return digest_json(source.model_dump(mode="json", exclude=set(HANDLING_KEYS)))
         return digest_json([[path.name, digest_file(path)] for path in self.raw_files(source) if path.name in names])
 
     def describe(self, source: SourceConfig) -> dict[str, Any]:
@@ -157,7 +159,10 @@ def require_files(folder: Path, hint: str) -> None:
     """Raise DataError with this hint, naming the required files that the folder lacks."""
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     if missing:
-        raise DataError(folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.", hint=hint)
+        packed = [f"{name}.gz" for name in missing if (folder / f"{name}.gz").is_file()]
+        unpack = f"Unpack {', '.join(packed)} with gunzip. " if packed else ""
+        verb = "is" if len(missing) == 1 else "are"
+        raise DataError(folder, f"{', '.join(missing)} {verb} missing.", hint=unpack + hint)
 
 
 def content_digest(folder: str | PathLike[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from hoser_kd.common.arguments import check_choice, check_kind, check_path
-from hoser_kd.common.arrays import BoolArray, Int64Array, offsets_of, row_of_value, take_rows
+from hoser_kd.common.arrays import Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
-from hoser_kd.network.csv_files import csv_header, read_csv_columns
+from hoser_kd.network.csv_files import read_csv_columns
+from hoser_kd.network.trip_validation import (
+    Lists,
+    TripLayout,
+    find_faults,
+    parse_roads,
+    parse_time_lists,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
@@ -163,7 +171,7 @@ def read_trips(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
     """Read `train.csv`, `val.csv` or `test.csv` of HOSER's format and validate every row against the network.
 
     A row is invalid if its lists differ in length, it has fewer than two roads, a road id is unknown, a time is not
-    formatted as `2013-07-01T00:01:15Z`, times decrease, or two consecutive roads are not connected.
+    formatted as `2013-07-01T00:01:15Z` or is before 1970, times decrease, or two consecutive roads are not connected.
     `on_bad_row`: "refuse" raises DataError for the first invalid row; "drop" skips them and counts them in `.dropped`.
     Raises TypeError or ValueError for an argument of the wrong kind.
     """
@@ -173,11 +181,8 @@ def read_trips(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
     check_kind("network", network, RoadNetwork, f"{_USAGE} with network = read_network(folder)")
     check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     path = Path(csv_path)
-    columns = {"rid_list": pa.string(), "time_list": pa.string()}
-    if path.is_file() and "traj_id" in csv_header(path):
-        columns["traj_id"] = pa.string()
-    table = read_csv_columns(path, columns)
-    ids = table["traj_id"] if "traj_id" in columns else None
+    table = read_csv_columns(path, {"rid_list": pa.string(), "time_list": pa.string()}, {"traj_id": pa.string()})
+    ids = table["traj_id"] if "traj_id" in table.column_names else None
     return _build(path, table["rid_list"], table["time_list"], ids, network, on_bad_row, HOSER_LAYOUT)
 
 
@@ -191,21 +196,6 @@ def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_b
     Road ids may be spelled `5` or, as NumPy prints them, `np.int64(5)`.
     """
     return read_trip_csv(csv_path, network, PUBLISHED_LAYOUT, on_bad_row)
-
-
-class TripLayout(NamedTuple):
-    """Columns of a table of trips, and what its rows must hold."""
-
-    roads: str = "rid_list"
-    """Column with the lists of road ids."""
-    times: str = "time_list"
-    """Column with the lists of times."""
-    shortest: int = 2
-    """Minimum number of roads of a trip."""
-    numpy_spelling: bool = False
-    """Whether `np.int64(5)` is a road id too."""
-    hint: str = "Fix the row, or set `source.on_bad_row: drop` to skip and count invalid rows."
-    """The fix that the message about an invalid row names."""
 
 
 HOSER_LAYOUT = TripLayout()
@@ -228,11 +218,11 @@ def read_trip_csv(
 
 def check_trips(path: str | PathLike[str], trips: Trajectories, network: RoadNetwork, layout: TripLayout) -> None:
     """Validate trips of another source than a CSV, with one time per road, like the rows of `read_trip_csv`."""
-    lists = _Lists(trips.offsets, trips.road_ids), _Lists(trips.offsets, trips.times)
-    faults = _faults(*lists, network, layout)
+    lists = Lists(trips.offsets, trips.road_ids), Lists(trips.offsets, trips.times)
+    faults = find_faults(*lists, network, layout)
     bad = np.logical_or.reduce([fault.rows for fault in faults])
     if bad.any():
-        _refuse(Path(path), bad, faults, lists, layout)
+        refuse(Path(path), bad, faults, lists, network, layout)
 
 
 def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
@@ -247,35 +237,6 @@ def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
     )
 
 
-class _Lists(NamedTuple):
-    """A ragged array of a file."""
-
-    offsets: Int64Array
-    """(n + 1,) int64."""
-    values: Int64Array
-    """(P,) int64."""
-    texts: pa.ChunkedArray | None = None
-    """(n,) lists as written, separated by commas; None: the source has no text."""
-
-    def text(self, row: int, item: int) -> str:
-        """Return a value as an error message shows it: at most 60 characters."""
-        if self.texts is None:
-            return repr(int(self.values[self.offsets[row] + item]))
-        return repr((self.texts[row].as_py() or "").split(",")[item].strip(_AROUND_VALUES)[:60])
-
-
-class _Fault(NamedTuple):
-    """A reason to reject rows."""
-
-    reason: str
-    rows: BoolArray
-    """(n,) bool."""
-    column: str = ""
-    """Column with the invalid values; empty where the fault is one of the row."""
-    positions: Int64Array = np.zeros(0, np.int64)
-    """Flat positions of the invalid values, ascending."""
-
-
 def _build(
     path: Path,
     roads: pa.ChunkedArray,
@@ -288,10 +249,10 @@ def _build(
     check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     if len(roads) == 0:
         raise DataError(path, "no trajectories.", hint="The file needs at least one row.")
-    road_lists = _parse_lists(roads, pa.int64(), numpy_spelling=layout.numpy_spelling)
-    time_lists = _parse_lists(times, pa.timestamp("s", tz="UTC"))
+    road_lists = parse_roads(roads, numpy_spelling=layout.numpy_spelling)
+    time_lists = parse_time_lists(times)
     names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
-    faults = _faults(road_lists, time_lists, network, layout)
+    faults = find_faults(road_lists, time_lists, network, layout)
     bad = np.zeros(len(roads), bool)
     dropped: dict[str, int] = {}
     for fault in faults:
@@ -300,9 +261,10 @@ def _build(
             dropped[fault.reason] = int(first_reason.sum())
         bad |= fault.rows
     if bad.any() and on_bad_row == "refuse":
-        _refuse(path, bad, faults, (road_lists, time_lists), layout)
+        refuse(path, bad, faults, (road_lists, time_lists), network, layout)
     if bad.all():
-        raise DataError(path, f"all rows are invalid: {dropped}.")
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in dropped.items())
+        raise DataError(path, f"all rows are invalid: {reasons}.", hint="Fix the file: nothing is left to keep.")
     if not bad.any():
         return Trajectories(road_lists.offsets, road_lists.values, time_lists.values, names)
     good = np.flatnonzero(~bad)
@@ -310,85 +272,6 @@ def _build(
     _, time_at = take_rows(time_lists.offsets, good)
     kept = None if names is None else names[good]
     return Trajectories(offsets, road_lists.values[road_at], time_lists.values[time_at], kept, dropped)
-
-
-def _refuse(
-    path: Path, bad: BoolArray, faults: list[_Fault], lists: tuple[_Lists, _Lists], layout: TripLayout
-) -> NoReturn:
-    """Raise DataError for the first invalid row, with the column and the value where one is to blame."""
-    row = int(np.argmax(bad))
-    fault = next(fault for fault in faults if fault.rows[row])
-    value = ""
-    if fault.column:
-        part = lists[0] if fault.column == layout.roads else lists[1]
-        item = int(fault.positions[np.searchsorted(fault.positions, part.offsets[row])] - part.offsets[row])
-        value = f" ({fault.column}, item {item}: {part.text(row, item)})"
-    problem = f"{fault.reason}{value}; {int(bad.sum())} of {len(bad)} rows are invalid."
-    raise DataError(path, problem, row=row, hint=layout.hint)
-
-
-_AROUND_VALUES = " \t[]'\""
-_NUMPY_INTEGER = r"^(?:np|numpy)\.u?int(?:8|16|32|64)\((-?\d{1,18})\)$"
-
-
-def _parse_lists(texts: pa.ChunkedArray, kind: pa.DataType, *, numpy_spelling: bool = False) -> _Lists:
-    """Parse `[1, 2]` or `1,2` for all rows at once; values are the smallest int64 where invalid."""
-    lists = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), ",")
-    values = pc.ascii_trim(lists.flatten(), _AROUND_VALUES)
-    if numpy_spelling:
-        values = pc.replace_substring_regex(values, _NUMPY_INTEGER, r"\1")
-    if kind != pa.int64():
-        # Arrow accepts more than the format allows: a UTC offset would shift the time, a date alone would be midnight
-        is_format = pc.and_(pc.equal(pc.binary_length(values), 20), pc.ends_with(values, "Z"))
-        values = pc.if_else(is_format, values, None)
-    try:
-        numbers = pc.cast(values, kind)
-    except pa.ArrowInvalid:
-        pattern = r"^-?\d{1,18}$" if kind == pa.int64() else r"^\d{4}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ$"
-        readable = pc.if_else(pc.match_substring_regex(values, pattern), values, None)
-        numbers = _cast_one_by_one(readable, kind)
-    integers = pc.fill_null(pc.cast(numbers, pa.int64()), np.iinfo(np.int64).min)
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return _Lists(offsets, integers.to_numpy(zero_copy_only=False).astype(np.int64), texts)
-
-
-def _cast_one_by_one(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Cast with null for invalid values; called on invalid files only, since the pattern accepts 30 February."""
-    try:
-        return pc.cast(texts, kind)
-    except pa.ArrowInvalid:
-
-        def one(text: pa.Scalar) -> pa.Scalar:
-            try:
-                return text.cast(kind)
-            except pa.ArrowInvalid:
-                return pa.scalar(None, kind)
-
-        return pa.array([one(text) for text in texts], kind)
-
-
-def _faults(roads: _Lists, times: _Lists, network: RoadNetwork, layout: TripLayout) -> list[_Fault]:
-    """Return the faults in the order in which they are reported."""
-    lengths = np.diff(roads.offsets)
-    row, time_row = row_of_value(roads.offsets), row_of_value(times.offsets)
-
-    def values(reason: str, column: str, positions: Int64Array) -> _Fault:
-        rows = (row if column == layout.roads else time_row)[positions]
-        return _Fault(reason, np.bincount(rows, minlength=len(lengths)).astype(bool), column, positions)
-
-    outside = (roads.values < 0) | (roads.values >= network.num_roads)
-    backwards = (np.diff(times.values) < 0) & (time_row[1:] == time_row[:-1])
-    at = np.flatnonzero((row[1:] == row[:-1]) & ~outside[1:] & ~outside[:-1])
-    broken = at[network.candidate_index(roads.values[at], roads.values[at + 1]) < 0]
-    missing = times.values == np.iinfo(np.int64).min
-    return [
-        _Fault(f"{layout.roads} and {layout.times} differ in length", lengths != np.diff(times.offsets)),
-        _Fault(f"fewer than {layout.shortest} roads", lengths < layout.shortest),
-        values("a road id is not in roadmap.geo", layout.roads, np.flatnonzero(outside)),
-        values("a time is not formatted as YYYY-MM-DDTHH:MM:SSZ", layout.times, np.flatnonzero(missing)),
-        values("a time is earlier than the previous one", layout.times, np.flatnonzero(backwards) + 1),
-        values("a road is not connected to the previous one in roadmap.rel", layout.roads, broken + 1),
-    ]
 
 
 def _format_times(times: Int64Array) -> pa.StringArray:

@@ -132,16 +132,21 @@ def _undirected(successors: Csr) -> Csr:
 
 _FEW_ZONES, _MOST_ZONES = 1000, 20_000
 """Zone ids below the first are always accepted; the second bounds the memory of the matrix of transitions, 3 GiB."""
+_MAX_COUNT = 2**40
+"""Larger counts would wrap around in int64 sums, and unsigned ones become negative."""
 _HINT = f"Fix or remove it, or set `zones.use_shipped: false` to ignore {PARTITION_FILE} and {TRANSITIONS_FILE}."
 
 
 def _read_partition(path: Path, num_roads: int) -> Int64Array:
-    lines = path.read_text(encoding="utf-8").split()
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"byte {error.start} is not UTF-8.", hint=_HINT) from None
     if len(lines) != num_roads:
         raise DataError(path, f"it has {len(lines)} zones for {num_roads} roads.", hint=_HINT)
     invalid = [row for row, text in enumerate(lines) if not (text.isascii() and text.isdigit())]
     if invalid:
-        raise DataError(path, f"{lines[invalid[0]]!r} is not a zone id.", row=invalid[0], hint=_HINT)
+        raise DataError(path, f"{lines[invalid[0]][:60]!r} is not a zone id.", row=invalid[0], hint=_HINT)
     limit = min(max(num_roads, _FEW_ZONES), _MOST_ZONES)
     too_large = [row for row, text in enumerate(lines) if len(text.lstrip("0")) > 9 or int(text) >= limit]
     if too_large:
@@ -164,4 +169,6 @@ def _read_transitions(path: Path, num_zones: int) -> Int64Array:
         raise DataError(path, f"its shape is {shape}, but the partition has {num_zones} zones.", hint=_HINT)
     if (matrix < 0).any():
         raise DataError(path, "a count is negative.", hint=_HINT)
+    if matrix.size and int(matrix.max()) > _MAX_COUNT:
+        raise DataError(path, f"the count {matrix.max()} is above 2^40, so it is not a number of trips.", hint=_HINT)
     return matrix.astype(np.int64)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hoser_kd.pipeline.store import Artifact
 
 if TYPE_CHECKING:
-    from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.common.arrays import Float64Array, Int64Array
+    from hoser_kd.grid.spec import GridSpec
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.teacher.soft_labels import SoftLabels
@@ -35,8 +36,24 @@ class Evidence:
     """A PNG file."""
 
 
-def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
-    """Return the extent of the grid and of the roads' centers, by side, and the map of the cells."""
+def coverage_of_merged_cells(artifact: Artifact) -> Row:
+    """Return share_inside, clamped and in_remainder of a grid of merged cells from its files; empty for others.
+
+    Summaries of earlier versions count roads beyond the last complete row or column of merged cells as outside.
+    """
+    file = artifact.path / "grid.json" if artifact.path else None
+    if file is None or not file.is_file():
+        return {}
+    if json.loads(file.read_text(encoding="utf-8")).get("downsample_factor", 1) == 1:
+        return {}
+    spec, lat, lng = _grid_and_centers(artifact)
+    clamped = int(spec.cell_of(lat, lng).clamped.sum())
+    remainder = int(spec.in_remainder(lat, lng).sum())
+    return {"share_inside": 1 - clamped / len(lat), "clamped": clamped, "in_remainder": remainder}
+
+
+def _grid_and_centers(artifact: Artifact) -> tuple[GridSpec, Float64Array, Float64Array]:
+    """Return the grid, and latitudes and longitudes of the roads' centers, (N,) float64 each."""
     import pyarrow.parquet as pq
     import shapely
 
@@ -44,20 +61,27 @@ def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
 
     stored = json.loads((artifact.path / "grid.json").read_text(encoding="utf-8"))
     stored.pop(OCCUPIED_KEY, None)
-    spec = GridSpec(**stored)
     points = pq.read_table(artifact.path / "grid_token_table.parquet", columns=["geometry"])["geometry"]
     lng, lat = shapely.get_coordinates(shapely.from_wkb(points.to_numpy(zero_copy_only=False))).T
+    return GridSpec(**stored), lat, lng
+
+
+def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the extent of the grid and of the roads' centers, by side, and the map of the cells."""
+    spec, lat, lng = _grid_and_centers(artifact)
+    north = spec.min_lat + spec.cell_lat * spec.full_shape[0]
+    east = spec.min_lng + spec.cell_lng * spec.full_shape[1]
     sides = (
-        ("south", spec.lat_edges[0], lat.min(), lat < spec.lat_edges[0]),
-        ("north", spec.lat_edges[-1], lat.max(), lat > spec.lat_edges[-1]),
-        ("west", spec.lng_edges[0], lng.min(), lng < spec.lng_edges[0]),
-        ("east", spec.lng_edges[-1], lng.max(), lng > spec.lng_edges[-1]),
+        ("south", spec.min_lat, lat.min(), lat < spec.min_lat),
+        ("north", north, lat.max(), lat > north),
+        ("west", spec.min_lng, lng.min(), lng < spec.min_lng),
+        ("east", east, lng.max(), lng > east),
     )
     rows = tuple(
         {"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond": int(beyond.sum())}
         for side, edge, last, beyond in sides
     )
-    return Evidence(rows, _figure(artifact, "cells.png"))
+    return Evidence(rows, artifact_figure(artifact, "cells.png"))
 
 
 def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -69,7 +93,7 @@ def attempts_without_end(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return what became of the attempts to sample a trip, and the map of the trips."""
     names = ("attempts", "too_long", "too_short", "rejected_by_length", "trips")
     rows = tuple({"attempts": name, "number": int(artifact.summary[name])} for name in names)
-    return Evidence(rows, _figure(artifact, "use_map.png"))
+    return Evidence(rows, artifact_figure(artifact, "use_map.png"))
 
 
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -78,7 +102,7 @@ def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
 
     names = ["row", "column", "token", "roads"]
     cells = pq.read_table(artifact.path / "grid_cells.parquet", columns=names).sort_by([("roads", "descending")])
-    return Evidence(tuple(cells.slice(0, MAX_ROWS).to_pylist()), _figure(artifact, "cells.png"))
+    return Evidence(tuple(cells.slice(0, MAX_ROWS).to_pylist()), artifact_figure(artifact, "cells.png"))
 
 
 def nll_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -121,7 +145,7 @@ def tokens_beyond(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
     if "rows" in grid.summary:
         rows.insert(0, {"what": "rows of the grid", "tokens": int(grid.summary["rows"])})
         rows.insert(1, {"what": "columns of the grid", "tokens": int(grid.summary["columns"])})
-    return Evidence(tuple(rows), _figure(grid, "cells.png"))
+    return Evidence(tuple(rows), artifact_figure(grid, "cells.png"))
 
 
 def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -134,7 +158,7 @@ def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     rows = tuple(
         {**{name: epoch[name] for name in shown if name in epoch}, "uniform_baseline_loss": uniform} for epoch in epochs
     )
-    return Evidence(rows, _figure(artifact, "curves.png"))
+    return Evidence(rows, artifact_figure(artifact, "curves.png"))
 
 
 def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -146,7 +170,7 @@ def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
         {**{name: epoch[name] for name in shown if name in epoch}, "frequency_baseline_nll": baseline}
         for epoch in epochs
     )
-    return Evidence(rows, _figure(artifact, "curves.png"))
+    return Evidence(rows, artifact_figure(artifact, "curves.png"))
 
 
 def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
@@ -226,7 +250,7 @@ def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: 
     }
 
 
-def _figure(artifact: Artifact, name: str) -> bytes | None:
+def artifact_figure(artifact: Artifact, name: str) -> bytes | None:
     """Return a figure of the artifact; None for very large grids, and for the curves of an imported teacher."""
     file = artifact.path / name
     return file.read_bytes() if file.is_file() else None

@@ -7,42 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from hoser_kd.pipeline import check_evidence
-from hoser_kd.pipeline.check_evidence import Evidence
+from hoser_kd.pipeline.check import Check, CheckResult, Verdict
+from hoser_kd.pipeline.network_checks import NETWORK_CHECKS
 from hoser_kd.pipeline.store import Artifact
-
-Verdict = tuple[bool, str, dict[str, Any]]
-"""Whether a check passed, its message, and its metrics."""
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """Result of a check."""
-
-    name: str
-    passed: bool
-    message: str
-    """The result in one or two sentences and, after a failure, how to fix it."""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    evidence: Evidence | None = None
-    """Where the artifact is wrong; None if the check passed."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A condition on every version of an artifact."""
-
-    name: str
-    description: str
-    run: Callable[[Artifact, Mapping[str, Any]], Verdict]
-    """Judges the artifact, given its inputs."""
-    collect_evidence: Callable[[Artifact, Mapping[str, Any]], Evidence]
-    """Collects, given the same, where the artifact is wrong; called only after a failure."""
-    blocking: bool = True
 
 
 def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResult]:
@@ -56,7 +27,7 @@ def run_checks(artifact: Artifact, inputs: Mapping[str, Any]) -> list[CheckResul
 
 
 def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
-    coverage = artifact.summary["coverage"]
+    coverage = {**artifact.summary["coverage"], **check_evidence.coverage_of_merged_cells(artifact)}
     share = float(coverage["share_inside"])
     required = float(artifact.settings.get("grid", {}).get("min_share_inside", 0.9))
     passed = share >= required
@@ -65,6 +36,13 @@ def _roads_inside_grid(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     if "visits_inside" in coverage:
         metrics["visits_inside"] = float(coverage["visits_inside"])
         message += f" {metrics['visits_inside']:.1%} of the training trips' points lie inside."
+    if remainder := int(coverage.get("in_remainder", 0)):
+        metrics["in_remainder"] = remainder
+        message += (
+            f" {remainder} roads inside lie beyond the last complete row or column of merged cells, because "
+            "`grid.downsample_factor` does not divide the number of cells; they belong to the nearest complete one, as "
+            "published."
+        )
     if not passed:
         message += (
             f" The required share is {required:.0%}. The grid probably belongs to another city or is shifted: correct "
@@ -300,6 +278,7 @@ def _seeds_comparable(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {
+    **NETWORK_CHECKS,
     "grid_token_table": (
         Check(
             "roads_inside_grid",

@@ -135,12 +135,17 @@ SETTINGS: dict[str, SettingsSection] = {
     "source": SettingsSection(
         "source",
         "Source of the city's data: `source`.",
-        lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row"}),
+        lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row", "on_duplicate_connection"}),
     ),
     "rows": SettingsSection(
         "source",
         "Handling of invalid trips: `source.on_bad_row`.",
         lambda config: config.source.model_dump(mode="json", include={"on_bad_row"}),
+    ),
+    "connections": SettingsSection(
+        "source",
+        "Handling of repeated connections: `source.on_duplicate_connection`.",
+        lambda config: config.source.model_dump(mode="json", include={"on_duplicate_connection"}),
     ),
     "zones": SettingsSection(
         "zones", "Partition of the roads into zones: `zones`.", lambda config: config.zones.model_dump(mode="json")
@@ -217,6 +222,7 @@ STAGES: dict[str, Stage] = {
             "Directed roads (GeoParquet: road_id, highway, length_m, LineString in EPSG:4326) and the connections "
             "between them (Parquet). Every row is validated.",
             inputs=("source_files",),
+            settings=("connections",),
             kinds=("geopandas", "parquet"),
         ),
         Stage(

@@ -71,15 +71,15 @@ def make(
     progress: Progress = silent,
     device: str = "auto",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
-    on_damage: Callable[[str], object] = lambda _: None,
+    on_warning: Callable[[str], object] = lambda _: None,
 ) -> Artifact:
     """Return a stage's artifact from the store; compute it first if the store has none of this version.
 
     `force` computes it in any case. `source_files` always runs for raw files outside the store, since these can change
     under an unchanged setting; its version is a digest of their content.
 
-    A damaged artifact is computed again; `on_damage` is called with a sentence about it, and the summary of the new one
-    has it as `replaced_damaged`.
+    A damaged artifact is computed again; `on_warning` is called with a sentence about it, and the summary of the new
+    one has it as `replaced_damaged`.
 
     Raises:
         StoreError: an input is not materialized, or the store cannot be written.
@@ -99,7 +99,7 @@ def make(
         return artifact
     damage = store.damage(*place)
     if damage:
-        on_damage(f"{stage.name} of {config.city}, version {version}, is damaged and computed again: {damage}.")
+        on_warning(f"{stage.name} of {config.city}, version {version}, is damaged and computed again: {damage}.")
     if always and not force and not store.is_writable():
         return _found_by_content(StageRun(stage, config, seed, inputs, Path(), progress, device), store)
     with store.work_folder(*place) as folder, disk_errors(folder):
@@ -236,9 +236,11 @@ def make_steps(
     on_stage: Callable[[Stage], object] = lambda _: None,
     *,
     stop_at_checks: bool = True,
-    on_damage: Callable[[str], object] = lambda _: None,
+    on_warning: Callable[[str], object] = lambda _: None,
 ) -> dict[StepKey, Artifact]:
     """Run the steps of a plan one after the other and return their artifacts.
+
+    `on_warning` is called with the message of each failed check that does not stop, and of a damaged artifact.
 
     Raises:
         ConfigError, CheckpointError, DataError: a setting of one of the steps is missing or names a missing file.
@@ -253,10 +255,10 @@ def make_steps(
         if store.find(stage.name, config.city, version, step.seed) is None:
             on_stage(stage)
         artifact = make(
-            stage, config, store, inputs, seed=step.seed, progress=progress, device=device, on_damage=on_damage
+            stage, config, store, inputs, seed=step.seed, progress=progress, device=device, on_warning=on_warning
         )
         if stop_at_checks:
-            _require_checks(artifact, inputs)
+            _require_checks(artifact, inputs, on_warning)
         artifacts[step.key] = artifact
     return artifacts
 
@@ -270,7 +272,11 @@ def _check_settings(steps: Sequence[Step], config: CityConfig) -> None:
         SETTINGS[name](config)
 
 
-def _require_checks(artifact: Artifact, inputs: Inputs) -> None:
+def _require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object]) -> None:
     for check, result in zip(CHECKS.get(artifact.stage, ()), run_checks(artifact, inputs), strict=True):
-        if check.blocking and not result.passed:
-            raise CheckError(f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}")
+        message = f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}"
+        if result.passed:
+            continue
+        if check.blocking:
+            raise CheckError(message)
+        on_warning(message)

@@ -32,6 +32,7 @@ from upath import UPath
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import sync, sync_tree
 from hoser_kd.pipeline.integrity import DIGEST_ON_OPEN_BYTES, digest_tree, file_error, parse_record, record_text
+from hoser_kd.pipeline.record_types import require_types
 from hoser_kd.pipeline.remote import BEAT_S, PATIENCE_S, RemoteFolder, RemoteWork, cache_folder, machine_of
 
 RECORD = "artifact.json"
@@ -371,6 +372,7 @@ def read_artifact(folder: str | os.PathLike[str]) -> Artifact:
 def _artifact_of(path: Path, text: bytes) -> Artifact:
     try:
         record = parse_record(text.decode())
+        require_types(record)
         summary = _with_new_keys(record.pop("summary", {}))
         return Artifact(path=path, summary=summary, **record)
     except (ValueError, TypeError, AttributeError) as error:

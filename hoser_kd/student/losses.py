@@ -9,7 +9,6 @@ Shapes: B trips, T steps, C maximum number of candidates per step, S labeled ste
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -21,6 +20,7 @@ from torch.nn.functional import log_softmax
 
 from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of, ranges
 from hoser_kd.common.errors import StoreError
+from hoser_kd.config.section import MAX_TEMPERATURE, MIN_TEMPERATURE
 from hoser_kd.config.variants import LOSS_TERMS
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ def _check_kl_settings(temperature: object, shared_cells: object, reduction: obj
     """Raise TypeError or ValueError for settings that `kl_loss` does not know."""
     if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number):
         raise TypeError(f"temperature is of type {type(temperature).__name__}, not a number. {_KL_USAGE}")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}, not a finite number above 0. {_KL_USAGE}")
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise ValueError(f"temperature is {temperature}, not a finite number above 0 (0.0001 to 10000). {_KL_USAGE}")
     for name, value, kind in (("shared_cells", shared_cells, SharedCells), ("reduction", reduction, Reduction)):
         if value not in get_args(kind):
             raise ValueError(f"unknown {name} {value!r}. Known: {', '.join(get_args(kind))}. {_KL_USAGE}")

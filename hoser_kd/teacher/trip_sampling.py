@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, row_of_value
 from hoser_kd.common.hashing import mixed
+from hoser_kd.config.section import MAX_TEMPERATURE, MIN_TEMPERATURE
 from hoser_kd.lmtad.model import LMTAD, half_precision
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import Window, ready, window_tokens
@@ -125,8 +126,8 @@ class TripSampler:
         self.network, self.window, self.seed, self.half = network, window, seed, half
         self._window_tokens = window_tokens(self.model, window)
         self.max_steps = max_steps or max(MIN_ROADS, self.model.config.block_size - 2)
-        if not 0 < temperature < np.inf:
-            raise ValueError(f"temperature is {temperature}, not a finite number above 0.")
+        if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+            raise ValueError(f"temperature is {temperature}, not a finite number above 0 (0.0001 to 10000).")
         if self.max_steps < MIN_ROADS:
             raise ValueError(f"max_steps is {max_steps}; a trip has {MIN_ROADS} roads or more.")
         self.temperature = temperature

@@ -171,6 +171,41 @@ def test_a_section_built_in_python_names_the_closest_key(section, values, messag
     assert caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_epochs: 1:30", "line 4: `1:30` is read as 90 by YAML. Write it in decimal digits, or quote it"),
+        ("max_epochs: 0100", "`0100` is read as 64"),
+        ("max_epochs: 0x16", "`0x16` is read as 22"),
+        ("max_epochs: 0b11", "`0b11` is read as 3"),
+        ("max_epochs: 1_000", "`1_000` is read as 1000"),
+        ("learning_rate: 1_0.5", "`1_0.5` is read as 10.5"),
+        ("learning_rate: 1:30.5", "`1:30.5` is read as 90.5"),
+        (f"max_epochs: {'9' * 5000}", "has too many digits"),
+        ("max_epochs: !!binary aGk=", "binary data is no setting"),
+        ("max_norm: 1.0e+40", "`student.max_norm`: 1e.40 is too large to compute with"),
+        ("max_norm: 1e-320", "`student.max_norm`: .* is too close to 0 to compute with"),
+        ("batch_size: 2.7", "`student.batch_size`"),
+    ],
+)
+def test_numbers_are_read_as_they_look(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, f"{SYNTHETIC}\nstudent:\n  {text}\n"))
+
+
+def test_decimal_numbers_and_dates_are_read(tmp_path):
+    text = f"{SYNTHETIC}\ndescription: 2013-07-01\nstudent: {{learning_rate: 1e-3, max_norm: +2., dropout_is: 0}}\n"
+    config = load_config(write(tmp_path, text.replace(", dropout_is: 0", "")))
+    assert (config.description, config.student.learning_rate, config.student.max_norm) == ("2013-07-01", 1e-3, 2.0)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-5, 1e5])
+@pytest.mark.parametrize("section", ["distill", "synthetic_trips", "generation"])
+def test_temperatures_keep_logits_finite(tmp_path, section, temperature):
+    with pytest.raises(ConfigError, match=rf"`{section}\.temperature`: input should be"):
+        load_config(write(tmp_path, f"{SYNTHETIC}\n{section}: {{temperature: {temperature}}}\n"))
+
+
 def test_environment_variables_are_expanded(tmp_path, monkeypatch):
     path = write(tmp_path, "source: {kind: hoser, path: '${TOWN_DATA:-here}/x'}")
     assert load_config(path).source.path == "here/x"

@@ -23,12 +23,13 @@ from hoser_kd.config.schema import GenerationConfig, StudentConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import DecoderSpec, Decoding
 from hoser_kd.generation.generator import generate, generate_to
-from hoser_kd.generation.od_pairs import LAST_SECOND, read_ods, select_od_pairs
+from hoser_kd.generation.od_pairs import read_ods, select_od_pairs
 from hoser_kd.generation.output_files import read_chunks, trip_lines, write_lines, write_published_csv
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.generation.trip_state import Node, TripState
 from hoser_kd.hoser import HOSER, IncrementalHOSER, collate, load_checkpoint
 from hoser_kd.network.road_network import read_hoser
+from hoser_kd.network.times import LAST_SECOND
 from hoser_kd.network.trajectories import Trajectories
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
@@ -367,7 +368,7 @@ def test_wrong_arguments_of_the_selection_are_refused():
 
 OD_TEXTS = {
     "instants": "2013-07-01T08:30:00Z",
-    "spaces": "2013-07-01 08:30:00",
+    "spaces": "2013-07-01 08:30:00Z",
     "seconds": "1372667400",
 }
 
@@ -396,17 +397,23 @@ def test_od_files_are_read_from_csv_and_parquet(tmp_path, text):
             r"ods.csv, row 1: destination 8 is not a road. .* 0 to 7",
         ),
         (["origin,destination,start_time", "1.5,2,0"], "row 0: origin 1.5 is not a road"),
-        (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday does not read"),
-        (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. does not read"),
-        (["origin,start_time", "1,0"], "no column destination"),
+        (["origin,destination,start_time", "1,2,0", "1,2,yesterday"], "row 1: start_time yesterday is not a time"),
+        (["origin,destination,start_time", "1,2,0", "1,2,"], "row 1: start_time .empty. is not a time"),
+        (["origin,start_time", "1,0"], "column destination is missing; there are: origin, start_time"),
         (["origin,destination,start_time"], "no row"),
-        (["origin;destination;start_time", "1;2;0"], "no column .*; there are: origin;destination;start_time"),
-        (["origin,destination,start_time", "1,2,0,7", "1,2,0,7"], "Expected 3 columns, got 4"),
-        (["origin,destination,start_time", "1,2,0", "1,2"], "Expected 3 columns, got 2"),
+        (["origin;destination;start_time", "1;2;0"], "there are: origin;destination;start_time.*semicolons"),
+        (
+            ["origin,destination,start_time", "1,2,0,7", "1,2,0,7"],
+            "row 0: it has 4 values, but the header has 3 columns",
+        ),
+        (["origin,destination,start_time", "1,2,0", "1,2"], "row 1: it has 2 values, but the header has 3 columns"),
         (["origin,origin,destination,start_time", "1,1,2,0"], "column origin is there twice"),
         (["origin,destination,start_time", "1,2,0", "inf,2,0"], "row 1: origin inf is not a road"),
-        (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 does not read"),
-        (["origin,destination,start_time", "1,2,1372667400000"], "row 0: start_time 1372667400000 does not read"),
+        (["origin,destination,start_time", "1,2,1e30"], "row 0: start_time 1e30 is not a time"),
+        (
+            ["origin,destination,start_time", "1,2,1372667400000"],
+            "row 0: start_time 1372667400000 is not a time. It is a number of",
+        ),
         (["origin,destination,start_time", "1,2,2013-02-30T00:00:00Z"], "row 0: start_time 2013-02-30"),
         (["origin,destination,start_time", "1,2,0", "1,2,-1"], r"ods.csv, row 1: start_time -1 is before 1970"),
         (
@@ -415,7 +422,17 @@ def test_od_files_are_read_from_csv_and_parquet(tmp_path, text):
         ),
         (["origin,destination,start_time", '"1,2,0'], "ods.csv"),
         (["origin,destination,start_time\x00", "1,2,0"], "ods.csv"),
-        ([], "no column .*there are: none"),
+        ([], "missing; there are: none"),
+        # one rule with the trips: offsets would shift local times
+        (["origin,destination,start_time", "1,2,2013-07-01T08:00:00+08:00"], "row 0: start_time .* has a UTC offset"),
+        (["origin,destination,start_time", "1,2,2013-07-01T08:00:00+00:00"], "row 0: start_time .* has a UTC offset"),
+        (["origin,destination,start_time", "1,2,2013-07-01T08:00:00"], "row 0: start_time .* It has no Z at its end"),
+        (["origin,destination,start_time", "1,2,2013-07-01T08:00:00.5Z"], "row 0: start_time .* fraction of a second"),
+        (["origin,destination,start_time", "1,2,2013-07-01"], "row 0: start_time .* date without a time of day"),
+        (["origin,destination,start_time", "1,2,1372667400.5"], "row 0: start_time 1372667400.5 is not a time"),
+        (["origin,destination,start_time", "0x2,2,0"], "row 0: origin 0x2 is not a road. It is a hexadecimal"),
+        (["origin,destination,start_time", "1e0,2,0"], "row 0: origin 1e0 is not a road. It is a decimal"),
+        (["origin,destination,start_time", "np.int64(3),2,0"], r"row 0: origin np.int64\(3\) is not a road. .*write 3"),
     ],
 )
 def test_a_bad_od_file_is_refused_with_its_row(tmp_path, lines, message):
@@ -428,12 +445,29 @@ def test_a_bad_od_file_is_refused_with_its_row(tmp_path, lines, message):
 def test_a_file_of_ods_as_spreadsheets_write_them(tmp_path):
     file = tmp_path / "ods.csv"
     file.write_bytes(
-        b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T10:30:00+02:00\r\n"
-        b'b,"3", 4.0,2013-07-01\r\n\r\n'
+        b"\xef\xbb\xbfid, origin, destination, start_time\r\na, 1, 2, 2013-07-01T08:30:00Z\r\n"
+        b'b,"3", 4.0,2013-07-01 00:00:00Z\r\n\r\n'
     )
     od_pairs = read_ods(file, 8)
     assert (od_pairs.origins.tolist(), od_pairs.destinations.tolist()) == ([1, 3], [2, 4])
     assert od_pairs.start_times.tolist() == [1_372_667_400, 1_372_636_800]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.to_datetime(["2013-07-01T08:30:00+02:00"]), r"start_time has timestamps in the time zone \+02:00"),
+        (pd.to_datetime(["2013-07-01T08:30:00.5"]), "fractions of a second"),
+        (pd.to_datetime(["1969-07-01T08:30:00"]), "before 1970"),
+        ([1372667400.5], "is not a time"),
+        ([True], "start_time True is not a time"),
+    ],
+)
+def test_stored_times_of_ods_follow_the_rule_of_texts(tmp_path, column, message):
+    file = tmp_path / "ods.parquet"
+    pd.DataFrame({"origin": [3], "destination": [5], "start_time": column}).to_parquet(file)
+    with pytest.raises(DataError, match=message):
+        read_ods(file, 8)
 
 
 @pytest.mark.parametrize("content", [b"origin,destination,start_time\n1,\xff,0\n", bytes(range(256)), b"PAR1"])

@@ -107,7 +107,10 @@ TIME = [pa.scalar(0, pa.timestamp("s")).as_py()]
 INVALID = {
     "missing": (lambda f: f / "none.csv", "no such file. A file of trips is a CSV"),
     "other columns": (lambda f: published(f, [["1", "2"]], ("a", "b")), "no column with trips; the columns are: a, b."),
-    "one column": (lambda f: published(f, [["[1]"]], ("rid_list",)), "column time_list is missing. Required columns: "),
+    "one column": (
+        lambda f: published(f, [["[1]"]], ("rid_list",)),
+        "column time_list is missing; there are: rid_list. Required columns: ",
+    ),
     "no row": (lambda f: published(f, []), "no trajectories."),
     "lengths": (
         lambda f: published(f, [GOOD, ["[1, 2]", GOOD[1]]]),

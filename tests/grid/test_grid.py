@@ -548,6 +548,18 @@ def test_road_tokens_have_the_same_tables(city):
     assert result["label_distinguishable_share"] == 1.0
 
 
+def test_a_factor_that_does_not_divide_leaves_no_road_outside():
+    """10 × 10 cells, merged by 4: rows 8 and 9 belong to the last of two complete rows, as published."""
+    network = _network([(0.05, 0.05), (0.85, 0.05), (0.95, 0.95), (0.05, 0.85), (1.05, 0.5)])
+    grid = GridSpec(0, 0.95, 0, 0.95, 0.1, 0.1, 4)
+    assert grid.shape == (2, 2)
+    table = token_table(grid, network)
+    assert table["token"].tolist() == [0, 2, 3, 1, 3]
+    assert table["clamped"].tolist() == [False] * 4 + [True]
+    measured = coverage(grid, table)
+    assert (measured["share_inside"], measured["clamped"], measured["in_remainder"]) == (0.8, 1, 3)
+
+
 def test_coverage_counts_clamped_roads_and_roads_per_cell():
     network = _network([(0.05, 0.05), (0.06, 0.06), (0.55, 0.55), (1.9, 0.5)])
     grid = GridSpec(0, 0.95, 0, 0.95, 0.1, 0.1)

@@ -261,9 +261,37 @@ def not_finite(path, model):
     write(path, {"state_dict": weights, "model_config": asdict(CONFIG)})
 
 
+def with_weight(change):
+    """Return a function that writes a checkpoint with one changed weight."""
+
+    def spoil(path, model):
+        weights = model.state_dict()
+        weights["transformer.h.0.ln_1.weight"] = change(weights["transformer.h.0.ln_1.weight"])
+        write(path, {"state_dict": weights, "model_config": asdict(CONFIG)})
+
+    return spoil
+
+
+def with_field(**fields):
+    """Return a function that writes a checkpoint with changed fields of the config."""
+    return lambda path, model: write(
+        path, {"state_dict": model.state_dict(), "model_config": {**asdict(CONFIG), **fields}}
+    )
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
+        (with_weight(lambda weight: weight.to(torch.complex64)), "holds complex numbers"),
+        (with_weight(lambda weight: weight.to_sparse()), "holds a sparse tensor"),
+        (with_weight(lambda weight: weight.long()), "torch.int64, not floating-point"),
+        (with_field(n_head=2.7), "n_head is 2.7, not a whole number"),
+        (with_field(n_head="2"), "n_head is '2', not a whole number"),
+        (with_field(n_layer=True), "n_layer is True, not a whole number"),
+        (with_field(dropout=1.5), "dropout is 1.5, not a number from 0 to 1"),
+        (with_field(bias="False"), "bias is 'False', not true or false"),
+        (with_field(n_embd=10**9), "give no model"),
+        (with_field(n_embd=10**30), "too large for a model"),
         (garbage, "not a readable torch.save file"),
         (truncated, "truncated"),
         (truncated_old_kind, "not a readable torch.save file"),

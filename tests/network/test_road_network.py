@@ -148,7 +148,7 @@ def test_porto_is_read(porto):
         (_road(highway=""), r"row 0: highway is empty"),
         (_road(highway="[]"), r"row 0: highway '\[\]' is not a list of classes"),
         (_road(highway="[__import__('os')]"), r"row 0: highway .* is not a list of classes"),
-        ("0,LineString", r"cannot be read as CSV"),
+        ("0,LineString", r"row 0: it has 2 values, but the header has 5 columns"),
     ],
 )
 def test_invalid_roads_are_rejected(tmp_path, road, message):
@@ -272,3 +272,14 @@ def test_candidate_index_agrees_with_the_lists(data):
     road, following = (axis.ravel() for axis in np.mgrid[:count, :count])
     expected = [lists[a].index(b) if b in lists[a] else -1 for a, b in zip(road, following, strict=True)]
     assert network.candidate_index(road, following).tolist() == expected
+
+
+def test_repeated_connections_are_dropped_and_counted_on_request(tmp_path):
+    folder = _write(tmp_path, links=[*LINKS, "3,geo,0,2", "4,geo,1,0"])
+    with pytest.raises(DataError, match=r"row 3: the connection is a duplicate.*on_duplicate_connection: drop"):
+        road_network.read_network(folder)
+    network = road_network.read_network(folder, "drop")
+    assert network.dropped_connections == 2
+    assert network.successors.row(0).tolist() == [2, 1]
+    with pytest.raises(ValueError, match="on_duplicate_connection must be 'refuse' or 'drop'"):
+        road_network.read_network(folder, "skip")

@@ -173,6 +173,7 @@ def test_a_partition_that_does_not_match_is_rejected(tmp_path, zones, message):
         (np.zeros((2, 3), np.int64), "2 × 3"),
         (np.zeros((2, 2)), "integers"),
         (np.full((2, 2), -1), "negative"),
+        (np.full((2, 2), 2**64 - 1, np.uint64), r"18446744073709551615 is above 2\^40"),
         (np.array([[{}]]), "cannot be read"),
         (b"nothing of the kind", "cannot be read"),
         (claiming((10**6, 10**6)), "cannot be read.*greater than file size"),

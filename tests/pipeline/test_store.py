@@ -264,7 +264,7 @@ def test_a_damaged_artifact_is_computed_again_with_a_sentence_about_it(tmp_path,
     else:
         flip(file if harm == "a flipped bit" else first.path / "artifact.json", 300)
     said = []
-    again = make_steps(plan(["trajectories"]), config, Store(tmp_path), on_damage=said.append)["trajectories", None]
+    again = make_steps(plan(["trajectories"]), config, Store(tmp_path), on_warning=said.append)["trajectories", None]
     assert (again.version, again.digests) == (first.version, first.digests)
     assert len(said) == 1
     assert f"trajectories of town, version {first.version}, is damaged and computed again: " in said[0]

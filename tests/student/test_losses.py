@@ -205,7 +205,11 @@ def test_tokens_are_required_to_split_or_aggregate():
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"temperature": 0.0}, ValueError, r"temperature is 0.0, not a finite number above 0. Call kl_loss\("),
+        (
+            {"temperature": 0.0},
+            ValueError,
+            r"temperature is 0.0, not a finite number above 0 .0.0001 to 10000.. Call kl_loss\(",
+        ),
         ({"temperature": -1}, ValueError, "temperature is -1"),
         ({"temperature": np.nan}, ValueError, "temperature is nan"),
         ({"temperature": np.inf}, ValueError, "temperature is inf"),

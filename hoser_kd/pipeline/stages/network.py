@@ -74,7 +74,8 @@ def source_folder(artifact: Path) -> Path:
 
 def road_network(run: StageRun) -> dict[str, Any]:
     """Read and validate the roads; writes GeoParquet, Parquet and a map."""
-    network = roads_io.read_network(source_folder(run.path("source_files")))
+    folder = source_folder(run.path("source_files"))
+    network = roads_io.read_network(folder, run.config.source.on_duplicate_connection)
     network.save(run.folder)
     (run.folder / "map.png").write_bytes(plots.png(plots.network_map(network)))
     degrees = network.successors.degrees
@@ -90,6 +91,7 @@ def road_network(run: StageRun) -> dict[str, Any]:
     return {
         "num_roads": network.num_roads,
         "num_connections": len(network.successors.indices),
+        **({"dropped_connections": network.dropped_connections} if network.dropped_connections else {}),
         "length_km": round(float(network.length_m.sum()) / 1000, 1),
         "dead_ends": int((degrees == 0).sum()),
         "most_candidates": int(degrees.max()),
