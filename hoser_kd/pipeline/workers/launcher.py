@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 import hoser_kd
 from hoser_kd.common import errors
 from hoser_kd.common.errors import ProcessError
+from hoser_kd.common.threads import thread_settings
 from hoser_kd.pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -112,10 +113,9 @@ def _command(task: str, num_processes: int, folder: Path) -> list[str]:
 
 
 def _environment(num_processes: int) -> dict[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
     here = str(Path(hoser_kd.__file__).parents[1])
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH")) if part)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path}
+    return {**os.environ, **thread_settings(os.environ, num_processes), "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen[bytes], workers: set[int]) -> None:
