@@ -48,3 +48,11 @@ class DataError(HoserKdError):
         super().__init__(f"{place}: {problem}" + (f" {hint}" if hint else ""))
         self.path = fspath(path)
         self.row = row
+
+
+def error_named(kind: str, text: str) -> HoserKdError:
+    """Return the error of a class of this module, by its name, with its complete message: one of another process."""
+    known = globals().get(kind)
+    error_class = known if isinstance(known, type) and issubclass(known, HoserKdError) else ProcessError
+    # without __init__: a DataError takes a path and more, but its text is already complete
+    return error_class.__new__(error_class, text)

@@ -20,7 +20,7 @@ JOBS = "HOSER_KD_JOBS"
 """Environment variable: number of stages that run side by side."""
 
 _CHOSEN = "HOSER_KD_CHOSEN_THREADS"
-"""Environment variable: the number of threads that this module has chosen, to tell it from one that the user has set."""
+"""Environment variable: the number of threads chosen here, to tell it from one that the user has set."""
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Waiting without spinning: for all OpenMP libraries, and for the one of Intel and LLVM, which does not always derive
 its block time from the policy."""
