@@ -137,12 +137,12 @@ def _run(sender: Connection, function: Function, arguments: tuple[Any, ...]) -> 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send(_Result(function(sender.send, *arguments)))
-    except KeyboardInterrupt:
-        os._exit(130)
     except HoserKdError as error:
         sender.send(_Error(type(error).__name__, str(error)))
     except Exception:  # noqa: BLE001
         sender.send(_Error(ProcessError.__name__, format_exc()))
+    except BaseException:  # noqa: BLE001  an interrupt, which the caller has got too
+        os._exit(130)
 
 
 def _end_with_parent() -> None:
