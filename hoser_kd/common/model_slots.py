@@ -1,4 +1,4 @@
-"""Print how many steps with a model may run at the same time on this machine: `python -m hoser_kd.common.model_slots`."""
+"""Print how many steps with a model may run at the same time: `python -m hoser_kd.common.model_slots`."""
 
 from __future__ import annotations
 
