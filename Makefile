@@ -10,12 +10,18 @@ export PYTHONWARNINGS ?= ignore
 
 .PHONY: setup demo dev format lint check test clean
 
-setup: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
+setup: $(VENV)/.installed $(VENV)/.tools $(DAGSTER_HOME)/dagster.yaml
 
+# What runs the pipeline, first: `make demo` and `make dev` need no more.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON); set PYTHON to a Python 3.11 (3.12 and 3.13 should work, but are not tested)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+# What checks and tests it.
+$(VENV)/.tools: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -27,11 +33,13 @@ $(DAGSTER_HOME)/.$(STORAGE):
 	rm -f $(DAGSTER_HOME)/.sqlite $(DAGSTER_HOME)/.postgres
 	touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template dagster.yaml-postgres $(DAGSTER_HOME)/.$(STORAGE)
-	cat dagster.yaml-template $(if $(HOSER_KD_POSTGRES),dagster.yaml-postgres) > $@
+# Models run one at a time on a GPU; without one, as many as the cores have threads for.
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml-template dagster.yaml-postgres $(DAGSTER_HOME)/.$(STORAGE) | $(VENV)/.installed
+	slots=$$($(BIN)/python -m hoser_kd.common.model_slots) && \
+	cat dagster.yaml-template $(if $(HOSER_KD_POSTGRES),dagster.yaml-postgres) | sed "s/default_limit: 1$$/default_limit: $$slots/" > $@
 
 # The whole graph for one city, in this process, in the instance that `make dev` shows.
-demo: setup
+demo: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	$(BIN)/python -m dagster_project.demo --city $(CITY) --seeds $(SEEDS)
 
 format: setup
@@ -57,7 +65,7 @@ test: setup
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 # The UI, the files of the store and TensorBoard, so that links in the UI open reports and curves.
-dev: setup
+dev: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	exec $(BIN)/python -m dagster_project.dev --port $(PORT)
 
 clean:

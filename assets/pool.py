@@ -11,6 +11,12 @@ _MAX_RETRIES = 100
 """Required by Dagster. Losing a slot again takes another coincidence, so the limit is never reached in practice."""
 
 
+def num_slots(instance: dg.DagsterInstance) -> int:
+    """Return how many steps of the pool run at the same time; 1 if the instance sets no limit."""
+    limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    return limits.get(POOL) or instance.get_concurrency_config().pool_config.default_pool_limit or 1
+
+
 def wait_for_slot(context: dg.AssetExecutionContext) -> None:
     """Return if this step holds its pool slot, or needs none; otherwise re-queue the step.
 

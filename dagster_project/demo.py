@@ -1,4 +1,6 @@
-"""Materialize all assets of a city in this process, in the instance that `make dev` shows, and print a summary.
+"""Materialize all assets of a city in the instance that `make dev` shows, and print a summary.
+
+Jobs that do not depend on each other run side by side, each in a process of its own, as the pool `gpu` allows.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -10,18 +12,24 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 import dagster as dg
 
 from assets.partitions import CONFIG_FOLDER, SEEDS, cities
+from assets.pool import num_slots
 from dagster_project.dead_runs import end_dead_runs, process_tag
 from dagster_project.definitions import build_defs
-from dagster_project.jobs import JOBS, distill, evaluate
+from dagster_project.jobs import JOBS, distill, evaluate, prepare_city, report, train_teacher, train_vanilla
 from dagster_project.paths import store_root
 from dagster_project.records import recorded_version
 from dagster_project.storage import require_database
-from hoser_kd.common.errors import ConfigError, HoserKdError, StoreError
+from hoser_kd.common.errors import ConfigError, HoserKdError, ProcessError, StoreError
 from hoser_kd.common.progress import duration
+from hoser_kd.common.side_by_side import Send, SideBySide
+from hoser_kd.common.threads import num_jobs
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -41,18 +49,27 @@ def main() -> int:
         metavar="JOB",
         help=f"run only these jobs, without the summary: {', '.join(job.name for job in JOBS)}",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=num_jobs(),
+        help="jobs that run side by side (default: $HOSER_KD_JOBS, or the number of cores over $OMP_NUM_THREADS)",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     try:
         require_database()
         _validate(options.city, options.seeds)
         with dg.DagsterInstance.get() if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral() as instance:
-            run_all(instance, options.city, options.seeds, options.only)
+            run_all(instance, options.city, options.seeds, options.only, options.jobs)
             if not options.only:
                 sys.stdout.write(summary(instance, options.city, options.seeds, time.monotonic() - started))
     except (HoserKdError, dg.DagsterError) as error:
         sys.stderr.write(f"\ndemo: {error}\n")
         return 1
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        sys.stderr.write("\ndemo: interrupted. Finished work is kept; the same command resumes from there.\n")
+        return 130
     return 0
 
 
@@ -70,29 +87,108 @@ def _validate(city: str, seeds: list[str]) -> None:
     Store(store_root()).require_reachable()
 
 
-def run_all(instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None) -> None:
-    """Run all jobs of a city, or those named in `only`, for the given seeds, one after another in this process.
+def run_all(
+    instance: dg.DagsterInstance, city: str, seeds: list[str], only: list[str] | None = None, jobs: int = 1
+) -> None:
+    """Run all jobs of a city, or those named in `only`, for the given seeds, up to `jobs` at the same time.
 
-    Raises the error of the first step that fails.
+    Raises the error of the first step that fails; runs beside it are ended.
     """
-    definitions = build_defs()
     for run_id in end_dead_runs(instance):
         sys.stderr.write(f"run {run_id} was killed; its finished work is reused\n")
     instance.add_dynamic_partitions("city", [city])
-    per_seed = [dg.MultiPartitionKey({"city": city, "seed": seed}) for seed in seeds]
-    plan = [
-        (job, key)
-        for job in JOBS
-        if only is None or job.name in only
-        for key in (per_seed if job in (distill, evaluate) else [city])
-    ]
-    for number, (job, key) in enumerate(plan, 1):
+    # the runs of an ephemeral instance are in the memory of its process
+    if instance.is_persistent and jobs > 1:
+        try:
+            _run_side_by_side(_plan(city, seeds, only, vanilla_first=num_slots(instance) > 1), jobs)
+        finally:
+            end_dead_runs(instance)
+        return
+    plan = list(_plan(city, seeds, only, vanilla_first=False))
+    definitions = build_defs()
+    for number, run in enumerate(plan, 1):
         started = time.monotonic()
-        sys.stderr.write(f"[{number}/{len(plan)}] {job.name} {key}\n")
-        definitions.resolve_job_def(job.name).execute_in_process(
+        sys.stderr.write(f"[{number}/{len(plan)}] {run}\n")
+        run.execute(definitions, instance)
+        sys.stderr.write(f"      done in {duration(time.monotonic() - started)}\n")
+
+
+@dataclass(frozen=True)
+class _JobRun:
+    """One run of a job: for a city, or for a city and a seed."""
+
+    job: str
+    city: str
+    seed: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.job} {self.city}" + ("" if self.seed is None else f"|{self.seed}")
+
+    def execute(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        """Execute the job in this process."""
+        key = self.city if self.seed is None else dg.MultiPartitionKey({"city": self.city, "seed": self.seed})
+        definitions.resolve_job_def(self.job).execute_in_process(
             instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}, tags=process_tag()
         )
-        sys.stderr.write(f"      done in {duration(time.monotonic() - started)}\n")
+
+
+def _plan(city: str, seeds: list[str], only: list[str] | None, *, vanilla_first: bool) -> dict[_JobRun, set[_JobRun]]:
+    """Return the runs of a city in order, each with the runs that it waits for.
+
+    `vanilla_first`: train the vanilla students beside the teacher, so that `distill` finds them.
+    """
+    names = [job.name for job in JOBS if (job.name in only if only else vanilla_first or job is not train_vanilla)]
+    plan: dict[_JobRun, set[_JobRun]] = {}
+    for name in names:
+        per_seed = name in _PER_SEED
+        for run in [_JobRun(name, city, seed) for seed in seeds] if per_seed else [_JobRun(name, city)]:
+            plan[run] = {
+                other
+                for other in plan
+                if other.job in _NEEDS[name] and (other.seed is None or run.seed in {None, other.seed})
+            }
+    return plan
+
+
+_PER_SEED = {job.name for job in (train_vanilla, distill, evaluate)}
+_NEEDS = {
+    prepare_city.name: (),
+    train_teacher.name: (prepare_city.name,),
+    train_vanilla.name: (prepare_city.name,),
+    distill.name: (prepare_city.name, train_teacher.name, train_vanilla.name),
+    evaluate.name: (distill.name,),
+    report.name: (train_teacher.name, evaluate.name),
+}
+"""Jobs whose runs a job waits for, if they are run too."""
+
+
+def _run_side_by_side(plan: Mapping[_JobRun, set[_JobRun]], jobs: int) -> None:
+    """Run a plan in processes."""
+    order = TopologicalSorter(plan)
+    order.prepare()
+    waiting: list[_JobRun] = []
+    started: dict[_JobRun, float] = {}
+    with SideBySide(["dagster_project.preload"]) as processes:
+        while order.is_active():
+            waiting = sorted([*waiting, *order.get_ready()], key=list(plan).index)
+            while waiting and processes.num_running < jobs:
+                run = waiting.pop(0)
+                started[run] = time.monotonic()
+                sys.stderr.write(f"[{len(started)}/{len(plan)}] {run}\n")
+                processes.start(run, _execute_in_process, run)
+            message = processes.receive()
+            assert isinstance(message.key, _JobRun)
+            seconds = time.monotonic() - started[message.key]
+            sys.stderr.write(f"      {message.key} done in {duration(seconds)}\n")
+            order.done(message.key)
+
+
+def _execute_in_process(_send: Send, run: _JobRun) -> None:
+    with dg.DagsterInstance.get() as instance:
+        try:
+            run.execute(build_defs(), instance)
+        except (dg.DagsterError, dg.Failure) as error:
+            raise ProcessError(str(error)) from None
 
 
 def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: float) -> str:
@@ -112,14 +208,18 @@ def summary(instance: dg.DagsterInstance, city: str, seeds: list[str], seconds: 
     for seed in seeds:
         artifact("trajectory_metrics", seed)
     network, trips = (artifact(stage).summary for stage in ("road_network", "trajectories"))
-    report = artifact("distillation_report")
+    report_artifact = artifact("distillation_report")
     heading = (
-        f"{city}: {network['num_roads']} roads, {trips['num_trips']} trips, seeds {report.summary['seeds']}; completed "
-        f"in {duration(seconds)}"
+        f"{city}: {network['num_roads']} roads, {trips['num_trips']} trips, seeds {report_artifact.summary['seeds']}; "
+        f"completed in {duration(seconds)}"
     )
-    lines = ["", heading, "", *report.summary["verdict"].splitlines(), ""]
+    lines = ["", heading, "", *report_artifact.summary["verdict"].splitlines(), ""]
     texts = [line for text in lines for line in textwrap.wrap(text, 116, subsequent_indent="  ") or [""]]
-    files = [f"{name:<7} {report.path / file}" for name, file in REPORT_FILES.items() if (report.path / file).is_file()]
+    files = [
+        f"{name:<7} {report_artifact.path / file}"
+        for name, file in REPORT_FILES.items()
+        if (report_artifact.path / file).is_file()
+    ]
     texts += [*files, "UI      make dev, then http://localhost:3000", ""]
     return "\n".join(f"  {text}".rstrip() for text in texts) + "\n"
 

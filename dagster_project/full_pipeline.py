@@ -1,19 +1,20 @@
 """The job `full_pipeline` runs a whole city, from raw files to the report, as a chain of runs.
 
 A run has one partition, so assets of a city and assets of a city and seed cannot share a run. `full_pipeline` takes the
-city and the seeds; the sensor `full_pipeline_steps` launches each job when its predecessor has succeeded. All runs of a
-chain carry the same tag. A failed or canceled run stops the chain; when it is re-executed and succeeds, the chain
-resumes.
+city and the seeds; the sensor `full_pipeline_steps` launches each job when its predecessors have succeeded. Where the
+pool of the models has several slots, vanilla students train beside the teacher. All runs of a chain carry the same tag.
+A failed or canceled run stops the chain; when it is re-executed and succeeds, the chain resumes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from assets.partitions import SEEDS, city_partitions
-from dagster_project.jobs import JOBS, distill, evaluate, prepare_city, report, train_teacher
+from assets.pool import num_slots
+from dagster_project.jobs import JOBS, distill, evaluate, prepare_city, report, train_teacher, train_vanilla
 from hoser_kd.common.errors import HoserKdError
 
 CHAIN_TAG = "hoser_kd/full_pipeline"
@@ -59,8 +60,9 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
     executor_def=dg.in_process_executor,
     config=dg.RunConfig(ops={"begin": FullPipeline()}),
     description="Run the whole pipeline of a city: prepare_city, train_teacher, then distill and evaluate for each "
-    "seed, then report. This run only validates the request; the sensor full_pipeline_steps launches each job when its "
-    f"predecessor has succeeded. All runs have the tag {CHAIN_TAG}.",
+    "seed, then report; if the pool gpu has several slots, train_vanilla beside train_teacher. This run only validates "
+    "the request; the sensor full_pipeline_steps launches each job when its predecessors have succeeded. "
+    f" All runs have the tag {CHAIN_TAG}.",
 )
 def full_pipeline() -> None:
     """Start the chain."""
@@ -89,9 +91,16 @@ def full_pipeline_steps(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRe
     chain = {tag: run.tags[tag] for tag in (CHAIN_TAG, CITY_TAG, SEEDS_TAG)}
     if run.job_name == prepare_city.name:
         yield _request(train_teacher.name, chain)
+        if num_slots(context.instance) > 1:
+            for seed in chain[SEEDS_TAG].split(","):
+                yield _request(train_vanilla.name, chain, seed)
     elif run.job_name == train_teacher.name:
-        for seed in chain[SEEDS_TAG].split(","):
-            yield _request(distill.name, chain, seed)
+        yield from _distill(context.instance, chain, chain[SEEDS_TAG].split(","))
+    elif run.job_name == train_vanilla.name:
+        if _statuses(context.instance, chain, train_teacher.name) & {dg.DagsterRunStatus.SUCCESS}:
+            yield from _distill(context.instance, chain, [run.tags["dagster/partition/seed"]])
+        else:
+            yield dg.SkipReason("The distilled student waits for the teacher.")
     elif run.job_name == distill.name:
         yield _request(evaluate.name, chain, run.tags["dagster/partition/seed"])
     elif run.job_name == evaluate.name:
@@ -106,6 +115,26 @@ def _seeds(run_config: Mapping[str, Any]) -> list[int]:
     """Return the seeds in the run config of `full_pipeline`; the default if it names none."""
     seeds: list[int] = run_config.get("ops", {}).get("begin", {}).get("config", {}).get("seeds", FullPipeline().seeds)
     return seeds
+
+
+def _distill(
+    instance: dg.DagsterInstance, chain: dict[str, str], seeds: Sequence[str]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Request `distill` of each seed, unless the run that trains its vanilla student is not finished."""
+    for seed in seeds:
+        vanilla = _statuses(instance, chain, train_vanilla.name, seed)
+        if vanilla and dg.DagsterRunStatus.SUCCESS not in vanilla:
+            yield dg.SkipReason(f"The distilled student of seed {seed} waits for the vanilla student.")
+        else:
+            yield _request(distill.name, chain, seed)
+
+
+def _statuses(
+    instance: dg.DagsterInstance, chain: dict[str, str], job: str, seed: str | None = None
+) -> set[dg.DagsterRunStatus]:
+    """Return the statuses of all runs of a job in a chain, of one seed if given; empty if there are none."""
+    tags = {CHAIN_TAG: chain[CHAIN_TAG]} | ({} if seed is None else {"dagster/partition/seed": seed})
+    return {run.status for run in instance.get_runs(dg.RunsFilter(job_name=job, tags=tags))}
 
 
 def _seeds_to_evaluate(instance: dg.DagsterInstance, chain: dict[str, str]) -> list[str]:

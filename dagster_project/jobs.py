@@ -69,6 +69,13 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             description="Train or import the teacher of a city, evaluate it, and compute its soft labels.",
         ),
         dg.define_asset_job(
+            "train_vanilla",
+            selection=dg.AssetSelection.assets("vanilla_student"),
+            config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student"),
+            description="Train the vanilla student of a city with one seed. It needs no teacher, so it can run beside "
+            "train_teacher; distill then reuses it.",
+        ),
+        dg.define_asset_job(
             "distill",
             selection=dg.AssetSelection.groups("student"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student", "distilled_student"),
@@ -89,5 +96,5 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
     )
 
 
-JOBS = prepare_city, train_teacher, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
+JOBS = prepare_city, train_teacher, train_vanilla, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
 """The jobs over the default config folder; sensors and commands refer to them."""

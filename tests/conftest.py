@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     A shell starts background jobs with SIGINT ignored. Dagster then ignores SIGTERM too, processes that tests start
     inherit that, and tests that end a process by SIGTERM would wait for it forever.
     """
+    # the suite itself runs on all cores
+    os.environ.setdefault("HOSER_KD_JOBS", "1")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "last: run after the other tests of its group")

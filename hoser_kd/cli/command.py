@@ -15,11 +15,14 @@ from pathlib import Path
 from hoser_kd.cli.output import describe
 from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.progress import Progress
+from hoser_kd.common.threads import num_jobs
 from hoser_kd.config.city_names import why_no_city
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, Stage
-from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.parallel import make_steps_side_by_side
+from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.run import make_steps
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -39,6 +42,11 @@ def add_city_command(command: AddCommand, name: str, about: str, run: Run) -> ar
     sub.add_argument("--dataset", help="name of the city (default: the name of the config file)")
     sub.add_argument("--seed", type=seed_number, help="seed of the student (default 0)")
     sub.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if there is one)")
+    sub.add_argument(
+        "--jobs",
+        type=_number_of_jobs,
+        help="stages that run side by side (default: $HOSER_KD_JOBS, or the number of cores over $OMP_NUM_THREADS)",
+    )
     sub.add_argument("--store", help="artifact store (default: $HOSER_KD_STORE or data/)")
     return sub
 
@@ -49,6 +57,12 @@ def seed_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0")
     if len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text[:40]} is too large for a seed; it has at most 18 digits")
+    return int(text)
+
+
+def _number_of_jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
@@ -104,29 +118,56 @@ def announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Cal
     return on_stage
 
 
+def jobs_of(options: argparse.Namespace) -> int:
+    """Return how many stages run side by side: --jobs, $HOSER_KD_JOBS, or as many as the cores have threads for."""
+    return options.jobs if options.jobs is not None else num_jobs()
+
+
 def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:
     """Return the artifacts of the named stages, computed where the store lacks them."""
-    bars = Bars()
-    seeds: list[int] = getattr(options, "seeds", None) or []
     seed = seed_of(options)
+    steps = plan(names, seed, getattr(options, "seeds", None) or [])
+    artifacts = (_one_by_one if jobs_of(options) == 1 else _side_by_side)(options, config, steps)
+    return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
 
-    def warn(message: str) -> None:
-        bars.close()
-        sys.stderr.write(f"warning: {message}\n")
 
+def _one_by_one(options: argparse.Namespace, config: CityConfig, steps: Sequence[Step]) -> dict[StepKey, Artifact]:
+    bars = Bars()
     try:
-        artifacts = make_steps(
-            plan(names, seed, seeds),
+        return make_steps(
+            steps,
             config,
             store_of(options),
             progress=bars,
             device=device_of(options),
             on_stage=announce(bars, options, config),
-            on_warning=warn,
+            on_warning=bars.warn,
         )
     finally:
         bars.close()
-    return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
+
+
+def _side_by_side(options: argparse.Namespace, config: CityConfig, steps: Sequence[Step]) -> dict[StepKey, Artifact]:
+    bars = Bars()
+    several_seeds = len({step.seed for step in steps} - {None}) > 1
+
+    def on_start(step: Step) -> Progress:
+        title = step.stage.name + (f" (seed {step.seed})" if several_seeds and step.seed is not None else "")
+        bars.write(f"{config.city}: {title}")
+        return bars.of(title)
+
+    try:
+        return make_steps_side_by_side(
+            steps,
+            config,
+            store_of(options),
+            jobs=jobs_of(options),
+            on_start=on_start,
+            device=device_of(options),
+            on_warning=bars.warn,
+        )
+    finally:
+        bars.close()
 
 
 def run_stage(options: argparse.Namespace, config: CityConfig, name: str) -> int:

@@ -18,11 +18,13 @@ from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.cli.store_commands import add_store_commands
 from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.threads import choose_threads
 from hoser_kd.config.messages import nearest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 2 after an error of the user, with its message on one line."""
+    choose_threads()
     options = _parse(arguments)
     try:
         status: int = options.run(options)

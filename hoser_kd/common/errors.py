@@ -52,3 +52,11 @@ class DataError(HoserKdError):
 
 class DataWarning(UserWarning):
     """Data are valid row by row, but contradict themselves or carry no information."""
+
+
+def error_named(kind: str, text: str) -> HoserKdError:
+    """Return the error of a class of this module, by its name, with its complete message: one of another process."""
+    known = globals().get(kind)
+    error_class = known if isinstance(known, type) and issubclass(known, HoserKdError) else ProcessError
+    # without __init__: a DataError takes a path and more, but its text is already complete
+    return error_class.__new__(error_class, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,6 +47,16 @@ def warmup_cosine(step: int, *, total_steps: int, warmup_ratio: float, floor: fl
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW of torch without its wrappers for `torch.compile`, which import a compiler: 3 s of each process."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
 @dataclass(frozen=True)
 class StepSize:
     """Gradient norm and learning rate of one step."""
@@ -79,9 +90,7 @@ class Optimizer:
         self.learning_rate, self.total_steps = learning_rate, total_steps
         self.warmup_ratio, self.floor = warmup_ratio, floor
         self.steps_done = 0
-        self._adamw = torch.optim.AdamW(
-            parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
-        )
+        self._adamw = AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -46,13 +46,13 @@ class HeadLayout:
     """(S * H,) int64: padded place of each row."""
 
     @classmethod
-    def of(cls, step_mask: Tensor, num_heads: int) -> HeadLayout:
-        """Build the layout from a (B, T) bool mask of the valid steps."""
+    def of(cls, step_mask: Tensor, valid: Tensor, num_heads: int) -> HeadLayout:
+        """Build the layout from a (B, T) bool mask of the valid steps, and their (S,) int64 places in it, flattened."""
         size, num_steps = step_mask.shape
         head = torch.arange(num_heads, device=step_mask.device)
         row = (step_mask.flatten().cumsum(0) - 1).clamp(min=0).view(size, 1, num_steps)
         source = row * num_heads + head[:, None]
-        trip, step = step_mask.nonzero(as_tuple=True)
+        trip, step = valid // num_steps, valid % num_steps
         place = (trip[:, None] * num_heads + head) * num_steps + step[:, None]
         return cls((size, num_heads, num_steps), source.flatten(), place.flatten())
 

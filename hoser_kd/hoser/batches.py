@@ -10,6 +10,7 @@ number of candidates per step, N roads, L connections.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from hoser_kd.common.calendar import SECONDS_PER_DAY, is_weekend, second_of_day
 from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
+from hoser_kd.hoser.step_index import HostConnections, StepIndex
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
@@ -45,6 +47,8 @@ class Batch:
     """(B,) int64: row of the trip in its `Trajectories`."""
     own_destinations: Tensor | None = None
     """(B,) int64: destinations of the trips; None: their last roads."""
+    host: Batch | None = None
+    """The batch in the host's memory that this one was copied from; None: this one, or unknown."""
 
     @property
     def num_steps(self) -> int:
@@ -64,16 +68,31 @@ class Batch:
             return self.own_destinations
         return self.road_ids.gather(1, self.lengths[:, None] - 1)[:, 0]
 
+    @property
+    def on_host(self) -> Batch:
+        """The batch in the host's memory."""
+        return self if self.lengths.device.type == "cpu" else self.host or self.to("cpu")
+
     def to(self, device: torch.device | str) -> Batch:
-        """Copy the batch to a device."""
+        """Copy the batch to a device, from pinned memory where the device is a GPU."""
+        device = torch.device(device)
+        if device == self.lengths.device:
+            return self
         own = self.own_destinations
         return Batch(
-            self.road_ids.to(device, non_blocking=True),
-            self.times.to(device, non_blocking=True),
-            self.lengths.to(device, non_blocking=True),
-            self.rows.to(device, non_blocking=True),
-            None if own is None else own.to(device, non_blocking=True),
+            _copied(self.road_ids, device),
+            _copied(self.times, device),
+            _copied(self.lengths, device),
+            _copied(self.rows, device),
+            None if own is None else _copied(own, device),
+            self.on_host if self.lengths.device.type == "cpu" else self.host,
         )
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def collate(trajectories: Trajectories, rows: Int64Array, destinations: Int64Array | None = None) -> Batch:
@@ -131,21 +150,19 @@ class StepFeatures:
     """(S,) float32: seconds until the next road is entered."""
     num_candidates: int
     """C."""
-
-    @property
-    def cells(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices (b, t, c), each (K,) int64, of the flat candidates in a (B, T, C) array."""
-        row, step = self.step_mask.nonzero(as_tuple=True)
-        return row[self.candidate_step], step[self.candidate_step], self.candidate_place
+    index: StepIndex
+    """Where the steps and candidates are."""
 
     def padded(self, values: Tensor, fill: float) -> Tensor:
         """Return (K,) values of candidates as (B, T, C), with `fill` where there is no candidate."""
         shape = (*self.step_mask.shape, self.num_candidates)
-        return values.new_full(shape, fill).index_put(self.cells, values)
+        flat = values.new_full((math.prod(shape),), fill)
+        return flat.index_copy(0, self.index.candidate_cell, values).view(shape)
 
     def padded_steps(self, values: Tensor, fill: float) -> Tensor:
         """Return (S,) values of steps as (B, T), with `fill` in padding."""
-        return values.new_full(self.step_mask.shape, fill).masked_scatter(self.step_mask, values)
+        flat = values.new_full((self.step_mask.numel(),), fill)
+        return flat.index_copy(0, self.index.flat, values).view(self.step_mask.shape)
 
 
 class RoadTables(nn.Module):
@@ -170,6 +187,7 @@ class RoadTables(nn.Module):
         self.time_intervals = time_intervals
         for name, values in tables.items():
             self.register_buffer(name, values, persistent=False)
+        self._host = HostConnections(tables["successor_start"], tables["successor"])
 
     def arrays(self) -> dict[str, Tensor]:
         """Return the arrays by name."""
@@ -196,13 +214,18 @@ class RoadTables(nn.Module):
         """
         at, step, place = self.candidates(roads)
         candidate = self.successor[at]
+        return candidate, step, place, *self._metrics(roads, destinations, at, step, candidate)
+
+    def _metrics(
+        self, roads: Tensor, destinations: Tensor, at: Tensor, step: Tensor, candidate: Tensor
+    ) -> tuple[Tensor, Tensor]:
         distance_m = self.distances_m(candidate, destinations[step])
         nearest = distance_m.new_full((len(roads),), torch.inf).scatter_reduce(0, step, distance_m, "amin")
         metric_distance = torch.log1p((distance_m - nearest[step]) / 100)
         towards = self._direction(roads, destinations)
         turn = (self.successor_direction[at] - towards[step]).abs()
         metric_angle = torch.minimum(turn, 2 * torch.pi - turn) / torch.pi
-        return candidate, step, place, metric_distance.float(), metric_angle.float()
+        return metric_distance.float(), metric_angle.float()
 
     def pair_distances(self, road_ids: Tensor) -> Tensor:
         """Return (B, T, T) float32 clipped distances between all roads in each row of (B, T) ids.
@@ -219,13 +242,15 @@ class RoadTables(nn.Module):
 
     def derive(self, batch: Batch) -> StepFeatures:
         """Return the features of a batch on the device of the tables."""
+        host = batch.on_host
+        index = self._host.index(host.road_ids.numpy(), host.lengths.numpy(), batch.lengths.device)
         mask = batch.step_mask
         history, times = batch.road_ids[:, :-1], batch.times[:, :-1]
-        row = mask.nonzero()[:, 0]
-        road, following = history[mask], batch.road_ids[:, 1:][mask]
+        road = history.flatten()[index.flat]
         destination = batch.destinations
-        candidate, step, place, metric_distance, metric_angle = self.metrics(road, destination[row])
-        label_candidate = (candidate == following[step]).nonzero()[:, 0]
+        metric_distance, metric_angle = self._metrics(
+            road, destination[index.trip], index.connection, index.candidate_step, index.candidate
+        )
         return StepFeatures(
             step_mask=mask,
             road=road,
@@ -234,15 +259,16 @@ class RoadTables(nn.Module):
             distance=self.pair_distances(torch.where(mask, history, history[:, :1])),
             interval=self.pair_intervals(times),
             destination=destination,
-            candidate=candidate,
-            candidate_step=step,
-            candidate_place=place,
+            candidate=index.candidate,
+            candidate_step=index.candidate_step,
+            candidate_place=index.candidate_place,
             metric_distance=metric_distance,
             metric_angle=metric_angle,
-            label=place[label_candidate],
-            label_candidate=label_candidate,
-            seconds=(batch.times[:, 1:] - times)[mask].float(),
-            num_candidates=int(place.max()) + 1,
+            label=index.candidate_place[index.label_candidate],
+            label_candidate=index.label_candidate,
+            seconds=(batch.times[:, 1:] - times).flatten()[index.flat].float(),
+            num_candidates=index.num_candidates,
+            index=index,
         )
 
     def _direction(self, from_road: Tensor, to_road: Tensor) -> Tensor:

@@ -10,14 +10,19 @@ each, Z zones, h width of a vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding, embedding_bag, leaky_relu_
 
-from hoser_kd.hoser.batches import take_rows
+from hoser_kd.common.arrays import ranges
+from hoser_kd.hoser.step_index import distinct, to_device
+
+if TYPE_CHECKING:
+    from hoser_kd.common.arrays import Int64Array
 
 NEGATIVE_SLOPE = 0.2
 
@@ -38,6 +43,8 @@ class Neighborhood:
     """(R,) int64: index of each target in `sources`."""
     attribute: Tensor
     """(E, 2) float32: edge attributes."""
+    host_sources: Int64Array
+    """(M,) int64: `sources` on the host."""
 
 
 class IncomingEdges(nn.Module):
@@ -62,21 +69,28 @@ class IncomingEdges(nn.Module):
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("source", torch.cat([edge_index[0], loops])[order], persistent=False)
         self.register_buffer("attribute", torch.cat([attribute, loop_attribute])[order], persistent=False)
+        self._host_start, self._host_source = self.start.cpu().numpy(), self.source.cpu().numpy()
 
-    def into(self, targets: Tensor) -> Neighborhood:
-        """Return the edges into (R,) distinct, ascending targets."""
-        at, target, _ = take_rows(self.start, targets)
-        global_source = self.source[at]
-        sources = torch.unique(global_source)
-        size = self.start[targets + 1] - self.start[targets]
-        return Neighborhood(
-            sources=sources,
-            source=torch.searchsorted(sources, global_source),
-            target=target,
-            target_start=size.cumsum(0) - size,
-            target_in_sources=torch.searchsorted(sources, targets),
-            attribute=self.attribute[at],
+    def into(self, targets: Tensor | Int64Array) -> Neighborhood:
+        """Return the edges into (R,) distinct, ascending targets.
+
+        Targets on the host cost no wait for the device: the number of edges is known there.
+        """
+        ids = targets.cpu().numpy() if isinstance(targets, Tensor) else targets
+        start = self._host_start[ids]
+        size = self._host_start[ids + 1] - start
+        at = ranges(start, size)
+        sources, place = distinct(np.concatenate([self._host_source[at], ids]), len(self._host_start) - 1)
+        arrays = (
+            sources,
+            place[: len(at)],
+            np.repeat(np.arange(len(ids)), size),
+            np.cumsum(size) - size,
+            place[len(at) :],
+            at,
         )
+        *indices, edge = to_device(arrays, self.start.device)
+        return Neighborhood(*indices, attribute=self.attribute[edge], host_sources=sources)
 
 
 def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> IncomingEdges:

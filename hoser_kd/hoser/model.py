@@ -70,6 +70,14 @@ class StudentOutput:
     """(B, T) float32: true seconds to the next road; 0 in padding."""
     all_times: Tensor | None = None
     """(B, T, C) float32: predicted times of all candidates, if requested."""
+    valid: Tensor | None = None
+    """(S,) int64: places of the valid steps in a flattened (B, T) array; None: they are read from `step_mask`."""
+
+    def of_steps(self, values: Tensor) -> Tensor:
+        """Return (S, …): the rows of the valid steps, in order, from (B, T, …)."""
+        if self.valid is None:
+            return values[self.step_mask]
+        return values.flatten(0, 1).index_select(0, self.valid)
 
     @property
     def candidate_mask(self) -> Tensor:
@@ -133,13 +141,13 @@ class RoadNetworkEncoder(nn.Module):
             dim=1,
         )
 
-    def encode_roads(self, roads: Tensor) -> Tensor:
-        """Return (R, h) vectors of distinct, ascending road ids.
+    def encode_roads(self, roads: Tensor | Int64Array) -> Tensor:
+        """Return (R, h) vectors of distinct, ascending road ids, best on the host.
 
         Only their dependencies are computed: the first layer for their neighbors, inputs up to two roads away.
         """
         last = self.road_graph.into(roads)
-        first = self.road_graph.into(last.sources)
+        first = self.road_graph.into(last.host_sources)
         inner, outer = self.road_gat.convs
         return outer(inner(self.raw_roads(first.sources), first).relu(), last)  # type: ignore[no-any-return]
 
@@ -210,10 +218,10 @@ class TrajectoryEncoder(nn.Module):
 
     def forward(self, fused: Tensor, steps: StepFeatures) -> Tensor:
         """Return (S, e): the encoded history r_0 … r_t of each step t. `fused` (S, h)."""
-        clock = self.temporal_encoder(steps.time_of_day[steps.step_mask])
+        clock = self.temporal_encoder(steps.time_of_day.flatten()[steps.index.flat])
         x = torch.cat([fused, clock], dim=-1)
         num_steps = steps.step_mask.shape[1]
-        layout = HeadLayout.of(steps.step_mask, self.blocks[0].attn.num_heads)
+        layout = HeadLayout.of(steps.step_mask, steps.index.flat, self.blocks[0].attn.num_heads)
         # padding comes after all valid steps, so the causal mask covers it
         hidden = x.new_full((num_steps, num_steps), -torch.inf).triu(1)
         pairs = Pairs(steps.distance[:, None], steps.interval[:, None], hidden)
@@ -335,11 +343,12 @@ class HOSER(nn.Module):
         `all_times` also predicts the times of all candidates, which training does not need.
         """
         steps = self.tables.derive(batch)
-        roads = torch.unique(torch.cat([steps.road, steps.candidate]))
         with torch.autocast(self.device.type, enabled=False):
             # this part is bound by gathers, so half precision would lose accuracy without a gain in speed
             needed = _Needed(
-                roads, self.road_network_encoder.encode_roads(roads), self.road_network_encoder.encode_zones()
+                steps.index.roads,
+                self.road_network_encoder.encode_roads(steps.index.host_roads),
+                self.road_network_encoder.encode_zones(),
             )
         return self._predict(steps, self._histories(steps, needed), needed, all_times=all_times)
 
@@ -352,14 +361,13 @@ class HOSER(nn.Module):
         """Return (S, e) vectors of the valid steps."""
         zone = embedding(self.road2zone[needed.roads], needed.zone)
         fused = self.trajectory_encoder.fuse(needed.road, zone)
-        at = torch.searchsorted(needed.roads, steps.road)
-        return self.trajectory_encoder(embedding(at, fused), steps)  # type: ignore[no-any-return]
+        return self.trajectory_encoder(embedding(steps.index.road_at, fused), steps)  # type: ignore[no-any-return]
 
     def _predict(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
         navigator = self.navigator
-        at = torch.searchsorted(needed.roads, steps.candidate)
+        at = steps.index.candidate_at
         zone_query = navigator.zone_query(embedding(self.road2zone[steps.destination], needed.zone))
-        query = navigator.query(x, embedding(steps.step_mask.nonzero()[:, 0], zone_query))
+        query = navigator.query(x, embedding(steps.index.trip, zone_query))
         key = navigator.keys(navigator.candidate_map(needed.road), at, steps.metric_distance, steps.metric_angle)
         logits = steps.padded(navigator.scores(query, key, steps.candidate_step).float(), -torch.inf)
         step_part = navigator.time_estimator_linear_1(x)
@@ -376,6 +384,7 @@ class HOSER(nn.Module):
             time_pred=steps.padded_steps(time_pred.float(), 0.0),
             seconds=steps.padded_steps(steps.seconds, 0.0),
             all_times=None if times is None else steps.padded(times.float(), 0.0),
+            valid=steps.index.flat,
         )
 
 

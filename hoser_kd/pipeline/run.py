@@ -247,23 +247,28 @@ def make_steps(
             Raised before the first step is run.
         CheckError: a blocking check failed, unless `stop_at_checks` is off.
     """
-    _check_settings(steps, config)
+    check_steps(steps, config)
     artifacts: dict[StepKey, Artifact] = {}
     for step in steps:
         stage, inputs = step.stage, step.inputs(artifacts)
-        version = version_of(stage, config, inputs, step.seed)
-        if store.find(stage.name, config.city, version, step.seed) is None:
+        if find_step(step, config, store, artifacts) is None:
             on_stage(stage)
         artifact = make(
             stage, config, store, inputs, seed=step.seed, progress=progress, device=device, on_warning=on_warning
         )
         if stop_at_checks:
-            _require_checks(artifact, inputs, on_warning)
+            require_checks(artifact, inputs, on_warning)
         artifacts[step.key] = artifact
     return artifacts
 
 
-def _check_settings(steps: Sequence[Step], config: CityConfig) -> None:
+def find_step(step: Step, config: CityConfig, store: Store, artifacts: Mapping[StepKey, Artifact]) -> Artifact | None:
+    """Return the artifact of a step, given those of its dependencies, if the store has it; computes nothing."""
+    version = version_of(step.stage, config, step.inputs(artifacts), step.seed)
+    return store.find(step.stage.name, config.city, version, step.seed)
+
+
+def check_steps(steps: Sequence[Step], config: CityConfig) -> None:
     """Read all settings of the steps, so that an error in those of the last one costs no training."""
     names = dict.fromkeys(name for step in steps for name in step.stage.settings)
     if "grid" in names and config.distill.ckpt_path is None:
@@ -272,7 +277,8 @@ def _check_settings(steps: Sequence[Step], config: CityConfig) -> None:
         SETTINGS[name](config)
 
 
-def _require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object]) -> None:
+def require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object] = lambda _: None) -> None:
+    """Run the checks on an artifact. Raises CheckError if a blocking one fails; others that fail are warnings."""
     for check, result in zip(CHECKS.get(artifact.stage, ()), run_checks(artifact, inputs), strict=True):
         message = f"{artifact.stage} of {artifact.city}: check {check.name} failed: {result.message}"
         if result.passed:

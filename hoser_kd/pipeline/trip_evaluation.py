@@ -21,7 +21,7 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import Stage, StageRun
 from hoser_kd.pipeline.plan import Step, StepKey, plan
-from hoser_kd.pipeline.run import make, make_steps, version_of
+from hoser_kd.pipeline.run import find_step, make, make_steps
 from hoser_kd.pipeline.stages.baselines import BaselineMetrics
 from hoser_kd.pipeline.stages.report import report_data
 from hoser_kd.pipeline.store import Artifact, Store
@@ -156,10 +156,9 @@ def _with_baselines(
     on_stage: Callable[[Stage], object],
 ) -> dict[StepKey, Artifact]:
     """Return the artifact of the baselines, computed where the store lacks it."""
-    inputs = step.inputs(artifacts)
-    if store.find(step.stage.name, config.city, version_of(step.stage, config, inputs)) is None:
+    if find_step(step, config, store, artifacts) is None:
         on_stage(step.stage)
-    return {step.key: make(step.stage, config, store, inputs, progress=progress)}
+    return {step.key: make(step.stage, config, store, step.inputs(artifacts), progress=progress)}
 
 
 def _metrics(
@@ -200,9 +199,7 @@ def find_steps(
     for step in steps:
         if step.key in found or not step.dependencies <= found.keys():
             continue
-        version = version_of(step.stage, config, step.inputs(found), step.seed)
-        artifact = store.find(step.stage.name, config.city, version, step.seed)
-        if artifact is not None:
+        if (artifact := find_step(step, config, store, found)) is not None:
             found[step.key] = artifact
     return found
 

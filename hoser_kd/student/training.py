@@ -128,12 +128,13 @@ class StudentTrainer:
             output = self._replica(batch)
         losses = [term.compute(batch, output, epoch) * share for term, share in zip(self.terms, shares, strict=True)]
         total = reduce(operator.add, (term.weight * loss for term, loss in zip(self.terms, losses, strict=True)))
-        values = [loss.item() for loss in losses]
-        if not math.isfinite(total.item()):
-            named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
-            self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
         # DistributedDataParallel averages gradients over the processes; here their sum is needed
         self.optimizer.backward(total * self.context.size)
+        # read once and after the backward pass is queued, because reading waits for the device
+        *values, sum_of_terms = torch.stack([*losses, total]).detach().tolist()
+        if not math.isfinite(sum_of_terms):
+            named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
+            self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
         return np.array(values)
 
     def _counts(self, trips: Trajectories, rows: Int64Array) -> list[int]:

@@ -85,7 +85,7 @@ class _OwnLabels:
         self._source, self._own_rows = source, own_rows
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
-        rows = batch.rows.cpu().numpy()
+        rows = batch.on_host.rows.numpy()
         own = np.flatnonzero(rows < len(self._own_rows))
         scores = torch.full(candidates.shape, -torch.inf, device=candidates.device)
         if len(own):

@@ -17,7 +17,7 @@ from hoser_kd.hoser.attention import HeadLayout
 def test_spread_and_gather_equal_plain_indexing(lengths, heads, parts, width, seed):
     torch.manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    layout = HeadLayout.of(mask, heads)
+    layout = HeadLayout.of(mask, mask.flatten().nonzero()[:, 0], heads)
     rows = torch.randn(sum(lengths), parts * heads * width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(sum(lengths), heads * width, dtype=torch.float64)
 

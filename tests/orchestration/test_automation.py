@@ -12,6 +12,7 @@ import pytest
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining
 from dagster_project.definitions import build_defs
 from dagster_project.full_pipeline import CHAIN_TAG, CITY_TAG, SEEDS_TAG, full_pipeline, full_pipeline_steps
+from dagster_project.jobs import JOBS
 from hoser_kd.config.loading import load_config
 from hoser_kd.network.sources import REQUIRED_FILES
 from hoser_kd.network.synthetic.city import make_city
@@ -312,6 +313,28 @@ def test_full_pipeline_goes_through_all_jobs_and_seeds_and_reports_at_the_end(in
         "evaluate town|2",
         "report town",
     ]
+
+
+def test_vanilla_students_train_beside_the_teacher_if_the_pool_has_slots(instance):
+    instance.add_dynamic_partitions("city", ["town"])
+    jobs = {job.name: build_defs().resolve_job_def(job.name) for job in JOBS}
+    chain = {CHAIN_TAG: "first", CITY_TAG: "town", SEEDS_TAG: "0,2", "dagster/partition": "town"}
+
+    def requested(job, seed=None):
+        tags = chain if seed is None else {**chain, "dagster/partition/seed": seed}
+        requests = succeeded(instance, jobs[job], tags)[1]
+        return [f"{request.job_name} {request.partition_key}" for request in requests]
+
+    instance.event_log_storage.set_concurrency_slots("gpu", 1)
+    assert requested("prepare_city") == ["train_teacher town"]
+    instance.event_log_storage.set_concurrency_slots("gpu", 2)
+    assert requested("prepare_city") == ["train_teacher town", "train_vanilla town|0", "train_vanilla town|2"]
+    for seed in ("0", "2"):
+        tags = {**chain, "dagster/partition/seed": seed}
+        instance.create_run_for_job(jobs["train_vanilla"], tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert requested("train_vanilla", "0") == []
+    assert requested("train_teacher") == ["distill town|0"]
+    assert requested("train_vanilla", "2") == ["distill town|2"]
 
 
 @pytest.mark.parametrize("job", ["prepare_city", "evaluate"])

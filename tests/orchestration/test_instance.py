@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_one_setting_moves_runs_and_events_to_postgres(postgres, fresh_home, mon
             "--no-print-directory",
             "-o",
             ".venv/.installed",
+            f"BIN={Path(sys.executable).parent}",
             f"DAGSTER_HOME={home.root / 'made'}",
             str(home.root / "made" / "dagster.yaml"),
         ],

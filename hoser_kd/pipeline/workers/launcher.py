@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import hoser_kd
-from hoser_kd.common import errors
-from hoser_kd.common.errors import ProcessError
+from hoser_kd.common.errors import HoserKdError, ProcessError, error_named
+from hoser_kd.common.threads import thread_settings
 from hoser_kd.pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -112,10 +112,9 @@ def _command(task: str, num_processes: int, folder: Path) -> list[str]:
 
 
 def _environment(num_processes: int) -> dict[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
     here = str(Path(hoser_kd.__file__).parents[1])
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH")) if part)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path}
+    return {**os.environ, **thread_settings(os.environ, num_processes), "PYTHONPATH": path}
 
 
 def _end(process: subprocess.Popen[bytes], workers: set[int]) -> None:
@@ -149,14 +148,11 @@ def _at_end(pipe: IO[bytes]) -> bool:
     return False
 
 
-def _failure(folder: Path, status: int) -> errors.HoserKdError:
+def _failure(folder: Path, status: int) -> HoserKdError:
     file = folder / ERROR_FILE
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
-        kind = getattr(errors, record["kind"], ProcessError)
-        # without __init__: a DataError takes a path and more, but its text is already complete
-        error: errors.HoserKdError = kind.__new__(kind, record["text"])
-        return error
+        return error_named(record["kind"], record["text"])
     with (folder / "output.txt").open(encoding="utf-8", errors="replace") as output:
         tail = "".join(deque(output, _TAIL_LINES))
     return ProcessError(f"the worker processes exited with status {status}. The end of their output:\n{tail}")
