@@ -109,7 +109,7 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
     seed = seed_of(options)
     try:
         artifacts = make_steps(
-            plan(names, seed, seeds),
+            plan(names, seed, seeds, config),
             config,
             store_of(options),
             progress=bars,
