@@ -54,7 +54,7 @@ def _config_from_yaml(folder: Path, partitions_def: dg.PartitionsDefinition, *st
 
 
 def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
-    """Return all jobs, in the order in which a city runs them; the YAML files of the folder fill the launchpads."""
+    """Return all jobs, in the order in which a city runs them, and `sweep`; YAML files of the folder fill launchpads."""
     return (
         dg.define_asset_job(
             "prepare_city",
@@ -86,8 +86,14 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the "
             "report over all evaluated seeds.",
         ),
+        dg.define_asset_job(
+            "sweep",
+            selection=dg.AssetSelection.assets("sweep"),
+            description="Run the trials of a study over settings of a city that are left. Not a part of the full "
+            "pipeline.",
+        ),
     )
 
 
-JOBS = prepare_city, train_teacher, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
+JOBS = prepare_city, train_teacher, distill, evaluate, report, sweep = jobs_of(CONFIG_FOLDER)
 """The jobs over the default config folder; sensors and commands refer to them."""

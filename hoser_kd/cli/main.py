@@ -13,6 +13,7 @@ from typing import Any
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
+from hoser_kd.cli.sweep_commands import add_sweep_commands
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.messages import nearest
 
@@ -65,5 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add_stage_commands(command)
+    add_sweep_commands(command)
     add_file_commands(command)
     return parser

@@ -243,6 +243,10 @@ class DistillConfig(Section):
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
     """
+    time_loss_mean: Literal["all_steps", "own_steps"] = "all_steps"
+    """Steps that the time loss is a mean over (recipe `sequence`). Steps of synthetic trips have no observed time and
+    count as zero. all_steps: they are part of the mean, so that the loss is weak where most trips are synthetic;
+    own_steps: they are not, which is better for times and no worse for next steps (docs/student.md)."""
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
     """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
     the loss compares cells."""

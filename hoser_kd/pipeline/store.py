@@ -119,6 +119,11 @@ class Store:
         else:
             self._local = Path(cache or Path(tempfile.gettempdir()) / "hoser-kd-cache")
 
+    @property
+    def local_root(self) -> Path:
+        """Return the folder of the store, or that of the local copies of a remote one."""
+        return self._local
+
     def find(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact | None:
         """Return the artifact of this version; None if there is none, or if a file of it is missing or truncated."""
         relative = Path(city) / _name(stage, seed) / version

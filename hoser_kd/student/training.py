@@ -12,6 +12,7 @@ import math
 import operator
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
@@ -186,9 +187,9 @@ def train_student(
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
-    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. The recipe `pooled`
-    reads `labels` and `val_labels` if its members have the teacher, and `first_generation`, a vanilla student of the
-    same trips, if they have the student; its parameters need no gradient afterwards. `resume`: continue an interrupted
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. The recipe
+    `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
+    the same trips, if the student is; its parameters need no gradient afterwards. `resume`: continue an interrupted
     training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit,
     interrupted or not.
 
@@ -253,10 +254,19 @@ def train_student(
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
         cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
         source = None if distill is None else data.labels(as_label_source(labels, train))
-        first_synthetic = data.first_synthetic
-        terms = loss_terms(
-            LossContext(model.time_scale, config, distill, source, cells, seed, model.device, first_synthetic, pooled)
+        losses = LossContext(
+            model.time_scale,
+            config,
+            distill,
+            source,
+            cells,
+            seed,
+            model.device,
+            data.first_synthetic,
+            data.own_step_share,
+            pooled,
         )
+        terms = loss_terms(losses)
         trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
@@ -265,7 +275,8 @@ def train_student(
         if off_path is not None and sampler is not None:
             teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
             states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
-            epochs = chain(epochs, _off_path_epochs(trainer, states, run))
+            own_terms = loss_terms(replace(losses, own_step_share=1.0))
+            epochs = chain(epochs, _off_path_epochs(trainer, states, run, own_terms))
         for metrics in epochs:
             if on_epoch is not None and context.is_main_process:
                 on_epoch(metrics)
@@ -275,7 +286,7 @@ def train_student(
 
 
 def _pool_metrics(pooled: PooledTargets | None) -> list[Validator]:
-    """Return a validator that adds exponents and NLL of the pool to the history, so that a resumed training has them."""
+    """Return a validator that adds exponents and NLL of the pool to the history, also of a resumed training."""
     return [] if pooled is None else [lambda _model, _progress: pooled.metrics]
 
 
@@ -320,10 +331,13 @@ def _training_epochs(trainer: StudentTrainer, budget: TrainingBudget, run: _Run)
         yield metrics
 
 
-def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterator[dict[str, float]]:
+def _off_path_epochs(
+    base: StudentTrainer, states: OffPath, run: _Run, terms: Sequence[LossTerm]
+) -> Iterator[dict[str, float]]:
     """Fine-tune the student of the best epoch on real steps and off-path states; yields the metrics of each epoch.
 
-    The student of the last epoch is kept. `base`: the trainer of the training before, whose loss terms stay.
+    The student of the last epoch is kept. `base`: the trainer of the training before; `terms`: its loss terms for the
+    student's own trips.
     """
     settings, model, checkpoint = states.settings, base.model, run.checkpoint
     run = run._replace(data=run.data.own)
@@ -331,7 +345,7 @@ def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterat
         update={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate, "warmup_ratio": 0.0}
     )
     steps = settings.epochs * -(-len(states.rows) // settings.batch_size)
-    trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*base.terms, *states.terms()])
+    trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*terms, *states.terms()])
     # curves continue those of the training; a floor of 1 keeps the learning rate constant
     trainer.optimizer.steps_done, trainer.optimizer.floor = base.optimizer.steps_done, 1.0
     checkpoint.restore_off_path(model, trainer.optimizer)

@@ -142,9 +142,7 @@ def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teach
         )
 
 
-def check_pooled(
-    distill: DistillConfig | None, first_generation: object, labels: object, val_labels: object
-) -> None:
+def check_pooled(distill: DistillConfig | None, first_generation: object, labels: object, val_labels: object) -> None:
     """Raise TypeError or ValueError where the recipe `pooled` lacks an argument, or one is given without it."""
     reads_student = distill is not None and distill.pools("student")
     if first_generation is not None and not isinstance(first_generation, HOSER):

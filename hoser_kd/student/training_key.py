@@ -69,7 +69,9 @@ def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
     unused = {"label_processes", "store_outside_mass", "off_path", "pooled"}
     defaults = {name: field.default for name, field in type(distill).model_fields.items()}
-    unused |= {name for name in ("recipe", "synthetic_weight") if getattr(distill, name) == defaults[name]}
+    unused |= {
+        name for name in ("recipe", "synthetic_weight", "time_loss_mean") if getattr(distill, name) == defaults[name]
+    }
     return distill.model_dump(mode="json", exclude=unused)
 
 

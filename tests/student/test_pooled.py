@@ -131,7 +131,7 @@ def test_the_student_comes_closer_to_the_pool(small_city, first, tmp_path):
 def test_synthetic_trips_have_targets_too(small_city, first, tmp_path):
     """With a teacher that scores any trip, in this test a function of the candidates."""
 
-    def scores(batch, candidates):  # noqa: ARG001
+    def scores(batch, candidates):
         return torch.where(candidates >= 0, (candidates % 5).float(), -torch.inf)
 
     both = DistillConfig(recipe=["sequence", "pooled"], labels="online")
