@@ -1,13 +1,11 @@
 """Sweep group: studies over the settings of a city, run trial by trial on the artifacts of the other groups.
 
-What belongs here: launching a study and showing its results. What does not: the trials (`hoser_kd.pipeline.sweep`), whose
-artifacts are in the store but not in the lineage, because they are not those of the city's YAML.
+What belongs here: launching a study and showing its results. What does not: the trials (`hoser_kd.pipeline.sweep`),
+whose artifacts are in the store but not in the lineage, because they are not those of the city's YAML.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -18,9 +16,6 @@ from assets.pool import POOL, wait_for_slot
 from assets.showing import figure_entry, table_entry
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.progress import TimedLines
-
-if TYPE_CHECKING:
-    from hoser_kd.pipeline.sweep_results import SweepResult
 
 
 class RunSweep(dg.Config):
@@ -37,8 +32,8 @@ class RunSweep(dg.Config):
     name="sweep",
     group_name="sweep",
     description="A study over settings of the city, such as the weight of the distillation term: trials on validation "
-    "trips, the importance of each setting, and the best settings as a YAML patch. Choose the study in the launchpad. A "
-    "run resumes the finished trials of earlier ones; runs and `hoser-kd sweep` can work on one study at a time.",
+    "trips, the importance of each setting, and the best settings as a YAML patch. Choose the study in the launchpad. "
+    "Finished trials of earlier runs are kept; runs and `hoser-kd sweep` can work on one study at a time.",
     kinds={"optuna"},
     deps=["teacher_soft_labels", "zone_transitions"],
     partitions_def=city_partitions,
@@ -65,7 +60,7 @@ def sweep(context: dg.AssetExecutionContext, config: RunSweep) -> dg.Materialize
 
         def on_trial(trial: Any) -> None:
             outcome = trial.user_attrs.get("error") or f"{study.metric} {trial.value:.5g}"
-            context.log.info(f"trial {trial.number}: {trials.settings_of(trial)}: {outcome}")
+            context.log.info("trial %s: %s: %s", trial.number, trials.settings_of(trial), outcome)
 
         trials.work(progress=TimedLines(context.log.info), device=config.device, on_trial=on_trial)
         result = write_results(trials)
@@ -74,8 +69,8 @@ def sweep(context: dg.AssetExecutionContext, config: RunSweep) -> dg.Materialize
     return dg.MaterializeResult(metadata=sweep_shown(file.stem, result))
 
 
-def sweep_shown(name: str, result: SweepResult) -> dict[str, Any]:
-    """Return the metadata of a study: figures, patch, trials."""
+def sweep_shown(name: str, result: Any) -> dict[str, Any]:
+    """Return the metadata of a study, from its `SweepResult`: figures, patch, trials."""
     from hoser_kd.pipeline.sweep_results import FIGURES, PATCH_FILE
 
     shown: dict[str, Any] = {"study": name, "metric": result.metric, "trials": len(result.rows)}

@@ -54,7 +54,10 @@ def _config_from_yaml(folder: Path, partitions_def: dg.PartitionsDefinition, *st
 
 
 def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
-    """Return all jobs, in the order in which a city runs them, and `sweep`; YAML files of the folder fill launchpads."""
+    """Return the jobs of the pipeline in the order in which a city runs them.
+
+    The YAML files of the folder fill the launchpads.
+    """
     return (
         dg.define_asset_job(
             "prepare_city",
@@ -86,14 +89,15 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the "
             "report over all evaluated seeds.",
         ),
-        dg.define_asset_job(
-            "sweep",
-            selection=dg.AssetSelection.assets("sweep"),
-            description="Run the trials of a study over settings of a city that are left. Not a part of the full "
-            "pipeline.",
-        ),
     )
 
 
-JOBS = prepare_city, train_teacher, distill, evaluate, report, sweep = jobs_of(CONFIG_FOLDER)
-"""The jobs over the default config folder; sensors and commands refer to them."""
+JOBS = prepare_city, train_teacher, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
+"""The jobs of the pipeline over the default config folder; sensors and commands refer to them."""
+
+run_study = dg.define_asset_job(
+    "run_study",
+    selection=dg.AssetSelection.assets("sweep"),
+    description="Run the trials that are left of a study over settings of a city. Not a part of the full pipeline.",
+)
+"""The job of studies, launched by hand alone."""

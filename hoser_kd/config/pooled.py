@@ -24,8 +24,8 @@ class PooledConfig(Section):
     """Weight of the KL divergence to the pool in the loss."""
     members: tuple[PoolMember, ...] = ("teacher", "student", "markov")
     """Models of the pool. teacher: LM-TAD; student: the vanilla student of the same settings and seed; markov: a chain
-    of the student's own training trips. Their exponents are fitted on validation trips. [student, markov] is the control
-    without the teacher."""
+    of the student's own training trips. Their exponents are fitted on validation trips. [student, markov] is the
+    control without the teacher."""
     smoothing: float | None = Field(None, gt=0)
     """Added to the count of every candidate of the Markov chain. None: that of least NLL on validation trips."""
 

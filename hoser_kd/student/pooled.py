@@ -4,9 +4,9 @@ At every step, with candidates k and members m (teacher, first-generation studen
 
     q_k ∝ prod_m p_m(k)^a_m
 
-The exponents a_m are those of least NLL on validation steps (`hoser_kd.student.pools`). A student that is trained on the
-predictions of an earlier one of the same kind follows born-again networks (Furlanello et al., ICML 2018); the pool adds
-what teacher and counts know. Targets are computed batch by batch, so that memory does not grow with the trips and
+The exponents a_m are those of least NLL on validation steps (`hoser_kd.student.pools`). A student that is trained on
+the predictions of an earlier one of the same kind follows born-again networks (Furlanello et al., ICML 2018); the pool
+adds what teacher and counts know. Targets are computed batch by batch, so that memory does not grow with the trips and
 synthetic trips have targets too.
 
 Shapes: B trips, T steps, C maximum number of candidates per step.
