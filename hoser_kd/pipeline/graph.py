@@ -172,7 +172,8 @@ SETTINGS: dict[str, SettingsSection] = {
     "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
     "distillation": SettingsSection(
         "distill",
-        "The distillation term: `distill` without the keys for the teacher and its labels.",
+        "How the student learns from the teacher: `distill.recipe` and the keys of its parts, without those for the "
+        "teacher and its labels.",
         _distillation_settings,
     ),
     "generation": SettingsSection("generation", "Generation of trips: `generation`.", _generation_settings),
@@ -415,7 +416,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="7",
+            code_version="8",
             module="hoser_kd.pipeline.stages.report",
         ),
     )
