@@ -53,7 +53,10 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.trials is not None:
         study = study.model_copy(update={"trials": options.trials})
     sweep = Sweep(file.stem, study, config, store_of(options))
-    others = [subprocess.Popen(_command_of_worker(options)) for _ in range(options.workers - 1)]  # noqa: S603
+    others = [
+        subprocess.Popen(_command_of_worker(options), stdout=subprocess.DEVNULL)  # noqa: S603
+        for _ in range(options.workers - 1)
+    ]
     bars = Bars()
 
     def on_trial(trial: Any) -> None:

@@ -22,7 +22,7 @@ def settings_read(distill: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_recipe(distill: Mapping[str, Any]) -> str:
-    """Return the recipe in words, such as `kl (lambda 1, temperature 4), sequence`."""
+    """Return the recipe as text, such as `kl (lambda 1, temperature 4), sequence`."""
     weights = {
         "kl": f" (lambda {distill.get('lambda_kl', 0):g}, temperature {distill.get('temperature', 1):g})",
         "off_path": f" (weight {distill.get('off_path', {}).get('weight', 1):g})",
