@@ -42,7 +42,7 @@ def show(artifact: Artifact) -> dict[str, Any]:
         if main:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
     for figure in sorted(artifact.path.glob("*.png")):
-        metadata[figure.stem] = _figure(figure.stem, figure.read_bytes())
+        metadata[figure.stem] = figure_entry(figure.stem, figure.read_bytes())
     return metadata
 
 
@@ -54,9 +54,9 @@ def show_check(result: CheckResult, place: str = "") -> dict[str, Any]:
     before = f"{place}: " if place else ""
     metadata: dict[str, Any] = {f"{before}{name}": _entry(value) for name, value in result.metrics.items()}
     if result.evidence is not None and result.evidence.rows:
-        metadata["where"] = _table(list(result.evidence.rows))
+        metadata["where"] = table_entry(list(result.evidence.rows))
     if result.evidence is not None and result.evidence.figure is not None:
-        metadata["picture"] = _figure(result.name, result.evidence.figure)
+        metadata["picture"] = figure_entry(result.name, result.evidence.figure)
     return metadata
 
 
@@ -109,7 +109,7 @@ def _entry(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        return _table(value)
+        return table_entry(value)
     return dg.MetadataValue.json(_json(value))
 
 
@@ -122,7 +122,8 @@ def _json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:
+def table_entry(rows: list[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Return rows as a table; of many rows the last ones."""
     shown = rows if len(rows) <= _MAX_ROWS else rows[-_MAX_ROWS:]
     names = list(dict.fromkeys(key for row in shown for key in row))
     # Dagster requires the same fields in all records
@@ -143,6 +144,7 @@ def _columns(table: Path) -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema])
 
 
-def _figure(name: str, png: bytes) -> dg.MarkdownMetadataValue:
+def figure_entry(name: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """Return a PNG as an image that the UI shows."""
     data = base64.b64encode(png).decode()
     return dg.MetadataValue.md(f"![{name.replace('_', ' ')}](data:image/png;base64,{data})")

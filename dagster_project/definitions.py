@@ -14,7 +14,7 @@ import assets  # noqa: E402
 from assets.partitions import CONFIG_FOLDER  # noqa: E402
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining  # noqa: E402
 from dagster_project.full_pipeline import full_pipeline, full_pipeline_steps  # noqa: E402
-from dagster_project.jobs import jobs_of  # noqa: E402
+from dagster_project.jobs import jobs_of, run_study  # noqa: E402
 from dagster_project.paths import store_root as default_store_root  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
@@ -28,7 +28,7 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
     jobs = jobs_of(folder)
     return dg.Definitions(
         assets=dg.load_assets_from_package_module(assets),
-        jobs=[*jobs, full_pipeline, verify_store],
+        jobs=[*jobs, full_pipeline, run_study, verify_store],
         # a job and the sensors that request it must be the same objects
         sensors=[
             city_watch.with_updated_jobs([job for job in jobs if job.name == city_watch.job_name]),

@@ -54,7 +54,10 @@ def _config_from_yaml(folder: Path, partitions_def: dg.PartitionsDefinition, *st
 
 
 def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
-    """Return all jobs, in the order in which a city runs them; the YAML files of the folder fill the launchpads."""
+    """Return the jobs of the pipeline in the order in which a city runs them.
+
+    The YAML files of the folder fill the launchpads.
+    """
     return (
         dg.define_asset_job(
             "prepare_city",
@@ -97,4 +100,11 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
 
 
 JOBS = prepare_city, train_teacher, train_vanilla, distill, evaluate, report = jobs_of(CONFIG_FOLDER)
-"""The jobs over the default config folder; sensors and commands refer to them."""
+"""The jobs of the pipeline over the default config folder; sensors and commands refer to them."""
+
+run_study = dg.define_asset_job(
+    "run_study",
+    selection=dg.AssetSelection.assets("sweep"),
+    description="Run the trials that are left of a study over settings of a city. Not a part of the full pipeline.",
+)
+"""The job of studies, launched by hand alone."""

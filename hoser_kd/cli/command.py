@@ -126,7 +126,7 @@ def jobs_of(options: argparse.Namespace) -> int:
 def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:
     """Return the artifacts of the named stages, computed where the store lacks them."""
     seed = seed_of(options)
-    steps = plan(names, seed, getattr(options, "seeds", None) or [])
+    steps = plan(names, seed, getattr(options, "seeds", None) or [], config)
     artifacts = (_one_by_one if jobs_of(options) == 1 else _side_by_side)(options, config, steps)
     return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
 

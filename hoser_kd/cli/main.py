@@ -17,6 +17,7 @@ from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.cli.store_commands import add_store_commands
+from hoser_kd.cli.sweep_commands import add_sweep_commands
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.threads import choose_threads
 from hoser_kd.config.messages import nearest
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     add_stage_commands(command)
+    add_sweep_commands(command)
     add_file_commands(command)
     add_bundle_commands(command)
     add_store_commands(command)

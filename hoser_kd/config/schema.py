@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
+from hoser_kd.config.pooled import PooledConfig, PoolMember
 from hoser_kd.config.section import (
     EXECUTION_ONLY,
     MAX_TEMPERATURE,
@@ -161,7 +162,7 @@ class TeacherConfig(Section):
     """Random seed of weight initialization, batch order and dropout."""
 
 
-Recipe = Literal["kl", "sequence", "off_path"]
+Recipe = Literal["kl", "sequence", "off_path", "pooled"]
 """A way in which the teacher trains the student."""
 
 
@@ -231,12 +232,19 @@ class DistillConfig(Section):
     recipe: tuple[Recipe, ...] = ("kl",)
     """Ways in which the teacher trains the student, in any combination. kl: the KL divergence to the teacher on the
     student's own steps, as in the original; sequence: training on trips sampled from the teacher; off_path: fine-tuning
-    on states off any real trip."""
+    on states off any real trip; pooled: the KL divergence to a pool of the teacher, the vanilla student and a Markov
+    chain."""
     off_path: OffPathConfig = OffPathConfig()
     """Fine-tuning on states off any real trip."""
+    pooled: PooledConfig = PooledConfig()
+    """Training on a pool of teacher, vanilla student and Markov chain."""
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
     """
+    time_loss_mean: Literal["all_steps", "own_steps"] = "all_steps"
+    """Steps that the time loss is a mean over (recipe `sequence`). Steps of synthetic trips have no observed time and
+    count as zero. all_steps: they are part of the mean, so that the loss is weak where most trips are synthetic;
+    own_steps: they are not, which is better for times and no worse for next steps (docs/student.md)."""
     shared_cells: Literal["replicate", "split", "aggregate"] = "replicate"
     """Candidates that share a cell. replicate: each gets the probability of the cell; split: they divide it; aggregate:
     the loss compares cells."""
@@ -261,6 +269,11 @@ class DistillConfig(Section):
             raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
         if self.uses_off_path and self.off_path.teacher_weight and self.labels == "stored":
             raise ValueError("off_path.teacher_weight above 0 needs `labels: online`: no trip is known beforehand")
+        if self.pools("teacher") and "sequence" in self.recipe and self.labels == "stored":
+            raise ValueError(
+                "recipe [sequence, pooled] needs `labels: online`, because stored labels have no synthetic trips; or "
+                "remove `teacher` from pooled.members"
+            )
         return self
 
     @field_validator("recipe")
@@ -282,6 +295,15 @@ class DistillConfig(Section):
     def uses_kl(self) -> bool:
         """Whether the KL divergence is a part of the loss."""
         return "kl" in self.recipe and self.lambda_kl > 0
+
+    @property
+    def uses_pooled(self) -> bool:
+        """Whether the KL divergence to a pool is a part of the loss."""
+        return "pooled" in self.recipe
+
+    def pools(self, member: PoolMember) -> bool:
+        """Return whether a model is a member of the pool that the student is trained on."""
+        return self.uses_pooled and member in self.pooled.members
 
     @property
     def uses_off_path(self) -> bool:
@@ -541,3 +563,8 @@ class CityConfig(Section):
     def uses_synthetic_trips(self) -> bool:
         """Whether a student is trained on trips sampled from the teacher."""
         return self.distill.enabled and "sequence" in self.distill.recipe
+
+    @property
+    def pools_vanilla_student(self) -> bool:
+        """Whether the distilled student is trained on a pool with the vanilla student."""
+        return self.distill.enabled and self.distill.pools("student")

@@ -18,6 +18,7 @@ from typing import Any
 from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.pooled import PooledConfig
 from hoser_kd.config.schema import CityConfig, OffPathConfig, PriorConfig
 from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
@@ -104,6 +105,8 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     settings = config.distill.model_dump(mode="json", exclude=_LABEL_KEYS | {"ckpt_path"})
     if not config.distill.uses_off_path:
         settings["off_path"] = OffPathConfig().model_dump(mode="json")
+    if not config.distill.uses_pooled:
+        settings["pooled"] = PooledConfig().model_dump(mode="json")
     return settings
 
 
@@ -174,7 +177,8 @@ SETTINGS: dict[str, SettingsSection] = {
     "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
     "distillation": SettingsSection(
         "distill",
-        "The distillation term: `distill` without the keys for the teacher and its labels.",
+        "How the student learns from the teacher: `distill.recipe` and the keys of its parts, without those for the "
+        "teacher and its labels.",
         _distillation_settings,
     ),
     "generation": SettingsSection("generation", "Generation of trips: `generation`.", _generation_settings),
@@ -335,10 +339,14 @@ STAGES: dict[str, Stage] = {
             "distilled_student",
             "student",
             "HOSER trained with the teacher, as `distill.recipe` says: with the distillation term on the teacher's "
-            "labels, on trips sampled from the teacher, or both. With the term alone, everything else, including the "
-            "order of batches, equals the vanilla student of the same seed.",
-            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table", "synthetic_trips"),
-            optional_inputs={"synthetic_trips": lambda config: config.uses_synthetic_trips},
+            "labels, on trips sampled from the teacher, on a pool of the teacher with the vanilla student and a Markov "
+            "chain, or several of these. With the term alone, everything else, including the order of batches, equals "
+            "the vanilla student of the same seed.",
+            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table", "synthetic_trips", "vanilla_student"),
+            optional_inputs={
+                "synthetic_trips": lambda config: config.uses_synthetic_trips,
+                "vanilla_student": lambda config: config.pools_vanilla_student,
+            },
             settings=("student", "distillation"),
             per_seed=True,
             uses_model=True,
@@ -414,7 +422,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="7",
+            code_version="8",
             module="hoser_kd.pipeline.stages.report",
         ),
     )

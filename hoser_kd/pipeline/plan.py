@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, Inputs, Stage
 from hoser_kd.pipeline.store import Artifact
 
@@ -42,10 +43,13 @@ class Step:
         return inputs
 
 
-def plan(names: Sequence[str], seed: int = 0, seeds: Sequence[int] = ()) -> list[Step]:
+def plan(
+    names: Sequence[str], seed: int = 0, seeds: Sequence[int] = (), config: CityConfig | None = None
+) -> list[Step]:
     """Return the steps for the named stages and all they depend on, each after its dependencies.
 
     `seed` is that of the named stages; a stage that reads all seeds reads `seeds`, or `seed` alone if there are none.
+    Inputs that a stage does not read under the settings of `config` are left out; None: all inputs are planned.
     """
     steps: dict[StepKey, Step] = {}
 
@@ -56,7 +60,7 @@ def plan(names: Sequence[str], seed: int = 0, seeds: Sequence[int] = ()) -> list
             return
         needs = {
             upstream: tuple((upstream, one) for one in seeds_read(stage, STAGES[upstream], of_seed))
-            for upstream in stage.inputs
+            for upstream in (stage.inputs if config is None else stage.inputs_read(config))
         }
         for keys in needs.values():
             for upstream_key in keys:

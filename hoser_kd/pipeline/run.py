@@ -202,7 +202,7 @@ def make_with_inputs(
     Raises:
         CheckError: a blocking check failed, where Dagster stops too.
     """
-    steps = plan([name], seed, seeds or ())
+    steps = plan([name], seed, seeds or (), config)
     artifacts = make_steps(steps, config, store, progress, device, on_stage, stop_at_checks=stop_at_checks)
     return artifacts[steps[-1].key]
 
@@ -222,7 +222,7 @@ def make_all(
     Raises:
         CheckError: a blocking check failed, unless `stop_at_checks` is off.
     """
-    steps = plan(names, seed)
+    steps = plan(names, seed, config=config)
     artifacts = make_steps(steps, config, store, progress, device, stop_at_checks=stop_at_checks)
     return {name: artifact for (name, _), artifact in artifacts.items()}
 

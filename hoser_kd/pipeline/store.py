@@ -151,6 +151,11 @@ class Store:
         if self._remote is None and not self._local.is_dir():
             raise StoreError(f"{self._local}: no such folder. Give a store's root, which holds a folder per city.")
 
+    @property
+    def local_root(self) -> Path:
+        """Return the folder of the store, or that of the local copies of a remote one."""
+        return self._local
+
     def find(self, stage: str, city: str, version: str, seed: int | None = None) -> Artifact | None:
         """Return the artifact of this version; None if there is none, or if a file of it is damaged.
 

@@ -11,6 +11,7 @@ from hoser_kd.plots.canvas import COLORS, color_of, png
 from hoser_kd.plots.curves import LOSS_PANELS, by_group, differences, distributions, histograms, training_curves
 from hoser_kd.plots.maps import cell_value_map, grid_map, network_map, zones_map
 from hoser_kd.plots.primary import Point, primary_chart, request_panels
+from hoser_kd.plots.sweeps import importances, parallel_coordinates
 from hoser_kd.plots.trip_maps import trips_map, use_map, wins_map
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "distributions",
     "grid_map",
     "histograms",
+    "importances",
     "network_map",
+    "parallel_coordinates",
     "png",
     "primary_chart",
     "request_panels",

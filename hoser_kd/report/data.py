@@ -125,6 +125,8 @@ class ReportData:
     """More sizes of the data, by name (training trips, for example)."""
     decoder: str = ""
     """Description of the decoder that generated the trips."""
+    recipe: str = ""
+    """Recipe of the distilled students, with its weights."""
     baselines: Baselines = field(default_factory=Baselines)
     """Baselines and other generators, shown beside the students."""
     trip_values: Mapping[str, Mapping[str, TripValues]] = field(default_factory=dict)

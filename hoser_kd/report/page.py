@@ -128,7 +128,9 @@ def _scope(data: ReportData) -> str:
     trips = (
         "" if generated is None or generated.generated is None else f", {len(generated.generated):,} generated trips"
     )
-    return f"{number}, {len(data.real):,} real test trips{trips}{' per seed' if trips and len(seeds) > 1 else ''}"
+    recipe = f"; distilled by {data.recipe}" if data.recipe and data.students.get("distilled") else ""
+    per_seed = " per seed" if trips and len(seeds) > 1 else ""
+    return f"{number}, {len(data.real):,} real test trips{trips}{per_seed}{recipe}"
 
 
 def _tables(data: ReportData, judgment: Judgment) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class LossContext:
     """Device of the model."""
     first_synthetic: int | None = None
     """Row of the first synthetic trip; the rows before it are the student's own trips. None: no synthetic trips."""
+    own_step_share: float = 1.0
+    """Share of the steps of an epoch that belong to the student's own trips."""
+    pooled: LabelSource | None = None
+    """Log-targets of the recipe `pooled`."""
 
 
 LossFactory = Callable[[LossContext], LossTerm | None]
@@ -333,10 +337,17 @@ def _next_step_term(context: LossContext) -> LossTerm:
 
 
 def _time_term(context: LossContext) -> LossTerm:
-    """Return the time loss; the times of synthetic trips are no observations, so their steps count as zero."""
+    """Return the time loss; the times of synthetic trips are no observations, so their steps count as zero.
+
+    With `time_loss_mean: own_steps` the factor is that of the epoch, not of the batch, so that a step counts the same
+    in every batch.
+    """
+    own_alone = context.distill is not None and context.distill.time_loss_mean == "own_steps"
+    factor = 1 / context.own_step_share if own_alone else 1.0
 
     def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
-        return time_loss(output, context.time_scale, step_weights(batch, context.first_synthetic, 0.0))
+        loss = time_loss(output, context.time_scale, step_weights(batch, context.first_synthetic, 0.0))
+        return loss if factor == 1 else factor * loss
 
     return LossTerm("time", 1.0, mean, num_steps)
 
@@ -350,6 +361,22 @@ def _kl_term(context: LossContext) -> LossTerm | None:
     return Distillation(context.distill, context.labels, context.grid_tokens, context.seed).term()
 
 
+def _pooled_term(context: LossContext) -> LossTerm | None:
+    """Return the KL divergence to the pool, mean over all steps. Raises ValueError without a pool."""
+    if context.distill is None or not context.distill.uses_pooled:
+        return None
+    if context.pooled is None:
+        raise ValueError("the recipe `pooled` requires its targets: LossContext(..., pooled=PooledTargets.fit(...)).")
+    targets = context.pooled
+
+    def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
+        steps = output.step_mask
+        scores = targets(batch, output.candidates)[steps]
+        return kl_loss(output.logits[steps], scores, output.candidate_mask[steps], 1.0)
+
+    return LossTerm("pooled", context.distill.pooled.weight, mean, num_steps)
+
+
 def check_loss_term(name: str, factory: object) -> None:
     """Validate a loss term before it is registered. Raises TypeError with the right call."""
     if isinstance(factory, LossTerm) or not callable(factory):
@@ -359,7 +386,12 @@ def check_loss_term(name: str, factory: object) -> None:
         )
 
 
-_BUILT_IN: dict[str, LossFactory] = {"next_step": _next_step_term, "time": _time_term, "kl": _kl_term}
+_BUILT_IN: dict[str, LossFactory] = {
+    "next_step": _next_step_term,
+    "time": _time_term,
+    "kl": _kl_term,
+    "pooled": _pooled_term,
+}
 for _name, _factory in _BUILT_IN.items():
     LOSS_TERMS.register(_name, _factory)
 

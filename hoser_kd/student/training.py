@@ -12,6 +12,7 @@ import math
 import operator
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
@@ -33,9 +34,11 @@ from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLa
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
 from hoser_kd.student.off_path import OffPath, OffPathTeacher, TripSampler
+from hoser_kd.student.pooled import PooledTargets
 from hoser_kd.student.training_arguments import (
     check_distillation,
     check_off_path,
+    check_pooled,
     check_synthetic,
     check_trips,
     check_types,
@@ -165,6 +168,7 @@ def train_student(
     synthetic: Trajectories | None = None,
     sampler: TripSampler | None = None,
     online_teacher: LabelSource | None = None,
+    first_generation: HOSER | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | PathLike[str],
@@ -184,9 +188,11 @@ def train_student(
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
-    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. `resume`: continue
-    an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit
-    for bit, interrupted or not.
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. The recipe
+    `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
+    the same trips, if the student is; its parameters need no gradient afterwards. `resume`: continue an interrupted
+    training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit,
+    interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -201,6 +207,7 @@ def train_student(
     check_trips(network, train=train, val=val)
     check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
     check_synthetic(distill, synthetic, network)
+    check_pooled(distill, first_generation, labels, val_labels)
     check_validators(config, validators)
     device = device_of(device)
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None
@@ -221,6 +228,7 @@ def train_student(
         synthetic=synthetic,
         off_path=off_path,
         online_teacher=online_teacher,
+        first_generation=first_generation,
     )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
@@ -232,6 +240,13 @@ def train_student(
     own_trips = train.take(rows)
     data = TrainingData.of(train, rows, synthetic, network, seed)
     mean, std = time_label_statistics(own_trips)
+    pooled = None
+    if distill is not None and distill.uses_pooled:
+        student = None if first_generation is None else first_generation.to(device)
+        teacher_scores = as_label_source(labels, train)
+        pooled = PooledTargets.fit(
+            distill.pooled, own_trips, val, network, student=student, labels=teacher_scores, val_labels=val_labels
+        )
     if config.train_fraction < 1:
         # otherwise a student of few trips has the traffic of all
         zone_transitions = count_transitions(zones, own_trips, np.shape(zone_transitions)[0])
@@ -240,24 +255,40 @@ def train_student(
         model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
         cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
         source = None if distill is None else data.labels(as_label_source(labels, train))
-        terms = loss_terms(
-            LossContext(model.time_scale, config, distill, source, cells, seed, model.device, data.first_synthetic)
+        losses = LossContext(
+            model.time_scale,
+            config,
+            distill,
+            source,
+            cells,
+            seed,
+            model.device,
+            data.first_synthetic,
+            data.own_step_share,
+            pooled,
         )
+        terms = loss_terms(losses)
         trainer = StudentTrainer(model, config, budget.total_steps, terms)
         checkpoint.restore(model, trainer.optimizer)
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        run = _Run(data, seed, checkpoint, (next_step, *validators), progress)
+        run = _Run(data, seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
         epochs = _training_epochs(trainer, budget, run)
         if off_path is not None and sampler is not None:
             teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
             states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
-            epochs = chain(epochs, _off_path_epochs(trainer, states, run))
+            own_terms = loss_terms(replace(losses, own_step_share=1.0))
+            epochs = chain(epochs, _off_path_epochs(trainer, states, run, own_terms))
         for metrics in epochs:
             if on_epoch is not None and context.is_main_process:
                 on_epoch(metrics)
     checkpoint.finish()
     context.wait()
     return read_result(checkpoint.path)
+
+
+def _pool_metrics(pooled: PooledTargets | None) -> list[Validator]:
+    """Return a validator that adds exponents and NLL of the pool to the history, also of a resumed training."""
+    return [] if pooled is None else [lambda _model, _progress: pooled.metrics]
 
 
 class _Run(NamedTuple):
@@ -301,10 +332,13 @@ def _training_epochs(trainer: StudentTrainer, budget: TrainingBudget, run: _Run)
         yield metrics
 
 
-def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterator[dict[str, float]]:
+def _off_path_epochs(
+    base: StudentTrainer, states: OffPath, run: _Run, terms: Sequence[LossTerm]
+) -> Iterator[dict[str, float]]:
     """Fine-tune the student of the best epoch on real steps and off-path states; yields the metrics of each epoch.
 
-    The student of the last epoch is kept. `base`: the trainer of the training before, whose loss terms stay.
+    The student of the last epoch is kept. `base`: the trainer of the training before; `terms`: its loss terms for the
+    student's own trips.
     """
     settings, model, checkpoint = states.settings, base.model, run.checkpoint
     run = run._replace(data=run.data.own)
@@ -312,7 +346,7 @@ def _off_path_epochs(base: StudentTrainer, states: OffPath, run: _Run) -> Iterat
         update={"batch_size": settings.batch_size, "learning_rate": settings.learning_rate, "warmup_ratio": 0.0}
     )
     steps = settings.epochs * -(-len(states.rows) // settings.batch_size)
-    trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*base.terms, *states.terms()])
+    trainer = StudentTrainer(model, config, base.optimizer.steps_done + steps, [*terms, *states.terms()])
     # curves continue those of the training; a floor of 1 keeps the learning rate constant
     trainer.optimizer.steps_done, trainer.optimizer.floor = base.optimizer.steps_done, 1.0
     checkpoint.restore_off_path(model, trainer.optimizer)

@@ -11,6 +11,7 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
+from hoser_kd.hoser import HOSER
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 
@@ -103,13 +104,15 @@ def check_distillation(
         raise ValueError(
             f"labels= is read only with distill=. {_DISTILL_USAGE} For a vanilla student, leave labels= out."
         )
-    if distill is None or not distill.uses_kl:
+    if distill is None or not (distill.uses_kl or distill.pools("teacher")):
         return
     if labels is None:
         raise ValueError(
             "a distilled student requires the teacher's labels of the training trips: pass labels=, or distill=None "
             "for a vanilla student."
         )
+    if not distill.uses_kl:
+        return
     if grid_tokens is None and distill.shared_cells != "replicate":
         raise ValueError(
             f"distill.shared_cells {distill.shared_cells} requires the cell of each road: pass grid_tokens=."
@@ -136,6 +139,33 @@ def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teach
         raise ConfigError(
             "distill.recipe has off_path, which runs in one process: set student.num_processes to 1, or remove "
             "off_path."
+        )
+
+
+def check_pooled(distill: DistillConfig | None, first_generation: object, labels: object, val_labels: object) -> None:
+    """Raise TypeError or ValueError where the recipe `pooled` lacks an argument, or one is given without it."""
+    reads_student = distill is not None and distill.pools("student")
+    if first_generation is not None and not isinstance(first_generation, HOSER):
+        raise TypeError(
+            f"first_generation is of type {type(first_generation).__name__}, not HOSER. Pass load_student(folder)."
+        )
+    if reads_student != (first_generation is not None):
+        raise ValueError(
+            "distill.pooled.members has student, the vanilla student of the same trips: pass "
+            "first_generation=load_student(folder)."
+            if reads_student
+            else "first_generation= is read only with the recipe `pooled` and its member student: leave it out."
+        )
+    if distill is None or not distill.pools("teacher"):
+        return
+    if val_labels is None:
+        raise ValueError(
+            "distill.pooled.members has teacher, whose exponent is fitted on validation trips: pass val_labels=."
+        )
+    if "sequence" in distill.recipe and not callable(labels):
+        raise ValueError(
+            "the recipe [sequence, pooled] requires a teacher that scores synthetic trips: pass "
+            "labels=OnlineTeacher(teacher, grid_tokens, network)."
         )
 
 

@@ -43,6 +43,15 @@ class TrainingData:
         return None if self.own_rows is None else len(self.own_rows)
 
     @property
+    def own_step_share(self) -> float:
+        """Share of the steps of an epoch that belong to own trips; 1 without steps."""
+        steps = np.maximum(self.trips.lengths[self.rows] - 1, 0)
+        total = int(steps.sum())
+        if self.own_rows is None or total == 0:
+            return 1.0
+        return float(steps[self.rows < len(self.own_rows)].sum()) / total
+
+    @property
     def own(self) -> TrainingData:
         """The student's own trips alone."""
         return self if self.own_rows is None else replace(self, rows=np.arange(len(self.own_rows)))

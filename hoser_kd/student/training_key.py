@@ -9,12 +9,14 @@ import numpy as np
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.hoser.features import zone_graph
 from hoser_kd.student.losses import extra_loss_terms
+from hoser_kd.student.pooled import student_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hoser_kd.common.arrays import Int64Array
     from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
+    from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.losses import LabelSource, RaggedLabels
@@ -33,6 +35,7 @@ def training_key(
     synthetic: Trajectories | None = None,
     off_path: OffPathConfig | None = None,
     online_teacher: LabelSource | None = None,
+    first_generation: HOSER | None = None,
 ) -> str:
     """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
 
@@ -54,6 +57,9 @@ def training_key(
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
     if off_path is not None:
         settings["off_path"] = {**off_path.model_dump(mode="json"), "teacher": _identity(online_teacher)}
+    if distill is not None and distill.uses_pooled:
+        digest = None if first_generation is None else student_digest(first_generation)
+        settings["pooled"] = {**distill.pooled.model_dump(mode="json"), "student": digest}
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
@@ -61,9 +67,11 @@ def training_key(
 
 def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
-    unused = {"label_processes", "store_outside_mass", "off_path"}
+    unused = {"label_processes", "store_outside_mass", "off_path", "pooled"}
     defaults = {name: field.default for name, field in type(distill).model_fields.items()}
-    unused |= {name for name in ("recipe", "synthetic_weight") if getattr(distill, name) == defaults[name]}
+    unused |= {
+        name for name in ("recipe", "synthetic_weight", "time_loss_mean") if getattr(distill, name) == defaults[name]
+    }
     return distill.model_dump(mode="json", exclude=unused)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.plan import plan
 
@@ -51,6 +52,15 @@ def test_independent_steps_do_not_depend_on_each_other():
     for one, other in ((("vanilla_student", 0), ("vanilla_student", 1)), (("teacher", None), ("road_zones", None))):
         assert one not in ancestors(other)
         assert other not in ancestors(one)
+
+
+def test_inputs_that_are_not_read_are_not_planned():
+    """A student of the recipe `kl` must not wait for the training of the vanilla student."""
+    synthetic = {"city": "town", "source": {"kind": "synthetic"}}
+    for recipe, unread in ((["kl"], {"vanilla_student", "synthetic_trips"}), (["pooled"], {"synthetic_trips"})):
+        config = CityConfig.model_validate({**synthetic, "distill": {"recipe": recipe}})
+        names = {step.stage.name for step in plan(["distilled_student"], config=config)}
+        assert {step.stage.name for step in plan(["distilled_student"])} - names == unread
 
 
 def test_several_stages_share_their_dependencies():

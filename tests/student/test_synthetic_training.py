@@ -12,6 +12,7 @@ from small_city import random_trips
 from test_training import teacher_labels, train, weights
 
 from hoser_kd.config.schema import DistillConfig
+from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.class_speeds import ClassSpeeds, hour_of_day
 from hoser_kd.network.trajectories import concatenate
@@ -201,6 +202,34 @@ def test_times_come_from_the_own_trips_alone(small_city):
     again = TrainingData.of(replace(train_trips, times=slower), rows, synthetic, network, 0)
     np.testing.assert_array_equal(again.trips.times, data.trips.times)
     assert not np.array_equal(with_times(synthetic, own, network, 1).times, filled.times)
+
+
+def test_the_mean_of_the_time_loss_over_own_steps(small_city, tmp_path):
+    """Over an epoch in batches of equal steps, it is that of the own trips alone, however many are synthetic."""
+    _, data = data_of(small_city, 20, synthetic_trips(small_city))
+    own_alone = SEQUENCE.model_copy(update={"time_loss_mean": "own_steps"})
+    model = model_of(small_city)
+    context = LossContext(
+        model.time_scale, TINY, own_alone, first_synthetic=data.first_synthetic, own_step_share=data.own_step_share
+    )
+    [term] = [term for term in loss_terms(context) if term.name == "time"]
+
+    def mean(rows):
+        batch = collate(data.trips, rows)
+        with torch.no_grad():
+            return term.compute(batch, model.eval()(batch), 0).item()
+
+    everything = mean(data.rows)
+    share = data.own_step_share
+    steps = data.trips.lengths - 1
+    assert share == pytest.approx(steps[:20].sum() / steps.sum())
+    assert everything == pytest.approx(mean(np.arange(20)) * share, rel=1e-5)
+    assert data.own.own_step_share == 1
+    # the factor does not apply to the epochs on own trips alone, after the training
+    both = own_alone.model_copy(update={"recipe": ("sequence", "off_path")})
+    more = {"distill": both, "synthetic": synthetic_trips(small_city), "sampler": sample_trips}
+    result = train(small_city, tmp_path, TINY.model_copy(update={"max_epochs": 1}), **more)
+    assert result.off_path[0]["train_time"] < 3 * result.history[0]["train_time"]
 
 
 def test_an_epoch_counts_own_and_synthetic_trips():

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from hoser_kd.common.files import write_json
+from hoser_kd.config.recipes import describe_recipe, settings_read
 from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.network.road_network import RoadNetwork
@@ -83,6 +84,7 @@ def report_data(run: StageRun, selection: SeedSelection | None = None) -> Report
         sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
         figures=_figures(run),
         decoder=_decoder(run),
+        recipe=_recipes(run),
         baselines=_baselines(run),
     )
     return with_evidence(run, data)
@@ -119,11 +121,22 @@ def _baseline_tables(data: ReportData) -> dict[str, list[dict[str, Any]]]:
 
 
 def _settings_used(run: StageRun) -> str:
-    """Return the settings recorded with the artifacts as YAML; the city's file may have changed since."""
+    """Return the settings recorded with the artifacts as YAML; the city's file may have changed since.
+
+    Those that the recipe of distillation does not read are left out.
+    """
     used: dict[str, Any] = {"city": run.config.city}
     for artifact in _all_artifacts(run):
         used |= artifact.settings
+    if "distillation" in used:
+        used["distillation"] = settings_read(used["distillation"])
     return yaml.safe_dump(used, sort_keys=False, allow_unicode=True)
+
+
+def _recipes(run: StageRun) -> str:
+    """Return the recipe of the distilled students."""
+    settings = (artifact.settings.get("distillation", {}) for artifact in run.seeds("distilled_student").values())
+    return "; ".join(dict.fromkeys(describe_recipe(each) for each in settings if each.get("enabled", True)))
 
 
 def _decoder(run: StageRun) -> str:

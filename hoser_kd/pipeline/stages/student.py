@@ -7,6 +7,7 @@ from typing import Any
 from hoser_kd.common.device import check_room_for, pick_device
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.generation.student_trips import sample_trips
+from hoser_kd.hoser import load
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
@@ -66,8 +67,10 @@ def _distillation(run: StageRun) -> dict[str, Any]:
         "synthetic": load_synthetic_trips(run),
         "sampler": sample_trips,
     }
-    if "kl" in distill.recipe:
+    if "kl" in distill.recipe or distill.pools("teacher"):
         arguments["labels"], arguments["val_labels"] = load_labels(run, "train", "val")
+    if run.config.pools_vanilla_student:
+        arguments["first_generation"] = load(run.path("vanilla_student"))
     if distill.uses_off_path and distill.off_path.teacher_weight:
         (arguments["online_teacher"],) = load_labels(run, "train")
     return arguments
@@ -116,6 +119,7 @@ def _train(run: StageRun) -> dict[str, Any]:
         "frequency_accuracy": round(baseline["accuracy"], 5),
         "frequency_nll": round(baseline["nll"], 5),
         "epochs": result.history,
+        **{name: round(value, 5) for name, value in result.best.items() if name.startswith("pool_")},
         **_off_path_summary(result),
     }
 

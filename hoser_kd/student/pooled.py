@@ -1,0 +1,150 @@
+"""The recipe `pooled`: the student is trained on a log-linear pool of several models.
+
+At every step, with candidates k and members m (teacher, first-generation student, Markov chain), the target is
+
+    q_k ∝ prod_m p_m(k)^a_m
+
+The exponents a_m are those of least NLL on validation steps (`hoser_kd.student.pools`). A student that is trained on
+the predictions of an earlier one of the same kind follows born-again networks (Furlanello et al., ICML 2018); the pool
+adds what teacher and counts know. Targets are computed batch by batch, so that memory does not grow with the trips and
+synthetic trips have targets too.
+
+Shapes: B trips, T steps, C maximum number of candidates per step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hoser_kd.common.hashing import digest_arrays
+from hoser_kd.network.markov import MarkovChain
+from hoser_kd.student.pools import (
+    LOG_FLOOR,
+    StepProbabilities,
+    fit_pool,
+    markov_probabilities,
+    pool,
+    student_probabilities,
+    teacher_probabilities,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hoser_kd.config.pooled import PooledConfig, PoolMember
+    from hoser_kd.hoser import HOSER, Batch
+    from hoser_kd.network.road_network import RoadNetwork
+    from hoser_kd.network.trajectories import Trajectories
+    from hoser_kd.student.losses import LabelSource, RaggedLabels
+
+    LogProbabilities = Callable[[Batch, Tensor], Tensor]
+    """Returns the log-probabilities of `candidates` (B, T, C) int64 road ids, -1 where there is none."""
+
+
+@dataclass(frozen=True)
+class PooledTargets:
+    """Targets of a batch, a label source of `hoser_kd.student.losses`."""
+
+    members: Mapping[PoolMember, LogProbabilities]
+    """Members with an exponent above 0."""
+    exponents: Mapping[PoolMember, float]
+    """Exponent of each member that was fitted, also if it is 0."""
+    val_nll: float
+    """NLL of the pool on validation steps, nats per step."""
+
+    @classmethod
+    def fit(
+        cls,
+        settings: PooledConfig,
+        own_trips: Trajectories,
+        val: Trajectories,
+        network: RoadNetwork,
+        *,
+        student: HOSER | None = None,
+        labels: LabelSource | None = None,
+        val_labels: RaggedLabels | LabelSource | None = None,
+    ) -> PooledTargets:
+        """Fit the exponents on validation trips, and the chain on the student's own training trips.
+
+        `student`: the first generation. `labels`: the teacher's scores of the trips that are trained on, `val_labels`
+        those of `val`; both are read if the teacher is a member.
+        """
+        members: dict[PoolMember, LogProbabilities] = {}
+        on_val: dict[PoolMember, StepProbabilities] = {}
+        if "teacher" in settings.members:
+            assert labels is not None
+            assert val_labels is not None
+            members["teacher"] = labels
+            on_val["teacher"] = teacher_probabilities(val_labels, val, network)
+        if "student" in settings.members:
+            assert student is not None
+            members["student"] = _StudentLogits(student)
+            on_val["student"] = student_probabilities(student, val, network)
+        if "markov" in settings.members:
+            chain = _chain(settings, own_trips, val, network)
+            members["markov"] = _ChainLogProbabilities(chain)
+            on_val["markov"] = markov_probabilities(chain, val)
+        weights = fit_pool(list(on_val.values()), "log_linear")
+        exponents = dict(zip(on_val, weights.values, strict=True))
+        nll = float(pool(list(on_val.values()), weights).nll.mean())
+        return cls({name: members[name] for name, value in exponents.items() if value > 0}, exponents, nll)
+
+    def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
+        """Return (B, T, C) float32 log-targets up to a constant per step, -inf where there is no candidate."""
+        mask = candidates >= 0
+        total = torch.zeros(candidates.shape, device=candidates.device)
+        for name, member in self.members.items():
+            scores = torch.where(mask, member(batch, candidates).float(), -torch.inf)
+            log_p = torch.where(mask.any(-1, keepdim=True), scores, 0.0).log_softmax(-1).clamp(min=LOG_FLOOR)
+            total = total + self.exponents[name] * log_p
+        return torch.where(mask, total, -torch.inf)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Exponents and validation NLL, for the history of the training."""
+        exponents = {f"pool_{name}_exponent": value for name, value in self.exponents.items()}
+        return {**exponents, "pool_nll": self.val_nll}
+
+
+def student_digest(student: HOSER) -> str:
+    """Return the digest of the weights of a student, for the key of a training on its predictions."""
+    state = student.state_dict()
+    return digest_arrays(*(state[name].detach().cpu().numpy() for name in sorted(state)))
+
+
+def _chain(settings: PooledConfig, own_trips: Trajectories, val: Trajectories, network: RoadNetwork) -> MarkovChain:
+    if settings.smoothing is None:
+        return MarkovChain.tune(own_trips, val, network)
+    return MarkovChain.fit(own_trips, network, settings.smoothing)
+
+
+class _StudentLogits:
+    """The first generation: predictions of a trained student, which stays as it is."""
+
+    def __init__(self, student: HOSER) -> None:
+        self._student = student.eval().requires_grad_(requires_grad=False)
+
+    def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._student(batch).logits
+        return logits.to(candidates.device)
+
+
+class _ChainLogProbabilities:
+    """A Markov chain of order 1, as a table of connections on the device of the batch."""
+
+    def __init__(self, chain: MarkovChain) -> None:
+        self._first = torch.from_numpy(chain.network.successors.indptr[:-1].copy())
+        self._log_p = torch.from_numpy(chain.log_probabilities).float()
+
+    def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
+        if self._log_p.device != candidates.device:
+            self._first, self._log_p = self._first.to(candidates.device), self._log_p.to(candidates.device)
+        mask = candidates >= 0
+        place = mask.long().cumsum(-1) - 1
+        connection = self._first[batch.road_ids[:, :-1].clamp(min=0)][..., None] + place
+        return self._log_p[torch.where(mask, connection, 0)]

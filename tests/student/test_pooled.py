@@ -1,0 +1,229 @@
+"""The recipe `pooled`: targets against the pool of `student.pools`, the term, arguments, key and resumption."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hoser_cities import TINY
+from test_synthetic_training import synthetic_trips
+from test_training import teacher_labels, train, weights
+
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.pooled import PooledConfig
+from hoser_kd.config.schema import DistillConfig
+from hoser_kd.hoser import collate, load
+from hoser_kd.network.markov import MarkovChain
+from hoser_kd.student.losses import LossContext, StoredLabels, kl_loss, loss_terms
+from hoser_kd.student.pooled import PooledTargets
+from hoser_kd.student.pools import (
+    PoolWeights,
+    markov_probabilities,
+    pool,
+    student_probabilities,
+    teacher_probabilities,
+)
+from hoser_kd.student.training_key import training_key
+from hoser_kd.teacher.soft_labels import SoftLabels
+
+POOLED = DistillConfig(recipe=["pooled"])
+ONE_EPOCH = TINY.model_copy(update={"max_epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def first(small_city, tmp_path_factory):
+    """A vanilla student, as a folder: a training changes the mode of the model it is given."""
+    folder = tmp_path_factory.mktemp("first")
+    train(small_city, folder, ONE_EPOCH)
+    return folder
+
+
+def informed_labels(network, trips, seed=0):
+    """Labels of a teacher that is better than chance, so that its exponent is above 0."""
+    labels = teacher_labels(network, trips, seed)
+    at, _ = trips.step_positions()
+    taken = labels.offsets[:-1] + network.candidate_index(trips.road_ids[at], trips.road_ids[at + 1])
+    labels.scores[taken] += 1.0
+    return labels
+
+
+def arguments(city, first, distill=POOLED):
+    return {
+        "distill": distill,
+        "labels": informed_labels(city.network, city.trips["train"]),
+        "val_labels": informed_labels(city.network, city.trips["val"], 1),
+        "first_generation": load(first),
+    }
+
+
+def fitted(city, first, settings=POOLED.pooled):
+    train_trips, val = city.trips["train"], city.trips["val"]
+    more = arguments(city, first)
+    labels = StoredLabels(more["labels"], train_trips)
+    student = load(first)
+    return PooledTargets.fit(
+        settings, train_trips, val, city.network, student=student, labels=labels, val_labels=more["val_labels"]
+    )
+
+
+def test_targets_are_the_pool_of_the_members(small_city, first):
+    """Per batch as in `student.pools` over all steps; the exponents are those of its fit on validation."""
+    trips, network = small_city.trips["train"], small_city.network
+    targets = fitted(small_city, first)
+    assert list(targets.exponents) == ["teacher", "student", "markov"]
+    assert targets.exponents["teacher"] > 0
+    chain = MarkovChain.tune(trips, small_city.trips["val"], network)
+    members = [
+        teacher_probabilities(informed_labels(network, trips), trips, network),
+        student_probabilities(load(first), trips, network),
+        markov_probabilities(chain, trips),
+    ]
+    expected = pool(members, PoolWeights("log_linear", tuple(targets.exponents.values())))
+    batch = collate(trips, np.arange(len(trips)))
+    candidates = load(first)(batch).candidates
+    mask = candidates >= 0
+    log_q = targets(batch, candidates).log_softmax(-1)[mask].double().numpy()
+    np.testing.assert_allclose(log_q, expected.log_p, atol=1e-4)
+
+
+def test_the_pool_is_no_worse_than_its_members_on_validation(small_city, first):
+    alone = [
+        fitted(small_city, first, PooledConfig(members=[name])).val_nll for name in ("teacher", "student", "markov")
+    ]
+    whole = fitted(small_city, first)
+    assert whole.val_nll <= min(alone) + 1e-9
+    assert whole.metrics["pool_nll"] == whole.val_nll
+
+
+def test_the_term_is_the_divergence_to_the_targets(small_city, first):
+    trips = small_city.trips["train"]
+    targets = fitted(small_city, first)
+    distill = POOLED.model_copy(update={"pooled": PooledConfig(weight=0.5)})
+    model = load(first)
+    [term] = [t for t in loss_terms(LossContext(model.time_scale, TINY, distill, pooled=targets)) if t.name == "pooled"]
+    assert term.weight == 0.5
+    batch = collate(trips, np.arange(5))
+    output = model(batch)
+    steps = output.step_mask
+    scores = targets(batch, output.candidates)[steps]
+    rows = kl_loss(output.logits[steps], scores, output.candidate_mask[steps], 1.0, reduction="none")
+    torch.testing.assert_close(term.compute(batch, output, 0), rows.sum() / steps.sum())
+    assert rows.sum() > 0
+
+
+def test_the_student_comes_closer_to_the_pool(small_city, first, tmp_path):
+    """After the same epochs as a vanilla student, its divergence from the pool on validation is smaller."""
+    targets = fitted(small_city, first)
+    heavy = DistillConfig(recipe=["pooled"], pooled={"weight": 20.0})
+    pooled = train(small_city, tmp_path / "pooled", TINY, **arguments(small_city, first, heavy))
+    vanilla = train(small_city, tmp_path / "vanilla", TINY)
+    batch = collate(small_city.trips["train"], np.arange(20))
+    divergences = []
+    for result in (pooled, vanilla):
+        output = result.model.eval()(batch)
+        steps = output.step_mask
+        scores = targets(batch, output.candidates)[steps]
+        divergences.append(kl_loss(output.logits[steps], scores, output.candidate_mask[steps], 1.0).item())
+    assert divergences[0] < divergences[1]
+    assert {"train_pooled", "pool_nll", "pool_teacher_exponent"} <= pooled.history[-1].keys()
+
+
+def test_synthetic_trips_have_targets_too(small_city, first, tmp_path):
+    """With a teacher that scores any trip, in this test a function of the candidates."""
+
+    def scores(batch, candidates):
+        return torch.where(candidates >= 0, (candidates % 5).float(), -torch.inf)
+
+    both = DistillConfig(recipe=["sequence", "pooled"], labels="online")
+    more = {**arguments(small_city, first, both), "labels": scores, "val_labels": scores}
+    result = train(small_city, tmp_path, ONE_EPOCH, synthetic=synthetic_trips(small_city), **more)
+    assert result.history[-1]["train_pooled"] > 0
+    stored = {**more, "labels": informed_labels(small_city.network, small_city.trips["train"])}
+    with pytest.raises(ValueError, match="OnlineTeacher"):
+        train(small_city, tmp_path / "stored", ONE_EPOCH, synthetic=synthetic_trips(small_city), **stored)
+
+
+def test_without_teacher_and_student_neither_is_read(small_city, tmp_path):
+    chain_alone = DistillConfig(recipe=["pooled"], pooled={"members": ["markov"], "smoothing": 1.0})
+    result = train(small_city, tmp_path, ONE_EPOCH, distill=chain_alone)
+    assert [name for name in result.history[-1] if name.startswith("pool_")] == ["pool_markov_exponent", "pool_nll"]
+
+
+def test_a_killed_training_resumes_to_the_same_weights(small_city, first, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def killer(stage, done, total, metrics=None):
+        if done == total - 1:
+            raise Killed
+
+    whole = train(small_city, tmp_path / "whole", **arguments(small_city, first))
+    with pytest.raises(Killed):
+        train(small_city, tmp_path / "killed", progress=killer, **arguments(small_city, first))
+    resumed = train(small_city, tmp_path / "killed", **arguments(small_city, first))
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_the_key_has_the_pool_only_with_the_recipe(small_city, first, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(
+        "hoser_kd.student.training_key.digest_json", lambda value: hashed.append(value) or "0" * 64, raising=True
+    )
+    city = (small_city.network, small_city.zones, small_city.transitions)
+    splits = (small_city.trips["train"], small_city.trips["val"])
+    training_key(TINY, 0, city, splits, distill=DistillConfig(pooled={"weight": 2.0}))
+    assert "pooled" not in {*hashed[-1], *hashed[-1]["distill"]}
+    training_key(TINY, 0, city, splits, distill=POOLED, first_generation=load(first))
+    assert hashed[-1]["pooled"]["members"] == ["teacher", "student", "markov"]
+    assert len(hashed[-1]["pooled"]["student"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("without", "error", "message"),
+    [
+        ("labels", ValueError, "requires the teacher's labels"),
+        ("val_labels", ValueError, "fitted on validation trips"),
+        ("first_generation", ValueError, "first_generation=load_student"),
+    ],
+)
+def test_missing_arguments_name_the_right_call(small_city, first, tmp_path, without, error, message):
+    more = {name: value for name, value in arguments(small_city, first).items() if name != without}
+    with pytest.raises(error, match=message):
+        train(small_city, tmp_path, **more)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_student_without_the_recipe_and_of_another_type_is_refused(small_city, first, tmp_path):
+    with pytest.raises(ValueError, match="only with the recipe `pooled`"):
+        train(small_city, tmp_path, first_generation=load(first))
+    with pytest.raises(TypeError, match="first_generation is of type"):
+        train(small_city, tmp_path, **{**arguments(small_city, first), "first_generation": first})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe": ["pooled"], "pooled": {"members": []}}, "members is empty"),
+        ({"recipe": ["pooled"], "pooled": {"members": ["markov", "markov"]}}, "each at most once"),
+        ({"recipe": ["sequence", "pooled"]}, "needs `labels: online`"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        DistillConfig(**settings)
+
+
+def test_stored_labels_are_typed_as_sources(small_city):
+    """The stage passes labels read from files."""
+    trips = small_city.trips["val"]
+    labels = teacher_labels(small_city.network, trips)
+    stored = SoftLabels(labels.offsets, labels.scores)
+    targets = PooledTargets.fit(
+        PooledConfig(members=["teacher"]),
+        trips,
+        trips,
+        small_city.network,
+        labels=StoredLabels(stored, trips),
+        val_labels=stored,
+    )
+    assert set(targets.exponents) == {"teacher"}
