@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hoser_kd.cli.command import Run
+from hoser_kd.cli.compare_commands import add_compare_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.project_commands import add_project_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
@@ -67,5 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage_commands(command)
     add_file_commands(command)
+    add_compare_commands(command)
     add_project_commands(command)
     return parser
