@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hoser_kd.cli import main
+from hoser_kd.cli.command import trainings_of
 from hoser_kd.cli.main import _parser
+from hoser_kd.pipeline.plan import plan
 
 TOWN = """\
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}
@@ -122,6 +124,21 @@ def test_the_environment_names_the_config_folder(config, capsys, monkeypatch):
     monkeypatch.setenv("HOSER_KD_CONFIG", str(config.parent))
     assert main(["show-config", "--dataset", "town"]) == 0
     assert "city: town" in capsys.readouterr().out
+
+
+def test_evaluate_says_which_models_it_trains(capsys):
+    steps = plan(["trajectory_metrics", "baseline_trips"], 2)
+    [line] = trainings_of(steps, ["trajectory_metrics", "baseline_trips"])
+    assert line == (
+        "teacher, vanilla_student (seed 2), distilled_student (seed 2): needed for trajectory_metrics, baseline_trips, "
+        "and trained now where the store lacks them"
+    )
+    assert trainings_of(plan(["road_network"]), ["road_network"]) == []
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "the vanilla and the distilled student first where the store lacks" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_report_takes_several_seeds_after_one_option():

@@ -19,9 +19,12 @@ from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, Stage
-from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.plan import Step, plan
 from hoser_kd.pipeline.run import make_steps
 from hoser_kd.pipeline.store import Artifact, Store
+
+TRAININGS = ("teacher", "vanilla_student", "distilled_student")
+"""Stages that train a model, which takes minutes to hours."""
 
 Run = Callable[[argparse.Namespace], int]
 """A command's function: takes the options and returns the exit status."""
@@ -107,18 +110,37 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
     bars = Bars()
     seeds: list[int] = getattr(options, "seeds", None) or []
     seed = seed_of(options)
+    steps = plan(names, seed, seeds)
+    print_stage = announce(bars, options, config)
+    trainings = trainings_of(steps, names)
+
+    def on_stage(stage: Stage) -> None:
+        if trainings:  # once, and only if the store lacks something
+            sys.stderr.write(f"{config.city}: {trainings.pop()}\n")
+        print_stage(stage)
+
     try:
         artifacts = make_steps(
-            plan(names, seed, seeds),
-            config,
-            store_of(options),
-            progress=bars,
-            device=device_of(options),
-            on_stage=announce(bars, options, config),
+            steps, config, store_of(options), progress=bars, device=device_of(options), on_stage=on_stage
         )
     finally:
         bars.close()
     return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
+
+
+def trainings_of(steps: Sequence[Step], names: Sequence[str]) -> list[str]:
+    """Return a line about the models that the named stages need and that are trained where the store lacks them.
+
+    Empty where they need no model but those named.
+    """
+    models = [
+        step.stage.name if step.seed is None else f"{step.stage.name} (seed {step.seed})"
+        for step in steps
+        if step.stage.name in TRAININGS and step.stage.name not in names
+    ]
+    if not models:
+        return []
+    return [f"{', '.join(models)}: needed for {', '.join(names)}, and trained now where the store lacks them"]
 
 
 def run_stage(options: argparse.Namespace, config: CityConfig, name: str) -> int:
