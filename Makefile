@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON); set PYTHON to a Python 3.11 (3.12 and 3.13 should work, but are not tested)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs,serve]'
 	touch $@
 
 # Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql+psycopg2://user:password@host/database says.

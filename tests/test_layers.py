@@ -31,6 +31,7 @@ LAYERS = (
     "plots",
     "report",
     "pipeline",
+    "serving",
     "cli",
 )
 """Packages of `hoser_kd`; each imports only itself and those before it."""

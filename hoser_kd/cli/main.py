@@ -14,6 +14,7 @@ from hoser_kd.cli.command import Run
 from hoser_kd.cli.compare_commands import add_compare_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.project_commands import add_project_commands
+from hoser_kd.cli.serve_commands import add_serve_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.messages import nearest
@@ -69,5 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     add_stage_commands(command)
     add_file_commands(command)
     add_compare_commands(command)
+    add_serve_commands(command)
     add_project_commands(command)
     return parser

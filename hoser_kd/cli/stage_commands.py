@@ -50,8 +50,8 @@ def add_stage_commands(command: AddCommand) -> None:
     evaluate = city_command(
         "evaluate",
         "Compute the metrics of both students of a seed and of their generated trips, beside the baselines. Trains the "
-        "teacher, the vanilla and the distilled student first where the store lacks them. With --trips, compute those of "
-        "another generator's trips and train nothing.",
+        "teacher, the vanilla and the distilled student first where the store lacks them. With --trips, compute those "
+        "of another generator's trips and train nothing.",
         _evaluate,
     )
     evaluate.add_argument(
