@@ -8,7 +8,7 @@ PORT ?= 3000
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: setup demo dev format lint check test clean
+.PHONY: setup demo dev format lint check test docs wheel clean
 
 setup: $(VENV)/.installed $(VENV)/.tools $(DAGSTER_HOME)/dagster.yaml
 
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # What checks and tests it.
 $(VENV)/.tools: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs,serve]'
 	touch $@
 
 # Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql+psycopg2://user:password@host/database says.
@@ -68,5 +68,13 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n a
 dev: $(VENV)/.installed $(DAGSTER_HOME)/dagster.yaml
 	exec $(BIN)/python -m dagster_project.dev --port $(PORT)
 
+# The documentation as a site that opens from the disk: site/index.html. A broken link is an error.
+docs: setup
+	$(BIN)/python docs/build_site.py
+
+# The package as a file for machines without the checkout. Builds with the installed setuptools, so it needs no network.
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

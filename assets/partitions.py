@@ -11,10 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from hoser_kd.common.project import project_folder
 from hoser_kd.config.city_names import city_files
 
-CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or Path(__file__).resolve().parent.parent / "config")
-"""Folder of the cities' YAML files: HOSER_KD_CONFIG, or `config/`."""
+CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or project_folder() / "config")
+"""Folder of the cities' YAML files: HOSER_KD_CONFIG, or `config/` of the project."""
 
 SEEDS = tuple(str(seed) for seed in range(int(os.environ.get("HOSER_KD_SEEDS", "5"))))
 """Seeds of the students: 0 to HOSER_KD_SEEDS - 1, five by default."""

@@ -44,7 +44,7 @@ def run_config_of(stage: str) -> type[RunStage]:
     for path in OVERRIDABLE.get(stage, ()):
         section, name = path.split(".")
         setting = _setting(section, name)
-        description = f"{setting.description} For this run only; default: `{path}` of the city's YAML."
+        description = f"{setting.description}{_range(setting)} For this run only; default: `{path}` of the city's YAML."
         fields[name] = (_optional(setting.annotation), Field(default=None, description=description))
     return create_model(f"Run_{stage}", __base__=RunStage, **fields) if fields else RunStage
 
@@ -97,6 +97,20 @@ def _setting(section: str, name: str) -> FieldInfo:
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise TypeError(f"{section} is not a section of the settings")
     return model.model_fields[name]
+
+
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+def _range(setting: FieldInfo) -> str:
+    """Return the sentence about the allowed values after a space, from the bounds that the YAML is checked against."""
+    bounds = [
+        f"{word} {getattr(entry, name)}"
+        for entry in setting.metadata
+        for name, word in _BOUNDS.items()
+        if getattr(entry, name, None) is not None
+    ]
+    return f" Allowed: {' and '.join(bounds)}." if bounds else ""
 
 
 def _optional(annotation: Any) -> Any:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import dagster as dg
 import pyarrow.parquet as pq
 
+from assets.run_table import run_table
 from hoser_kd.pipeline.checks import CheckResult
 from hoser_kd.pipeline.store import Artifact
 
@@ -21,10 +22,15 @@ _MAX_ROWS = 50
 
 
 def show(artifact: Artifact) -> dict[str, Any]:
-    """Return the metadata of an artifact: its summary, table schemas and PNG files."""
+    """Return the metadata of an artifact: its summary, table schemas and PNG files.
+
+    The UI shows the entries in this order: the city, the verdict, links, the comparison, then everything else.
+    """
     short = {name: value for name, value in artifact.summary.items() if isinstance(value, bool | int | float | str)}
     metadata: dict[str, Any] = {
+        **_first(artifact),
         **_links(artifact),
+        **{name: _entry(value) for name, value in _results(artifact).items()},
         **{name: _entry(value) for name, value in short.items()},
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
@@ -44,6 +50,22 @@ def show(artifact: Artifact) -> dict[str, Any]:
     for figure in sorted(artifact.path.glob("*.png")):
         metadata[figure.stem] = figure_entry(figure.stem, figure.read_bytes())
     return metadata
+
+
+def _first(artifact: Artifact) -> dict[str, Any]:
+    """Return what names the artifact, and the verdict of a report; as text, which the UI shows without a click."""
+    named: dict[str, Any] = {"city": artifact.city}
+    if artifact.seed is not None:
+        named["seed"] = artifact.seed
+    return named | {name: artifact.summary[name] for name in ("verdict",) if name in artifact.summary}
+
+
+def _results(artifact: Artifact) -> dict[str, Any]:
+    """Return the tables that a person looks for first: the comparison, and for a report all runs of its city."""
+    tables = {name: artifact.summary[name] for name in ("comparison",) if name in artifact.summary}
+    if artifact.stage == "distillation_report" and (rows := run_table(artifact.path.parents[2], artifact.city)):
+        tables["all_runs"] = rows
+    return tables
 
 
 def show_check(result: CheckResult, place: str = "") -> dict[str, Any]:
@@ -67,6 +89,11 @@ def _links(artifact: Artifact) -> dict[str, Any]:
         address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
         if (artifact.path / "report.html").is_file():
             links["report"] = dg.MetadataValue.url(f"{address}/report.html")
+        if (artifact.path / "map.html").is_file():
+            links["map"] = dg.MetadataValue.url(f"{address}/map.html")
+        for figure in sorted(artifact.path.glob("*.png")):
+            # the UI hides Markdown behind a button; a link opens the figure with one click
+            links[f"{figure.stem} (file)"] = dg.MetadataValue.url(f"{address}/{figure.name}")
         links["files"] = dg.MetadataValue.url(f"{address}/")
         if (artifact.path / "tensorboard").is_dir():
             # TensorBoard runs over the whole store and names a run by its path below the root

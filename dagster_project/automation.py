@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.freshness import retrains_weekly
 from assets.partitions import city_partitions
 from assets.settings import CODE_VERSION, settings_shown, settings_version
 from assets.stage_asset import SETTINGS_PREFIX
@@ -159,9 +160,10 @@ def retrain_on_change(context: dg.SensorEvaluationContext, pipeline: dg.Resource
 @dg.schedule(
     job=full_pipeline,
     cron_schedule="0 2 * * 0",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Off by default. Sundays at 2:00 UTC: launches full_pipeline for every trained city with its seeds. "
-    "Results that are still current are reused, which takes seconds.",
+    default_status=dg.DefaultScheduleStatus.RUNNING if retrains_weekly() else dg.DefaultScheduleStatus.STOPPED,
+    description="Off by default; HOSER_KD_WEEKLY=1 turns it on, and reports older than eight days are then overdue. "
+    "Sundays at 2:00 UTC: launches full_pipeline for every trained city with its seeds. Results that are still current "
+    "are reused, which takes seconds.",
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """Request `full_pipeline` for every trained city."""

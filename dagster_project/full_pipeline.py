@@ -8,6 +8,7 @@ A failed or canceled run stops the chain; when it is re-executed and succeeds, t
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 from pydantic import Field
@@ -21,13 +22,18 @@ CHAIN_TAG = "hoser_kd/full_pipeline"
 """Run tag of all runs of a chain: the id of its first run, that of `full_pipeline`."""
 CITY_TAG = "hoser_kd/city"
 SEEDS_TAG = "hoser_kd/seeds"
+NOTE_TAG = "hoser_kd/note"
+_NOTE = "This run only starts the chain. Its results come from the runs of the chain."
+"""Shown on the page of the run, which is green after seconds."""
 
 
 class FullPipeline(dg.Config):
     """Run config of `full_pipeline`."""
 
     seeds: list[int] = Field(
-        default=[0], description="Seeds of the students. The report compares over all evaluated seeds."
+        default=[0],
+        description=f"Seeds of the students, each from {SEEDS[0]} to {SEEDS[-1]} (HOSER_KD_SEEDS sets their number). "
+        "The report compares over all evaluated seeds.",
     )
 
 
@@ -48,6 +54,9 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
         context.resources.pipeline.config(context.partition_key)
     except HoserKdError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+    chain = quote(f"tag:{CHAIN_TAG}={context.run_id}", safe="")
+    link = dg.MetadataValue.url(f"/runs?q%5B0%5D={chain}")
+    context.add_output_metadata({"note": _NOTE, "runs_of_the_chain": link})
     context.log.info(
         "The sensor full_pipeline_steps launches the other jobs while it is on. All runs have the tag %s = %s.",
         CHAIN_TAG,
@@ -59,6 +68,7 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
     partitions_def=city_partitions,
     executor_def=dg.in_process_executor,
     config=dg.RunConfig(ops={"begin": FullPipeline()}),
+    tags={NOTE_TAG: _NOTE},
     description="Run the whole pipeline of a city: prepare_city, train_teacher, then distill and evaluate for each "
     "seed, then report; if the pool gpu has several slots, train_vanilla beside train_teacher. This run only validates "
     "the request; the sensor full_pipeline_steps launches each job when its predecessors have succeeded. "

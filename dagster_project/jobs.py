@@ -88,7 +88,8 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             "evaluate",
             selection=dg.AssetSelection.assets("generated_trajectories", "trajectory_metrics"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "generated_trajectories"),
-            description="Generate trips with both students of one seed and compute their metrics.",
+            description="Generate trips with both students of one seed and compute their metrics. Both must be "
+            "materialized, the vanilla one too: launch `distill` of the seed first.",
         ),
         dg.define_asset_job(
             "report",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from hoser_kd.common.project import project_folder
+
+ROOT = project_folder()
+"""The checkout, or the working folder where the package is installed from a wheel."""
 
 HOST = "127.0.0.1"
 """Address of the servers over the store; only this machine reaches it."""
@@ -17,7 +20,7 @@ TENSORBOARD_PREFIX = "/tensorboard"
 
 
 def store_root() -> str:
-    """Return the folder or fsspec address of the artifact store: HOSER_KD_STORE, or `data/` in the repository."""
+    """Return the folder or fsspec address of the artifact store: HOSER_KD_STORE, or `data/` in the project."""
     return os.environ.get("HOSER_KD_STORE") or str(ROOT / "data")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hoser_kd.cli import main
+from hoser_kd.cli.command import trainings_of
 from hoser_kd.cli.main import _parser
+from hoser_kd.pipeline.plan import plan
 
 TOWN = """\
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}
@@ -146,6 +148,21 @@ def test_a_failed_check_that_does_not_stop_is_printed(cases, tmp_path, capsys):
     config.write_text(f"source: {{path: {cases / '10-lat-lon-swapped' / 'city'}}}\n")
     assert main(["make", "trajectories", "--config", str(config), "--store", str(tmp_path / "store")]) == 2
     assert "check lengths_match_lines failed" in capsys.readouterr().err
+
+
+def test_evaluate_says_which_models_it_trains(capsys):
+    steps = plan(["trajectory_metrics", "baseline_trips"], 2)
+    [line] = trainings_of(steps, ["trajectory_metrics", "baseline_trips"])
+    assert line == (
+        "teacher, vanilla_student (seed 2), distilled_student (seed 2): needed for trajectory_metrics, baseline_trips, "
+        "and trained now where the store lacks them"
+    )
+    assert trainings_of(plan(["road_network"]), ["road_network"]) == []
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "the vanilla and the distilled student first where the store lacks" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_report_takes_several_seeds_after_one_option():

@@ -32,6 +32,7 @@ LAYERS = (
     "report",
     "pipeline",
     "sharing",
+    "serving",
     "cli",
 )
 """Packages of `hoser_kd`; each imports only itself and those before it."""

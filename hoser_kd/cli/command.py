@@ -26,6 +26,9 @@ from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.run import make_steps
 from hoser_kd.pipeline.store import Artifact, Store
 
+TRAININGS = ("teacher", "vanilla_student", "distilled_student")
+"""Stages that train a model, which takes minutes to hours."""
+
 Run = Callable[[argparse.Namespace], int]
 """A command's function: takes the options and returns the exit status."""
 
@@ -127,12 +130,22 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
     """Return the artifacts of the named stages, computed where the store lacks them."""
     seed = seed_of(options)
     steps = plan(names, seed, getattr(options, "seeds", None) or [], config)
-    artifacts = (_one_by_one if jobs_of(options) == 1 else _side_by_side)(options, config, steps)
+    trainings = trainings_of(steps, names)
+    artifacts = (_one_by_one if jobs_of(options) == 1 else _side_by_side)(options, config, steps, trainings)
     return [artifacts[name, seed if STAGES[name].per_seed else None] for name in names]
 
 
-def _one_by_one(options: argparse.Namespace, config: CityConfig, steps: Sequence[Step]) -> dict[StepKey, Artifact]:
+def _one_by_one(
+    options: argparse.Namespace, config: CityConfig, steps: Sequence[Step], trainings: list[str]
+) -> dict[StepKey, Artifact]:
     bars = Bars()
+    print_stage = announce(bars, options, config)
+
+    def on_stage(stage: Stage) -> None:
+        while trainings:  # once, and only if the store lacks something
+            bars.write(f"{config.city}: {trainings.pop()}")
+        print_stage(stage)
+
     try:
         return make_steps(
             steps,
@@ -140,18 +153,22 @@ def _one_by_one(options: argparse.Namespace, config: CityConfig, steps: Sequence
             store_of(options),
             progress=bars,
             device=device_of(options),
-            on_stage=announce(bars, options, config),
+            on_stage=on_stage,
             on_warning=bars.warn,
         )
     finally:
         bars.close()
 
 
-def _side_by_side(options: argparse.Namespace, config: CityConfig, steps: Sequence[Step]) -> dict[StepKey, Artifact]:
+def _side_by_side(
+    options: argparse.Namespace, config: CityConfig, steps: Sequence[Step], trainings: list[str]
+) -> dict[StepKey, Artifact]:
     bars = Bars()
     several_seeds = len({step.seed for step in steps} - {None}) > 1
 
     def on_start(step: Step) -> Progress:
+        while trainings:
+            bars.write(f"{config.city}: {trainings.pop()}")
         title = step.stage.name + (f" (seed {step.seed})" if several_seeds and step.seed is not None else "")
         bars.write(f"{config.city}: {title}")
         return bars.of(title)
@@ -168,6 +185,21 @@ def _side_by_side(options: argparse.Namespace, config: CityConfig, steps: Sequen
         )
     finally:
         bars.close()
+
+
+def trainings_of(steps: Sequence[Step], names: Sequence[str]) -> list[str]:
+    """Return a line about the models that the named stages need and that are trained where the store lacks them.
+
+    Empty where they need no model but those named.
+    """
+    models = [
+        step.stage.name if step.seed is None else f"{step.stage.name} (seed {step.seed})"
+        for step in steps
+        if step.stage.name in TRAININGS and step.stage.name not in names
+    ]
+    if not models:
+        return []
+    return [f"{', '.join(models)}: needed for {', '.join(names)}, and trained now where the store lacks them"]
 
 
 def run_stage(options: argparse.Namespace, config: CityConfig, name: str) -> int:

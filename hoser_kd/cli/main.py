@@ -12,9 +12,12 @@ from typing import Any
 
 from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
+from hoser_kd.cli.compare_commands import add_compare_commands
 from hoser_kd.cli.data_commands import add_data_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.import_commands import add_import_commands
+from hoser_kd.cli.project_commands import add_project_commands
+from hoser_kd.cli.serve_commands import add_serve_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.cli.store_commands import add_store_commands
 from hoser_kd.cli.sweep_commands import add_sweep_commands
@@ -83,4 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store_commands(command)
     add_import_commands(command)
     add_data_commands(command)
+    add_compare_commands(command)
+    add_serve_commands(command)
+    add_project_commands(command)
     return parser

@@ -49,8 +49,9 @@ def add_stage_commands(command: AddCommand) -> None:
     generate.add_argument("--decoder", help=f"{decoders} (default: that of the YAML)")
     evaluate = city_command(
         "evaluate",
-        "Compute the metrics of both students of a seed and of their generated trips, beside the baselines; with "
-        "--trips those of another generator's trips.",
+        "Compute the metrics of both students of a seed and of their generated trips, beside the baselines. Trains the "
+        "teacher, the vanilla and the distilled student first where the store lacks them. With --trips, compute those "
+        "of another generator's trips and train nothing.",
         _evaluate,
     )
     evaluate.add_argument(

@@ -1,0 +1,177 @@
+"""The HTTP application over a student: generated trips, next steps, health, measurements, and its description."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from hoser_kd.common.errors import HoserKdError
+from hoser_kd.generation.decoding import Decoding
+from hoser_kd.serving.batching import BatchQueue, Compute, QueueFullError
+from hoser_kd.serving.guard import Guard
+from hoser_kd.serving.measurements import Measurements
+from hoser_kd.serving.predictor import Predictor
+from hoser_kd.serving.requests import (
+    DEFAULT_EXPANSIONS,
+    GenerateAnswer,
+    GenerateRequest,
+    Limits,
+    NextStepAnswer,
+    NextStepRequest,
+    Problem,
+)
+
+PATHS = ("/", "/docs", "/generate", "/health", "/metrics", "/next_step", "/openapi.json")
+"""Paths that are counted by name."""
+_MERGED = ("search", "beam")
+"""Decoders whose result depends on the request alone; sampling draws by the row of a trip, so it runs by itself."""
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        408: "The body arrives too slowly.",
+        413: "The body is too large.",
+        422: "The request is not valid.",
+        503: "Too many requests wait. Try again later.",
+        504: "The request waited too long.",
+    }.items()
+}
+
+
+def create_app(
+    predictor: Predictor, limits: Limits | None = None, *, name: str = "student", hosts: Sequence[str] = ("*",)
+) -> FastAPI:
+    """Return the application. `hosts` are the host names that requests may give; others are refused."""
+    limits = limits or Limits()
+    measurements = Measurements()
+    queue = BatchQueue(limits.waiting, limits.batch)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        queue.start()
+        yield
+        await queue.close()
+
+    app = FastAPI(title=f"hoser-kd: {name}", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.queue = queue
+
+    async def answer(key: Any, items: Sequence[Any], compute: Compute) -> list[Any]:
+        try:
+            async with asyncio.timeout(limits.seconds):
+                return await queue.submit(key, items, compute)
+        except QueueFullError:
+            text = f"{limits.waiting} requests wait already. Try again in a second."
+            raise HTTPException(503, text, headers={"Retry-After": "1"}) from None
+        except TimeoutError:
+            raise HTTPException(504, f"not answered within {limits.seconds:g} s. Ask for fewer trips.") from None
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this request itself is canceled
+                raise
+            raise HTTPException(503, "the server is shutting down.") from None
+
+    @app.post("/generate", responses=_REFUSALS)
+    async def generate(request: GenerateRequest) -> GenerateAnswer:
+        """Generate a trip for each origin, destination and start time."""
+        _at_most(len(request.trips), limits.trips, "trips")
+        max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
+        _at_most(max_steps, limits.expansions, "max_steps")
+        predictor.check_roads([trip.origin for trip in request.trips], "origin")
+        predictor.check_roads([trip.destination for trip in request.trips], "destination")
+        decoding = Decoding(request.decoder, max_steps, seed=request.seed)
+        key = ("generate", decoding) if request.decoder in _MERGED else object()
+        trips = await answer(key, request.trips, lambda trips: predictor.generate(trips, decoding))
+        return GenerateAnswer(trips=trips)
+
+    @app.post("/next_step", responses=_REFUSALS)
+    async def next_step(request: NextStepRequest) -> NextStepAnswer:
+        """Predict the next road of each path: probabilities of the successors and times until they are entered."""
+        _at_most(len(request.paths), limits.trips, "paths")
+        for number, path in enumerate(request.paths):
+            _at_most(len(path.roads), limits.path_roads, f"paths.{number}.roads")
+            predictor.check_roads([*path.roads, path.destination], f"paths.{number}")
+        return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Say that the server runs, and what it serves."""
+        device = str(predictor.model.device)
+        return {"status": "ok", "student": name, "num_roads": predictor.num_roads, "device": device}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Return measurements in the text format of Prometheus."""
+        gauges = {"waiting_requests": queue.num_waiting, "batches": queue.batches, "computed_items": queue.items}
+        return measurements.text(**gauges)
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+    _explain_errors(app)
+    if "*" not in hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Guard, limits=limits, paths=PATHS, record=measurements.record)
+    return app
+
+
+def docs_page(app: FastAPI) -> str:
+    """Return the description of the application as one HTML page, which loads nothing."""
+    environment = Environment(
+        loader=PackageLoader("hoser_kd.serving"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    schema = app.openapi()
+    schemas = {name: json.dumps(each, indent=2) for name, each in schema["components"]["schemas"].items()}
+    return environment.get_template("docs.html").render(schema=schema, schemas=schemas)
+
+
+def _at_most(value: int, limit: int, place: str) -> None:
+    if value > limit:
+        raise _RefusedError(f"{value} is more than the {limit} that a request may have.", place)
+
+
+class _RefusedError(Exception):
+    """A request exceeds a limit of the server."""
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Give every error the same JSON: `error` and `place`."""
+
+    def problem(status: int, error: str, place: str = "", headers: Any = None) -> JSONResponse:
+        return JSONResponse({"error": error, "place": place}, status, headers=headers)
+
+    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return problem(422, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", "body")
+        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        value = first.get("input")
+        given = f" (given: {value!r:.80})" if isinstance(value, int | float | str) else ""
+        return problem(422, f"{message}{given}", place)
+
+    async def refused(_request: Request, error: Exception) -> JSONResponse:
+        return problem(422, str(error), getattr(error, "place", ""))
+
+    async def http(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, AnyHTTPException)
+        return problem(error.status_code, str(error.detail), headers=error.headers)
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(_RefusedError, refused)
+    app.add_exception_handler(HoserKdError, refused)
+    app.add_exception_handler(AnyHTTPException, http)

@@ -1,0 +1,39 @@
+"""What the release checklist relies on: one version everywhere, and a pin for each dependency."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import hoser_kd
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_one_version_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert hoser_kd.__version__ == PROJECT["version"] == citation["version"]
+
+
+def test_the_dependencies_of_all_extras_are_pinned():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {plain(line.partition("==")[0]) for line in lines if "==" in line}
+    needed = [
+        *PROJECT["dependencies"],
+        *(entry for extra in PROJECT["optional-dependencies"].values() for entry in extra),
+    ]
+    names = {plain(re.match(r"[\w.-]+", entry)[0]) for entry in needed}
+    assert not names - pinned
+
+
+def test_every_extra_is_described():
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    assert set(PROJECT["optional-dependencies"]) <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
