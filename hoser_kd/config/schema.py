@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.bounds import Bounds
+from hoser_kd.config.matching import MatchingSettings
+from hoser_kd.config.raw_data import MapConfig, PointsConfig, SplitConfig
 from hoser_kd.config.section import EXECUTION_ONLY, Section, execution_only_fields, registered_in
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
@@ -33,8 +35,9 @@ class SourceConfig(Section):
     example: ClassVar[str] = "{kind: hoser, path: raw/porto}"
 
     kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
-    """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
-    are registered in `SOURCE_KINDS` (docs/network.md)."""
+    """hoser: a folder in HOSER's format; raw: an OpenStreetMap extract and GPS points (`map`, `points`); synthetic: a
+    generated city; huggingface: a dataset repository. Further kinds are registered in `SOURCE_KINDS`
+    (docs/network.md)."""
     path: str | None = None
     """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
     repo_id: str | None = None
@@ -47,6 +50,14 @@ class SourceConfig(Section):
     """Handling of invalid trips. refuse: stop with file, row and reason; drop: skip and count them."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """Settings of the synthetic city (kind synthetic)."""
+    map: MapConfig = MapConfig()
+    """The OpenStreetMap extract (kind raw)."""
+    points: PointsConfig = PointsConfig()
+    """The GPS points and their cleaning (kind raw)."""
+    matching: MatchingSettings = MatchingSettings()
+    """Map matching: from points to roads (kind raw)."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and test trips (kind raw)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -517,6 +528,11 @@ class CityConfig(Section):
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether roads and trips are made of an OpenStreetMap extract and GPS points."""
+        return bool(SOURCE_KINDS[self.source.kind].is_raw)
 
     @property
     def uses_synthetic_trips(self) -> bool:

@@ -57,7 +57,7 @@ def roads_outside(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
         {"side": side, "grid_ends_deg": float(edge), "roads_end_deg": float(last), "roads_beyond": int(beyond.sum())}
         for side, edge, last, beyond in sides
     )
-    return Evidence(rows, _figure(artifact, "cells.png"))
+    return Evidence(rows, figure_of(artifact, "cells.png"))
 
 
 def seeds_left_out(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -69,7 +69,7 @@ def attempts_without_end(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return what became of the attempts to sample a trip, and the map of the trips."""
     names = ("attempts", "too_long", "too_short", "rejected_by_length", "trips")
     rows = tuple({"attempts": name, "number": int(artifact.summary[name])} for name in names)
-    return Evidence(rows, _figure(artifact, "use_map.png"))
+    return Evidence(rows, figure_of(artifact, "use_map.png"))
 
 
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -78,7 +78,7 @@ def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
 
     names = ["row", "column", "token", "roads"]
     cells = pq.read_table(artifact.path / "grid_cells.parquet", columns=names).sort_by([("roads", "descending")])
-    return Evidence(tuple(cells.slice(0, MAX_ROWS).to_pylist()), _figure(artifact, "cells.png"))
+    return Evidence(tuple(cells.slice(0, MAX_ROWS).to_pylist()), figure_of(artifact, "cells.png"))
 
 
 def nll_of_shifts(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -121,7 +121,7 @@ def tokens_beyond(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
     if "rows" in grid.summary:
         rows.insert(0, {"what": "rows of the grid", "tokens": int(grid.summary["rows"])})
         rows.insert(1, {"what": "columns of the grid", "tokens": int(grid.summary["columns"])})
-    return Evidence(tuple(rows), _figure(grid, "cells.png"))
+    return Evidence(tuple(rows), figure_of(grid, "cells.png"))
 
 
 def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -134,7 +134,7 @@ def teacher_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     rows = tuple(
         {**{name: epoch[name] for name in shown if name in epoch}, "uniform_baseline_loss": uniform} for epoch in epochs
     )
-    return Evidence(rows, _figure(artifact, "curves.png"))
+    return Evidence(rows, figure_of(artifact, "curves.png"))
 
 
 def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
@@ -146,7 +146,7 @@ def student_curves(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
         {**{name: epoch[name] for name in shown if name in epoch}, "frequency_baseline_nll": baseline}
         for epoch in epochs
     )
-    return Evidence(rows, _figure(artifact, "curves.png"))
+    return Evidence(rows, figure_of(artifact, "curves.png"))
 
 
 def steps_off_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence:
@@ -226,7 +226,7 @@ def _step(split: str, trips: Trajectories, at: Int64Array, trip: Int64Array, i: 
     }
 
 
-def _figure(artifact: Artifact, name: str) -> bytes | None:
+def figure_of(artifact: Artifact, name: str) -> bytes | None:
     """Return a figure of the artifact; None for very large grids, and for the curves of an imported teacher."""
     file = artifact.path / name
     return file.read_bytes() if file.is_file() else None
