@@ -12,6 +12,7 @@ from typing import Any
 
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.file_commands import add_file_commands
+from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.config.messages import nearest
@@ -66,4 +67,5 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage_commands(command)
     add_file_commands(command)
+    add_import_commands(command)
     return parser

@@ -176,7 +176,7 @@ def choose_states(graph, reach, model, offsets, t, xy, states):  # type: ignore[
     score = np.full((len(xy), model.candidates), -np.inf)
     came_from = np.full((len(xy), model.candidates), -1, np.int64)
     for trip in range(len(offsets) - 1):
-        last = np.int64(-1)
+        last = -1
         for p in range(offsets[trip], offsets[trip + 1]):
             if states.road[p, 0] < 0:
                 continue
@@ -373,7 +373,7 @@ def assemble(graph, reach, model, offsets, t, xy, states, chosen, begins):  # ty
     stack = np.empty(len(graph.length_m), np.int64)
     pieces, used = 0, 0
     for trip in range(len(offsets) - 1):
-        last, first_left_m = np.int64(-1), 0.0
+        last, first_left_m = -1, 0.0
         for p in range(offsets[trip], offsets[trip + 1]):
             if chosen[p] < 0:
                 continue

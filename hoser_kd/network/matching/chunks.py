@@ -62,10 +62,15 @@ class Matcher:
         xy[~np.isfinite(points).all(1)] = np.inf  # no road is near
         states = _kernels.States(*_kernels.find_candidates(self.graph, self.model, xy))
         chosen, begins = _kernels.choose_states(self.graph, self.reach, self.model, offsets, t, xy, states)
-        routes = _kernels.assemble(self.graph, self.reach, self.model, offsets, t, xy, states, chosen, begins)
+        road, entered, piece_start, first_point = _kernels.assemble(
+            self.graph, self.reach, self.model, offsets, t, xy, states, chosen, begins
+        )
         row = np.arange(len(t))
         return Part(
-            *routes,
+            road,
+            entered,
+            piece_start,
+            first_point,
             np.where(chosen >= 0, states.road[row, chosen], -1),
             np.where(chosen >= 0, states.away_m[row, chosen], np.nan),
             (int((begins == _kernels.GAP).sum()), int((begins == _kernels.NO_PATH).sum())),

@@ -10,8 +10,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.progress import Progress, silent
@@ -163,7 +165,8 @@ def _joined(parts: list[Part], chunks: list[_Chunk], offsets: Int64Array, min_ro
     """Put the chunks together, and leave short pieces out."""
     first_of_chunk = [int(offsets[first]) for first, _ in chunks]
     lengths = _concatenated([np.diff(part.piece_start) for part in parts], np.int64)
-    road, entered = (_concatenated([part[k] for part in parts], kind) for k, kind in ((0, np.int64), (1, np.float64)))
+    road = _concatenated([part.road for part in parts], np.int64)
+    entered = _concatenated([part.entered for part in parts], np.float64)
     first_point = _concatenated(
         [part.first_point + first for part, first in zip(parts, first_of_chunk, strict=True)], np.int64
     )
@@ -187,5 +190,5 @@ def _joined(parts: list[Part], chunks: list[_Chunk], offsets: Int64Array, min_ro
     )
 
 
-def _concatenated(arrays: list[Int64Array] | list[Float64Array], kind: type) -> np.ndarray:  # type: ignore[type-arg]
+def _concatenated(arrays: list[Int64Array] | list[Float64Array], kind: type) -> npt.NDArray[Any]:
     return np.concatenate(arrays) if arrays else np.zeros(0, kind)

@@ -63,7 +63,7 @@ def build(network: RoadNetwork, radius_m: float, *, u_turns: bool) -> StreetGrap
     road = road_of_coord[first]
     vector = xy[first + 1] - xy[first]
     meters = np.hypot(vector[:, 0], vector[:, 1])
-    length_m = np.bincount(road, meters, network.num_roads)
+    length_m = np.bincount(road, meters, network.num_roads).astype(np.float64)
     before = np.cumsum(meters) - meters
     start_of_road = np.searchsorted(road, np.arange(network.num_roads))
     segment_xy = np.column_stack([xy[first], vector])
