@@ -8,4 +8,7 @@ from __future__ import annotations
 from assets.raw_files import RAW
 from assets.stage_asset import stage_assets
 
-ASSETS = stage_assets("network", reads={"source_files": tuple(RAW)})
+ASSETS = stage_assets(
+    "network",
+    reads={"source_files": tuple(RAW), "osm_extract": ("raw_roads",), "gps_points": ("raw_trips",)},
+)

@@ -18,8 +18,9 @@ RAW: dict[str, tuple[str, ...]] = {
 """Names of the raw files, by the asset that represents them."""
 
 _DESCRIPTIONS = {
-    "raw_roads": "`roadmap.geo` and `roadmap.rel`, and the zones if the data set ships them, outside the store.",
-    "raw_trips": "`train.csv`, `val.csv` and `test.csv`, outside the store.",
+    "raw_roads": "`roadmap.geo` and `roadmap.rel`, and the zones if the data set ships them, outside the store; for "
+    "raw data, the OpenStreetMap extract.",
+    "raw_trips": "`train.csv`, `val.csv` and `test.csv`, outside the store; for raw data, the GPS points.",
 }
 _VERSION = (
     "Observed, never written. The data version is a digest of the content; for a synthetic or downloaded city, of the "
@@ -51,7 +52,7 @@ _observable = cast(
 @_observable
 def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
     """Compute the data versions of a city's raw files."""
-    from hoser_kd.network.sources import kind_of, raw_files_of, raw_version
+    from hoser_kd.network.sources import kind_of, raw_version
 
     try:
         source = context.resources.pipeline.config(context.partition_key).source
@@ -59,8 +60,7 @@ def raw_files(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
             names = RAW[key.path[-1]]
             files = [
                 dg.TableRecord({"file": str(path), "mib": round(path.stat().st_size / 2**20, 3)})
-                for path in raw_files_of(source)
-                if path.name in names
+                for path in kind_of(source).raw_files_for(source, names)
             ]
             metadata = {"files": dg.MetadataValue.table(files)} if files else kind_of(source).describe(source)
             version = dg.DataVersion(raw_version(source, names)[:16])

@@ -15,7 +15,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 
 from assets.run_table import run_table
-from hoser_kd.pipeline.checks import CheckResult
+from hoser_kd.pipeline.check import CheckResult
 from hoser_kd.pipeline.store import Artifact
 
 _MAX_ROWS = 50

@@ -25,7 +25,7 @@ from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.graph import STAGES
 
 _REASON_TAG = "hoser_kd/because"
-_PREPARED_SECTIONS = ("source", "rows", "zones", "grid")
+_PREPARED_SECTIONS = ("source", "map", "points", "matching", "split", "rows", "zones", "grid")
 """Settings sections that `prepare_city` depends on. A change in another section shows as stale and launches nothing."""
 
 

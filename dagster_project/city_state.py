@@ -99,7 +99,9 @@ def _compare(config: CityConfig, previous: CityState) -> tuple[CityState, dict[s
     from hoser_kd.network.sources import raw_signature
 
     state = replace(previous, raw_signature=raw_signature(config.source))
-    digest = digest_json([config.model_dump(mode="json"), _checkpoint_signature(config)])
+    # settings sections of raw data hold digests of its files
+    raw = state.raw_signature if config.is_raw else None
+    digest = digest_json([config.model_dump(mode="json"), _checkpoint_signature(config), *([raw] if raw else [])])
     if digest == previous.settings_digest:
         return state, {}
     sections = {name: section(config) for name, section in SETTINGS.items()}
@@ -114,15 +116,14 @@ def _compare(config: CityConfig, previous: CityState) -> tuple[CityState, dict[s
 
 def read_content(config: CityConfig, state: CityState) -> str | None:
     """Return the digest of the raw files' content, read only if their signature has changed; None if they are gone."""
-    from hoser_kd.network.sources import content_digest, fetch, kind_of
+    from hoser_kd.network.sources import kind_of
 
     if state.raw_signature is None:
         return None
     if state.content_digest is None or state.content_signature != state.raw_signature:
         try:
-            state.content_digest = (
-                content_digest(fetch(config.source, "")) if kind_of(config.source).is_external else ""
-            )
+            kind = kind_of(config.source)
+            state.content_digest = kind.content(config.source) if kind.is_external else ""
         except (OSError, DataError):
             return None
         state.content_signature = state.raw_signature

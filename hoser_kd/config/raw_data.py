@@ -10,6 +10,9 @@ from pydantic import AfterValidator, Field, model_validator
 from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.section import Section
 
+RAW_SECTIONS = ("map", "points", "matching", "split")
+"""Sections of `source` that kind raw reads; the other kinds do not depend on them."""
+
 DRIVABLE = (
     "motorway",
     "motorway_link",

@@ -11,7 +11,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
+from hoser_kd.config.matching import MatchingSettings
 from hoser_kd.config.pooled import PooledConfig, PoolMember
+from hoser_kd.config.raw_data import MapConfig, PointsConfig, SplitConfig
 from hoser_kd.config.section import (
     EXECUTION_ONLY,
     MAX_TEMPERATURE,
@@ -37,14 +39,19 @@ class SyntheticConfig(Section):
     """Number of crossings of the street grid, south-north and west-east; at least 5 each."""
 
 
+HANDLING_KEYS = ("on_bad_row", "on_duplicate_connection")
+"""Settings of `source` that change how rows are read, not which files."""
+
+
 class SourceConfig(Section):
     """Source of the road network and the trips."""
 
     example: ClassVar[str] = "{kind: hoser, path: raw/porto}"
 
     kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
-    """hoser: a folder in HOSER's format; synthetic: a generated city; huggingface: a dataset repository. Further kinds
-    are registered in `SOURCE_KINDS` (docs/network.md)."""
+    """hoser: a folder in HOSER's format; raw: an OpenStreetMap extract and GPS points (`map`, `points`); synthetic: a
+    generated city; huggingface: a dataset repository. Further kinds are registered in `SOURCE_KINDS`
+    (docs/network.md)."""
     path: str | None = None
     """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
     repo_id: str | None = None
@@ -60,6 +67,14 @@ class SourceConfig(Section):
     and count the others."""
     synthetic: SyntheticConfig = SyntheticConfig()
     """Settings of the synthetic city (kind synthetic)."""
+    map: MapConfig = MapConfig()
+    """The OpenStreetMap extract (kind raw)."""
+    points: PointsConfig = PointsConfig()
+    """The GPS points and their cleaning (kind raw)."""
+    matching: MatchingSettings = MatchingSettings()
+    """Map matching: from points to roads (kind raw)."""
+    split: SplitConfig = SplitConfig()
+    """Training, validation and test trips (kind raw)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -558,6 +573,11 @@ class CityConfig(Section):
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether roads and trips are made of an OpenStreetMap extract and GPS points."""
+        return bool(SOURCE_KINDS[self.source.kind].is_raw)
 
     @property
     def uses_synthetic_trips(self) -> bool:

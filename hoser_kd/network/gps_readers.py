@@ -1,8 +1,8 @@
 """Readers of GPS points: one function per format, which yields batches of trips.
 
 A reader gets a file and the settings, and yields trips in the order of the file. Batches hold whole trips; where the
-format allows it, a file is read block by block. To add a format, add a function to `READERS` and its name to
-`POINT_FORMATS` in `hoser_kd.config.raw_data`.
+format allows it, a file is read block by block. To add a format, add a function to `READERS`, its name to
+`POINT_FORMATS` in `hoser_kd.config.raw_data`, and its endings to `SUFFIXES` in `hoser_kd.network.raw_files`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from hoser_kd.network.csv_files import csv_header, read_csv_columns
 from hoser_kd.network.gcj02 import to_wgs84
 from hoser_kd.network.gps_points import GpsPoints, concatenate_points
 from hoser_kd.network.gps_times import utc_seconds
+from hoser_kd.network.raw_files import point_files
 
 Counts = Counter[str]
 Reader = Callable[[Path, PointsConfig, Counts], Iterator[GpsPoints]]
@@ -35,45 +36,16 @@ _BLOCK_BYTES = 32 << 20
 _NYC_TLC = {"pulocationid", "dolocationid", "tpep_pickup_datetime", "lpep_pickup_datetime", "pickup_longitude"}
 
 
-class Source(NamedTuple):
-    """What a format is like."""
-
-    read: Reader
-    suffixes: tuple[str, ...] = ()
-    """Endings of the files of a folder that are read; empty: all."""
-    is_gcj02: bool = False
-    """The coordinates are GCJ-02, unless the settings state otherwise."""
-
-
-def point_files(settings: PointsConfig) -> list[Path]:
-    """Return the files with the points, by name. Raises DataError if there are none."""
-    path = Path(settings.path or "").expanduser()
-    if path.is_file():
-        return [path]
-    hint = "It is the value of `source.points.path`: correct it."
-    if not path.is_dir():
-        raise DataError(path, "no such file or folder.", hint=hint)
-    suffixes = READERS[settings.format].suffixes
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.is_file() and not file.name.startswith(".") and (not suffixes or file.name.endswith(suffixes))
-    )
-    if not files:
-        raise DataError(path, f"no files of the format {settings.format}.", hint=hint)
-    return files
-
-
 def read_points(settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
     """Yield the trips of all files of `source.points`, in WGS 84 and UTC; adds to `counts` what is left out.
 
     Raises DataError for a file that cannot be read, with the row and the fix.
     """
-    source = READERS[settings.format]
-    shifted = settings.coordinates == "gcj02" or (settings.coordinates is None and source.is_gcj02)
+    read = READERS[settings.format]
+    shifted = settings.coordinates == "gcj02" or (settings.coordinates is None and settings.format == "didi")
     pending: list[GpsPoints] = []
     for file in point_files(settings):
-        for points in source.read(file, settings, counts):
+        for points in read(file, settings, counts):
             pending.append(_unshifted(points) if shifted else points)
             if sum(each.num_points for each in pending) >= BATCH_POINTS:
                 yield concatenate_points(pending)
@@ -329,12 +301,12 @@ def read_gpx(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[Gps
         yield _grouped(names, vehicle, t, timed.geometry.x.to_numpy(), timed.geometry.y.to_numpy())
 
 
-READERS: dict[str, Source] = {
-    "table": Source(read_table, (".csv", ".csv.gz", ".txt", ".parquet", ".geoparquet", ".pq")),
-    "ecml_pkdd": Source(read_ecml_pkdd, (".csv", ".csv.gz")),
-    "t_drive": Source(read_t_drive, (".txt", ".csv")),
-    "didi": Source(read_didi, is_gcj02=True),
-    "gpx": Source(read_gpx, (".gpx",)),
-    "libcity_dyna": Source(read_libcity_dyna, (".dyna",)),
+READERS: dict[str, Reader] = {
+    "table": read_table,
+    "ecml_pkdd": read_ecml_pkdd,
+    "t_drive": read_t_drive,
+    "didi": read_didi,
+    "gpx": read_gpx,
+    "libcity_dyna": read_libcity_dyna,
 }
-"""Formats by the names of `source.points.format`."""
+"""Readers by the names of `source.points.format`."""

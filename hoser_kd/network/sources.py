@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.raw_data import RAW_SECTIONS
+from hoser_kd.config.schema import HANDLING_KEYS
 from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.network.csv_files import FOLDER_HINT
+from hoser_kd.network.raw_files import map_files, point_files
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.network.zones import PARTITION_FILE, TRANSITIONS_FILE
 
@@ -31,8 +34,6 @@ if TYPE_CHECKING:
 
 REQUIRED_FILES = ("roadmap.geo", "roadmap.rel", *(f"{split}.csv" for split in SPLITS))
 OPTIONAL_FILES = (PARTITION_FILE, TRANSITIONS_FILE)
-HANDLING_KEYS = ("on_bad_row", "on_duplicate_connection")
-"""Settings of `source` that change how rows are read, not which files."""
 
 
 class SourceKind(ABC):
@@ -42,6 +43,9 @@ class SourceKind(ABC):
     """The raw files stay outside the artifact store, where they can change at any time."""
     versioned_by_content = True
     """The version of `source_files` is the digest of the files; False: of the settings, which determine the files."""
+    is_raw = False
+    """The files are a map and GPS points, not a folder in HOSER's format: the stages `osm_extract`, `gps_points` and
+    `matched_trips` turn them into roads and trips, and `fetch` is not called."""
     downloads = False
     """Fetching transfers data over the network, so it starts only on a user's request."""
 
@@ -62,8 +66,16 @@ class SourceKind(ABC):
     def raw_version(self, source: SourceConfig, names: Sequence[str]) -> str:
         """Return a digest (sha256, hex) that identifies the raw files with these names."""
         if not self.is_external:
-            return digest_json(source.model_dump(mode="json", exclude=set(HANDLING_KEYS)))
-        return digest_json([[path.name, digest_file(path)] for path in self.raw_files(source) if path.name in names])
+            return digest_json(source.model_dump(mode="json", exclude={*HANDLING_KEYS, *RAW_SECTIONS}))
+        return digest_json([[path.name, digest_file(path)] for path in self.raw_files_for(source, names)])
+
+    def raw_files_for(self, source: SourceConfig, names: Sequence[str]) -> list[Path]:
+        """Return the raw files that provide what these files of HOSER's format hold."""
+        return [path for path in self.raw_files(source) if path.name in names]
+
+    def content(self, source: SourceConfig) -> str:
+        """Return the digest of the content of external files, which is the version of `source_files`."""
+        return content_digest(self.fetch(source, Path(), silent))
 
     def describe(self, source: SourceConfig) -> dict[str, Any]:
         """Return what the UI shows of the source where there are no raw files to list; JSON values."""
@@ -85,6 +97,43 @@ class HoserFolder(SourceKind):
             raise DataError(place, "no such folder.", hint=FOLDER_HINT)
         require_files(place, f"Add them. {FOLDER_HINT}")
         return place
+
+
+class RawData(SourceKind):
+    """Kind `raw`: an OpenStreetMap extract and GPS points, used in place."""
+
+    is_external = True
+    is_raw = True
+
+    def validate_settings(self, source: SourceConfig) -> None:
+        if not source.map.path:
+            raise ValueError("kind raw needs `map: {path: …}`, an OpenStreetMap extract")
+        if not source.points.path:
+            raise ValueError("kind raw needs `points: {path: …}`, a file or folder with GPS points")
+        if not source.points.time_zone:
+            raise ValueError(
+                "kind raw needs `points: {time_zone: …}`, such as Europe/Lisbon, for the local times of trips"
+            )
+
+    def fetch(self, source: SourceConfig, folder: Path, progress: Progress) -> Path:  # noqa: ARG002
+        path = source.map.path or ""
+        raise DataError(
+            path, "raw data is not a folder in HOSER's format.", hint="Use the stages osm_extract, gps_points."
+        )
+
+    def raw_files(self, source: SourceConfig) -> list[Path]:
+        return [*self.raw_files_for(source, ["roadmap.geo"]), *self.raw_files_for(source, ["train.csv"])]
+
+    def raw_files_for(self, source: SourceConfig, names: Sequence[str]) -> list[Path]:
+        files: list[Path] = []
+        if "roadmap.geo" in names:
+            files += map_files(source.map)
+        if "train.csv" in names:
+            files += point_files(source.points)
+        return files
+
+    def content(self, source: SourceConfig) -> str:
+        return digest_json([[path.name, digest_file(path)] for path in self.raw_files(source)])
 
 
 class SyntheticCity(SourceKind):
@@ -131,6 +180,7 @@ def check_source_kind(name: str, kind: object) -> None:
 
 
 SOURCE_KINDS.register("hoser", HoserFolder())
+SOURCE_KINDS.register("raw", RawData())
 SOURCE_KINDS.register("synthetic", SyntheticCity())
 SOURCE_KINDS.register("huggingface", HuggingFaceDataset())
 

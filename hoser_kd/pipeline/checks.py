@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hoser_kd.pipeline import check_evidence
+from hoser_kd.pipeline import check_evidence, matching_checks
 from hoser_kd.pipeline.check import Check, CheckResult, Verdict
 from hoser_kd.pipeline.network_checks import NETWORK_CHECKS
 from hoser_kd.pipeline.store import Artifact
@@ -279,6 +279,48 @@ def _seeds_comparable(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     **NETWORK_CHECKS,
+    "gps_points": (
+        Check(
+            "most_points_kept",
+            f"At least {matching_checks.MIN_POINTS_KEPT:.0%} of the GPS points are kept.",
+            matching_checks.points_kept,
+            matching_checks.points_left_out,
+            blocking=False,
+        ),
+    ),
+    "matched_trips": (
+        Check(
+            "points_on_roads",
+            f"At least {matching_checks.MIN_POINTS_MATCHED:.0%} of the points are matched, and consecutive roads are "
+            "connected.",
+            matching_checks.points_on_roads,
+            matching_checks.worst_matches,
+        ),
+        Check(
+            "trips_whole",
+            f"At least {matching_checks.MIN_TRIPS_MATCHED:.0%} of the GPS trips are matched, in "
+            f"{matching_checks.MAX_PIECES_PER_TRIP:g} pieces or fewer on average.",
+            matching_checks.trips_whole,
+            matching_checks.worst_matches,
+            blocking=False,
+        ),
+        Check(
+            "points_near_roads",
+            f"Points are at most {matching_checks.MAX_DISTANCE_M:g} m from their roads in the median, and "
+            f"{matching_checks.MAX_DISTANCE_P95_M:g} m at the 95th percentile.",
+            matching_checks.points_near_roads,
+            matching_checks.worst_matches,
+            blocking=False,
+        ),
+        Check(
+            "paths_plausible",
+            f"The speed is at most {matching_checks.MAX_SPEED_P99_M_S:g} m/s at the 99th percentile, and paths are at "
+            f"most {matching_checks.MAX_DETOUR:g} times as long as the straight line in the median.",
+            matching_checks.paths_plausible,
+            matching_checks.match_quality,
+            blocking=False,
+        ),
+    ),
     "grid_token_table": (
         Check(
             "roads_inside_grid",

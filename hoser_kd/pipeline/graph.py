@@ -19,7 +19,9 @@ from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.pooled import PooledConfig
-from hoser_kd.config.schema import CityConfig, OffPathConfig, PriorConfig
+from hoser_kd.config.raw_data import RAW_SECTIONS
+from hoser_kd.config.schema import HANDLING_KEYS, CityConfig, OffPathConfig, PriorConfig, SourceConfig
+from hoser_kd.network.raw_files import digest_if_present, point_files
 from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
 
@@ -134,11 +136,56 @@ def _generation_settings(config: CityConfig) -> dict[str, Any]:
     return settings
 
 
+def _source_settings(config: CityConfig) -> dict[str, Any]:
+    """Return the section without what the stages of raw data read, which have sections of their own."""
+    return config.source.model_dump(mode="json", exclude={*HANDLING_KEYS, *RAW_SECTIONS})
+
+
+def _raw(config: CityConfig) -> SourceConfig:
+    """Return the source; for a city that is not of raw data, with the defaults, which its versions leave out."""
+    return config.source if config.is_raw else type(config.source).model_construct()
+
+
+def _map_settings(config: CityConfig) -> dict[str, Any]:
+    """Return `source.map` with digests of the content in place of the names of its files."""
+    source = _raw(config)
+    settings = source.map.model_dump(mode="json")
+    for key in ("path", "polygon"):
+        if settings[key] is not None:
+            settings[key] = digest_if_present([Path(settings[key]).expanduser()])
+    return {"map": settings}
+
+
+def _point_settings(config: CityConfig) -> dict[str, Any]:
+    """Return `source.points` with a digest of the content in place of the name of the file or folder."""
+    source = _raw(config)
+    settings = source.points.model_dump(mode="json")
+    if settings["path"] is not None:
+        settings["path"] = digest_if_present(point_files(source.points, missing_ok=True))
+    return {"points": settings}
+
+
+def _matching_settings(config: CityConfig) -> dict[str, Any]:
+    """Return `source.matching`, and the time zone in which trips have their times."""
+    zone = _raw(config).points.model_dump(mode="json", include={"time_zone"})
+    return {"matching": _raw(config).matching.model_dump(mode="json"), "points": zone}
+
+
 SETTINGS: dict[str, SettingsSection] = {
-    "source": SettingsSection(
+    "source": SettingsSection("source", "Source of the city's data: `source`.", _source_settings),
+    "map": SettingsSection(
+        "source", "The OpenStreetMap extract: `source.map`, and the content of its files.", _map_settings
+    ),
+    "points": SettingsSection(
+        "source", "The GPS points: `source.points`, and the content of their files.", _point_settings
+    ),
+    "matching": SettingsSection(
+        "source", "Map matching: `source.matching`, and the time zone of `source.points`.", _matching_settings
+    ),
+    "split": SettingsSection(
         "source",
-        "Source of the city's data: `source`.",
-        lambda config: config.source.model_dump(mode="json", exclude={"on_bad_row", "on_duplicate_connection"}),
+        "Division of matched trips: `source.split`.",
+        lambda config: {"split": _raw(config).split.model_dump(mode="json")},
     ),
     "rows": SettingsSection(
         "source",
@@ -207,6 +254,19 @@ SOURCE_NOTE = "source.json"
 
 _NETWORK = ("road_network", "trajectories", "road_zones", "zone_transitions")
 _STUDENTS = ("vanilla_student", "distilled_student")
+_RAW_DATA = "hoser_kd.pipeline.stages.raw_data"
+
+
+def _is_raw(config: CityConfig) -> bool:
+    return config.is_raw
+
+
+def _is_not_raw(config: CityConfig) -> bool:
+    return not config.is_raw
+
+
+_OF_KIND = {"source_files": _is_not_raw, "osm_extract": _is_raw, "matched_trips": _is_raw}
+"""Raw data reaches roads and trips through stages of its own, other data through `source_files`."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -221,21 +281,52 @@ STAGES: dict[str, Stage] = {
             kinds=("csv",),
         ),
         Stage(
+            "osm_extract",
+            "network",
+            "Drivable ways of the OpenStreetMap extract, clipped to the area, and their nodes (Parquet). Only for raw "
+            "data (`source.kind: raw`); empty otherwise.",
+            settings=("map",),
+            kinds=("osm", "parquet"),
+            module=_RAW_DATA,
+        ),
+        Stage(
+            "gps_points",
+            "network",
+            "GPS points in one schema (Parquet: trip_id, vehicle_id, t in UTC, lon, lat, part), cleaned: invalid and "
+            "duplicate points, jumps, gaps, stops, standing ends. Only for raw data; empty otherwise.",
+            settings=("points",),
+            kinds=("parquet",),
+            module=_RAW_DATA,
+        ),
+        Stage(
             "road_network",
             "network",
             "Directed roads (GeoParquet: road_id, highway, length_m, LineString in EPSG:4326) and the connections "
             "between them (Parquet). Every row is validated.",
-            inputs=("source_files",),
+            inputs=("source_files", "osm_extract"),
+            optional_inputs=_OF_KIND,
             settings=("connections",),
             kinds=("geopandas", "parquet"),
+        ),
+        Stage(
+            "matched_trips",
+            "network",
+            "GPS points matched to roads: pieces of trips with local entry times (Arrow IPC), what they are in the raw "
+            "data (Parquet), and figures of the quality. Only for raw data; empty otherwise.",
+            inputs=("gps_points", "road_network"),
+            optional_inputs=dict.fromkeys(("gps_points", "road_network"), _is_raw),
+            settings=("matching",),
+            kinds=("numba", "arrow"),
+            module=_RAW_DATA,
         ),
         Stage(
             "trajectories",
             "network",
             "Training, validation and test trips as ragged arrays of road ids and times (Arrow IPC, memory-mapped). "
-            "Each step is validated against the road network.",
-            inputs=("source_files", "road_network"),
-            settings=("rows",),
+            "Each step is validated against the road network. Matched trips are divided by date or at random.",
+            inputs=("source_files", "road_network", "matched_trips"),
+            optional_inputs=_OF_KIND,
+            settings=("rows", "split"),
             kinds=("arrow",),
         ),
         Stage(
@@ -251,6 +342,7 @@ STAGES: dict[str, Stage] = {
             "Zone of each road: the data set's own partition where it ships one, otherwise KaHIP's partition of the "
             "undirected road graph.",
             inputs=("source_files", "road_network"),
+            optional_inputs={"source_files": _is_not_raw},
             settings=("zones",),
             kinds=("kahip", "parquet"),
         ),

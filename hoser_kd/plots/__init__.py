@@ -10,6 +10,7 @@ from __future__ import annotations
 from hoser_kd.plots.canvas import COLORS, color_of, png
 from hoser_kd.plots.curves import LOSS_PANELS, by_group, differences, distributions, histograms, training_curves
 from hoser_kd.plots.maps import cell_value_map, grid_map, network_map, zones_map
+from hoser_kd.plots.matching_maps import quality_figure, worst_map
 from hoser_kd.plots.primary import Point, primary_chart, request_panels
 from hoser_kd.plots.sweeps import importances, parallel_coordinates
 from hoser_kd.plots.trip_maps import trips_map, use_map, wins_map
@@ -30,10 +31,12 @@ __all__ = [
     "parallel_coordinates",
     "png",
     "primary_chart",
+    "quality_figure",
     "request_panels",
     "training_curves",
     "trips_map",
     "use_map",
     "wins_map",
+    "worst_map",
     "zones_map",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hoser_kd.generation.od_pairs import LAST_SECOND
+from hoser_kd.network.times import LAST_SECOND
 
 Road = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1, description="Road id of the student's network.")]
 Second = Annotated[int, Field(strict=True, ge=0, le=LAST_SECOND, description="Seconds since 1970, UTC.")]

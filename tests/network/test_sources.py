@@ -152,8 +152,8 @@ def test_an_unknown_kind_is_rejected_with_the_closest_name(tmp_path):
     config = tmp_path / "town.yaml"
     config.write_text("source:\n  kind: hugingface\n")
     expected = (
-        "town.yaml, line 2: `source.kind`: unknown source kind 'hugingface'. Known: hoser, synthetic, huggingface. "
-        "Did you mean 'huggingface'?"
+        "town.yaml, line 2: `source.kind`: unknown source kind 'hugingface'. "
+        "Known: hoser, raw, synthetic, huggingface. Did you mean 'huggingface'?"
     )
     with pytest.raises(ConfigError) as caught:
         load_config(config)
@@ -187,6 +187,26 @@ def test_version_and_signature_of_an_external_folder_follow_its_content(copy):
     assert raw_signature(source) != signature
     (copy / "val.csv").unlink()
     assert raw_signature(source) is None
+
+
+def test_raw_data_has_a_map_and_points_with_versions_of_their_own(tmp_path):
+    for name in ("map.osm", "points.csv"):
+        (tmp_path / name).write_text("1")
+    source = SourceConfig(
+        kind="raw",
+        map={"path": str(tmp_path / "map.osm")},
+        points={"path": str(tmp_path / "points.csv"), "time_zone": "UTC"},
+    )
+    assert [path.name for path in raw_files_of(source)] == ["map.osm", "points.csv"]
+    roads, trips = ["roadmap.geo", "roadmap.rel"], ["train.csv", "val.csv", "test.csv"]
+    before = raw_version(source, roads), raw_version(source, trips)
+    (tmp_path / "points.csv").write_text("2")
+    assert raw_version(source, roads) == before[0]
+    assert raw_version(source, trips) != before[1]
+    kind = kind_of(source)
+    assert (kind.is_external, kind.is_raw, kind.downloads) == (True, True, False)
+    with pytest.raises(DataError, match="not a folder in HOSER's format"):
+        fetch(source, tmp_path / "raw")
 
 
 def test_sources_load_without_heavy_libraries():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dagster_project.city_state import CityState, observe_cities, read_cursor, write_cursor
+from dagster_project.city_state import CityState, observe_cities, read_content, read_cursor, write_cursor
 
 YAML = "source: {kind: synthetic}\n"
 
@@ -48,3 +48,23 @@ def test_an_unreadable_yaml_is_reported_and_leaves_the_state(tmp_path):
     assert cities == []
     assert states == before
     assert "`sauce` is not a known setting" in messages[0]
+
+
+def test_changed_raw_data_changes_its_section_and_the_content(tmp_path):
+    for name in ("map.osm", "points.csv"):
+        (tmp_path / name).write_text("1")
+    source = f"kind: raw, map: {{path: {tmp_path}/map.osm}}, points: {{path: {tmp_path}/points.csv, time_zone: UTC}}"
+    (tmp_path / "town.yaml").write_text(f"source: {{{source}}}\n")
+    states: dict[str, CityState] = {}
+    observe(tmp_path, states)
+    (second,), _ = observe(tmp_path, states)
+    content = read_content(second.config, second.state)
+    (tmp_path / "points.csv").write_text("12")
+    (third,), _ = observe(tmp_path, states)
+    assert set(third.changed) == {"points"}
+    assert not third.is_stable
+    assert read_content(third.config, third.state) not in (None, content)
+    (tmp_path / "map.osm").unlink()
+    (fourth,), messages = observe(tmp_path, states)
+    assert messages == []
+    assert fourth.state.raw_signature is None

@@ -65,4 +65,5 @@ def test_inputs_that_are_not_read_are_not_planned():
 
 def test_several_stages_share_their_dependencies():
     names = [step.stage.name for step in plan(["road_zones", "trajectories", "road_zones"])]
-    assert names == ["source_files", "road_network", "road_zones", "trajectories"]
+    raw = ["gps_points", "matched_trips"]
+    assert names == ["source_files", "osm_extract", "road_network", "road_zones", *raw, "trajectories"]

@@ -22,11 +22,14 @@ from hoser_kd.network import zones as zones_of
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
+from hoser_kd.pipeline.stages.raw_data import build_network, divide_matched_trips, record_raw_files
 from hoser_kd.pipeline.store import read_artifact
 
 
 def source_files(run: StageRun) -> dict[str, Any]:
     """Find, generate or download the raw files; `source.json` records their folder, sizes and times."""
+    if run.config.is_raw:
+        return record_raw_files(run)
     folder = sources.fetch(run.config.source, run.folder / "city", run.progress)
     own = run.folder in folder.parents
     files = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sources.hoser_files(folder)}
@@ -74,8 +77,11 @@ def source_folder(artifact: Path) -> Path:
 
 def road_network(run: StageRun) -> dict[str, Any]:
     """Read and validate the roads; writes GeoParquet, Parquet and a map."""
-    folder = source_folder(run.path("source_files"))
-    network = roads_io.read_network(folder, run.config.source.on_duplicate_connection)
+    if run.config.is_raw:
+        network, more = build_network(run)
+    else:
+        folder = source_folder(run.path("source_files"))
+        network, more = roads_io.read_network(folder, run.config.source.on_duplicate_connection), {}
     network.save(run.folder)
     (run.folder / "map.png").write_bytes(plots.png(plots.network_map(network)))
     degrees = network.successors.degrees
@@ -97,6 +103,7 @@ def road_network(run: StageRun) -> dict[str, Any]:
         "most_candidates": int(degrees.max()),
         "mean_candidates": round(float(degrees.mean()), 3),
         "classes": sorted(per_class, key=lambda row: -int(str(row["roads"]))),
+        **more,
     }
 
 
@@ -112,9 +119,13 @@ def load_trips(run: StageRun, split: str) -> Trajectories:
 
 def trajectories(run: StageRun) -> dict[str, Any]:
     """Read and validate the trips of every split; writes Arrow IPC."""
-    source = source_folder(run.path("source_files"))
     network = load_network(run)
-    rows: list[dict[str, Any]] = []
+    if run.config.is_raw:
+        parts, more = divide_matched_trips(run)
+        rows = [_split_row(split, trips, network) for split, trips in parts.items()]
+        return {**_totals(rows, {}), **more, "splits": rows}
+    source = source_folder(run.path("source_files"))
+    rows = []
     dropped: dict[str, int] = {}
     for split in SPLITS:
         trips = trips_io.read_trips(source / f"{split}.csv", network, run.config.source.on_bad_row)
@@ -122,12 +133,15 @@ def trajectories(run: StageRun) -> dict[str, Any]:
         rows.append(_split_row(split, trips, network))
         for reason, count in trips.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
+    return {**_totals(rows, dropped), "splits": rows}
+
+
+def _totals(rows: list[dict[str, Any]], dropped: dict[str, int]) -> dict[str, Any]:
     return {
         "num_trips": sum(row["trips"] for row in rows),
         "num_steps": sum(row["steps"] for row in rows),
         "dropped": sum(dropped.values()),
         "dropped_by_reason": dropped,
-        "splits": rows,
     }
 
 
@@ -166,7 +180,7 @@ def road_zones(run: StageRun) -> dict[str, Any]:
     """Read the partition that the data set ships, or compute one; writes Parquet and a map."""
     network = load_network(run)
     shipped = None
-    if run.config.zones.use_shipped:
+    if run.config.zones.use_shipped and not run.config.is_raw:
         shipped = zones_of.read_shipped(source_folder(run.path("source_files")), network)
     zones = shipped.zones if shipped else zones_of.partition(network, run.config.zones)
     if shipped and shipped.transitions is not None:
