@@ -46,7 +46,8 @@ def line_lengths_m(network: RoadNetwork) -> Float64Array:
     segments = great_circle_m(lat[:-1], lon[:-1], lat[1:], lon[1:])
     road = row_of_value(network.coord_offsets)
     within = road[1:] == road[:-1]
-    return np.bincount(road[1:][within], segments[within], minlength=network.num_roads)
+    lengths: Float64Array = np.bincount(road[1:][within], segments[within], minlength=network.num_roads).astype(float)
+    return lengths
 
 
 def connection_gaps_m(network: RoadNetwork) -> Float64Array:
@@ -116,8 +117,8 @@ def connection_problem(network: RoadNetwork) -> str | None:
     if metrics["apart_share"] <= MAX_APART_SHARE:
         return None
     return (
-        f"At {metrics['connections_apart']} of {metrics['connections']} connections the end of the road and the start of "
-        f"the next lie more than {MAX_GAP_M:g} m apart: ids in roadmap.rel mean other roads than in roadmap.geo. "
+        f"At {metrics['connections_apart']} of {metrics['connections']} connections the end of the road and the start "
+        f"of the next lie more than {MAX_GAP_M:g} m apart: ids in roadmap.rel mean other roads than in roadmap.geo. "
         "Restore the original geo_id, or renumber roadmap.geo, roadmap.rel and the trips by the same mapping "
         "(`hoser-kd renumber-roads`)."
     )
