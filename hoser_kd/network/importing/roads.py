@@ -5,7 +5,6 @@ Shapes: N roads, L connections.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,14 +144,14 @@ def _lines(path: Path, frame: pd.DataFrame, chosen: Mapping[str, str]) -> npt.ND
     return flat
 
 
+_PAIR = r"\[\s*([^\[\],\s]+)\s*,\s*([^\[\],\s]+)\s*(?:,[^\[\],]*)?\]"
+
+
 def _parse_lines(texts: pd.Series) -> npt.NDArray[np.object_]:
     """Return the lines of WKT, or of JSON lists of [lon, lat]; None where a text is neither."""
-    lines: npt.NDArray[np.object_] = shapely.from_wkt(texts.to_numpy(), on_invalid="ignore")
-    for row in np.flatnonzero(texts.str.startswith("[").to_numpy()).tolist():
-        try:
-            lines[row] = shapely.LineString(json.loads(texts.iloc[row]))
-        except (ValueError, TypeError):
-            lines[row] = None
+    pairs = pc.replace_substring_regex(pa.array(texts, pa.string()), _PAIR, r"\1 \2")
+    wkt = pc.replace_substring_regex(pairs, r"^\s*\[(.*)\]\s*$", r"LINESTRING (\1)")
+    lines: npt.NDArray[np.object_] = shapely.from_wkt(np.asarray(wkt, object), on_invalid="ignore")
     return lines
 
 

@@ -366,48 +366,38 @@ def _pop(keys, roads, size):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
 
 
 @compiled
-def assemble(graph, reach, model, offsets, t, xy, states, chosen, begins):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return road (R,) int64, entry time (R,) float64, offsets (pieces + 1,) int64 and first point (pieces,) int64."""
-    roads, entered = np.empty(4 * len(t) + 16, np.int64), np.empty(4 * len(t) + 16)
-    piece_start, first_point = np.zeros(len(t) + 1, np.int64), np.empty(len(t), np.int64)
+def assemble(graph, reach, model, offsets, t, xy, states, chosen, begins, roads, entered, pieces):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the roads between the chosen states; return the numbers of roads, -1 if there is no room, and of pieces.
+
+    `roads` int64 and `entered` float64 receive the roads and their entry times. Rows of `pieces`, (P + 1, 2) int64,
+    receive the position of each piece's first road, and its first point.
+    """
     stack = np.empty(len(graph.length_m), np.int64)
-    pieces, used = 0, 0
+    count, used = 0, 0
     for trip in range(len(offsets) - 1):
         last, first_left_m = -1, 0.0
-        for p in range(offsets[trip], offsets[trip + 1]):
-            if chosen[p] < 0:
+        for p in range(offsets[trip], offsets[trip + 1] + 1):
+            is_end = p == offsets[trip + 1]
+            if not is_end and chosen[p] < 0:
                 continue
+            if last >= 0 and (is_end or begins[p]):
+                used = _trim(model, states, chosen, pieces[count - 1, 0], first_left_m, last, roads, entered, used)
+            if is_end:
+                break
+            if used + len(stack) + 1 > len(roads):
+                return -1, count
             if last >= 0 and not begins[p]:
-                while used + len(stack) + 1 > len(roads):
-                    roads, entered = _doubled(roads), _doubled(entered)
                 used = _extend(graph, reach, model, t, xy, states, last, p, chosen, roads, entered, used, stack)
             else:
-                if last >= 0:
-                    used = _trim(
-                        model, states, chosen, piece_start[pieces - 1], first_left_m, last, roads, entered, used
-                    )
-                    piece_start[pieces] = used
-                if used + 1 > len(roads):
-                    roads, entered = _doubled(roads), _doubled(entered)
                 road = states.road[p, chosen[p]]
-                roads[used], entered[used] = road, t[p]
                 first_left_m = graph.length_m[road] - states.at_m[p, chosen[p]]
-                first_point[pieces] = p
+                pieces[count, 0], pieces[count, 1] = used, p
+                roads[used], entered[used] = road, t[p]
                 used += 1
-                pieces += 1
+                count += 1
             last = p
-        if last >= 0:
-            used = _trim(model, states, chosen, piece_start[pieces - 1], first_left_m, last, roads, entered, used)
-            piece_start[pieces] = used
-    return roads[:used], entered[:used], piece_start[: pieces + 1], first_point[:pieces]
-
-
-@compiled
-def _doubled(values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return a copy with room for twice as many values."""
-    larger = np.empty(2 * len(values), values.dtype)
-    larger[: len(values)] = values
-    return larger
+    pieces[count, 0] = used
+    return used, count
 
 
 @compiled
@@ -439,7 +429,7 @@ def _trim(model, states, chosen, start, first_left_m, last, roads, entered, used
     if used - start > 1 and states.at_m[last, chosen[last]] <= model.end_m:
         used -= 1
     if used - start > 1 and first_left_m <= model.end_m:
-        roads[start : used - 1] = roads[start + 1 : used].copy()
-        entered[start : used - 1] = entered[start + 1 : used].copy()
         used -= 1
+        for k in range(start, used):
+            roads[k], entered[k] = roads[k + 1], entered[k + 1]
     return used

@@ -62,15 +62,21 @@ class Matcher:
         xy[~np.isfinite(points).all(1)] = np.inf  # no road is near
         states = _kernels.States(*_kernels.find_candidates(self.graph, self.model, xy))
         chosen, begins = _kernels.choose_states(self.graph, self.reach, self.model, offsets, t, xy, states)
-        road, entered, piece_start, first_point = _kernels.assemble(
-            self.graph, self.reach, self.model, offsets, t, xy, states, chosen, begins
-        )
+        room = 4 * len(t) + 2 * len(self.graph.length_m)
+        pieces = np.zeros((len(t) + 1, 2), np.int64)
+        used = -1
+        while used < 0:
+            road, entered = np.empty(room, np.int64), np.empty(room)
+            used, count = _kernels.assemble(
+                self.graph, self.reach, self.model, offsets, t, xy, states, chosen, begins, road, entered, pieces
+            )
+            room *= 2
         row = np.arange(len(t))
         return Part(
-            road,
-            entered,
-            piece_start,
-            first_point,
+            road[:used],
+            entered[:used],
+            pieces[: count + 1, 0],
+            pieces[:count, 1],
             np.where(chosen >= 0, states.road[row, chosen], -1),
             np.where(chosen >= 0, states.away_m[row, chosen], np.nan),
             (int((begins == _kernels.GAP).sum()), int((begins == _kernels.NO_PATH).sum())),
