@@ -102,6 +102,11 @@ def announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Cal
     return on_stage
 
 
+def print_warning(message: str) -> None:
+    """Print the message of a failed check that does not stop."""
+    sys.stderr.write(f"warning: {message}\n")
+
+
 def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:
     """Return the artifacts of the named stages, computed where the store lacks them."""
     bars = Bars()
@@ -115,7 +120,7 @@ def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence
             progress=bars,
             device=device_of(options),
             on_stage=announce(bars, options, config),
-            on_warning=lambda message: sys.stderr.write(f"warning: {message}\n"),
+            on_warning=print_warning,
         )
     finally:
         bars.close()
