@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from hoser_kd.cli import main
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import DataError, DataWarning
+from hoser_kd.network.city import read_city
 from hoser_kd.network.road_network import read_hoser
+from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.network.trajectories import read_hoser as read_trips
+from hoser_kd.pipeline.checks import run_checks
+from hoser_kd.pipeline.store import Artifact
 
 CASES = Path(__file__).with_name("cases")
 REFUSED = {
@@ -31,6 +35,41 @@ def test_a_faulty_file_is_refused_with_its_place_and_the_expected_format(case):
     with pytest.raises(DataError, match=re.escape(str(file))) as refused:
         read_trips(file, read_hoser(file.parent))
     assert [part for part in parts if part not in str(refused.value)] == []
+
+
+WARNED = {
+    # case: the check that says it, part of its message; a blocking check stops the pipeline
+    "03c-hint-followed-literally": ("connections_meet", "481 of 508 connections"),
+    "08b-duplicate-trips-across-splits": ("splits_disjoint", "10 of 18 test trips are training trips"),
+    "10-lat-lon-swapped": ("lengths_match_lines", "latitude and longitude are exchanged"),
+    "10b-length-in-km": ("lengths_match_lines", "kilometers"),
+    "14-no-times-constant": ("times_informative", "no time information"),
+}
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_data_that_contradict_themselves_are_reported(case, tmp_path):
+    name, words = WARNED[case]
+    with pytest.warns(DataWarning, match=words):
+        city = read_city(CASES / case / "city")
+    city.network.save(tmp_path)
+    for split in SPLITS:
+        getattr(city, split).save(tmp_path / f"{split}.arrow")
+    results = [
+        result
+        for stage in ("road_network", "trajectories")
+        for result in run_checks(Artifact(stage, "town", None, "v", tmp_path), {})
+    ]
+    assert {result.name for result in results if not result.passed} == {name}
+    assert [words in result.message for result in results if result.name == name] == [True]
+
+
+def test_numeric_classes_of_libcity_are_numbers_whatever_blanks_they_have():
+    folder = CASES / "20-libcity-edge-geo-numeric-highway" / "city"
+    network = read_city(folder).network
+    assert network.highway_names == sorted(network.highway_names, key=int)
+    assert {"0", "10"} <= set(network.highway_names)
+    assert not [name for name in network.highway_names if name != name.strip()]
 
 
 def test_bad_rows_are_dropped_and_counted_on_request():

@@ -97,8 +97,11 @@ def evaluate_trip_file(
     seed: int = 0,
     progress: Progress = silent,
     on_stage: Callable[[Stage], object] = lambda _: None,
+    on_warning: Callable[[str], object] = lambda _: None,
 ) -> TripFileMetrics:
     """Evaluate the trips of a file with the metrics of the students' trips; `name` defaults to the file's name.
+
+    `on_warning` is called with the messages of failed checks of the city that do not stop.
 
     Prepares the city and its baselines where the store lacks them. Trains nothing: metrics of the students are those in
     the store.
@@ -112,7 +115,7 @@ def evaluate_trip_file(
     if label in {*STUDENTS, *(BASELINES[each].label for each in BASELINES)}:
         raise ConfigError(f"--name {label}: this is the name of a student or baseline. Give the trips another name.")
     steps = plan(["baseline_trips"], seed)
-    artifacts = make_steps(steps[:-1], config, store, progress, on_stage=on_stage)
+    artifacts = make_steps(steps[:-1], config, store, progress, on_stage=on_stage, on_warning=on_warning)
     network = RoadNetwork.load(artifacts["road_network", None].path)
     folder = artifacts["trajectories", None].path
     trips = {split: Trajectories.load(folder / f"{split}.arrow") for split in ("train", "test")}

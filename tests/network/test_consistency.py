@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from small_city import grid_network
 
-from hoser_kd.common.errors import DataError, DataWarning
-from hoser_kd.network.city import read_city
+from hoser_kd.common.errors import DataError
 from hoser_kd.network.consistency import connection_problem, length_problem, network_problems
 from hoser_kd.network.road_network import read_network
 
@@ -69,21 +68,6 @@ def test_ids_that_mean_other_roads_are_noticed_at_the_connections():
     )
     assert "by the same mapping" in connection_problem(shuffled)
     assert connection_problem(NETWORK) is None
-
-
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        ("03c-hint-followed-literally", "481 of 508 connections"),
-        ("08b-duplicate-trips-across-splits", "10 of 18 test trips are training trips"),
-        ("10-lat-lon-swapped", "latitude and longitude are exchanged"),
-        ("10b-length-in-km", "kilometers"),
-        ("14-no-times-constant", "no time information"),
-    ],
-)
-def test_reading_a_city_warns(cases, case, words):
-    with pytest.warns(DataWarning, match=words):
-        read_city(cases / case / "city")
 
 
 def geo(folder, *lines, lengths=(100,)):

@@ -306,6 +306,35 @@ def test_the_message_names_the_invalid_value(tmp_path, network, roads, times, pl
     assert f"({place})" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("roads", "times", "note"),
+    [
+        ("0,1.0", TIMES[:2], "It is a decimal number: write 1."),
+        ("np.int64(0),1", TIMES[:2], "as NumPy prints it: write 0."),
+        ("0,0x1", TIMES[:2], "It is a hexadecimal number: write 1."),
+        ("0,77", TIMES[:2], "Road ids are 0 to 4."),
+        ("0,3", TIMES[:2], "Road 0 is followed by 1, 2, not by road 3."),
+        ("0,0", TIMES[:2], "Road 0 is followed by 1, 2, not by road 0 (it repeats the road)."),
+        ("4,0", TIMES[:2], "Road 4 is followed by none, not by road 0."),
+        ("0,1", ["1446564223", "1446564224"], "It is a number of seconds or milliseconds"),
+        ("0,1", TIMES[1::-1], f"The previous time is {TIMES[1]!r}."),
+        ("0,1", ["1969-12-31T23:59:59Z", TIMES[0]], "a time is before 1970"),
+        ("0,1", TIMES[:1], "(rid_list: 2, time_list: 1)"),
+    ],
+)
+def test_the_message_says_what_the_value_is_and_what_stands_before_it(tmp_path, network, roads, times, note):
+    with pytest.raises(DataError) as error:
+        read_hoser(_write(tmp_path, [GOOD, _row(roads, ",".join(times))]), network)
+    assert note in str(error.value)
+    assert "on_bad_row: drop" in str(error.value)
+
+
+def test_dropping_is_not_offered_where_nothing_would_be_left(tmp_path, network):
+    with pytest.raises(DataError, match="no row is valid") as error:
+        read_hoser(_write(tmp_path, [_row("0,7", ",".join(TIMES[:2]))] * 3), network)
+    assert "on_bad_row" not in str(error.value)
+
+
 def test_a_compressed_csv_is_read(tmp_path, network):
     path = _published(tmp_path, "[0, 2]")
     packed = tmp_path / "x.csv.gz"

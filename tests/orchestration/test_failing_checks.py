@@ -62,6 +62,11 @@ def test_a_failed_check_shows_where_and_stops_what_follows(copy_of_town, check):
         assert isinstance(shown["where"], dg.TableMetadataValue)
         assert shown["where"].records
         assert "data:image/png;base64," in shown["picture"].value
+        # the check page mixes the cities, so sentence and names of metrics begin with the city
+        place = "town, seed 0" if job == "distill" else "town"
+        assert shown["city"].value == "town"
+        assert found[check].description.startswith(f"{place}: ")
+        assert [name for name in shown if name.startswith(f"{place}: ")]
 
 
 def failures(home, job, asset):
