@@ -55,7 +55,9 @@ def _flips(options: argparse.Namespace) -> int:
         copy = Path(folder) / "store"
         shutil.copytree(options.store, copy, ignore=shutil.ignore_patterns(".work"))
         store, rng = Store(copy), random.Random(options.seed)
-        old = [name for name, each in store.artifacts() if isinstance(each, Artifact) and not each.digests]
+        old = [
+            name for name, each in store.artifacts() if isinstance(each, Artifact) and each.files and not each.digests
+        ]
         if old:
             print(f"{len(old)} artifacts without digests are left out, such as {old[0]}")
         flipped, silent = flip_all(store, set(old), options.per_file, rng)

@@ -40,7 +40,7 @@ def verify_store(store: Store) -> Verification:
             continue
         result.num_files += len(artifact.files)
         result.num_bytes += sum(artifact.files.values())
-        result.without_digests += not artifact.digests
+        result.without_digests += bool(artifact.files) and not artifact.digests
         if problem := store.verify(name, artifact):
             fix = f"Materialize {artifact.stage} again for {artifact.city}; the damaged copy is replaced."
             result.damaged.append(f"{name}: {problem}. {fix}")
