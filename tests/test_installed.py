@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_files_that_are_not_code(wheel):
         data = {
             path.relative_to(ROOT).as_posix()
             for path in (ROOT / package).rglob("*")
-            if path.is_file() and path.suffix not in (".py", ".pyc")
+            if path.is_file() and path.suffix != ".py" and path.parent.name != "__pycache__"
         }
         missing = {name for name in data if not (wheel / name).is_file()}
         assert not missing, f"add to package-data in pyproject.toml: {missing}"

@@ -14,7 +14,6 @@ from hoser_kd.cli.command import (
     announce,
     city_config,
     materialize,
-    print_warning,
     run_stage,
     seed_number,
     seed_of,
@@ -123,7 +122,7 @@ def _evaluate_trips(options: argparse.Namespace, config: CityConfig) -> int:
             seed=seed_of(options),
             progress=bars,
             on_stage=announce(bars, options, config),
-            on_warning=print_warning,
+            on_warning=bars.warn,
         )
     finally:
         bars.close()

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.errors import ConfigError, HoserKdError
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.serving.batching import BatchQueue, Compute, QueueFullError
 from hoser_kd.serving.guard import Guard
@@ -84,9 +84,12 @@ def create_app(
         _at_most(len(request.trips), limits.trips, "trips")
         max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
         _at_most(max_steps, limits.expansions, "max_steps")
-        predictor.check_roads([trip.origin for trip in request.trips], "origin")
-        predictor.check_roads([trip.destination for trip in request.trips], "destination")
-        decoding = Decoding(request.decoder, max_steps, seed=request.seed)
+        for end in ("origin", "destination"):
+            _exist([getattr(trip, end) for trip in request.trips], predictor.num_roads, f"trips.{{}}.{end}")
+        try:
+            decoding = Decoding(request.decoder, max_steps, seed=request.seed)
+        except ConfigError as error:
+            raise _RefusedError(str(error), "decoder") from None
         key = ("generate", decoding) if request.decoder in _MERGED else object()
         trips = await answer(key, request.trips, lambda trips: predictor.generate(trips, decoding))
         return GenerateAnswer(trips=trips)
@@ -97,7 +100,8 @@ def create_app(
         _at_most(len(request.paths), limits.trips, "paths")
         for number, path in enumerate(request.paths):
             _at_most(len(path.roads), limits.path_roads, f"paths.{number}.roads")
-            predictor.check_roads([*path.roads, path.destination], f"paths.{number}")
+            _exist(path.roads, predictor.num_roads, f"paths.{number}.roads.{{}}")
+            _exist([path.destination], predictor.num_roads, f"paths.{number}.destination")
         return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
 
     @app.get("/health")
@@ -137,6 +141,13 @@ def docs_page(app: FastAPI) -> str:
 def _at_most(value: int, limit: int, place: str) -> None:
     if value > limit:
         raise _RefusedError(f"{value} is more than the {limit} that a request may have.", place)
+
+
+def _exist(roads: Sequence[int], num_roads: int, place: str) -> None:
+    """Refuse roads that the network does not have; `place` holds braces for the number of the road."""
+    for number, road in enumerate(roads):
+        if road >= num_roads:
+            raise _RefusedError(f"road {road} does not exist. Ids run from 0 to {num_roads - 1}.", place.format(number))
 
 
 class _RefusedError(Exception):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hoser_kd.common.errors import DataError
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
 from hoser_kd.hoser import HOSER, IncrementalHOSER
@@ -29,13 +28,6 @@ class Predictor:
     def num_roads(self) -> int:
         """Number of roads of the network."""
         return self.model.config.num_roads
-
-    def check_roads(self, roads: Sequence[int], place: str) -> None:
-        """Raise DataError with `place` and the row if a road does not exist."""
-        for row, road in enumerate(roads):
-            if road >= self.num_roads:
-                hint = f"Ids run from 0 to {self.num_roads - 1}."
-                raise DataError(place, f"road {road} does not exist.", row=row, hint=hint)
 
     def generate(self, trips: Sequence[TripRequest], decoding: Decoding) -> list[Trip]:
         """Return the generated trips in the order of the requests."""
