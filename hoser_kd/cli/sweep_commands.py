@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hoser_kd.cli.command import AddCommand, add_city_command, announce, city_config, device_of, store_of
+from hoser_kd.cli.command import AddCommand, add_city_command, city_config, device_of, store_of
 from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hoser_kd.pipeline.graph import Stage
     from hoser_kd.pipeline.sweep_results import SweepResult
 
 
@@ -65,16 +66,19 @@ def _sweep(options: argparse.Namespace) -> int:
         outcome = trial.user_attrs.get("error") or f"{study.metric} {trial.value:.5g}"
         sys.stderr.write(f"trial {trial.number} of {sweep.num_trials}: {settings}: {outcome}\n")
 
+    def on_stage(stage: Stage) -> None:
+        bars.close()
+        sys.stderr.write(f"{config.city}: {stage.name}\n")
+
     try:
-        sweep.work(
-            progress=bars, device=device_of(options), on_trial=on_trial, on_stage=announce(bars, options, config)
-        )
+        sweep.work(progress=bars, device=device_of(options), on_trial=on_trial, on_stage=on_stage)
     finally:
         bars.close()
         for process in others:
             process.wait()
-    sys.stdout.write(_describe(write_results(sweep)))
-    return 0
+    result = write_results(sweep)
+    sys.stdout.write(_describe(result))
+    return 1 if result.rows and result.best is None else 0
 
 
 def _command_of_worker(options: argparse.Namespace) -> list[str]:

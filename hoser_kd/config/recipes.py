@@ -7,7 +7,7 @@ from typing import Any
 
 KEYS = {
     "kl": ("lambda_kl", "temperature", "sample_steps_per_trace", "shared_cells", "scale_by_temperature_squared"),
-    "sequence": ("synthetic_weight", "time_loss_mean"),
+    "sequence": ("synthetic_weight", "synthetic_per_epoch", "time_loss_mean"),
     "off_path": ("off_path",),
     "pooled": ("pooled",),
 }

@@ -256,6 +256,9 @@ class DistillConfig(Section):
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of the steps of synthetic trips in the next-step loss (recipe `sequence`); that of the student's own is 1.
     """
+    synthetic_per_epoch: int | None = Field(None, ge=1)
+    """Synthetic trips of an epoch (recipe `sequence`): each epoch takes the next ones, so that it has fresh trips until
+    all `synthetic_trips.count` have been used, then from the first again. None: all of them in every epoch."""
     time_loss_mean: Literal["all_steps", "own_steps"] = "all_steps"
     """Steps that the time loss is a mean over (recipe `sequence`). Steps of synthetic trips have no observed time and
     count as zero. all_steps: they are part of the mean, so that the loss is weak where most trips are synthetic;
@@ -319,6 +322,10 @@ class DistillConfig(Section):
     def pools(self, member: PoolMember) -> bool:
         """Return whether a model is a member of the pool that the student is trained on."""
         return self.uses_pooled and member in self.pooled.members
+
+    def num_synthetic(self, count: int) -> int:
+        """Return how many of `count` synthetic trips an epoch has."""
+        return count if self.synthetic_per_epoch is None else min(count, self.synthetic_per_epoch)
 
     @property
     def uses_off_path(self) -> bool:

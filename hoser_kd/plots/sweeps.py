@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from hoser_kd.common.arrays import Float64Array
 
-_MAX_LABELS = 8
-"""Listed values with a label at an axis; of more, only the ends have one."""
+_LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+_LABEL_GAP = 0.05
+"""Smallest distance of two labels at an axis, as a share of its height."""
+_LOG_FROM = 20.0
+"""Largest over smallest value from which an axis is logarithmic."""
 
 
 def parallel_coordinates(
@@ -40,7 +43,16 @@ def parallel_coordinates(
     for place, (_, ticks) in enumerate(axes_values):
         axes.axvline(place, color="#999999", linewidth=0.8, zorder=0)
         for height, label in ticks:
-            axes.annotate(label, (place, height), (4, 0), textcoords="offset points", size=8, color=INK, va="center")
+            axes.annotate(
+                label,
+                (place, height),
+                (4, 0),
+                textcoords="offset points",
+                size=8,
+                color=INK,
+                va="center",
+                bbox=_LABEL_BOX,
+            )
     axes.set_xticks(range(len(names)), [name.replace(".", ".\n", 1) for name in names], fontsize=9)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) - 0.5)
@@ -73,13 +85,26 @@ def _axis(column: Sequence[Any]) -> tuple[Float64Array, list[tuple[float, str]]]
     """Return the heights of the values of a setting, 0 to 1, and the labels with their heights."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
         numbers = np.asarray(column, np.float64)
-        low, high = float(numbers.min()), float(numbers.max())
-        heights = np.full(len(numbers), 0.5) if high == low else (numbers - low) / (high - low)
-        shown = np.unique(numbers)
-        shown = shown if len(shown) <= _MAX_LABELS else np.array([low, high])
-        ticks = [(0.5 if high == low else (value - low) / (high - low), f"{value:.4g}") for value in shown]
-        return heights, ticks
+        is_log = numbers.min() > 0 and numbers.max() >= _LOG_FROM * numbers.min()
+        heights = _scaled(np.log(numbers) if is_log else numbers)
+        _, first = np.unique(numbers, return_index=True)
+        return heights, _spaced([(float(heights[row]), f"{numbers[row]:.4g}") for row in first])
     texts = [", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for value in column]
     known = sorted(set(texts))
     place = {text: 0.5 if len(known) == 1 else index / (len(known) - 1) for index, text in enumerate(known)}
     return np.array([place[text] for text in texts]), [(height, text) for text, height in place.items()]
+
+
+def _scaled(numbers: Float64Array) -> Float64Array:
+    """Return numbers on a scale of 0 to 1; equal ones are in the middle."""
+    low, high = numbers.min(), numbers.max()
+    return np.full(len(numbers), 0.5) if high == low else (numbers - low) / (high - low)
+
+
+def _spaced(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Return those ascending labels that do not overlap; the first and the last stay."""
+    kept = list(ticks[:1])
+    for height, label in ticks[1:-1]:
+        if height - kept[-1][0] >= _LABEL_GAP and ticks[-1][0] - height >= _LABEL_GAP:
+            kept.append((height, label))
+    return kept + list(ticks[1:][-1:])

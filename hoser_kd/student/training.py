@@ -213,7 +213,9 @@ def train_student(
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None
     check_off_path(off_path, sampler, online_teacher)
     distill = None if distill is None or not distill.trains_student else distill
-    budget = TrainingBudget.of(config, len(train), 0 if synthetic is None else len(synthetic))
+    per_epoch = None if distill is None else distill.synthetic_per_epoch
+    num_synthetic = 0 if synthetic is None or distill is None else distill.num_synthetic(len(synthetic))
+    budget = TrainingBudget.of(config, len(train), num_synthetic)
     rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = training_key(
@@ -238,7 +240,7 @@ def train_student(
     if finished is not None:
         return finished
     own_trips = train.take(rows)
-    data = TrainingData.of(train, rows, synthetic, network, seed)
+    data = TrainingData.of(train, rows, synthetic, network, seed, per_epoch)
     mean, std = time_label_statistics(own_trips)
     pooled = None
     if distill is not None and distill.uses_pooled:
@@ -405,7 +407,7 @@ def _epoch(
     progress: Progress,
 ) -> dict[str, float]:
     """Train on each trip once; returns the means of the metrics of the steps, named `train_…`."""
-    trips, rows = data.trips, data.rows
+    trips, rows = data.trips, data.rows_of(epoch)
     lengths = trips.offsets[rows + 1] - trips.offsets[rows]
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}

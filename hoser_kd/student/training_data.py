@@ -33,9 +33,19 @@ class TrainingData:
     trips: Trajectories
     """The training split; with synthetic trips, the student's own trips and then these."""
     rows: Int64Array
-    """Rows of `trips` that are trained on, each once in an epoch."""
+    """Rows of `trips` that are trained on, each once in an epoch unless `per_epoch` says otherwise."""
     own_rows: Int64Array | None = None
     """(n,) int64: row in the training split of each own trip; None without synthetic trips."""
+    per_epoch: int | None = None
+    """Synthetic trips of an epoch, fewer than m; None: all."""
+
+    def rows_of(self, epoch: int) -> Int64Array:
+        """Return the rows of an epoch, counted from 0: all, or the own trips and the epoch's synthetic ones."""
+        if self.own_rows is None or self.per_epoch is None:
+            return self.rows
+        num_own = len(self.own_rows)
+        chosen = (epoch * self.per_epoch + np.arange(self.per_epoch)) % (len(self.rows) - num_own)
+        return np.concatenate([self.rows[:num_own], num_own + chosen])
 
     @property
     def first_synthetic(self) -> int | None:
@@ -44,28 +54,42 @@ class TrainingData:
 
     @property
     def own_step_share(self) -> float:
-        """Share of the steps of an epoch that belong to own trips; 1 without steps."""
+        """Share of the steps of an epoch, on average, that belong to own trips; 1 without steps."""
         steps = np.maximum(self.trips.lengths[self.rows] - 1, 0)
-        total = int(steps.sum())
-        if self.own_rows is None or total == 0:
+        if self.own_rows is None or steps.sum() == 0:
             return 1.0
-        return float(steps[self.rows < len(self.own_rows)].sum()) / total
+        is_own = self.rows < len(self.own_rows)
+        used = 1.0 if self.per_epoch is None else self.per_epoch / int((~is_own).sum())
+        own = float(steps[is_own].sum())
+        return own / (own + used * float(steps[~is_own].sum()))
 
     @property
     def own(self) -> TrainingData:
         """The student's own trips alone."""
-        return self if self.own_rows is None else replace(self, rows=np.arange(len(self.own_rows)))
+        if self.own_rows is None:
+            return self
+        return replace(self, rows=np.arange(len(self.own_rows)), per_epoch=None)
 
     @classmethod
     def of(
-        cls, train: Trajectories, rows: Int64Array, synthetic: Trajectories | None, network: RoadNetwork, seed: int
+        cls,
+        train: Trajectories,
+        rows: Int64Array,
+        synthetic: Trajectories | None,
+        network: RoadNetwork,
+        seed: int,
+        per_epoch: int | None = None,
     ) -> TrainingData:
-        """Return the data of a student whose own trips are `rows` of `train`; `synthetic` trips have no times yet."""
+        """Return the data of a student whose own trips are `rows` of `train`; `synthetic` trips have no times yet.
+
+        `per_epoch`: synthetic trips of an epoch; None: all.
+        """
         if synthetic is None:
             return cls(train, rows)
         own = train.take(rows)
         trips = concatenate([own, with_times(synthetic, own, network, seed)])
-        return cls(trips, np.arange(len(trips)), rows)
+        per_epoch = None if per_epoch is None or per_epoch >= len(synthetic) else per_epoch
+        return cls(trips, np.arange(len(trips)), rows, per_epoch)
 
     def labels(self, source: LabelSource | None) -> LabelSource | None:
         """Return the teacher's labels for the rows of `trips`; `source` has those of the training split."""

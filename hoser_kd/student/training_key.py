@@ -69,9 +69,8 @@ def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     """Return the section without what does not change a training; keys added since 0.1 only if they are set."""
     unused = {"label_processes", "store_outside_mass", "off_path", "pooled"}
     defaults = {name: field.default for name, field in type(distill).model_fields.items()}
-    unused |= {
-        name for name in ("recipe", "synthetic_weight", "time_loss_mean") if getattr(distill, name) == defaults[name]
-    }
+    added = ("recipe", "synthetic_weight", "synthetic_per_epoch", "time_loss_mean")
+    unused |= {name for name in added if getattr(distill, name) == defaults[name]}
     return distill.model_dump(mode="json", exclude=unused)
 
 

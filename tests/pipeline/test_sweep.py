@@ -70,7 +70,7 @@ def test_a_study_by_the_command_writes_the_best_settings(tmp_path, capsys):
     assert main(command) == 0
     output = capsys.readouterr()
     assert "2 of 2 trials finished, 0 failed" in output.out
-    assert output.err.count("vanilla_student (seed") == 2
+    assert output.err.count("town: vanilla_student\n") == 2
     [folder] = (tmp_path / "store" / "town" / "sweep" / "rates").iterdir()
     patch = yaml.safe_load((folder / "best.yaml").read_text())
     rows = yaml.safe_load((folder / "results.json").read_text())["trials"]
@@ -87,7 +87,7 @@ def test_a_study_by_the_command_writes_the_best_settings(tmp_path, capsys):
     assert load_config(tmp_path / "town.yaml").student.batch_size in (8, 16)
     (tmp_path / "town.yaml").write_text(TOWN)
     assert main(command) == 0
-    assert "vanilla_student (seed" not in capsys.readouterr().err
+    assert "town: vanilla_student" not in capsys.readouterr().err
     assert main([*command, "--trials", "3"]) == 0
     assert "3 of 3 trials finished" in capsys.readouterr().out
 

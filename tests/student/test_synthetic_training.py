@@ -232,6 +232,32 @@ def test_the_mean_of_the_time_loss_over_own_steps(small_city, tmp_path):
     assert result.off_path[0]["train_time"] < 3 * result.history[0]["train_time"]
 
 
+def test_epochs_have_fresh_synthetic_trips(small_city, tmp_path):
+    """In turn, from the first again when all have been used; own trips are in every epoch."""
+    train_trips = small_city.trips["train"]
+    rows = training_rows(len(train_trips), 20 / len(train_trips), 0)
+    data = TrainingData.of(train_trips, rows, synthetic_trips(small_city), small_city.network, 0, 15)
+    taken = [np.split(data.rows_of(epoch), [20])[1] - 20 for epoch in range(3)]
+    assert all((data.rows_of(epoch)[:20] == np.arange(20)).all() for epoch in range(3))
+    assert np.concatenate(taken).tolist() == [*range(40), *range(5)]
+    steps = data.trips.lengths - 1
+    assert data.own_step_share == pytest.approx(steps[:20].sum() / (steps[:20].sum() + 15 / 40 * steps[20:].sum()))
+    everything = TrainingData.of(train_trips, rows, synthetic_trips(small_city), small_city.network, 0, 99)
+    assert everything.per_epoch is None
+    few = SEQUENCE.model_copy(update={"synthetic_per_epoch": 8})
+    config = TINY.model_copy(update={"train_fraction": 0.5, "max_epochs": 1})
+    finished = []
+    train(
+        small_city,
+        tmp_path,
+        config,
+        distill=few,
+        synthetic=synthetic_trips(small_city),
+        progress=lambda *report: finished.append(report[1:3]),
+    )
+    assert finished[-1] == (4, 4)  # 24 own and 8 synthetic trips, 8 to a step
+
+
 def test_an_epoch_counts_own_and_synthetic_trips():
     config = TINY.model_copy(update={"batch_size": 8, "train_fraction": 0.1, "max_epochs": 1, "min_steps": 100})
     with_synthetic, plain = TrainingBudget.of(config, 400, 150), TrainingBudget.of(config, 400)

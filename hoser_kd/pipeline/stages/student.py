@@ -102,8 +102,9 @@ def _train(run: StageRun) -> dict[str, Any]:
     student = run.config.student
     synthetic = load_synthetic_trips(run)
     num_synthetic = 0 if synthetic is None else len(synthetic)
-    budget = TrainingBudget.of(student, len(train), num_synthetic)
-    warnings = training_warnings(student, len(train), len(result.history), result.best_epoch, num_synthetic)
+    in_epoch = run.config.distill.num_synthetic(num_synthetic)
+    budget = TrainingBudget.of(student, len(train), in_epoch)
+    warnings = training_warnings(student, len(train), len(result.history), result.best_epoch, in_epoch)
     # not rounded, because students are compared by them
     trip_metrics = {f"{SUMMARY_PREFIX}{name}": value for name, value in result.best.items() if name.startswith(PREFIX)}
     return {
