@@ -1,6 +1,6 @@
 """Materialize all assets of a city in the instance that `make dev` shows, and print a summary.
 
-Jobs that do not depend on each other run side by side, each in a process of its own, as the pool `gpu` allows.
+Jobs that do not depend on each other run side by side, each in a separate process, as the pool `gpu` allows.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
