@@ -1,6 +1,6 @@
 """Materialize all assets of a city in the instance that `make dev` shows, and print a summary.
 
-Jobs that do not depend on each other run side by side, each in a process of its own, as the pool `gpu` allows.
+Jobs that do not depend on each other run side by side, each in a separate process, as the pool `gpu` allows.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -98,13 +98,14 @@ def run_all(
         sys.stderr.write(f"run {run_id} was killed; its finished work is reused\n")
     instance.add_dynamic_partitions("city", [city])
     # the runs of an ephemeral instance are in the memory of its process
-    if instance.is_persistent and jobs > 1:
+    side_by_side = instance.is_persistent and jobs > 1
+    plan = _plan(city, seeds, only, vanilla_first=side_by_side and num_slots(instance) > 1)
+    if side_by_side and len(plan) > 1:
         try:
-            _run_side_by_side(_plan(city, seeds, only, vanilla_first=num_slots(instance) > 1), jobs)
+            _run_side_by_side(plan, jobs)
         finally:
             end_dead_runs(instance)
         return
-    plan = list(_plan(city, seeds, only, vanilla_first=False))
     definitions = build_defs()
     for number, run in enumerate(plan, 1):
         started = time.monotonic()

@@ -1,6 +1,6 @@
-"""Tasks side by side: each in a process of its own, forked from a server that has imported what the tasks need.
+"""Tasks side by side: each in a separate process, forked from a server that has imported what the tasks need.
 
-A process of its own, not a thread, because torch's random generator is one per process: tasks that share it would
+A separate process, not a thread, because torch's random generator is one per process: tasks that share it would
 depend on each other's progress.
 """
 

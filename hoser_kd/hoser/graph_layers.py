@@ -31,6 +31,10 @@ NEGATIVE_SLOPE = 0.2
 class Neighborhood:
     """The edges into a subset of roads, ordered by target; indices are local to the subset."""
 
+    host_sources: Int64Array
+    """(M,) int64: `sources` on the host."""
+    attribute: Tensor
+    """(E, 2) float32: edge attributes."""
     sources: Tensor
     """(M,) int64: ids of the source roads, ascending; they include the targets."""
     source: Tensor
@@ -41,10 +45,6 @@ class Neighborhood:
     """(R,) int64: the first edge of each target."""
     target_in_sources: Tensor
     """(R,) int64: index of each target in `sources`."""
-    attribute: Tensor
-    """(E, 2) float32: edge attributes."""
-    host_sources: Int64Array
-    """(M,) int64: `sources` on the host."""
 
 
 class IncomingEdges(nn.Module):
@@ -90,7 +90,7 @@ class IncomingEdges(nn.Module):
             at,
         )
         *indices, edge = to_device(arrays, self.start.device)
-        return Neighborhood(*indices, attribute=self.attribute[edge], host_sources=sources)
+        return Neighborhood(sources, self.attribute[edge], *indices)
 
 
 def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> IncomingEdges:

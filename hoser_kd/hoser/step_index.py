@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 class StepIndex:
     """Where the valid steps and their candidates are."""
 
+    num_candidates: int
+    """C: the largest number of candidates of a step."""
+    host_roads: Int64Array
+    """(R,) int64: `roads` on the host."""
     flat: Tensor
     """(S,) int64: place of each valid step in a flattened (B, T) array."""
     trip: Tensor
@@ -50,10 +54,6 @@ class StepIndex:
     """(S,) int64: place of each step's road in `roads`."""
     candidate_at: Tensor
     """(K,) int64: place of each candidate in `roads`."""
-    num_candidates: int
-    """C: the largest number of candidates of a step."""
-    host_roads: Int64Array
-    """(R,) int64: `roads` on the host."""
 
 
 class HostConnections:
@@ -91,7 +91,7 @@ class HostConnections:
             at[: len(road)],
             at[len(road) :],
         )
-        return StepIndex(*to_device(arrays, device), num_candidates=num_candidates, host_roads=roads)
+        return StepIndex(num_candidates, roads, *to_device(arrays, device))
 
 
 def distinct(ids: Int64Array, count: int) -> tuple[Int64Array, Int64Array]:
@@ -111,4 +111,4 @@ def to_device(arrays: Sequence[Int64Array], device: torch.device) -> list[Tensor
     together = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         together = together.pin_memory()
-    return list(together.to(device, non_blocking=True).split([len(array) for array in arrays]))
+    return list(torch.split(together.to(device, non_blocking=True), [len(array) for array in arrays]))

@@ -1,4 +1,4 @@
-"""Running the steps of a plan side by side: each in a process of its own, as soon as its dependencies are finished.
+"""Running the steps of a plan side by side: each in a separate process, as soon as its dependencies are finished.
 
 Results equal those of `hoser_kd.pipeline.run.make_steps`, because a step sees nothing of the others. One step with a
 model runs at a time on a GPU, as in Dagster's pool `gpu`.

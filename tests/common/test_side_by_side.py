@@ -58,7 +58,7 @@ def is_alive(process: int) -> bool:
     return False
 
 
-def test_tasks_run_at_the_same_time_in_processes_of_their_own(tmp_path):
+def test_tasks_run_at_the_same_time_in_separate_processes(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     with SideBySide([]) as processes:
         processes.start(1, meet, one, other)
