@@ -47,13 +47,14 @@ def main():
     network = read_network(options.folder)
     trips = concatenate([read_trips(options.folder / f"{split}.csv", network) for split in ("val", "test")])
     cases = [(every, noise) for every in options.intervals for noise in options.noises]
-    matchers = {"this project": Ours(network, options.processes)}
+    matchers = {"this project": lambda: Ours(network, options.processes)}
     if importlib.util.find_spec("fastmm"):
-        matchers["fastmm"] = FastMm(network)
+        matchers["fastmm"] = lambda: FastMm(network)
     else:
         print("fastmm is not installed: skipped")
     rows = []
-    for name, matcher in matchers.items():
+    for name, build in matchers.items():
+        matcher = build()
         matcher(drive(trips.take(np.arange(5)), network, 15, 5))  # compile, build tables
         print(
             f"\n{name}: {matcher.about}\n| every | noise | recall | precision | exact | trips/s |\n|--|--|--|--|--|--|"
@@ -100,9 +101,9 @@ class FastMm:
         offsets = network.coord_offsets
         ends = np.round(network.coords[np.concatenate([offsets[:-1], offsets[1:] - 1])] * 1e7).astype(np.int64)
         _, node = np.unique(ends, axis=0, return_inverse=True)
-        graph = fastmm.Network()
+        graph = self.graph = fastmm.Network()  # the matcher does not keep it alive
         for road in range(network.num_roads):
-            line = xy[offsets[road] : offsets[road + 1]].tolist()
+            line = list(map(tuple, xy[offsets[road] : offsets[road + 1]].tolist()))
             graph.add_edge(road, source=int(node[road]), target=int(node[network.num_roads + road]), geom=line)
         graph.finalize()
         started = time.process_time()
@@ -124,7 +125,7 @@ class FastMm:
             at = slice(points.offsets[trip], points.offsets[trip + 1])
             rows = np.column_stack([xy[at], points.t[at]]).tolist()
             result = self.matcher.match(
-                self.library.Trajectory.from_xy_tuples(list(map(tuple, rows))),
+                self.library.Trajectory.from_xyt_tuples(list(map(tuple, rows))),
                 max_candidates=settings.candidates,
                 candidate_search_radius=settings.radius_m,
                 gps_error=settings.sigma_m,
