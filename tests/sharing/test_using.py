@@ -29,7 +29,11 @@ START = 1_683_000_000
 @pytest.fixture(scope="module")
 def requests(student):
     rng = np.random.default_rng(0)
-    return rng.integers(student.num_roads, size=6), START + np.arange(6) * 3600, rng.integers(student.num_roads, size=6)
+    return (
+        rng.integers(student.num_roads, size=6),
+        START + np.arange(6) * 86_400,
+        rng.integers(student.num_roads, size=6),
+    )
 
 
 @pytest.fixture(scope="module")
