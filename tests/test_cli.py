@@ -154,7 +154,7 @@ def test_evaluate_says_which_models_it_trains(capsys):
     steps = plan(["trajectory_metrics", "baseline_trips"], 2)
     [line] = trainings_of(steps, ["trajectory_metrics", "baseline_trips"])
     assert line == (
-        "teacher, vanilla_student (seed 2), distilled_student (seed 2): needed for trajectory_metrics, baseline_trips, "
+        "vanilla_student (seed 2), teacher, distilled_student (seed 2): needed for trajectory_metrics, baseline_trips, "
         "and trained now where the store lacks them"
     )
     assert trainings_of(plan(["road_network"]), ["road_network"]) == []
