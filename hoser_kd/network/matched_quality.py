@@ -28,7 +28,7 @@ class PieceMeasures(NamedTuple):
     longest_gap_s: Float64Array
     """Longest time between two consecutive matched points, in seconds."""
     speed_m_s: Float64Array
-    """Length of the roads between the first and the last over the time on them, in meters per second; NaN without time."""
+    """Length of the roads between the first and the last over the time on them, in m/s; NaN without time."""
     detour: Float64Array
     """Length of the path over the straight line between its ends; NaN for lines under 100 m."""
 
