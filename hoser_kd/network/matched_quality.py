@@ -28,7 +28,7 @@ class PieceMeasures(NamedTuple):
     longest_gap_s: Float64Array
     """Longest time between two consecutive matched points, in seconds."""
     speed_m_s: Float64Array
-    """Length of all roads but the last over the time until it is entered, in meters per second; NaN without time."""
+    """Length of the roads between the first and the last over the time on them, in m/s; NaN without time."""
     detour: Float64Array
     """Length of the path over the straight line between its ends; NaN for lines under 100 m."""
 
@@ -38,12 +38,16 @@ MIN_STRAIGHT_M = 100.0
 
 
 def piece_of_point(points: GpsPoints, matched: MatchedTrips) -> Int64Array:
-    """Return the piece of each point, (P,) int64, -1 for points without a road or in a piece that was left out."""
+    """Return the piece of each point, (P,) int64, -1 for points whose road is not one of a piece's roads."""
     trip = row_of_value(points.offsets)
     piece = np.searchsorted(matched.first_point, np.arange(points.num_points), side="right") - 1
     inside = (piece >= 0) & (matched.point_road >= 0)
     if len(matched.input_trip):
         inside &= matched.input_trip[np.maximum(piece, 0)] == trip
+        trips = matched.trips
+        stride = int(max(trips.road_ids.max(), matched.point_road.max())) + 1
+        driven = row_of_value(trips.offsets) * stride + trips.road_ids
+        inside &= np.isin(np.maximum(piece, 0) * stride + matched.point_road, driven)
     return np.where(inside, piece, -1)
 
 
@@ -60,12 +64,13 @@ def measure_pieces(points: GpsPoints, matched: MatchedTrips, network: RoadNetwor
     np.maximum.at(gap, of_point[1:][same], np.diff(points.t[at])[same])
     length = network.length_m[trips.road_ids]
     total = np.bincount(row_of_value(trips.offsets), length, count)
-    last = trips.offsets[1:] - 1
-    seconds = (trips.times[last] - trips.times[trips.offsets[:-1]]).astype(np.float64)
+    first, last = trips.offsets[:-1], trips.offsets[1:] - 1
+    # the first and the last road are driven in part only
+    seconds = (trips.times[last] - trips.times[first + 1]).astype(np.float64)
     start, end = network.start[trips.origins], network.end[trips.destinations]
     straight = great_circle_m(start[:, 0], start[:, 1], end[:, 0], end[:, 1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        speed = np.where(seconds > 0, (total - length[last]) / seconds, np.nan)
+        speed = np.where(seconds > 0, (total - length[first] - length[last]) / seconds, np.nan)
         detour = np.where(straight >= MIN_STRAIGHT_M, total / straight, np.nan)
     return PieceMeasures(mean, farthest, gap, speed, detour)
 

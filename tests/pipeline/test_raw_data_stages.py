@@ -112,10 +112,11 @@ def test_the_lineage_shows_the_chain(made, capsys):
     assert set(made["road_zones"].inputs) == {"road_network"}
 
 
-def test_all_checks_pass_and_their_evidence_exists(made):
-    for name in ("gps_points", "matched_trips"):
-        results = run_checks(made[name], {})
-        assert [result.name for result in results if not result.passed] == []
+def test_checks_pass_and_their_evidence_exists(made):
+    failed = [
+        each.name for name in ("gps_points", "matched_trips") for each in run_checks(made[name], {}) if not each.passed
+    ]
+    assert failed == ["paths_plausible"]  # the drives are random walks, so they are not direct
     bad = {"matched_points_share": 0.1, "matched_trips_share": 0.1, "distance_m_median": 99.0, "speed_m_s_p99": 99.0}
     matched = made["matched_trips"]
     failing = Artifact(**{**vars(matched), "summary": {**matched.summary, **bad}})
@@ -244,7 +245,7 @@ def test_points_are_measured_against_their_own_piece(made):
     piece = piece_of_point(points, matched)
     for row in range(len(matched.trips)):
         own = np.flatnonzero(piece == row)
-        assert set(matched.point_road[own]) <= {*matched.trips.roads(row), *matched.point_road[own[[0, -1]]]}
+        assert set(matched.point_road[own]) <= set(matched.trips.roads(row))
     measures = measure_pieces(points, matched, network)
     row = 0
     own = np.flatnonzero(piece == row)
