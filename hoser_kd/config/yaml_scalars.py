@@ -47,7 +47,7 @@ def _refuse_binary(_: yaml.SafeLoader, node: yaml.Node) -> None:
 
 
 def _message(node: yaml.ScalarNode, read: object) -> str:
-    """Return the message about a number that YAML 1.1 reads in a surprising way."""
+    """Return the message about a number that YAML 1.1 reads as another one."""
     place = f"{node.start_mark.name}, line {node.start_mark.line + 1}: `{str(node.value)[:40]}`"
     if len(str(node.value)) > 18:
         return f"{place} has too many digits. Write a number below 10^18, or quote it if it is text."

@@ -1,7 +1,7 @@
 """Whether a road network agrees with itself: lengths with lines, and connections with the ends of roads.
 
 Every row of a wrong network can be valid: lengths in kilometers, coordinates as [lat, lon], ids that mean other roads.
-Two figures tell them apart: the median of `length` over the length of the line, and the share of connections whose ends
+Two metrics show it: the median of `length` over the length of the line, and the share of connections whose ends
 lie far apart.
 Shapes: N roads, M coordinates of all roads, L connections.
 """
