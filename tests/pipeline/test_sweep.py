@@ -62,7 +62,7 @@ def computed(monkeypatch):
 
 
 def test_a_study_by_the_command_writes_the_best_settings(tmp_path, capsys):
-    """With real trainings. A second call finds all trials finished; more trials continue the study."""
+    """With real trainings. A second call finds all trials finished."""
     (tmp_path / "studies").mkdir()
     (tmp_path / "town.yaml").write_text(TOWN)
     (tmp_path / "studies" / "rates.yaml").write_text(STUDY)
@@ -88,8 +88,6 @@ def test_a_study_by_the_command_writes_the_best_settings(tmp_path, capsys):
     (tmp_path / "town.yaml").write_text(TOWN)
     assert main(command) == 0
     assert "town: vanilla_student" not in capsys.readouterr().err
-    assert main([*command, "--trials", "3"]) == 0
-    assert "3 of 3 trials finished" in capsys.readouterr().out
 
 
 def test_trials_approach_the_optimum_and_repeat(tmp_path, computed):
@@ -101,6 +99,10 @@ def test_trials_approach_the_optimum_and_repeat(tmp_path, computed):
     assert results[0].rows[0]["distill.lambda_kl"] == results[1].rows[0]["distill.lambda_kl"]
     assert results[0].best["distill.lambda_kl"] == pytest.approx(0.3, abs=0.1)
     assert results[0].importances == {"distill.lambda_kl": pytest.approx(1.0)}
+
+
+def test_more_trials_continue_a_study(tmp_path, computed):
+    assert [Sweep("x", study(trials=count), config(), Store(tmp_path)).work() for count in (2, 3, 3)] == [2, 1, 0]
 
 
 def test_a_trial_is_judged_by_the_mean_of_its_seeds_with_the_fixed_settings(tmp_path, computed):
