@@ -1,6 +1,7 @@
 """Materialize all assets of a city in the instance that `make dev` shows, and print a summary.
 
-Jobs that do not depend on each other run side by side, each in a separate process, as the pool `gpu` allows.
+With --jobs 2, jobs that do not depend on each other run side by side, each in a separate process, as the pool `gpu`
+allows.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -29,7 +30,6 @@ from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, ProcessError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.common.side_by_side import Send, SideBySide
-from hoser_kd.common.threads import num_jobs
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -49,12 +49,7 @@ def main() -> int:
         metavar="JOB",
         help=f"run only these jobs, without the summary: {', '.join(job.name for job in JOBS)}",
     )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=num_jobs(),
-        help="jobs that run side by side (default: $HOSER_KD_JOBS, or the number of cores over $OMP_NUM_THREADS)",
-    )
+    parser.add_argument("--jobs", type=int, default=1, help="jobs that run side by side (default 1)")
     options = parser.parse_args()
     started = time.monotonic()
     try:

@@ -170,7 +170,7 @@ def make_home(root: Path) -> Home:
 def make_town(root: Path) -> Home:
     """Make the whole town with 2 seeds by the runner, as `make demo` starts it."""
     home = make_home(root)
-    done = home.run("dagster_project.demo", "--city", "town", "--seeds", "0", "1", "--jobs", "2")
+    done = home.run("dagster_project.demo", "--city", "town", "--seeds", "0", "1")
     assert done.returncode == 0, done.stderr[-4000:]
     (home.root / "screen.txt").write_text(done.stdout)
     return home

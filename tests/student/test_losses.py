@@ -310,6 +310,7 @@ def test_distillation_reads_settings(labeled):
     output = SimpleNamespace(
         candidates=candidates,
         step_mask=steps.step_mask,
+        valid=steps.index.flat,
         logits=torch.randn(candidates.shape).masked_fill(candidates < 0, -torch.inf),
     )
     cells = torch.arange(network.num_roads) // 7
