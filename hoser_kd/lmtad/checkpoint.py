@@ -302,9 +302,10 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
             raise CheckpointError(
                 f"{path}: `model_config` has no `{name}`, and it cannot be inferred from the weights."
             )
-    kinds: dict[str, Callable[[str, Any], Any]] = {"dropout": _real, "bias": _truth, "integer_poe": _truth}
+    kinds: dict[str, Callable[[str, Any], Any]] = dict.fromkeys(values, _whole)
+    kinds |= {"dropout": _real, "bias": _truth, "integer_poe": _truth}
     try:
-        checked = {name: kinds.get(name, _whole)(name, value) for name, value in values.items()}
+        checked = {name: kinds[name](name, value) for name, value in values.items()}
         config = LMTADConfig(**checked)
     except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: `model_config` cannot be used: {error}") from None

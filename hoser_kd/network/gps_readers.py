@@ -132,8 +132,8 @@ def _ecml_trips(path: Path, block: pa.RecordBatch, row: int, settings: PointsCon
     offsets = offsets_of(counts_of_trips)
     start = np.repeat(block["TIMESTAMP"].to_numpy(zero_copy_only=False)[at].astype(np.float64), counts_of_trips)
     step = ranges(np.zeros_like(counts_of_trips), counts_of_trips)
-    names = (np.asarray(block[name].to_pandas(), dtype=object)[at] for name in ("TRIP_ID", "TAXI_ID"))
-    return GpsPoints(offsets, *names, start + settings.interval_s * step, numbers[0::2], numbers[1::2])
+    trips, vehicles = (np.asarray(block[name].to_pandas(), dtype=object)[at] for name in ("TRIP_ID", "TAXI_ID"))
+    return GpsPoints(offsets, trips, vehicles, start + settings.interval_s * step, numbers[0::2], numbers[1::2])
 
 
 def _any_nan(numbers: Float64Array, lengths: Int64Array) -> Any:
@@ -233,7 +233,7 @@ def _lines(path: Path, names: list[str], counts: Counts) -> pa.Table:
 
 
 def _numbers(path: Path, table: pa.Table, name: str) -> Float64Array:
-    numbers = pd.to_numeric(table[name].to_pandas(), errors="coerce").to_numpy(np.float64)
+    numbers: Float64Array = pd.to_numeric(table[name].to_pandas(), errors="coerce").to_numpy(np.float64)
     if np.isnan(numbers).any():
         row = int(np.argmax(np.isnan(numbers)))
         raise DataError(path, f"{name} is {table[name][row].as_py()!r}, not a number.", row=row)

@@ -181,17 +181,16 @@ def _read_pbf(path: Path, settings: MapConfig) -> tuple[_Raw, Int64Array, Float6
         raise RuntimeError(f"unknown file name extension {path.suffix!r}")
 
     def ways() -> Iterator[tuple[int, Mapping[str, str], list[int]]]:
+        # osmium.osm.WAY selects the type, which its annotations cannot say
+        way: Any
         for way in osmium.FileProcessor(str(path), osmium.osm.WAY).with_filter(osmium.filter.KeyFilter("highway")):
             yield way.id, dict(way.tags), [node.ref for node in way.nodes]
 
     raw = _collect(ways(), settings)
     wanted = np.unique(np.array([node for ids in raw.node_ids for node in ids], np.int64))
-    places = [
-        (node.id, node.lon, node.lat)
-        for node in osmium.FileProcessor(str(path), osmium.osm.NODE).with_filter(
-            osmium.filter.IdFilter(wanted.tolist())
-        )
-    ]
+    only_wanted = osmium.filter.IdFilter(wanted.tolist())
+    nodes: Iterable[Any] = osmium.FileProcessor(str(path), osmium.osm.NODE).with_filter(only_wanted)
+    places = [(node.id, node.lon, node.lat) for node in nodes]
     table = np.array([place[1:] for place in places], np.float64).reshape(-1, 2)
     return raw, np.array([place[0] for place in places], np.int64), table
 
