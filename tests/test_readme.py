@@ -64,13 +64,14 @@ for folder in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def failures(golden, tmp_path_factory) -> dict[Path, str]:
+def failures(golden, cases, tmp_path_factory) -> dict[Path, str]:
     """Run the Python blocks of each page in a process and a folder of its own; returns what each reports on failure."""
     from hoser_kd.teacher.importing import import_teacher
 
     root = tmp_path_factory.mktemp("pages")
     first = root / "first"
     shutil.copytree(golden / "hoser_city", first / "my_city")
+    shutil.copy(cases / "19-libcity-dyna-long-format" / "city" / "train.csv", first / "town.dyna")
     shutil.copy(golden / "lmtad_ckpt.pt", first / "teacher.pt")
     shutil.copy(golden / "hoser_ckpt_trained.pth", first / "student.pth")
     import_teacher(first / "teacher.pt", first / "teachers" / "porto")

@@ -31,7 +31,7 @@ def test_the_dependencies_of_all_extras_are_pinned():
         *(entry for extra in PROJECT["optional-dependencies"].values() for entry in extra),
     ]
     names = {plain(re.match(r"[\w.-]+", entry)[0]) for entry in needed}
-    assert not names - pinned
+    assert not names - pinned - {"hoser-kd"}  # an extra may contain another
 
 
 def test_every_extra_is_described():
