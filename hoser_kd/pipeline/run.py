@@ -16,6 +16,7 @@ from hoser_kd.common.errors import CheckError, StoreError
 from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
@@ -269,12 +270,14 @@ def find_step(step: Step, config: CityConfig, store: Store, artifacts: Mapping[S
 
 
 def check_steps(steps: Sequence[Step], config: CityConfig) -> None:
-    """Read all settings of the steps, so that an error in those of the last one costs no training."""
+    """Read all settings of the steps, and find the raw files, so that an error in the last one costs no training."""
     names = dict.fromkeys(name for step in steps for name in step.stage.settings)
     if "grid" in names and config.distill.ckpt_path is None:
         check_settings(config.grid)
     for name in names:
         SETTINGS[name](config)
+    if config.is_raw:
+        SOURCE_KINDS[config.source.kind].raw_files(config.source)
 
 
 def require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object] = lambda _: None) -> None:

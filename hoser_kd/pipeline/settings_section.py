@@ -51,11 +51,13 @@ class SettingsSection:
 
 def _without_defaults(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     defaults, fields = _defaults_of(model), model.model_fields
-    return {
+    changed = {
         key: _nested(_without_defaults, fields[key].annotation, value) if key in fields else value
         for key, value in values.items()
         if value != defaults.get(key)
     }
+    # a section of which only a part is read; `{}` in place of None is a change
+    return {key: value for key, value in changed.items() if value != {} or not defaults.get(key)}
 
 
 def _without_execution_only(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

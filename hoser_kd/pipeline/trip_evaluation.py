@@ -114,7 +114,7 @@ def evaluate_trip_file(
     label = name or file.name.partition(".")[0]
     if label in {*STUDENTS, *(BASELINES[each].label for each in BASELINES)}:
         raise ConfigError(f"--name {label}: this is the name of a student or baseline. Give the trips another name.")
-    steps = plan(["baseline_trips"], seed)
+    steps = plan(["baseline_trips"], seed, config=config)
     artifacts = make_steps(steps[:-1], config, store, progress, on_stage=on_stage, on_warning=on_warning)
     network = RoadNetwork.load(artifacts["road_network", None].path)
     folder = artifacts["trajectories", None].path
@@ -134,7 +134,7 @@ def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, s
     Raises:
         StoreError: the store lacks an artifact that the report shows.
     """
-    steps = plan(["distillation_report"], seed)
+    steps = plan(["distillation_report"], seed, config=config)
     first = make_steps(plan(["source_files"]), config, store)
     found = find_steps(steps[:-1], config, store, first)
     if missing := sorted({step.stage.name for step in steps[:-1] if step.key not in found}):
@@ -185,7 +185,7 @@ def _students(
     config: CityConfig, store: Store, seed: int, artifacts: Mapping[StepKey, Artifact]
 ) -> tuple[dict[str, dict[str, float]], str]:
     """Return the trip metrics of the students of a seed, if the store has them, and why not otherwise."""
-    found = find_steps(plan(["trajectory_metrics"], seed), config, store, artifacts)
+    found = find_steps(plan(["trajectory_metrics"], seed, config=config), config, store, artifacts)
     if ("trajectory_metrics", seed) not in found:
         return {}, (
             f"The students of seed {seed} are not evaluated with the current settings, so they are not shown; "

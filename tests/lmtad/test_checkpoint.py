@@ -372,7 +372,7 @@ def test_description(golden, model):
     ("changes", "text"),
     [
         ({"dataset_config": {"cell": torch.nan}}, "`dataset_config` has a number that is not finite: cell = nan"),
-        ({"model_config": {**asdict(CONFIG), "dropout": torch.nan}}, "has dropout nan"),
+        ({"model_config": {**asdict(CONFIG), "dropout": torch.nan}}, "dropout is nan, not a number from 0 to 1"),
     ],
 )
 def test_a_number_that_is_not_finite_is_refused_before_anything_is_written(tmp_path, model, changes, text):

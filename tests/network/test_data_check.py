@@ -80,7 +80,7 @@ def test_all_problems_of_all_files_are_reported_at_once(town):
     # with the connections fixed, the trips are checked too, although the roads cannot be read
     shutil.copy(TOWN / "roadmap.rel", town)
     text = "\n".join(check_data(town).problems)
-    assert "test.csv, row 0: rid_list and time_list differ in length; 2 of 34 rows are invalid" in text
+    assert "test.csv, row 0: rid_list and time_list differ in length (rid_list: 6, time_list: 1); 2 of 34 rows" in text
     assert "a road id is not in roadmap.geo (1)" in text
     assert "roadmap.rel, row" not in text
 

@@ -37,7 +37,7 @@ def test_the_run_that_starts_a_chain_says_so_and_links_to_its_runs(tmp_path):
     ("stage", "name", "text"),
     [
         ("distilled_student", "lambda_kl", "Allowed: at least 0"),
-        ("distilled_student", "temperature", "Allowed: above 0"),
+        ("distilled_student", "temperature", "Allowed: at least 0.0001 and at most 10000.0"),
         ("vanilla_student", "max_epochs", "Allowed: at least 1"),
     ],
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
@@ -485,6 +486,8 @@ def test_checks_belong_to_stages_and_block_those_with_downstream_stages():
         followed = any(stage in other.inputs for other in STAGES.values())
         # an under-trained student is a valid artifact; a few repeated trips or missing times are the user's choice
         warnings = {"trained_to_optimum", "splits_disjoint", "times_informative"}
+        # what a matching is good enough for, the user decides
+        warnings |= {"most_points_kept", "trips_whole", "points_near_roads", "paths_plausible"}
         assert all(check.blocking is (followed and check.name not in warnings) for check in checks)
         assert len({check.name for check in checks}) == len(checks)
 
@@ -492,6 +495,60 @@ def test_checks_belong_to_stages_and_block_those_with_downstream_stages():
 def test_every_check_has_a_test_here():
     names = {check.name for checks in CHECKS.values() for check in checks}
     assert {f"test_{name}" for name in names} <= set(globals())
+
+
+def gps_points(**changes):
+    summary = {"points_kept_share": 0.9, "points_read": 10, "trips": 2, "cleaning": {"points_in_jumps": 1}}
+    return artifact("gps_points", **summary | changes)
+
+
+def matched_trips(**changes):
+    summary = {
+        "matched_points_share": 0.9,
+        "unconnected_steps": 0,
+        "matched_trips_share": 0.9,
+        "gps_trips": 10,
+        "pieces_per_trip": 1.2,
+        "splits_at_gaps": 1,
+        "splits_without_path": 1,
+        "distance_m_median": 3.0,
+        "distance_m_p95": 20.0,
+        "speed_m_s_p99": 30.0,
+        "detour_median": 1.3,
+        "worst": [{"trip_id": "a", "distance_m": 50.0}],
+    }
+    return artifact("matched_trips", Path(), **summary | changes)
+
+
+def test_most_points_kept():
+    assert verdict("most_points_kept", gps_points())[0]
+    passed, message = verdict("most_points_kept", gps_points(points_kept_share=0.4))
+    assert not passed
+    assert "40.0% of 10 points are kept" in message
+
+
+@pytest.mark.parametrize("changes", [{"matched_points_share": 0.4}, {"unconnected_steps": 1}])
+def test_points_on_roads(changes):
+    assert verdict("points_on_roads", matched_trips())[0]
+    assert not verdict("points_on_roads", matched_trips(**changes))[0]
+
+
+@pytest.mark.parametrize("changes", [{"matched_trips_share": 0.7}, {"pieces_per_trip": 1.6}])
+def test_trips_whole(changes):
+    assert verdict("trips_whole", matched_trips())[0]
+    assert not verdict("trips_whole", matched_trips(**changes))[0]
+
+
+@pytest.mark.parametrize("changes", [{"distance_m_median": 16.0}, {"distance_m_p95": 51.0}])
+def test_points_near_roads(changes):
+    assert verdict("points_near_roads", matched_trips())[0]
+    assert not verdict("points_near_roads", matched_trips(**changes))[0]
+
+
+@pytest.mark.parametrize("changes", [{"speed_m_s_p99": 46.0}, {"detour_median": 2.1}])
+def test_paths_plausible(changes):
+    assert verdict("paths_plausible", matched_trips())[0]
+    assert not verdict("paths_plausible", matched_trips(**changes))[0]
 
 
 def test_a_stage_without_checks_has_no_results():

@@ -83,7 +83,7 @@ class Recorder:
 def started_first(town, store, *, on_gpu):
     """Return the steps that run together when everything about the network is finished."""
     steps = plan(["distillation_report"])
-    run = _Run(steps, town, store, Recorder(), 2, lambda _: silent, "cpu")
+    run = _Run(steps, town, store, Recorder(), 2, lambda _: silent, "cpu", lambda _: None)
     run.on_gpu = on_gpu
     run.waiting = [("baseline_trips", None), ("vanilla_student", 0), ("teacher", None)]
     run.waiting.sort(key=lambda key: -run.remaining[key])
@@ -109,7 +109,7 @@ def test_remaining_steps_count_the_longest_chain():
 
 
 def test_a_failed_check_stops_the_run(tmp_path, town, monkeypatch):
-    def fail(artifact, _inputs):
+    def fail(artifact, _inputs, _on_warning):
         raise CheckError(artifact.stage)
 
     monkeypatch.setattr(parallel, "require_checks", fail)
