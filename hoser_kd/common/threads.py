@@ -2,7 +2,8 @@
 
 OpenMP reads its environment when torch is imported. Its default is one thread per core, and threads that wait by
 spinning: with another process on the same cores, each parallel loop then waits until the spinning thread loses its time
-slice. Here a process gets half of the cores, so that two stages run side by side, and threads sleep while they wait.
+slice. Here threads spin for some microseconds and then sleep. From four cores on a process gets half of them, so that
+two stages run side by side; below, all of them, because a second thread then gains as much as a second stage.
 
 The number of threads changes the rounding of sums. It therefore depends on the machine and the environment only, not on
 how many stages run at the same time.
@@ -21,10 +22,9 @@ JOBS = "HOSER_KD_JOBS"
 
 _CHOSEN = "HOSER_KD_CHOSEN_THREADS"
 """Environment variable: the number of threads chosen here, to tell it from one that the user has set."""
-_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Waiting without spinning: for all OpenMP libraries, and for the one of Intel and LLVM, which does not always derive
-its block time from the policy."""
-_WAITING_OF_USER = (*_WAITING, "GOMP_SPINCOUNT")
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "3000"}
+"""Waiting that soon sleeps: for all OpenMP libraries, for the one of Intel and LLVM, which does not always derive its
+block time from the policy, and for that of GNU, whose threads spin for about the time between two parallel loops."""
 
 
 def choose_threads(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -37,17 +37,19 @@ def choose_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.update(thread_settings(environment))
 
 
-def thread_settings(environment: Mapping[str, str], num_processes: int = 2) -> dict[str, str]:
+def thread_settings(environment: Mapping[str, str], num_processes: int | None = None) -> dict[str, str]:
     """Return the environment variables for a process that shares the machine with others, `num_processes` in all.
+
+    None: as many as run side by side by default.
 
     Variables that the user has set are not among them.
     """
     settings: dict[str, str] = {}
     number = environment.get(NUM_THREADS)
     if not number or number == environment.get(_CHOSEN):
-        threads = str(max(1, available_cores() // num_processes))
+        threads = str(max(1, available_cores() // (num_processes or _side_by_side())))
         settings |= {NUM_THREADS: threads, _CHOSEN: threads}
-    if not any(environment.get(name) for name in _WAITING_OF_USER):
+    if not any(environment.get(name) for name in _WAITING):
         settings |= _WAITING
     return settings
 
@@ -57,8 +59,13 @@ def num_jobs(environment: Mapping[str, str] = os.environ) -> int:
     jobs = _positive(environment.get(JOBS))
     if jobs is not None:
         return jobs
-    threads = _positive(environment.get(NUM_THREADS)) or max(1, available_cores() // 2)
+    threads = _positive(environment.get(NUM_THREADS)) or max(1, available_cores() // _side_by_side())
     return max(1, available_cores() // threads)
+
+
+def _side_by_side() -> int:
+    """Return how many stages run at the same time by default."""
+    return 2 if available_cores() >= 4 else 1
 
 
 def available_cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -14,7 +14,7 @@ from hoser_kd.common.threads import available_cores, choose_threads, num_jobs, t
 from hoser_kd.pipeline.workers import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "3000"}
 
 
 @pytest.fixture
@@ -28,6 +28,15 @@ def test_a_process_gets_half_of_the_cores_and_waits_without_spinning():
     choose_threads(environment)
     assert environment.items() >= {"OMP_NUM_THREADS": "4", **PASSIVE}.items()
     assert num_jobs(environment) == 2
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_on_few_cores_one_process_gets_all(monkeypatch, cores):
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    environment = {}
+    choose_threads(environment)
+    assert environment["OMP_NUM_THREADS"] == str(cores)
+    assert num_jobs(environment) == 1
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -46,13 +55,13 @@ def test_the_number_of_threads_of_the_user_stays(number):
 )
 def test_the_way_of_waiting_of_the_user_stays(waiting):
     settings = thread_settings(waiting)
-    assert not settings.keys() & {*PASSIVE, "GOMP_SPINCOUNT"}
+    assert not settings.keys() & PASSIVE.keys()
 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_worker_processes_share_the_cores_again(monkeypatch):
     """A choice that is inherited from the launching process is not one of the user."""
-    for name in (*PASSIVE, "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "HOSER_KD_CHOSEN_THREADS"):
+    for name in (*PASSIVE, "OMP_NUM_THREADS", "HOSER_KD_CHOSEN_THREADS"):
         monkeypatch.delenv(name, raising=False)
     os.environ.update(thread_settings(os.environ))
     try:
@@ -78,7 +87,7 @@ def test_cores_are_those_of_the_container(tmp_path, text, expected):
 @pytest.mark.parametrize("start", ["import dagster_project", "from hoser_kd.cli import main; main(['show-config'])"])
 def test_entry_points_choose_before_they_import_torch(start):
     code = f"import os, sys; {start}; sys.exit(('torch' in sys.modules, os.environ['OMP_WAIT_POLICY']))"
-    environment = {key: value for key, value in os.environ.items() if key not in {*PASSIVE, "GOMP_SPINCOUNT"}}
+    environment = {key: value for key, value in os.environ.items() if key not in PASSIVE}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
