@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hoser_kd.pipeline.check import Verdict
 from hoser_kd.pipeline.check_evidence import Evidence, artifact_figure
 from hoser_kd.pipeline.store import Artifact
 
-Verdict = tuple[bool, str, dict[str, Any]]
 MIN_POINTS_KEPT, MIN_POINTS_MATCHED = 0.5, 0.5
 MIN_TRIPS_MATCHED, MAX_PIECES_PER_TRIP = 0.8, 1.5
 MAX_DISTANCE_M, MAX_DISTANCE_P95_M = 15.0, 50.0
