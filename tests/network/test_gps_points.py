@@ -179,7 +179,8 @@ def test_times_that_cannot_be_read_are_named_with_their_row(tmp_path, times, giv
 
 
 def test_geoparquet_is_converted_to_wgs84(tmp_path):
-    geopandas = pytest.importorskip("geopandas")
+    import geopandas
+
     places = geopandas.points_from_xy([LON, LON + 0.001], [LAT, LAT], crs="EPSG:4326").to_crs("EPSG:3857")
     geopandas.GeoDataFrame({"ride": ["a", "a"], "ts": [START, START + 15]}, geometry=places).to_parquet(
         tmp_path / "p.parquet"
