@@ -171,10 +171,17 @@ class TeacherConfig(Section):
     """Maximum gradient norm; larger gradients are clipped."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    destination_prefix: bool = False
+    """Begin every sequence with the token of its last road, so that labels and synthetic trips know the destination."""
     compile: bool = False
     """Compile the model with torch.compile."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of weight initialization, batch order and dropout."""
+
+    @property
+    def frame(self) -> int:
+        """Number of tokens of a sequence besides those of its trip: SOT, EOT and the destination."""
+        return 3 if self.destination_prefix else 2
 
 
 Recipe = Literal["kl", "sequence", "off_path", "pooled"]
@@ -580,6 +587,16 @@ class CityConfig(Section):
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+
+    @model_validator(mode="after")
+    def _window_holds_the_destination(self) -> Self:
+        window = self.distill.window
+        if self.teacher.destination_prefix and window != "full" and window < 3:
+            raise ValueError(
+                f"distill.window is {window}; with teacher.destination_prefix it needs at least 3 tokens: SOT, the "
+                "destination and a road"
+            )
+        return self
 
     @property
     def is_raw(self) -> bool:

@@ -8,7 +8,6 @@ fields, so no LM-TAD repository is needed and no code in the file is run. This p
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import re
@@ -89,7 +88,7 @@ def save(checkpoint: LMTADCheckpoint, folder: str | PathLike[str]) -> None:
     Both hold the sizes of the model, so the weights load even if the process is killed between the two writes.
     """
     target = Path(folder)
-    shape = dataclasses.asdict(checkpoint.config)
+    shape = checkpoint.config.fields()
     weights = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in checkpoint.model.state_dict().items()
@@ -294,6 +293,7 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
         "bias": "transformer.ln_f.bias" in state,
         "integer_poe": "transformer.wpe.pe" in state,
         "dropout": 0.0,
+        "destination_prefix": False,
         "n_head": None,
     }
     values = {name: fields[name] if fields.get(name) is not None else value for name, value in inferred.items()}
@@ -303,7 +303,7 @@ def _config(path: Path, state: Mapping[str, Tensor], fields: Mapping[str, Any]) 
                 f"{path}: `model_config` has no `{name}`, and it cannot be inferred from the weights."
             )
     kinds: dict[str, Callable[[str, Any], Any]] = dict.fromkeys(values, _whole)
-    kinds |= {"dropout": _real, "bias": _truth, "integer_poe": _truth}
+    kinds |= {"dropout": _real, "bias": _truth, "integer_poe": _truth, "destination_prefix": _truth}
     try:
         checked = {name: kinds[name](name, value) for name, value in values.items()}
         config = LMTADConfig(**checked)

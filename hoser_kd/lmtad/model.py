@@ -12,7 +12,8 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,8 @@ class LMTADConfig:
     """Biases in linear layers and layer norms."""
     integer_poe: bool = False
     """Sinusoidal positions as in the published code: along the batch, so the order of tokens is nearly lost."""
+    destination_prefix: bool = False
+    """The token of a trip's last road stands between SOT and its first token; not in the published model."""
 
     def __post_init__(self) -> None:
         """Validate the sizes."""
@@ -65,6 +68,20 @@ class LMTADConfig:
             )
         if self.n_embd % self.n_head:
             raise ConfigError(f"LM-TAD: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}.")
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens between SOT and the first token of a trip: 1 with `destination_prefix`, else 0."""
+        return int(self.destination_prefix)
+
+    @property
+    def frame(self) -> int:
+        """Number of tokens of a sequence besides those of its trip: SOT, EOT and the prefix."""
+        return 2 + self.prefix_tokens
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields as checkpoints and digests hold them; an option that is off is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "destination_prefix" or value}
 
     @property
     def num_labels(self) -> int:
@@ -228,6 +245,8 @@ class _Transformer(nn.Module):
 
 class LMTAD(nn.Module):
     """Language model over grid tokens; a sequence is SOT, t_1 … t_n, EOT, right-padded with PAD.
+
+    With `destination_prefix`, it is SOT, t_n, t_1 … t_n, EOT.
 
     Attention is causal, so right padding has no effect on the tokens before it.
     """

@@ -17,9 +17,6 @@ from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.lmtad.model import LMTADConfig
 
-FRAME = 2
-"""Special tokens per sequence: SOT and EOT."""
-
 
 class Corpus(NamedTuple):
     """n sequences of cells without special tokens; functions also accept a plain (offsets, tokens) pair."""
@@ -67,19 +64,28 @@ class Corpus(NamedTuple):
         return cls(tokens.offsets.to_numpy(), tokens.values.to_numpy())
 
     def batch(self, rows: Int64Array, config: LMTADConfig) -> Int64Array:
-        """Return SOT, t_1 … t_n, EOT of these rows, right-padded with PAD: (B, T) int64."""
+        """Return SOT, t_1 … t_n, EOT of these rows, right-padded with PAD: (B, T) int64.
+
+        With `destination_prefix`, t_n follows SOT.
+        """
         offsets, at = take_rows(self.offsets, rows)
         row = row_of_value(offsets)
         lengths = np.diff(offsets)
-        out = np.full((len(rows), int(lengths.max(initial=0)) + FRAME), config.pad_token, np.int64)
+        out = np.full((len(rows), int(lengths.max(initial=0)) + config.frame), config.pad_token, np.int64)
         out[:, 0] = config.sot_token
-        out[row, np.arange(len(row)) - offsets[row] + 1] = self.tokens[at]
-        out[np.arange(len(rows)), lengths + 1] = config.eot_token
+        first = 1 + config.prefix_tokens
+        if config.destination_prefix:
+            out[:, 1] = self.tokens[at][offsets[1:] - 1]
+        out[row, np.arange(len(row)) - offsets[row] + first] = self.tokens[at]
+        out[np.arange(len(rows)), lengths + first] = config.eot_token
         return out
 
 
-def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: str) -> None:
-    """Raise TrainingError for the first sequence that a model with this vocabulary and block size cannot read."""
+def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: str, frame: int = 2) -> None:
+    """Raise TrainingError for the first sequence that a model with this vocabulary and block size cannot read.
+
+    `frame`: tokens of a sequence besides those of its trip, `LMTADConfig.frame`.
+    """
     num_labels = vocab_size - 3
     outside = (corpus.tokens < 0) | (corpus.tokens >= num_labels)
     if outside.any():
@@ -89,11 +95,12 @@ def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: 
             f"{name} sequence {row} holds token {corpus.tokens[at]}, which is out of the range of cells, 0 to "
             f"{num_labels - 1} (vocabulary {vocab_size}). Create the corpus from the grid of this vocabulary."
         )
-    if block_size is not None and (corpus.lengths > block_size - FRAME).any():
-        row = int(np.argmax(corpus.lengths > block_size - FRAME))
+    if block_size is not None and (corpus.lengths > block_size - frame).any():
+        row = int(np.argmax(corpus.lengths > block_size - frame))
+        specials = "SOT and EOT" if frame == 2 else "SOT, the destination and EOT"
         raise TrainingError(
             f"{name} sequence {row} has {corpus.lengths[row]} tokens; `teacher.block_size` "
-            f"{block_size} allows {block_size - FRAME} besides SOT and EOT. Increase it, or leave it out "
+            f"{block_size} allows {block_size - frame} besides {specials}. Increase it, or leave it out "
             "to use that of the longest sequence."
         )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from hoser_kd.common.arrays import row_of_value
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.teacher.corpus import FRAME, Corpus
+from hoser_kd.teacher.corpus import Corpus
 from hoser_kd.teacher.scoring import score
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def alignment(
     `centroids` (N, 2) float64 are latitude and longitude of the roads in degrees. Raises TrainingError if the grid has
     more cells than the teacher has labels.
     """
-    rows = np.flatnonzero(np.diff(trips.offsets) <= model.config.block_size - FRAME)[:_NEAR_TRIPS]
+    rows = np.flatnonzero(np.diff(trips.offsets) <= model.config.block_size - model.config.frame)[:_NEAR_TRIPS]
     if len(rows) == 0:
         return None
 

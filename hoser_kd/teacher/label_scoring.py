@@ -68,15 +68,30 @@ class SoftLabelScorer:
         self.half, self.outside_mass = half, outside_mass
         self._batch_tokens = batch_tokens
 
-    def score(self, trips: Trajectories, on_progress: Callable[[int], object] = lambda _: None) -> Scores:
-        """Score the candidates of every step of the trips; `on_progress` is called with the number of steps done."""
+    def score(
+        self,
+        trips: Trajectories,
+        on_progress: Callable[[int], object] = lambda _: None,
+        destinations: Int64Array | None = None,
+    ) -> Scores:
+        """Score the candidates of every step of the trips; `on_progress` is called with the number of steps done.
+
+        `destinations` (n,) int64: roads that the trips lead to, for a teacher that reads the destination; None: their
+        last roads.
+        """
         roads = trips.road_ids[trips.step_positions()[0]]
         offsets = offsets_of(self.network.successors.degrees[roads])
         scores = np.zeros(offsets[-1], np.float32)
         outside = np.zeros(len(roads), np.float32) if self.outside_mass else None
         done = 0
         for steps, vectors_KD in step_vectors(
-            self.model, trips.offsets, self.tokens[trips.road_ids], self.window, self._batch_tokens, self.half
+            self.model,
+            trips.offsets,
+            self.tokens[trips.road_ids],
+            self.window,
+            self._batch_tokens,
+            self.half,
+            None if destinations is None else self.tokens[destinations],
         ):
             places, cells = candidate_tokens(*self.network.successors, self.tokens, roads[steps])
             lengths = np.diff(places)

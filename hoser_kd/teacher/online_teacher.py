@@ -59,7 +59,7 @@ class OnlineTeacher:
             offsets_of(lengths), batch.road_ids.cpu().numpy()[inside], batch.times.cpu().numpy()[inside]
         )
         with torch.autocast(candidates.device.type, enabled=False):
-            labels = self._scorer.score(trips)
+            labels = self._scorer.score(trips, destinations=batch.destinations.cpu().numpy())
         scores = torch.from_numpy(labels.scores).to(candidates.device)
         mask = candidates >= 0
         return scores.new_full(mask.shape, -torch.inf).masked_scatter(mask, scores)

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, row_of_value
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.lmtad import LMTAD, check_grid
-from hoser_kd.teacher.corpus import FRAME, Corpus
+from hoser_kd.teacher.corpus import Corpus
 from hoser_kd.teacher.scoring import score
 
 KINDS = ("route_switch", "detour")
@@ -118,7 +118,7 @@ def outlier_test(
     check_grid(model.config.vocab_size, grid_shape if cells is None else (1, len(cells)))
     if cells is not None:
         corpus = Corpus(corpus.offsets, cells[corpus.tokens])
-    corpus = corpus.take(np.flatnonzero(corpus.lengths <= model.config.block_size - FRAME))
+    corpus = corpus.take(np.flatnonzero(corpus.lengths <= model.config.block_size - model.config.frame))
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "half": half}
     width = grid_shape[1]
     normal = score(model, _as_tokens(corpus, corpus, cells, width), progress=progress, **options).log_perplexity

@@ -14,13 +14,13 @@ import torch
 from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_value
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.lmtad.model import LMTAD, half_precision
-from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
+from hoser_kd.teacher.corpus import Corpus, check_corpus, length_batches
 from hoser_kd.teacher.history_encoding import ready
 
 
 @dataclass(frozen=True)
 class SequenceNLL:
-    """NLL of each token of m sequences, including EOT, given all tokens before it."""
+    """NLL of each token of m sequences, including EOT and a prefix, given all tokens before it."""
 
     rows: Int64Array
     """(m,) int64: the scored sequences, ascending; those longer than the teacher's context are left out."""
@@ -71,9 +71,9 @@ def score(
     corpus = Corpus(*corpus)
     model, config = ready(model, device), model.config
     check_corpus(corpus, config.vocab_size, None, "scored")
-    rows = np.flatnonzero(corpus.lengths <= config.block_size - FRAME)
+    rows = np.flatnonzero(corpus.lengths <= config.block_size - config.frame)
     fitting = corpus.take(rows)
-    offsets = offsets_of(fitting.lengths + 1)
+    offsets = offsets_of(fitting.lengths + 1 + config.prefix_tokens)
     nats, tokens = np.zeros(offsets[-1]), np.zeros(offsets[-1], np.int64)
     batches = length_batches(fitting.lengths, batch_size)
     for done, batch in enumerate(batches, 1):

@@ -9,7 +9,6 @@ Shapes: N roads, S labeled steps, C candidates of all steps.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -122,7 +121,7 @@ def teacher_fingerprint(
 ) -> dict[str, str]:
     """Return `fingerprint` without the trajectories."""
     state = {name: value.cpu().numpy() for name, value in teacher.state_dict().items()}
-    shape = digest_json({**dataclasses.asdict(teacher.config), "names": list(state)})
+    shape = digest_json({**teacher.config.fields(), "names": list(state)})
     return {
         "teacher": f"{shape[:16]}-{digest_arrays(*state.values())}",
         "window": str(window),

@@ -34,7 +34,7 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
-from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
+from hoser_kd.teacher.corpus import Corpus, check_corpus, length_batches
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -137,16 +137,17 @@ def _model_config(train: Corpus, val: Corpus, vocab_size: int, config: TeacherCo
     for corpus, name in ((train, "training"), (val, "validation")):
         if corpus.num_sequences == 0:
             raise TrainingError(f"there are no {name} sequences. The {name} split needs at least one trip.")
-        check_corpus(corpus, vocab_size, config.block_size, name)
+        check_corpus(corpus, vocab_size, config.block_size, name, config.frame)
     layers, heads, width = PRESETS[config.preset]
     longest = int(max(train.lengths.max(), val.lengths.max()))
     return LMTADConfig(
-        block_size=config.block_size or longest + FRAME,
+        block_size=config.block_size or longest + config.frame,
         vocab_size=vocab_size,
         n_layer=config.n_layer or layers,
         n_head=config.n_head or heads,
         n_embd=config.n_embd or width,
         dropout=config.dropout,
+        destination_prefix=config.destination_prefix,
     )
 
 
@@ -192,7 +193,7 @@ class _Run:
         )
         key = digest_json(
             {
-                "shape": asdict(self.shape),
+                "shape": self.shape.fields(),
                 "settings": self.config.model_dump(mode="json"),
                 "corpora": digest_arrays(*self.train, *self.val),
                 "dataset": digest_json(self.dataset_config),

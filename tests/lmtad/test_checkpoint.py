@@ -11,7 +11,7 @@ import pickle
 import sys
 import types
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -116,6 +116,16 @@ def test_published_files_round_trip(golden, tmp_path, name):
         assert same_weights(after.model, before.model)
         assert (after.config, after.dataset_config) == (before.config, before.dataset_config)
     assert {file.name for file in (tmp_path / "teacher").iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_a_teacher_that_reads_the_destination_says_so_in_its_files(tmp_path, model):
+    named = LMTADCheckpoint(model, CONFIG, {})
+    save(named, tmp_path / "plain")
+    assert "destination_prefix" not in (tmp_path / "plain" / "config.json").read_text()
+    config = replace(CONFIG, destination_prefix=True)
+    other = LMTAD(config)
+    save(LMTADCheckpoint(other, config, {}), tmp_path / "destination")
+    assert load_checkpoint(tmp_path / "destination").config == config
 
 
 def test_published_keys_are_kept(golden):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,31 @@ def test_the_loss_is_that_of_stored_labels(city, window, steps):
         output = model(batch)
         losses = [Distillation(config, source).loss(batch, output, epoch=0) for source in (stored, online)]
         torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
+
+
+def test_a_teacher_reads_the_destination_of_a_batch(city):
+    """For a trip that the student samples, the destination is that of its request, not the road where it is."""
+    network, _, tokens, trips = city
+    torch.manual_seed(0)
+    teacher = LMTAD(LMTADConfig(32, network.num_roads // 2 + 3, 2, 2, 16, destination_prefix=True)).eval()
+    online = OnlineTeacher(teacher, tokens, network)
+    batch = collate(trips, np.arange(4))
+    candidates = torch.from_numpy(padded(network, torch.where(batch.step_mask, batch.road_ids[:, :-1], -1).numpy()))
+    of_last_roads = online(batch, candidates)
+    torch.testing.assert_close(online(replace(batch, own_destinations=batch.destinations), candidates), of_last_roads)
+    elsewhere = replace(batch, own_destinations=(batch.destinations + 7) % network.num_roads)
+    assert (online(elsewhere, candidates) - of_last_roads)[candidates >= 0].abs().max() > 1e-4
+
+
+def padded(network, roads):
+    """Candidates of each road, -1 where there is none; rows of padding have none."""
+    width = int(network.successors.degrees.max())
+    rows = np.full((*roads.shape, width), -1, np.int64)
+    for at, road in np.ndenumerate(roads):
+        if road >= 0:
+            successors = network.successors.row(road)
+            rows[at][: len(successors)] = successors
+    return rows
 
 
 def test_a_student_trains_with_an_online_teacher(city, tmp_path):

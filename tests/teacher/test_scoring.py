@@ -65,6 +65,24 @@ def test_scores_equal_the_models_own(model, corpus, batch_size):
     assert (scores.tokens[scores.offsets[1:] - 1] == model.config.eot_token).all()
 
 
+@given(corpora())
+def test_a_destination_is_scored_as_the_first_token(corpus):
+    torch.manual_seed(2)
+    teacher = LMTAD(
+        LMTADConfig(block_size=12, vocab_size=VOCABULARY, n_layer=1, n_head=2, n_embd=16, destination_prefix=True)
+    ).eval()
+    scores = score(teacher, corpus)
+    fitting = corpus.take(scores.rows)
+    assert (corpus.lengths[scores.rows] <= 12 - 3).all()
+    np.testing.assert_array_equal(np.diff(scores.offsets), fitting.lengths + 2)
+    np.testing.assert_array_equal(scores.tokens[scores.offsets[:-1]], fitting.tokens[fitting.offsets[1:] - 1])
+    alone = [
+        teacher.log_perplexity(torch.from_numpy(fitting.batch(np.array([i]), teacher.config)))[0]
+        for i in range(fitting.num_sequences)
+    ]
+    np.testing.assert_allclose(scores.log_perplexity, alone, atol=1e-5)
+
+
 def test_published_log_perplexities(golden):
     published = np.load(golden / "lmtad_io.npz")
     teacher = load_checkpoint(golden / "lmtad_ckpt.pt").model

@@ -43,6 +43,10 @@ def distributions(teacher, trips, window, tokens=CELLS):
     rows = []
     for position, trip in zip(at, row, strict=True):
         history = [teacher.config.sot_token, *tokens[trips.road_ids[trips.offsets[trip] : position + 1]]]
+        if teacher.config.destination_prefix:
+            history[1:1] = [tokens[trips.road_ids[trips.offsets[trip + 1] - 1]]]
+            if window is not None and len(history) > window:
+                history[2:] = history[len(history) - window + 2 :]
         rows.append(teacher.predict_next_distribution(history, window).double().numpy())
     return np.array(rows), trips.road_ids[at]
 
@@ -70,6 +74,22 @@ def test_labels_equal_one_call_a_step(window):
     labels = label(TEACHER, CELLS, TRIPS, NETWORK, window, batch_tokens=30)
     assert labels.scores.dtype == np.float32
     assert_labels_equal_the_reference(labels, TEACHER, TRIPS, None if window == "full" else window)
+
+
+@pytest.mark.parametrize("window", ["full", 3, 5, 19, 64])
+@pytest.mark.parametrize("block_size", [12, 40])
+def test_labels_know_the_destination(window, block_size):
+    teacher = teacher_with(block_size, destination_prefix=True)
+    labels = label(teacher, CELLS, TRIPS, NETWORK, window, batch_tokens=30)
+    reached = block_size if window == "full" else min(window, block_size)
+    assert_labels_equal_the_reference(labels, teacher, TRIPS, reached)
+    with pytest.raises(ValueError, match="at least 3"):
+        label(teacher, CELLS, TRIPS, NETWORK, 2)
+
+
+def test_an_option_that_is_off_leaves_fingerprints_unchanged():
+    assert "destination_prefix" not in TEACHER.config.fields()
+    assert teacher_with(destination_prefix=True).config.fields()["destination_prefix"] is True
 
 
 ROADS = np.arange(NETWORK.num_roads)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -180,6 +181,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(trained, tmp_path):
 
 CHILD = """
 import sys
+from dataclasses import replace
 sys.path[:0] = {path!r}
 from test_teacher_training import TRAIN, VAL, VOCABULARY, settings, train
 
@@ -320,6 +322,9 @@ def test_batches_are_framed_and_padded():
     pad, eot, sot = 12, 13, 14
     expected = [[sot, 1, 2, 3, eot], [sot, eot, pad, pad, pad], [sot, 7, 8, eot, pad]]
     np.testing.assert_array_equal(corpus.batch(np.array([2, 1, 0]), config), expected)
+    with_destination = replace(config, destination_prefix=True)
+    expected = [[sot, 3, 1, 2, 3, eot], [sot, 8, 7, 8, eot, pad]]
+    np.testing.assert_array_equal(corpus.batch(np.array([2, 0]), with_destination), expected)
 
 
 @given(st.lists(st.integers(1, 50), max_size=80), st.integers(1, 9), st.one_of(st.none(), st.integers(0, 99)))

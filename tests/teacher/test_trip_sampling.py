@@ -18,9 +18,9 @@ NUM_CELLS = 9
 CELLS = np.random.default_rng(3).integers(0, NUM_CELLS, NETWORK.num_roads)
 
 
-def teacher_with(block_size=40, scale=2.0):
+def teacher_with(block_size=40, scale=2.0, **changes):
     torch.manual_seed(0)
-    model = LMTAD(LMTADConfig(block_size, NUM_CELLS + 3, n_layer=2, n_head=2, n_embd=16)).eval()
+    model = LMTAD(LMTADConfig(block_size, NUM_CELLS + 3, n_layer=2, n_head=2, n_embd=16, **changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)  # far from uniform, so that a wrong history shows
@@ -34,9 +34,10 @@ def sampler(teacher=TEACHER, network=NETWORK, tokens=CELLS, **options):
     return TripSampler(teacher, tokens, network, **options)
 
 
-def expected_next(teacher, path, temperature=1.0, window=None):
+def expected_next(teacher, path, temperature=1.0, window=None, destination=None):
     """Reference: the probabilities of the successors and of the end after a path, one call of the teacher."""
-    history = [teacher.config.sot_token, *CELLS[path]]
+    prefix = [] if destination is None else [destination]
+    history = [teacher.config.sot_token, *prefix, *CELLS[path]]
     whole = teacher.predict_next_distribution(history, window).double().numpy() ** (1 / temperature)
     successors = NETWORK.successors.row(path[-1])
     cells = CELLS[successors]
@@ -83,6 +84,62 @@ def test_first_roads_follow_the_teachers_first_token():
     starts = object_of_test._starts(np.arange(20_000))
     counts = np.bincount(starts, minlength=NETWORK.num_roads)
     assert chisquare(counts, expected * len(starts)).pvalue > 1e-4
+
+
+def test_destination_first_road_and_next_road_follow_a_teacher_that_reads_the_destination():
+    teacher = teacher_with(scale=3.0, destination_prefix=True)
+    drawn = sampler(teacher, seed=6, max_steps=400)
+    attempts = np.arange(40_000)
+    destinations = drawn._destinations(attempts)
+    sot = teacher.config.sot_token
+    at_first = teacher.predict_next_distribution([sot]).double().numpy()[:NUM_CELLS]
+    seen = np.unique(CELLS)
+    counts = np.bincount(destinations, minlength=NUM_CELLS)[seen]
+    assert chisquare(counts, at_first[seen] / at_first[seen].sum() * len(attempts)).pvalue > 1e-4
+
+    frequent = int(np.bincount(destinations).argmax())
+    theirs = np.flatnonzero(destinations == frequent)
+    whole = teacher.predict_next_distribution([sot, frequent]).double().numpy()
+    expected = whole[CELLS] / np.bincount(CELLS)[CELLS]
+    starts = drawn._starts(theirs, destinations[theirs])
+    counts = np.bincount(starts, minlength=NETWORK.num_roads)
+    assert chisquare(counts, expected / expected.sum() * len(starts)).pvalue > 1e-4
+
+    sampled = drawn.sample(0, len(attempts))
+    assert sampled.too_long == 0
+    rows = np.flatnonzero(destinations[sampled.attempt] == frequent)
+    last = sampled.road_ids[sampled.offsets[1:] - 1]
+    assert sampled.ended_elsewhere == (CELLS[last] != destinations[sampled.attempt]).sum() > 0
+    followed = grouped(sampled.trajectories().take(rows), 2)  # all trips have two roads or more
+    path, followers = max(followed.items(), key=lambda item: len(item[1]))
+    successors, expected = expected_next(teacher, list(path), destination=frequent)
+    counts = [followers.count(road) for road in [*successors.tolist(), -1]]
+    assert chisquare(counts, expected * len(followers)).pvalue > 1e-4
+    _, blind = expected_next(teacher, list(path), destination=(frequent + 1) % NUM_CELLS)
+    assert chisquare(counts, blind * len(followers)).pvalue < 1e-4  # another destination gives other roads
+
+
+def test_the_destination_stays_where_a_history_is_cut():
+    teacher = teacher_with(block_size=6, destination_prefix=True)
+    drawn = sampler(teacher, seed=6, max_steps=30)
+    sampled = drawn.sample(0, 20_000)
+    trips = [
+        (int(drawn._destinations(sampled.attempt[row : row + 1])[0]), tuple(sampled.road_ids[a:b].tolist()))
+        for row, (a, b) in enumerate(zip(sampled.offsets[:-1], sampled.offsets[1:], strict=True))
+    ]
+    groups = {}
+    for destination, roads in trips:
+        for end in range(6, len(roads) + 1):
+            follower = roads[end] if end < len(roads) else -1
+            groups.setdefault((destination, roads[end - 4 : end]), []).append(follower)
+    (destination, path), followers = max(groups.items(), key=lambda item: len(item[1]))
+    history = [teacher.config.sot_token, destination, *CELLS[list(path)]]
+    whole = teacher.predict_next_distribution(history).double().numpy()
+    successors = NETWORK.successors.row(path[-1])
+    cells = CELLS[successors]
+    expected = np.append(whole[cells] / (cells[:, None] == cells).sum(1), whole[teacher.config.eot_token])
+    counts = [followers.count(road) for road in [*successors.tolist(), -1]]
+    assert chisquare(counts, expected / expected.sum() * len(followers)).pvalue > 1e-4
 
 
 def test_the_chi_square_detects_a_wrong_distribution():

@@ -99,6 +99,7 @@ class _Chunk:
     num_ended: int
     too_long: int
     too_short: int
+    ended_elsewhere: int = 0
 
     @classmethod
     def of(cls, sampled: SampledTrips, correction: LengthCorrection, seed: int) -> _Chunk:
@@ -109,6 +110,7 @@ class _Chunk:
             len(sampled.attempt),
             sampled.too_long,
             sampled.too_short,
+            sampled.ended_elsewhere,
         )
 
 
@@ -133,7 +135,9 @@ def _write(path: Path, key: str, chunk: _Chunk) -> None:
     """Write a chunk; its record is written last and marks it as complete."""
     with atomic_path(path.with_suffix(".arrow")) as beside:
         chunk.trips.save(beside)
-    counts = {name: getattr(chunk, name) for name in ("num_attempts", "num_ended", "too_long", "too_short")}
+    counts = {
+        name: getattr(chunk, name) for name in ("num_attempts", "num_ended", "too_long", "too_short", "ended_elsewhere")
+    }
     write_json(path.with_suffix(".json"), {"key": key, **counts})
 
 
@@ -201,12 +205,14 @@ def _attempts(chunks: list[_Chunk]) -> dict[str, Any]:
     """Return the number of attempts and what became of them."""
     attempts, ended = (sum(getattr(chunk, name) for chunk in chunks) for name in ("num_attempts", "num_ended"))
     accepted = sum(len(chunk.trips) for chunk in chunks)
+    elsewhere = sum(chunk.ended_elsewhere for chunk in chunks)
     return {
         "attempts": attempts,
         "ended_share": round(ended / attempts, 5),
         "too_long": sum(chunk.too_long for chunk in chunks),
         "too_short": sum(chunk.too_short for chunk in chunks),
         "rejected_by_length": ended - accepted,
+        **({"ended_elsewhere": elsewhere} if elsewhere else {}),
     }
 
 

@@ -19,7 +19,7 @@ from hoser_kd.pipeline.stages.grid import cell_grid, describe_grid, load_grid, l
 from hoser_kd.pipeline.stages.labels import keep_teacher, soft_label_scorer, stored_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.plots.label_maps import mean_by_road, road_value_maps
-from hoser_kd.teacher.corpus import FRAME, Corpus
+from hoser_kd.teacher.corpus import Corpus
 from hoser_kd.teacher.importing import describe
 from hoser_kd.teacher.label_diagnostics import diagnose
 from hoser_kd.teacher.label_scoring import SoftLabelScorer
@@ -88,7 +88,7 @@ def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
     if settings.block_size is None:
         # test trips are scored too, so none may be longer than the context
         longest = max(int(_corpus(run, split).lengths.max()) for split in SPLITS)
-        settings = settings.model_copy(update={"block_size": longest + FRAME})
+        settings = settings.model_copy(update={"block_size": longest + settings.frame})
     grid = load_grid(run)
     about_data = {"grip_size": list(grid.shape), **describe_grid(grid)}
     result = train(
