@@ -162,11 +162,14 @@ class TripSampler:
 
         Roads without a successor have probability 0.
         """
-        return self._road_probability([[self.model.config.sot_token]], self._can_start)[0]
+        probability: Float64Array = self._road_probability([[self.model.config.sot_token]], self._can_start)[0]
+        return probability
 
     def destination_probability(self) -> Float64Array:
         """Return (N,) float64: probability of each road as the destination of a teacher that reads it first."""
-        return self._road_probability([[self.model.config.sot_token]], np.ones_like(self._can_start))[0]
+        everywhere = np.ones_like(self._can_start)
+        probability: Float64Array = self._road_probability([[self.model.config.sot_token]], everywhere)[0]
+        return probability
 
     @torch.no_grad()
     def _road_probability(self, history_BT: Sequence[Sequence[int]] | Int64Array, allowed: BoolArray) -> Float64Array:
