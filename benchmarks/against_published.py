@@ -16,16 +16,12 @@ per step, against one call of the published model per step on its history.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("TQDM_DISABLE", "1")
-warnings.filterwarnings("ignore")
 
 import numpy as np
 import torch
@@ -131,7 +127,9 @@ def step_rows(city: City, published: PublishedTraining, rounds: int) -> list[Row
     theirs = published.step(published.collate(published.prepare(first)))
     ours = trainer.step(city.trips, first, 0)
     for name in ("next_step", "time"):
-        require_equal(f"loss {name}", theirs[{"next_step": "loss_next_step", "time": "loss_time_pred"}[name]], ours[name])
+        require_equal(
+            f"loss {name}", theirs[{"next_step": "loss_next_step", "time": "loss_time_pred"}[name]], ours[name]
+        )
     rows = []
     for name, batches in city.batches.items():
         steps, collated, own = [], [], []
@@ -241,14 +239,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each measurement")
     parser.add_argument("--train-steps", type=int, default=60, help="training steps before generation")
     parser.add_argument("--requests", type=int, default=512, help="requests that our generation answers together")
-    parser.add_argument("--plain-trips", type=int, default=3, help="of these, requests that the published search answers")
+    parser.add_argument(
+        "--plain-trips", type=int, default=3, help="of these, requests that the published search answers"
+    )
     parser.add_argument("--max-steps", type=int, default=300, help="expansions after which a search ends")
     parser.add_argument("--metric-trips", type=int, default=40, help="test trips that the metrics compare")
     parser.add_argument("--plain-steps", type=int, default=40, help="steps that the published teacher labels")
     parser.add_argument("--preset", default="small", choices=list(PRESETS), help="size of the labeling teacher")
-    parser.add_argument("--only", nargs="+", default=["step", "generation", "metrics", "labels"], help="parts to measure")
+    parser.add_argument(
+        "--only", nargs="+", default=["step", "generation", "metrics", "labels"], help="parts to measure"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
     print(HEADER)
     if options.hoser is None:
         print("skipped: student step, generation, metrics (no --hoser, a checkout of caoji2001/HOSER)")

@@ -35,6 +35,7 @@ MISSING_HINT = "Install it beside the project: pip install haversine geopy fastd
 @contextlib.contextmanager
 def imported_from(*folders: Path):
     """Let modules be imported from these folders, and forget them afterwards."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     stand_ins = [name for name in PRINTING if importlib.util.find_spec(name) is None]
     sys.modules.update({name: MagicMock() for name in stand_ins})
     sys.path[:0] = [str(folder.resolve()) for folder in folders]
@@ -195,7 +196,7 @@ class PublishedMetrics:
         (work / "gene" / "HOSER" / "generated.csv").write_bytes(generated.read_bytes())
         names: dict[str, Any] = {}
         seconds = 0.0
-        with imported_from(self._checkout / "evaluation"), working_in(work), open(os.devnull, "w") as nowhere:
+        with imported_from(self._checkout / "evaluation"), working_in(work), Path(os.devnull).open("w") as nowhere:
             self._use_box(importlib.import_module("map_manager").MapManager)
             with contextlib.redirect_stdout(nowhere):
                 for cell in self._cells:
