@@ -130,8 +130,8 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
         for parameter in model.parameters():
             parameter.grad = None
 
-    def answer():
-        output = model._answer(steps, history, needed, all_times=False)
+    def predictions():
+        output = model._predict(steps, history, needed, all_times=False)
         return next_step_loss(output) + time_loss(output, model.time_scale)
 
     gradients = [None if p.grad is None else p.grad.clone() for p in with_gradients(model, trips, rows)]
@@ -146,7 +146,7 @@ def parts_ms(trainer: StudentTrainer, trips, rows, repeats: int) -> dict[str, fl
         "road graph": lambda: both(lambda: encoder.encode_roads(roads)),
         "zone graph": lambda: both(encoder.encode_zones),
         "histories": lambda: both(lambda: model._histories(steps, needed)),
-        "candidates, times and losses": lambda: both(answer),
+        "candidates, times and losses": lambda: both(predictions),
         "clipping and AdamW": move,
     }
     return {name: round(timed(call, repeats)[0] * 1e3, 1) for name, call in work.items()}

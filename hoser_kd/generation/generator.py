@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.errors import DataError
@@ -31,11 +30,14 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.variants import DECODERS
+from hoser_kd.generation.active_trips import ActiveTrips, Nodes, ObjectTrips, Successors
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.guided_search import GuidedSearch
 from hoser_kd.generation.prior import CostsToGo, Prior
+from hoser_kd.generation.search import Search
+from hoser_kd.generation.search_rounds import SearchTrips
 from hoser_kd.generation.trajectories import GeneratedTrajectories, GeneratedTrip
-from hoser_kd.generation.trip_state import Expanded, Node, Trip
+from hoser_kd.generation.trip_state import Node, Trip
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.hoser.incremental import Decoded
 from hoser_kd.network.times import LAST_SECOND
@@ -281,77 +283,54 @@ class _Engine:
         """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
         limit = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_per_round, 1)
         waiting = iter(rows)
-        active: list[Trip] = []
+        active = self._active_trips(limit)
         while True:
-            active += [self._begin(row) for row in islice(waiting, limit - len(active))]
-            if not active:
+            for row in islice(waiting, limit - len(active)):
+                active.begin(row, *(int(values[row]) for values in self._requests))
+            if len(active) == 0:
                 return
-            requested = [(trip, trip.next_nodes()) for trip in active]
-            for trip, nodes in requested:
-                if not nodes:
-                    yield trip.trip, self._end(trip)
-            batch = [(trip, node) for trip, nodes in requested for node in nodes]
-            active = [trip for trip, nodes in requested if nodes]
-            if batch:
-                self._expand(batch)
+            finished, nodes = active.next_round()
+            yield from finished
+            if len(nodes.rows):
+                active.update(self._expand(nodes))
 
-    def _begin(self, row: int) -> Trip:
-        origin, start, destination = (int(values[row]) for values in self._requests)
-        if self._prior is None or self._costs_to_go is None:
-            return self._decoding.begin(row, origin, start, destination)
-        return GuidedSearch(
-            row,
-            destination,
-            Node(0.0, 0, origin, start, -1),
-            self._decoding,
-            self._costs_to_go,
-            has_bound=self._prior.has_bound,
-        )
+    def _active_trips(self, limit: int) -> ActiveTrips:
+        """Return an empty set of active trips for the decoder."""
+        guide, has_bound = self._costs_to_go, self._prior is not None and self._prior.has_bound
+        decoding, tree = self._decoding, self._tree
+        if decoding.spec.trip_class is Search:
+            return SearchTrips(tree, limit, decoding.max_steps, guide, has_bound=has_bound)
+        if guide is None:
+            return ObjectTrips(tree, decoding.begin, decoding.name)
 
-    def _end(self, trip: Trip) -> GeneratedTrip:
-        """Return the path to the destination, or the path that ends closest to it. Raises ValueError without a road."""
-        last = trip.arrived
-        if last is None and trip.nearest_slot < 0:
-            raise ValueError(
-                f"decoder {self._decoding.name!r} finished trip {trip.trip} without a road. Its update() must keep the "
-                "nodes of the path: call self.keep(expanded.slot, expanded.node.parent, expanded.away_m), and its "
-                "next_nodes() must return the start node first."
-            )
-        roads, times = self._tree.path(trip.nearest_slot if last is None else last.parent)
-        if last is not None:
-            roads, times = np.append(roads, last.road), np.append(times, last.time)
-        self._tree.give_back(list(trip.slots))
-        return GeneratedTrip(roads, times, last is not None, trip.expansions)
+        def begin(row: int, origin: int, start: int, destination: int) -> Trip:
+            start_node = Node(0.0, 0, origin, start, -1)
+            return GuidedSearch(row, destination, start_node, decoding, guide, has_bound=has_bound)
 
-    def _expand(self, batch: list[tuple[Trip, Node]]) -> None:
-        """Expand these nodes with one call of the model and update their trips."""
-        rows = np.array([trip.trip for trip, _ in batch])
-        roads, times, parents = (np.array([node[at] for _, node in batch], np.int64) for at in (2, 3, 4))
-        destinations = self._requests.destinations[rows]
-        decoded = self._decoder.step(self._tree, parents, roads, times, self._requests.start_times[rows], destinations)
+        return ObjectTrips(tree, begin, decoding.name)
+
+    def _expand(self, nodes: Nodes) -> Successors:
+        """Expand these nodes with one call of the model."""
+        destinations, start_times = self._requests.destinations[nodes.rows], self._requests.start_times[nodes.rows]
+        decoded = self._decoder.step(self._tree, nodes.parents, nodes.roads, nodes.times, start_times, destinations)
         device = decoded.logits.device
         away_m = self._decoder.tables.distances_m(
-            torch.from_numpy(roads).to(device), torch.from_numpy(destinations).to(device)
+            torch.from_numpy(nodes.roads).to(device), torch.from_numpy(destinations).to(device)
         )
         seconds = self._decoder.model.time_scale.seconds(decoded.times).round().long()
-        for (trip, node), *result in zip(
-            batch,
-            decoded.slots.tolist(),
-            away_m.tolist(),
-            decoded.candidates.tolist(),
-            self._costs(roads, decoded).tolist(),
-            seconds.tolist(),
-            strict=True,
-        ):
-            trip.update(Expanded(node, *result))
-            if trip.freed:
-                self._tree.give_back(trip.freed)
-                trip.freed.clear()
+        return Successors(
+            decoded.slots,
+            away_m.cpu().numpy(),
+            decoded.candidates.cpu().numpy(),
+            self._costs(nodes.roads, decoded),
+            seconds.cpu().numpy(),
+        )
 
-    def _costs(self, roads: Int64Array, decoded: Decoded) -> Tensor | Float64Array:
+    def _costs(self, roads: Int64Array, decoded: Decoded) -> Float64Array:
         """Return (B, C): the cost of each candidate; values after the last candidate are meaningless."""
         scale = self._decoding.logit_scale
         if self._prior is not None:
             return self._prior.step_costs(roads, decoded.candidates, decoded.logits) * scale
         logits = decoded.logits if scale == 1.0 else decoded.logits * scale
-        return -torch.log_softmax(logits, dim=1)
+        costs: Float64Array = (-torch.log_softmax(logits, dim=1)).cpu().numpy()
+        return costs

@@ -55,19 +55,21 @@ class PathTree:
         """(M,) int64: number of roads of the path that ends here."""
         self.store = torch.empty(num_layers, capacity, 2 * width, device=device)
         """(l, M, 2 e) float32: keys, then values."""
-        self._free = list(range(capacity - 1, -1, -1))
+        self._free: Int64Array = np.arange(capacity - 1, -1, -1)
+        self._num_free = capacity
 
     @property
     def num_nodes(self) -> int:
         """Number of slots in use."""
-        return len(self.parent) - len(self._free)
+        return len(self.parent) - self._num_free
 
     def add(self, parents: Int64Array, roads: Int64Array, times: Int64Array) -> Int64Array:
         """Append a road to each parent (-1 starts a path); return the new slots, (B,) int64."""
-        while len(self._free) < len(roads):
+        while self._num_free < len(roads):
             self._grow()
-        slots = np.array(self._free[-1 : -len(roads) - 1 : -1], np.int64)
-        del self._free[len(self._free) - len(roads) :]
+        rest = self._num_free - len(roads)
+        slots = self._free[rest : self._num_free][::-1].copy()
+        self._num_free = rest
         self.parent[slots], self.road[slots], self.time[slots] = parents, roads, times
         self.minute[slots] = (
             (second_of_day(times) / SECONDS_PER_DAY).astype(np.float32) * np.float32(1440)
@@ -83,11 +85,15 @@ class PathTree:
             kept = getattr(self, name)
             setattr(self, name, np.concatenate([kept, np.zeros_like(kept)]))
         self.store = torch.cat([self.store, torch.empty_like(self.store)], dim=1)
-        self._free.extend(range(2 * size - 1, size - 1, -1))
+        free = np.empty(2 * size, np.int64)
+        free[: self._num_free] = self._free[: self._num_free]
+        free[self._num_free : self._num_free + size] = np.arange(2 * size - 1, size - 1, -1)
+        self._free, self._num_free = free, self._num_free + size
 
-    def give_back(self, slots: list[int]) -> None:
+    def give_back(self, slots: list[int] | Int64Array) -> None:
         """Release slots; no node in use may have them as parent."""
-        self._free.extend(slots)
+        self._free[self._num_free : self._num_free + len(slots)] = slots
+        self._num_free += len(slots)
 
     def paths(self, slots: Int64Array) -> Int64Array:
         """Return (B, P) int64: slots of the paths that end here, in path order, -1 after the end."""

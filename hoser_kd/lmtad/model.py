@@ -113,8 +113,9 @@ class KeyValueCache:
         shape = (config.n_layer, batch_size, config.n_head, capacity, config.n_embd // config.n_head)
         self.half = half and device.type == "cuda"
         dtype = torch.float16 if self.half else torch.float32
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        # memory that is not written yet is not read either, and setting it to 0 takes as long as some tokens
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0
         """L: tokens in the cache."""
 
@@ -138,7 +139,7 @@ class KeyValueCache:
 def _rows_of(part: Tensor, rows: Tensor, length: int) -> Tensor:
     """Return some sequences of keys or values, without copying the room for later tokens."""
     layers, _, heads, capacity, width = part.shape
-    taken = part.new_zeros(layers, len(rows), heads, capacity, width)
+    taken = part.new_empty(layers, len(rows), heads, capacity, width)
     taken[..., :length, :] = part[:, rows, :, :length]
     return taken
 
