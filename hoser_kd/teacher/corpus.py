@@ -17,6 +17,7 @@ from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.lmtad.model import LMTADConfig
 
+_TOKENS_AT_ONCE = 1 << 22
 FRAME = 2
 """Special tokens per sequence: SOT and EOT."""
 
@@ -81,9 +82,12 @@ class Corpus(NamedTuple):
 def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: str) -> None:
     """Raise TrainingError for the first sequence that a model with this vocabulary and block size cannot read."""
     num_labels = vocab_size - 3
-    outside = (corpus.tokens < 0) | (corpus.tokens >= num_labels)
-    if outside.any():
-        at = int(np.argmax(outside))
+    for first in range(0, len(corpus.tokens), _TOKENS_AT_ONCE):
+        tokens = corpus.tokens[first : first + _TOKENS_AT_ONCE]
+        outside = (tokens < 0) | (tokens >= num_labels)
+        if not outside.any():
+            continue
+        at = first + int(np.argmax(outside))
         row = int(np.searchsorted(corpus.offsets, at, side="right")) - 1
         raise TrainingError(
             f"{name} sequence {row} holds token {corpus.tokens[at]}, which is out of the range of cells, 0 to "
