@@ -43,6 +43,10 @@ def route_hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
 
 def _hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     """Return (n,) uint64: sum over a trip's roads of the hash of road and position (splitmix64)."""
+    return np.concatenate([np.zeros(0, np.uint64), *(_chunk_hashes(part) for part in trips.chunks())])
+
+
+def _chunk_hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     place = np.arange(len(trips.road_ids)) - trips.offsets[:-1][row_of_value(trips.offsets)]
     keys = trips.road_ids.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(40))
     summed: npt.NDArray[np.uint64] = np.add.reduceat(mixed(keys), trips.offsets[:-1])

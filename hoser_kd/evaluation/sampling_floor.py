@@ -95,7 +95,7 @@ def jsd_floors(
     by_step = offsets_of(np.maximum(real.lengths - 1, 0))
     floors = {}
     for name, measure in MEASURES.items():
-        values = measure(real, network)
+        values = np.concatenate([measure(part, network) for part in real.chunks()])
         offsets = by_step if name == "duration" else None
         floors[f"{name}.jsd"] = jsd_floor(values, n, offsets=offsets, resamples=resamples, seed=seed)
 

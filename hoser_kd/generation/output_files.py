@@ -108,7 +108,7 @@ def trip_lines(trips: GeneratedTrajectories, network: RoadNetwork) -> gpd.GeoDat
     last = trips.offsets[1:] - 1
     return gpd.GeoDataFrame(
         {
-            "trajectory_id": np.arange(len(trips)).astype(str) if trips.ids is None else trips.ids,
+            "trajectory_id": np.arange(len(trips)).astype(str) if trips.ids is None else np.asarray(trips.ids),
             "num_roads": trips.lengths,
             "start_time": _stamps(trips.start_times),
             "end_time": _stamps(trips.times[last]),

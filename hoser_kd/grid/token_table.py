@@ -9,7 +9,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 
-from hoser_kd.common.arrays import BoolArray, Int64Array, row_of_value, take_rows
+from hoser_kd.common.arrays import Int64Array, row_of_value, take_rows
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.grid.spec import Cells, Grid, GridSpec, OccupiedCells, RoadTokens
 from hoser_kd.network.road_network import CRS_WGS84, RoadNetwork
@@ -104,6 +104,18 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     (all candidates have different tokens), label_distinguishable_share (no other candidate has the token of the road
     taken). Shares are 1.0 if there are no choices.
     """
+    counts = np.sum([_resolution_counts(tokens, network, part) for part in trajectories.chunks()], axis=0, dtype=int)
+    steps, choices, *shares = [0] * 5 if len(trajectories.road_ids) == 0 else counts.tolist()
+    names = ("distinguishable_share", "all_distinguishable_share", "label_distinguishable_share")
+    return {
+        "steps": steps,
+        "choices": choices,
+        **{name: count / choices if choices else 1.0 for name, count in zip(names, shares, strict=True)},
+    }
+
+
+def _resolution_counts(tokens: Int64Array, network: RoadNetwork, trajectories: Trajectories) -> Int64Array:
+    """Return (5,) int64: steps, choices, and the choices in each of the shares of `resolution`."""
     position, _ = trajectories.step_positions()
     road, following = trajectories.road_ids[position], trajectories.road_ids[position + 1]
     is_choice = network.successors.degrees[road] >= 2
@@ -115,17 +127,8 @@ def resolution(tokens: Int64Array, network: RoadNetwork, trajectories: Trajector
     repeats = (np.diff(token[order]) == 0) & (np.diff(choice[order]) == 0)
     num_repeats = np.bincount(choice[order][1:][repeats], minlength=count)
     like_label = np.bincount(choice[token == tokens[following[is_choice]][choice]], minlength=count)
-
-    def share(rows: BoolArray) -> float:
-        return float(rows.mean()) if count else 1.0
-
-    return {
-        "steps": len(road),
-        "choices": count,
-        "distinguishable_share": share(num_repeats < np.diff(offsets) - 1),
-        "all_distinguishable_share": share(num_repeats == 0),
-        "label_distinguishable_share": share(like_label == 1),
-    }
+    flags = (num_repeats < np.diff(offsets) - 1, num_repeats == 0, like_label == 1)
+    return np.array([len(road), count, *(flag.sum() for flag in flags)], np.int64)
 
 
 def corpus_tokens(tokens: Int64Array, trajectories: Trajectories) -> tuple[Int64Array, Int64Array]:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from hoser_kd.common.calendar import SECONDS_PER_DAY, is_weekend, second_of_day
 from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
+from hoser_kd.common.pairwise import mean_and_std
 from hoser_kd.hoser.step_index import HostConnections, StepIndex
+from hoser_kd.network.step_statistics import Steps
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
@@ -335,10 +337,9 @@ def time_label_statistics(trajectories: Trajectories) -> tuple[float, float]:
 
     They scale predicted times; the standard deviation is 1 where it would be 0.
     """
-    at, _ = trajectories.step_positions()
-    labels = np.log1p((trajectories.times[at + 1] - trajectories.times[at]).astype(np.float64))
-    spread = float(labels.std())
-    return float(labels.mean()), spread if spread > 0 else 1.0
+    steps = Steps(trajectories)
+    mean, spread = mean_and_std(lambda first, last: np.log1p(steps.seconds(first, last)), len(steps))
+    return mean, spread if spread > 0 else 1.0
 
 
 def take_rows(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,16 +34,17 @@ class ClassSpeeds:
 
         A class in an hour with fewer than 30 steps has the speed of the class, a class with fewer the overall speed.
         """
-        at, _ = train.step_positions()
-        road = train.road_ids[at]
-        seconds = np.maximum(train.times[at + 1] - train.times[at], 0).astype(np.float64)
         num_classes = len(network.highway_names)
-        group = hour_of_day(train.times[at]) * num_classes + network.road_type[road]
-
-        def hourly(values: Float64Array) -> Float64Array:
-            return np.bincount(group, values, 24 * num_classes).reshape(24, num_classes).astype(np.float64)
-
-        sums = np.stack([hourly(np.ones(len(road))), hourly(network.length_m[road]), hourly(seconds)])
+        sums = np.zeros((3, 24 * num_classes))
+        for part in train.chunks():
+            at, _ = part.step_positions()
+            road = part.road_ids[at]
+            group = hour_of_day(part.times[at]) * num_classes + network.road_type[road]
+            seconds = np.maximum(part.times[at + 1] - part.times[at], 0).astype(np.float64)
+            # adds the values one by one to the sum so far, so that chunks have no influence on the rounding
+            for total, values in zip(sums, (1.0, network.length_m[road], seconds), strict=True):
+                np.add.at(total, group, values)
+        sums = sums.reshape(3, 24, num_classes)
         overall = _mean_speed(sums.sum((1, 2)), np.float64(FALLBACK_M_PER_S), least=1)
         by_class = _mean_speed(sums.sum(1), overall)
         return cls(by_class, _mean_speed(sums, by_class))

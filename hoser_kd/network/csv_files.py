@@ -6,7 +6,8 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,15 +35,47 @@ def read_csv_columns(
     Raises DataError if the file or a column is missing, a column exists twice, a row has too few or too many values, a
     quotation mark is not closed, or a value has another type.
     """
+    with _explained_errors(path):
+        written = _checked_header(path, types, optional or ())
+        known = {name: kind for name, kind in {**types, **(optional or {})}.items() if name in written}
+        return _convert(path, known, written)
+
+
+def read_csv_batches(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Yield text columns of a CSV file block by block, so that memory does not grow with the file.
+
+    Columns are named as in the arguments; those of `optional` are there where the file has them. Raises DataError as
+    `read_csv_columns`, for a row with too few or too many values once it is reached. A file without rows has no block.
+    """
+    with _explained_errors(path):
+        written = _checked_header(path, required, optional)
+        names = [name for name in (*required, *optional) if name in written]
+        types = {written[name]: pa.string() for name in names}
+        try:
+            for batch in _open_csv(path, types):
+                yield batch.rename_columns(names)
+        except pa.ArrowInvalid as error:
+            if "Empty CSV" in str(error):  # a header without rows
+                return
+            _reject_unreadable_text(path, types)
+            raise DataError(path, f"cannot be read as CSV: {error}.") from None
+
+
+def _checked_header(path: Path, required: Iterable[str], optional: Iterable[str]) -> dict[str, str]:
+    """Return the names in the header by their names without blanks, after the checks of header and quotes."""
+    header = csv_header(path)
+    require_columns(path, header, required, optional)
+    _require_closed_quotes(path)
+    return {name.strip(): name for name in header}
+
+
+@contextmanager
+def _explained_errors(path: Path) -> Iterator[None]:
+    """Raise DataError in place of the errors of a file that is missing or is no CSV file."""
     if not path.is_file():
         raise DataError(path, "no such file.", hint=_missing_file_hint(path))
     try:
-        header = csv_header(path)
-        require_columns(path, header, types, optional or ())
-        written = {name.strip(): name for name in header}
-        known = {name: kind for name, kind in {**types, **(optional or {})}.items() if name in written}
-        _require_closed_quotes(path)
-        return _convert(path, known, written)
+        yield
     except UnicodeDecodeError:
         _reject_undecodable(path)
         raise
@@ -178,6 +211,22 @@ def _read_csv(path: Path, types: Mapping[str, pa.DataType], *, use_threads: bool
     convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
     read = pa.csv.ReadOptions(block_size=_BLOCK_SIZE, use_threads=use_threads)
     return pa.csv.read_csv(path, read_options=read, convert_options=convert)
+
+
+def _open_csv(path: Path, types: Mapping[str, pa.DataType], *, use_threads: bool = True) -> pa.csv.CSVStreamingReader:
+    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
+    read = pa.csv.ReadOptions(block_size=_BLOCK_SIZE, use_threads=use_threads)
+    return pa.csv.open_csv(path, read_options=read, convert_options=convert)
+
+
+def _reject_unreadable_text(path: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Raise DataError for the first row that cannot be read as text; called on invalid files only."""
+    try:
+        # without threads, Arrow counts rows
+        for _ in _open_csv(path, types, use_threads=False):
+            pass
+    except pa.ArrowInvalid as error:
+        _reject_ragged_row(path, str(error))
 
 
 def _reject_unreadable(path: Path, types: Mapping[str, pa.DataType]) -> None:

@@ -88,13 +88,16 @@ class MarkovChain:
         if order not in (1, 2):
             raise ValueError(f"order is 1 or 2, not {order!r}")
         num_connections = len(network.successors.indices)
-        steps = step_connections(train, network)
-        chain = cls(network, np.bincount(steps.taken, minlength=num_connections), smoothing, backoff=backoff)
-        if order == 1:
-            return chain
-        inner = steps.previous >= 0
-        keys, counts = np.unique(steps.previous[inner] * num_connections + steps.taken[inner], return_counts=True)
-        return replace(chain, pair_keys=keys, pair_counts=counts)
+        counts = np.zeros(num_connections, np.int64)
+        pairs = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for part in train.chunks():
+            steps = step_connections(part, network)
+            np.add.at(counts, steps.taken, 1)
+            if order == 2:
+                inner = steps.previous >= 0
+                pairs = _add_counts(*pairs, steps.previous[inner] * num_connections + steps.taken[inner])
+        chain = cls(network, counts, smoothing, backoff=backoff)
+        return chain if order == 1 else replace(chain, pair_keys=pairs[0], pair_counts=pairs[1])
 
     @classmethod
     def tune(
@@ -176,6 +179,16 @@ class MarkovChain:
         if len(steps.taken) == 0:
             return float("nan")
         return -float(self.connection_log_probabilities(steps.taken, steps.previous).mean())
+
+
+def _add_counts(keys: Int64Array, counts: Int64Array, more: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the distinct keys, ascending, and how often each occurs, after those of `more` are counted too."""
+    new_keys, new_counts = np.unique(more, return_counts=True)
+    together = np.union1d(keys, new_keys)
+    total = np.zeros(len(together), np.int64)
+    total[np.searchsorted(together, keys)] = counts
+    total[np.searchsorted(together, new_keys)] += new_counts
+    return together, total
 
 
 def step_connections(trips: Trajectories, network: RoadNetwork) -> StepConnections:

@@ -7,14 +7,14 @@ Shapes: n trajectories, P points (roads) of all trajectories.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -22,15 +22,8 @@ import pyarrow.csv
 from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
-from hoser_kd.network.csv_files import read_csv_columns
-from hoser_kd.network.trip_validation import (
-    Lists,
-    TripLayout,
-    find_faults,
-    parse_roads,
-    parse_time_lists,
-    refuse,
-)
+from hoser_kd.network.trip_ids import Ids, TripIds, id_column, joined_ids
+from hoser_kd.network.trip_validation import Lists, TripLayout, find_faults, refuse
 
 if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
@@ -38,6 +31,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 ON_BAD_ROW = ("refuse", "drop")
 """What a reader does with an invalid row."""
+CHUNK_POINTS = 1 << 21
+"""Roads per chunk: 16 MiB for each array of 64-bit numbers."""
 _USAGE = "read_trips(csv_path, network, on_bad_row='drop')"
 
 
@@ -51,8 +46,8 @@ class Trajectories:
     """(P,) int64."""
     times: Int64Array
     """(P,) int64: seconds since 1970-01-01 at which each road is entered."""
-    ids: npt.NDArray[np.object_] | None = None
-    """(n,) str: ids of the source (`traj_id`), if any."""
+    ids: Ids | None = None
+    """(n,) str: ids of the source (`traj_id`), if any; those of a file are read as they are used."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Number of rows dropped with `on_bad_row="drop"`, by reason."""
 
@@ -90,6 +85,23 @@ class Trajectories:
         offsets, at = take_rows(self.offsets, np.asarray(rows, np.int64))
         return Trajectories(offsets, self.road_ids[at], self.times[at], None if self.ids is None else self.ids[rows])
 
+    def take_all_or(self, rows: Int64Array) -> Trajectories:
+        """Return `take(rows)` of distinct rows in ascending order; without a copy where these are all rows."""
+        return self if len(rows) == len(self) else self.take(rows)
+
+    def chunks(self, max_points: int = CHUNK_POINTS) -> Iterator[Trajectories]:
+        """Yield all trajectories in consecutive parts of about `max_points` roads, as views without ids.
+
+        Statistics over steps are added up part by part, so that their memory does not grow with the trajectories.
+        """
+        bounds = np.searchsorted(self.offsets, np.arange(max_points, len(self.road_ids), max_points))
+        for first, last in pairwise([0, *np.unique(bounds).tolist(), len(self)]):
+            if first < last:
+                start, end = self.offsets[first], self.offsets[last]
+                yield Trajectories(
+                    self.offsets[first : last + 1] - start, self.road_ids[start:end], self.times[start:end]
+                )
+
     def roads(self, i: int) -> Int64Array:
         """Return the road ids of trajectory `i`, int64."""
         return self.road_ids[self.offsets[i] : self.offsets[i + 1]]
@@ -102,9 +114,8 @@ class Trajectories:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write an uncompressed Arrow IPC file, which `load` maps into memory."""
-        ids = np.arange(len(self)).astype(str) if self.ids is None else self.ids
         columns = {
-            "trajectory_id": pa.array(ids, pa.string()),
+            "trajectory_id": id_column(self.ids, len(self)),
             "road_ids": pa.LargeListArray.from_arrays(self.offsets, self.road_ids),
             "times": pa.LargeListArray.from_arrays(self.offsets, self.times),
         }
@@ -120,16 +131,15 @@ class Trajectories:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             batch = reader.get_batch(0)
         roads, times = batch.column("road_ids"), batch.column("times")
-        ids = np.asarray(batch.column("trajectory_id").to_pandas(), dtype=object)
+        ids = TripIds(batch.column("trajectory_id"))
         return cls(roads.offsets.to_numpy(), roads.values.to_numpy(), times.values.to_numpy(), ids)
 
     def to_table(self) -> pa.Table:
         """Return trajectory_id, road_ids (list) and times (list of UTC timestamps), one row per trajectory."""
-        ids = np.arange(len(self)).astype(str) if self.ids is None else self.ids
         stamps = pa.array(self.times, pa.timestamp("s", tz="UTC"))
         return pa.table(
             {
-                "trajectory_id": pa.array(ids, pa.string()),
+                "trajectory_id": id_column(self.ids, len(self)),
                 "road_ids": pa.LargeListArray.from_arrays(self.offsets, self.road_ids),
                 "times": pa.LargeListArray.from_arrays(self.offsets, stamps),
             }
@@ -141,30 +151,47 @@ class Trajectories:
         `entity_ids`, (n,) int64, identify the drivers; default: a different one for each trajectory.
         """
         count = len(self)
-        ids = np.arange(count).astype(str) if self.ids is None else self.ids
-        table = pa.table(
-            {
-                "mm_id": np.arange(count),
-                "entity_id": np.arange(count) if entity_ids is None else entity_ids,
-                "traj_id": pa.array(ids, pa.string()),
-                "rid_list": _join(pa.array(self.road_ids).cast(pa.string()), self.offsets),
-                "time_list": _join(_format_times(self.times), self.offsets),
-            }
-        )
-        pa.csv.write_csv(table, str(path))
+        ids = id_column(self.ids, count)
+        numbers = np.arange(count)
+        entity_ids = numbers if entity_ids is None else np.asarray(entity_ids)
+
+        def table(part: Trajectories, rows: slice) -> pa.Table:
+            return pa.table(
+                {
+                    "mm_id": numbers[rows],
+                    "entity_id": entity_ids[rows],
+                    "traj_id": ids[rows],
+                    "rid_list": _join(pa.array(part.road_ids).cast(pa.string()), part.offsets),
+                    "time_list": _join(_format_times(part.times), part.offsets),
+                }
+            )
+
+        self._write_csv(path, table)
 
     def to_published_csv(self, path: str | PathLike[str]) -> None:
         """Write the CSV of the published generator: gene_trace_road_id and gene_trace_datetime as lists in text."""
-        quoted = pc.binary_join_element_wise("'", _format_times(self.times), "'", "")
-        roads = _join(pa.array(self.road_ids).cast(pa.string()), self.offsets, ", ")
-        times = _join(quoted, self.offsets, ", ")
-        table = pa.table(
-            {
-                "gene_trace_road_id": pc.binary_join_element_wise("[", roads, "]", ""),
-                "gene_trace_datetime": pc.binary_join_element_wise("[", times, "]", ""),
-            }
-        )
-        pa.csv.write_csv(table, str(path))
+
+        def table(part: Trajectories, _: slice) -> pa.Table:
+            quoted = pc.binary_join_element_wise("'", _format_times(part.times), "'", "")
+            roads = _join(pa.array(part.road_ids).cast(pa.string()), part.offsets, ", ")
+            times = _join(quoted, part.offsets, ", ")
+            return pa.table(
+                {
+                    "gene_trace_road_id": pc.binary_join_element_wise("[", roads, "]", ""),
+                    "gene_trace_datetime": pc.binary_join_element_wise("[", times, "]", ""),
+                }
+            )
+
+        self._write_csv(path, table)
+
+    def _write_csv(self, path: str | PathLike[str], table: Callable[[Trajectories, slice], pa.Table]) -> None:
+        """Write the tables of all chunks, one after the other; `table` gets a chunk and its rows."""
+        empty = table(Trajectories(self.offsets[:1], self.road_ids[:0], self.times[:0]), slice(0, 0))
+        with pa.csv.CSVWriter(str(path), empty.schema) as writer:
+            first = 0
+            for part in self.chunks():
+                writer.write_table(table(part, slice(first, first + len(part))))
+                first += len(part)
 
 
 def read_trips(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: str = "refuse") -> Trajectories:
@@ -180,10 +207,7 @@ def read_trips(csv_path: str | PathLike[str], network: RoadNetwork, on_bad_row: 
     check_path("csv_path", csv_path, _USAGE)
     check_kind("network", network, RoadNetwork, f"{_USAGE} with network = read_network(folder)")
     check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
-    path = Path(csv_path)
-    table = read_csv_columns(path, {"rid_list": pa.string(), "time_list": pa.string()}, {"traj_id": pa.string()})
-    ids = table["traj_id"] if "traj_id" in table.column_names else None
-    return _build(path, table["rid_list"], table["time_list"], ids, network, on_bad_row, HOSER_LAYOUT)
+    return read_trip_csv(csv_path, network, HOSER_LAYOUT, on_bad_row)
 
 
 read_hoser = read_trips
@@ -198,7 +222,7 @@ def read_published_csv(csv_path: str | PathLike[str], network: RoadNetwork, on_b
     return read_trip_csv(csv_path, network, PUBLISHED_LAYOUT, on_bad_row)
 
 
-HOSER_LAYOUT = TripLayout()
+HOSER_LAYOUT = TripLayout(ids="traj_id")
 """The splits of a city."""
 _FIX_TRIP = "Fix the row: road ids are those of the city's roadmap.geo, times are written as 2013-07-01T00:01:15Z."
 PUBLISHED_LAYOUT = TripLayout("gene_trace_road_id", "gene_trace_datetime", 1, numpy_spelling=True, hint=_FIX_TRIP)
@@ -211,9 +235,11 @@ def read_trip_csv(
     csv_path: str | PathLike[str], network: RoadNetwork, layout: TripLayout, on_bad_row: str = "refuse"
 ) -> Trajectories:
     """Read the trips of a CSV file, plain or gzip-compressed (`.gz`), and validate every row like `read_trips`."""
-    path = Path(csv_path)
-    table = read_csv_columns(path, {layout.roads: pa.string(), layout.times: pa.string()})
-    return _build(path, table[layout.roads], table[layout.times], None, network, on_bad_row, layout)
+    from hoser_kd.network.trip_reading import TripReader
+
+    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
+    reader = TripReader(Path(csv_path), network, layout, on_bad_row)
+    return replace(concatenate(reader), dropped=reader.dropped)
 
 
 def check_trips(path: str | PathLike[str], trips: Trajectories, network: RoadNetwork, layout: TripLayout) -> None:
@@ -233,45 +259,8 @@ def concatenate(parts: Iterable[Trajectories]) -> Trajectories:
         offsets_of(np.concatenate([part.lengths for part in kept])),
         np.concatenate([part.road_ids for part in kept]),
         np.concatenate([part.times for part in kept]),
-        np.concatenate(ids) if len(ids) == len(kept) else None,
+        joined_ids(ids) if len(ids) == len(kept) else None,
     )
-
-
-def _build(
-    path: Path,
-    roads: pa.ChunkedArray,
-    times: pa.ChunkedArray,
-    ids: pa.ChunkedArray | None,
-    network: RoadNetwork,
-    on_bad_row: str,
-    layout: TripLayout,
-) -> Trajectories:
-    check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
-    if len(roads) == 0:
-        raise DataError(path, "no trajectories.", hint="The file needs at least one row.")
-    road_lists = parse_roads(roads, numpy_spelling=layout.numpy_spelling)
-    time_lists = parse_time_lists(times)
-    names = None if ids is None else np.asarray(pc.fill_null(ids, "").to_pandas(), dtype=object)
-    faults = find_faults(road_lists, time_lists, network, layout)
-    bad = np.zeros(len(roads), bool)
-    dropped: dict[str, int] = {}
-    for fault in faults:
-        first_reason = fault.rows & ~bad
-        if first_reason.any():
-            dropped[fault.reason] = int(first_reason.sum())
-        bad |= fault.rows
-    if bad.any() and on_bad_row == "refuse":
-        refuse(path, bad, faults, (road_lists, time_lists), network, layout)
-    if bad.all():
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in dropped.items())
-        raise DataError(path, f"all rows are invalid: {reasons}.", hint="Fix the file: nothing is left to keep.")
-    if not bad.any():
-        return Trajectories(road_lists.offsets, road_lists.values, time_lists.values, names)
-    good = np.flatnonzero(~bad)
-    offsets, road_at = take_rows(road_lists.offsets, good)
-    _, time_at = take_rows(time_lists.offsets, good)
-    kept = None if names is None else names[good]
-    return Trajectories(offsets, road_lists.values[road_at], time_lists.values[time_at], kept, dropped)
 
 
 def _format_times(times: Int64Array) -> pa.StringArray:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from hoser_kd.common.arrays import BoolArray, row_of_value
+from hoser_kd.common.arrays import BoolArray, Int64Array, row_of_value
 from hoser_kd.common.hashing import mixed
 from hoser_kd.network.trajectories import Trajectories
 
@@ -60,12 +60,11 @@ def overlap_problem(splits: Mapping[str, Trajectories]) -> str | None:
 def time_problem(splits: Mapping[str, Trajectories]) -> str | None:
     """Return in which way the times of trips carry no information, with the fix; None if they do."""
     for split, trips in splits.items():
-        at, _ = trips.step_positions()
-        seconds = trips.times[at + 1] - trips.times[at]
-        if len(seconds) > 1 and (seconds == seconds[0]).all():
+        count, distinct = trips.num_steps, distinct_intervals(trips, most=2)
+        if count > 1 and len(distinct) == 1:
             return (
-                f"There is no time information in the {split} trips: all {len(seconds)} intervals between roads are "
-                f"{seconds[0]} s. Predicted times, durations and their metrics are meaningless (a duration divergence "
+                f"There is no time information in the {split} trips: all {count} intervals between roads are "
+                f"{distinct[0]} s. Predicted times, durations and their metrics are meaningless (a duration divergence "
                 "of 0, for example). Give the time at which each road is entered."
             )
         of_day = trips.start_times % _DAY
@@ -78,6 +77,17 @@ def time_problem(splits: Mapping[str, Trajectories]) -> str | None:
     return None
 
 
+def distinct_intervals(trips: Trajectories, most: int | None = None) -> Int64Array:
+    """Return the distinct seconds between roads, ascending, int64; not all of them once there are `most`."""
+    distinct = np.zeros(0, np.int64)
+    for part in trips.chunks():
+        at, _ = part.step_positions()
+        distinct = np.union1d(distinct, part.times[at + 1] - part.times[at])
+        if most is not None and len(distinct) >= most:
+            break
+    return distinct
+
+
 def trip_problems(splits: Mapping[str, Trajectories]) -> list[str]:
     """Return what makes valid trips unfit to measure a student, one text per problem with its fix; empty if none."""
     return [problem for problem in (overlap_problem(splits), time_problem(splits)) if problem is not None]
@@ -85,6 +95,11 @@ def trip_problems(splits: Mapping[str, Trajectories]) -> list[str]:
 
 def _hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     """Return a hash of the roads and times of each trip, (n,) uint64; every trip has a road."""
+    parts = [np.zeros(0, np.uint64), *(_chunk_hashes(part) for part in trips.chunks())]
+    return np.concatenate(parts)
+
+
+def _chunk_hashes(trips: Trajectories) -> npt.NDArray[np.uint64]:
     row = row_of_value(trips.offsets)
     position = (np.arange(len(row)) - trips.offsets[:-1][row]).astype(np.uint64)
     values = mixed(mixed(mixed(position) + trips.road_ids.astype(np.uint64)) + trips.times.astype(np.uint64))

@@ -38,6 +38,8 @@ class TripLayout(NamedTuple):
     """Minimum number of roads of a trip."""
     numpy_spelling: bool = False
     """Whether `np.int64(5)` is a road id too."""
+    ids: str | None = None
+    """Column with the ids of trips, read where it exists; None: ids are not read."""
     hint: str = "Fix the row, or set `source.on_bad_row: drop` to skip and count invalid rows."
     """The fix that the message about an invalid row names."""
 
@@ -49,7 +51,7 @@ class Lists(NamedTuple):
     """(n + 1,) int64."""
     values: Int64Array
     """(P,) int64; `NO_VALUE` where a value cannot be read."""
-    texts: pa.ChunkedArray | None = None
+    texts: pa.StringArray | None = None
     """(n,) lists as written, separated by commas; None: the source has no text."""
 
     def text(self, position: int) -> str:
@@ -77,7 +79,7 @@ class Fault(NamedTuple):
     """Flat positions of the invalid values, ascending."""
 
 
-def parse_roads(texts: pa.ChunkedArray, *, numpy_spelling: bool = False) -> Lists:
+def parse_roads(texts: pa.StringArray, *, numpy_spelling: bool = False) -> Lists:
     """Parse `[1, 2]` or `1,2` for all rows at once; road ids are decimal digits."""
     offsets, values = _split(texts)
     if numpy_spelling:
@@ -92,14 +94,14 @@ def parse_roads(texts: pa.ChunkedArray, *, numpy_spelling: bool = False) -> List
     return Lists(offsets, _integers(numbers), texts)
 
 
-def parse_time_lists(texts: pa.ChunkedArray) -> Lists:
+def parse_time_lists(texts: pa.StringArray) -> Lists:
     """Parse lists of times, as `parse_times` does for all rows at once."""
     offsets, values = _split(texts)
     return Lists(offsets, _integers(parse_times(values)), texts)
 
 
-def _split(texts: pa.ChunkedArray) -> tuple[Int64Array, pa.StringArray]:
-    lists = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), ",")
+def _split(texts: pa.StringArray) -> tuple[Int64Array, pa.StringArray]:
+    lists = pc.split_pattern(pc.fill_null(texts, ""), ",")
     return lists.offsets.to_numpy().astype(np.int64), pc.ascii_trim(lists.flatten(), _AROUND_VALUES)
 
 
@@ -135,6 +137,17 @@ def find_faults(roads: Lists, times: Lists, network: RoadNetwork, layout: TripLa
     ]
 
 
+class Refusal(NamedTuple):
+    """What is wrong with the first invalid row."""
+
+    row: int
+    """Number of the row."""
+    problem: str
+    """The fault with the column, the value and the position, where one is to blame."""
+    note: str
+    """What the value is, after a space; empty if that is not known."""
+
+
 def refuse(
     path: Path,
     bad: BoolArray,
@@ -144,7 +157,22 @@ def refuse(
     layout: TripLayout,
 ) -> NoReturn:
     """Raise DataError for the first invalid row, with the column, the value and what it is where one is to blame."""
-    row = int(np.argmax(bad))
+    first = describe_row(int(np.argmax(bad)), faults, lists, network, layout)
+    refuse_rows(path, first, int(bad.sum()), len(bad), layout)
+
+
+def refuse_rows(path: Path, first: Refusal, num_bad: int, num_rows: int, layout: TripLayout) -> NoReturn:
+    """Raise DataError for the first of `num_bad` invalid rows of a file."""
+    # dropping is no fix where nothing would be left
+    hint = "Fix the file: no row is valid." if num_bad == num_rows and "drop" in layout.hint else layout.hint
+    problem = f"{first.problem}; {num_bad} of {num_rows} rows are invalid.{first.note}"
+    raise DataError(path, problem, row=first.row, hint=hint)
+
+
+def describe_row(
+    row: int, faults: list[Fault], lists: tuple[Lists, Lists], network: RoadNetwork, layout: TripLayout
+) -> Refusal:
+    """Return what is wrong with an invalid row of these lists."""
     fault = next(fault for fault in faults if fault.rows[row])
     value = note = ""
     if fault.column:
@@ -155,10 +183,7 @@ def refuse(
     elif lists[0].texts is not None:
         counts = [int(np.diff(part.offsets)[row]) for part in lists]
         value = f" ({layout.roads}: {counts[0]}, {layout.times}: {counts[1]})"
-    # dropping is no fix where nothing would be left
-    hint = "Fix the file: no row is valid." if bad.all() and "drop" in layout.hint else layout.hint
-    problem = f"{fault.reason}{value}; {int(bad.sum())} of {len(bad)} rows are invalid.{note}"
-    raise DataError(path, problem, row=row, hint=hint)
+    return Refusal(row, f"{fault.reason}{value}", note)
 
 
 def _note(fault: Fault, part: Lists, position: int, network: RoadNetwork, *, is_road: bool) -> str:

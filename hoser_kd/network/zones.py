@@ -54,13 +54,15 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
     import kahip
 
     graph = _undirected(network.successors)
-    unit_weights = [1] * max(network.num_roads, len(graph.indices))
+    # a memoryview yields the numbers one by one; a list of them would take ten times the memory of the array
+    starts, neighbors = (memoryview(values.astype(np.int32)) for values in graph)
+    unit_weights = memoryview(np.ones(max(network.num_roads, len(neighbors)), np.int32))
     with _kahip_lock:
         _, zones = kahip.kaffpa(
             unit_weights[: network.num_roads],
-            graph.indptr.tolist(),
-            unit_weights[: len(graph.indices)],
-            graph.indices.tolist(),
+            starts,
+            unit_weights[: len(neighbors)],
+            neighbors,
             count,
             config.imbalance,
             True,
@@ -99,11 +101,14 @@ def transitions(zones: Int64Array, trajectories: Trajectories, num_zones: int) -
 
     Steps within a zone are not counted, so the diagonal is 0.
     """
-    position, _ = trajectories.step_positions()
-    origin, destination = zones[trajectories.road_ids[position]], zones[trajectories.road_ids[position + 1]]
-    change = origin != destination
-    pairs = origin[change] * num_zones + destination[change]
-    return np.bincount(pairs, minlength=num_zones**2).astype(np.int64).reshape(num_zones, num_zones)
+    counts = np.zeros(num_zones**2, np.int64)
+    for part in trajectories.chunks():
+        position, _ = part.step_positions()
+        origin, destination = zones[part.road_ids[position]], zones[part.road_ids[position + 1]]
+        change = origin != destination
+        pairs, times = np.unique(origin[change] * num_zones + destination[change], return_counts=True)
+        counts[pairs] += times
+    return counts.reshape(num_zones, num_zones)
 
 
 def read_shipped(folder: str | PathLike[str], network: RoadNetwork) -> Shipped | None:

@@ -129,15 +129,15 @@ def _intervals(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the intervals and start times of each split."""
     import numpy as np
 
+    from hoser_kd.network.trip_consistency import distinct_intervals
+
     rows = []
     for name, trips in _splits(artifact).items():
-        at, _trip = trips.step_positions()
-        seconds = trips.times[at + 1] - trips.times[at]
         rows.append(
             {
                 "split": name,
-                "intervals": len(seconds),
-                "distinct_intervals": len(np.unique(seconds)),
+                "intervals": trips.num_steps,
+                "distinct_intervals": len(distinct_intervals(trips)),
                 "distinct_times_of_day": len(np.unique(trips.start_times % 86_400)),
             }
         )

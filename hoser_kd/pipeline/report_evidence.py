@@ -164,9 +164,9 @@ def _latency(run: StageRun, data: ReportData) -> Iterator[Latency]:
             yield _of_trip(f"{BASELINES[name].label}, search", per_trip, trips_of.num_steps / len(trips_of))
     labels = run.artifact("teacher_soft_labels")
     splits = [split for split in SPLITS if (labels.path / f"{split}.arrow").is_file()]
-    scored = [load_trips(run, split) for split in splits]
+    scored = [row for row in run.artifact("trajectories").summary["splits"] if row["split"] in splits]
     if scored and labels.seconds:
-        count, steps_of = sum(map(len, scored)), sum(each.num_steps for each in scored)
+        count, steps_of = (sum(row[name] for row in scored) for name in ("trips", "steps"))
         yield _of_trip("teacher, scoring of the candidates", 1000 * labels.seconds / count, steps_of / count)
 
 

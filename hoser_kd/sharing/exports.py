@@ -34,7 +34,7 @@ def stamps(seconds: Int64Array) -> Any:
 
 def trip_ids(trips: Trajectories) -> npt.NDArray[np.object_]:
     """Return the id of each trip, (n,) str; its number where it has none."""
-    return np.arange(len(trips)).astype(str).astype(object) if trips.ids is None else trips.ids
+    return np.arange(len(trips)).astype(str).astype(object) if trips.ids is None else np.asarray(trips.ids)
 
 
 def write_csv(trips: Trajectories, origins: Int64Array, destinations: Int64Array, path: Path) -> None:

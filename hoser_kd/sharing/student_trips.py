@@ -57,7 +57,7 @@ class StudentTrips(GeneratedTrajectories):
         """Return the trips at the given indices, in that order."""
         rows = np.asarray(rows, np.int64)
         part = super().take(rows)
-        ids = np.arange(len(self)).astype(str).astype(object)[rows] if part.ids is None else part.ids
+        ids = np.arange(len(self)).astype(str).astype(object)[rows] if part.ids is None else np.asarray(part.ids)
         return StudentTrips(
             part.offsets,
             part.road_ids,

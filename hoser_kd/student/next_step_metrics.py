@@ -142,7 +142,8 @@ def frequency_baseline(train: Trajectories, val: Trajectories, network: RoadNetw
     training trip leaves has uniform ones; a tie among k roads counts 1 / k.
     """
     count = np.zeros(len(network.successors.indices))
-    np.add.at(count, _connections(train, network), 1)
+    for part in train.chunks():
+        np.add.at(count, _connections(part, network), 1)
     degree = network.successors.degrees
     origin = np.repeat(np.arange(network.num_roads), degree)
     probability = (count + 1) / (np.bincount(origin, count, network.num_roads) + degree)[origin]

@@ -239,7 +239,7 @@ def train_student(
     finished = checkpoint.finished()
     if finished is not None:
         return finished
-    own_trips = train.take(rows)
+    own_trips = train.take_all_or(rows)
     data = TrainingData.of(train, rows, synthetic, network, seed, per_epoch)
     mean, std = time_label_statistics(own_trips)
     pooled = None

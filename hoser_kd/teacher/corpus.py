@@ -17,6 +17,8 @@ from hoser_kd.common.errors import StoreError, TrainingError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.lmtad.model import LMTADConfig
 
+_TOKENS_AT_ONCE = 1 << 22
+
 
 class Corpus(NamedTuple):
     """n sequences of cells without special tokens; functions also accept a plain (offsets, tokens) pair."""
@@ -87,9 +89,12 @@ def check_corpus(corpus: Corpus, vocab_size: int, block_size: int | None, name: 
     `frame`: tokens of a sequence besides those of its trip, `LMTADConfig.frame`.
     """
     num_labels = vocab_size - 3
-    outside = (corpus.tokens < 0) | (corpus.tokens >= num_labels)
-    if outside.any():
-        at = int(np.argmax(outside))
+    for first in range(0, len(corpus.tokens), _TOKENS_AT_ONCE):
+        tokens = corpus.tokens[first : first + _TOKENS_AT_ONCE]
+        outside = (tokens < 0) | (tokens >= num_labels)
+        if not outside.any():
+            continue
+        at = first + int(np.argmax(outside))
         row = int(np.searchsorted(corpus.offsets, at, side="right")) - 1
         raise TrainingError(
             f"{name} sequence {row} holds token {corpus.tokens[at]}, which is out of the range of cells, 0 to "

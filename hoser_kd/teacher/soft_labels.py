@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from hoser_kd.common.array_files import GrowingArray
 from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import StoreError
@@ -226,6 +227,43 @@ def label_with(
         parts.append(shard.load_or_score(scorer, trajectories, beyond(shard.steps_before, on_progress)))
         progress("labels", shard.steps_before + shard.steps, total)
     return _joined(parts, fingerprint_of(scorer, trajectories))
+
+
+def write_labels(
+    scorer: SoftLabelScorer,
+    trajectories: Trajectories,
+    path: str | PathLike[str],
+    shards_folder: str | PathLike[str],
+    *,
+    progress: Progress = silent,
+    shard_steps: int = SHARD_STEPS,
+) -> SoftLabels:
+    """Write the labels of `label_with` to a file, shard by shard, and return them mapped from it.
+
+    Only one shard is in memory at a time. Until the file is complete, the folder of the shards holds all labels twice.
+    """
+    shards = _shards(scorer, trajectories, shards_folder, shard_steps)
+    total = shards[-1].steps_before + shards[-1].steps
+    folder = Path(shards_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        GrowingArray(folder / "counts.joined", np.int64) as counts,
+        GrowingArray(folder / "scores.joined", np.float32) as scores,
+        GrowingArray(folder / "outside_mass.joined", np.float32) as masses,
+    ):
+        for shard in shards:
+            report = beyond(shard.steps_before, lambda steps: progress("labels", min(steps, total - 1), total))
+            labels = shard.load_or_score(scorer, trajectories, report)
+            counts.append(np.diff(labels.offsets))
+            scores.append(labels.scores)
+            if labels.outside_mass is not None:
+                masses.append(labels.outside_mass)
+            progress("labels", shard.steps_before + shard.steps, total)
+        joined = SoftLabels(
+            offsets_of(counts.mapped()), scores.mapped(), masses.mapped() if scorer.outside_mass else None
+        )
+        joined.save(path, fingerprint_of(scorer, trajectories))
+    return SoftLabels.load(path)
 
 
 def make_shards(

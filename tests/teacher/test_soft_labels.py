@@ -15,7 +15,8 @@ from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.teacher.history_encoding import step_vectors
 from hoser_kd.teacher.label_diagnostics import diagnose
-from hoser_kd.teacher.soft_labels import SoftLabels, fingerprint, label
+from hoser_kd.teacher.label_scoring import SoftLabelScorer
+from hoser_kd.teacher.soft_labels import SoftLabels, fingerprint, label, write_labels
 
 NETWORK = grid_network(5)
 NUM_CELLS = 12
@@ -365,3 +366,18 @@ def test_a_shard_with_a_flipped_bit_is_recomputed(tmp_path):
     shard.write_bytes(content)
     again = label(TEACHER, CELLS, TRIPS, NETWORK, 6, shards_folder=tmp_path, shard_steps=20)
     np.testing.assert_array_equal(again.scores, whole.scores)
+
+
+@pytest.mark.parametrize("outside_mass", [False, True])
+def test_labels_written_shard_by_shard_are_the_file_of_all_labels(tmp_path, outside_mass):
+    scorer = SoftLabelScorer(TEACHER, CELLS, NETWORK, outside_mass=outside_mass)
+    steps = []
+    options = {"shards_folder": tmp_path / "shards", "shard_steps": 20}
+    written = write_labels(
+        scorer, TRIPS, tmp_path / "a.arrow", progress=lambda _, done, total: steps.append((done, total)), **options
+    )
+    label(TEACHER, CELLS, TRIPS, NETWORK, outside_mass=outside_mass, **options).save(tmp_path / "b.arrow")
+    assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
+    assert not written.scores.flags.writeable
+    assert steps[-1] == (TRIPS.num_steps, TRIPS.num_steps)
+    assert not list((tmp_path / "shards").glob("*.joined"))

@@ -82,7 +82,9 @@ def _imported_teacher(run: StageRun) -> LMTADCheckpoint | None:
 
 def _visits_inside(table: gpd.GeoDataFrame, trips: Trajectories) -> float:
     """Return the share of the trips' points whose road lies inside the grid."""
-    return round(1 - float(table["clamped"].to_numpy()[trips.road_ids].mean()), 6)
+    clamped = table["clamped"].to_numpy()
+    outside = sum(int(clamped[part.road_ids].sum()) for part in trips.chunks())
+    return round(1 - outside / len(trips.road_ids), 6)
 
 
 def _alignment(run: StageRun, teacher: LMTADCheckpoint | None, grid: Grid, network: RoadNetwork) -> dict[str, Any]:

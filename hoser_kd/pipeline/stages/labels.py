@@ -29,9 +29,9 @@ from hoser_kd.teacher.soft_labels import (
     data_fingerprint,
     fingerprint_of,
     found_labels,
-    label_with,
     make_shards,
     shared_shard_steps,
+    write_labels,
 )
 
 if TYPE_CHECKING:
@@ -84,11 +84,14 @@ def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabel
         progress = silent
     for split in missing:
         trips = load_trips(run, split)
-        labels = label_with(
-            scorer, trips, progress=progress, shards_folder=_shards(run, split), shard_steps=_shard_steps(run, trips)
+        done[split] = write_labels(
+            scorer,
+            trips,
+            _file(run, split),
+            _shards(run, split),
+            progress=progress,
+            shard_steps=_shard_steps(run, trips),
         )
-        labels.save(_file(run, split))
-        done[split] = labels
     for split in SPLITS:
         shutil.rmtree(_shards(run, split), ignore_errors=True)
     return {split: labels for split, labels in done.items() if labels is not None}

@@ -17,10 +17,10 @@ from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import write_json
 from hoser_kd.network import road_network as roads_io
 from hoser_kd.network import sources
-from hoser_kd.network import trajectories as trips_io
 from hoser_kd.network import zones as zones_of
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.network.trip_reading import ingest_trips
 from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
 from hoser_kd.pipeline.stages.raw_data import build_network, divide_matched_trips, record_raw_files
 from hoser_kd.pipeline.store import read_artifact
@@ -128,8 +128,8 @@ def trajectories(run: StageRun) -> dict[str, Any]:
     rows = []
     dropped: dict[str, int] = {}
     for split in SPLITS:
-        trips = trips_io.read_trips(source / f"{split}.csv", network, run.config.source.on_bad_row)
-        trips.save(run.folder / f"{split}.arrow")
+        file, target = source / f"{split}.csv", run.folder / f"{split}.arrow"
+        trips = ingest_trips(file, network, run.config.source.on_bad_row, target)
         rows.append(_split_row(split, trips, network))
         for reason, count in trips.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
@@ -146,15 +146,18 @@ def _totals(rows: list[dict[str, Any]], dropped: dict[str, int]) -> dict[str, An
 
 
 def _split_row(split: str, trips: Trajectories, network: RoadNetwork) -> dict[str, Any]:
-    at, _ = trips.step_positions()
-    choices = network.successors.degrees[trips.road_ids[at]]
+    is_choice = network.successors.degrees > 1
+    choices = 0
+    for part in trips.chunks():
+        at, _ = part.step_positions()
+        choices += int(is_choice[part.road_ids[at]].sum())
     return {
         "split": split,
         "trips": len(trips),
         "steps": trips.num_steps,
         "median_roads": float(np.median(trips.lengths)),
         "most_roads": int(trips.lengths.max()),
-        "steps_with_a_choice": round(float((choices > 1).mean()), 3),
+        "steps_with_a_choice": round(choices / max(trips.num_steps, 1), 3),
         "on_weekends": round(float(is_weekend(trips.start_times).mean()), 3),
         "first": str(np.datetime64(int(trips.start_times.min()), "s")),
         "last": str(np.datetime64(int(trips.start_times.max()), "s")),

@@ -81,7 +81,11 @@ def report_data(run: StageRun, selection: SeedSelection | None = None) -> Report
         settings_yaml=_settings_used(run),
         versions=_versions(run),
         seconds=_seconds(run),
-        sizes={f"{split} trips": len(load_trips(run, split)) for split in ("train", "val")},
+        sizes={
+            f"{row['split']} trips": row["trips"]
+            for row in run.artifact("trajectories").summary["splits"]
+            if row["split"] in {"train", "val"}
+        },
         figures=_figures(run),
         decoder=_decoder(run),
         recipe=_recipes(run),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hoser_kd import plots
+from hoser_kd.common.array_files import GrowingArray
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.grid.spec import GridSpec, OccupiedCells
 from hoser_kd.grid.token_table import corpus_tokens
 from hoser_kd.lmtad import LMTADCheckpoint, check_grid, load_checkpoint, save
-from hoser_kd.network.trajectories import SPLITS
+from hoser_kd.network.step_statistics import position_of_step
+from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import cell_grid, describe_grid, load_grid, load_tokens
 from hoser_kd.pipeline.stages.labels import keep_teacher, soft_label_scorer, stored_labels
@@ -32,26 +35,34 @@ from hoser_kd.teacher.training import train
 def teacher_corpus(run: StageRun) -> dict[str, Any]:
     """Write every trip as a sequence of tokens (Arrow IPC)."""
     tokens = load_tokens(run.path("grid_token_table"))
-    rows: list[dict[str, Any]] = []
-    for split in SPLITS:
-        corpus = Corpus(*corpus_tokens(tokens, load_trips(run, split)))
-        corpus.save(run.folder / f"{split}.arrow")
-        repeats = np.diff(corpus.tokens) == 0
-        repeats[corpus.offsets[1:-1] - 1] = False
-        rows.append(
-            {
-                "split": split,
-                "sequences": corpus.num_sequences,
-                "tokens": len(corpus.tokens),
-                "distinct": len(np.unique(corpus.tokens)),
-                "longest": int(corpus.lengths.max()),
-                "repeats_the_cell": round(float(repeats.mean()), 4),
-            }
-        )
+    rows = [_write_corpus(run.folder / f"{split}.arrow", split, load_trips(run, split), tokens) for split in SPLITS]
     return {
         "sequences": sum(row["sequences"] for row in rows),
         "tokens": sum(row["tokens"] for row in rows),
         "splits": rows,
+    }
+
+
+def _write_corpus(path: Path, split: str, trips: Trajectories, tokens: Int64Array) -> dict[str, Any]:
+    """Write the tokens of a split, chunk by chunk; returns the split's row of the summary."""
+    distinct, repeats = np.zeros(int(tokens.max()) + 1, bool), 0
+    with GrowingArray(path.with_suffix(".tokens"), np.int64) as written:
+        for part in trips.chunks():
+            sequences = Corpus(*corpus_tokens(tokens, part))
+            same = np.diff(sequences.tokens) == 0
+            same[sequences.offsets[1:-1] - 1] = False
+            distinct[sequences.tokens] = True
+            repeats += int(same.sum())
+            written.append(sequences.tokens)
+        corpus = Corpus(trips.offsets, written.mapped())
+        corpus.save(path)
+    return {
+        "split": split,
+        "sequences": corpus.num_sequences,
+        "tokens": len(corpus.tokens),
+        "distinct": int(distinct.sum()),
+        "longest": int(corpus.lengths.max()),
+        "repeats_the_cell": round(repeats / (len(corpus.tokens) - 1), 4),
     }
 
 
@@ -228,7 +239,7 @@ def _diagnose(run: StageRun, scorer: SoftLabelScorer) -> dict[str, float]:
     write_json(run.folder / "diagnostics.json", means)
     figure = plots.histograms({label: sample[name] for name, label in _SHOWN.items()})
     (run.folder / "diagnostics.png").write_bytes(plots.png(figure))
-    roads = trips.road_ids[trips.step_positions()[0][sample["step"]]]
+    roads = trips.road_ids[position_of_step(trips, sample["step"])]
     of_road = {label: mean_by_road(roads, sample[name], network.num_roads) for name, label in _SHOWN.items()}
     spans = {label: (0.0, 1.0) for name, label in _SHOWN.items() if name != "entropy_nats"}
     (run.folder / "diagnostics_map.png").write_bytes(plots.png(road_value_maps(network, of_road, spans)))
