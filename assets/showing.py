@@ -83,22 +83,21 @@ def show_check(result: CheckResult, place: str = "") -> dict[str, Any]:
 
 
 def _links(artifact: Artifact) -> dict[str, Any]:
-    """Return the links to report, files and TensorBoard; none if the store is a bucket, which is not served."""
+    """Return the links to report, files and TensorBoard."""
     links: dict[str, Any] = {}
-    if "://" not in os.environ.get("HOSER_KD_STORE", ""):
-        address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
-        if (artifact.path / "report.html").is_file():
-            links["report"] = dg.MetadataValue.url(f"{address}/report.html")
-        if (artifact.path / "map.html").is_file():
-            links["map"] = dg.MetadataValue.url(f"{address}/map.html")
-        for figure in sorted(artifact.path.glob("*.png")):
-            # the UI hides Markdown behind a button; a link opens the figure with one click
-            links[f"{figure.stem} (file)"] = dg.MetadataValue.url(f"{address}/{figure.name}")
-        links["files"] = dg.MetadataValue.url(f"{address}/")
-        if (artifact.path / "tensorboard").is_dir():
-            # TensorBoard runs over the whole store and names a run by its path below the root
-            run_filter = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
-            links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={run_filter}#timeseries")
+    address = f"{files_address()}/{artifact.city}/{artifact.name}/{artifact.version}"
+    if (artifact.path / "report.html").is_file():
+        links["report"] = dg.MetadataValue.url(f"{address}/report.html")
+    if (artifact.path / "map.html").is_file():
+        links["map"] = dg.MetadataValue.url(f"{address}/map.html")
+    for figure in sorted(artifact.path.glob("*.png")):
+        # the UI hides Markdown behind a button; a link opens the figure with one click
+        links[f"{figure.stem} (file)"] = dg.MetadataValue.url(f"{address}/{figure.name}")
+    links["files"] = dg.MetadataValue.url(f"{address}/")
+    if (artifact.path / "tensorboard").is_dir():
+        # TensorBoard runs over the whole store and names a run by its path below the root
+        run_filter = quote(f"^{re.escape(f'{artifact.city}/{artifact.name}/{artifact.version}/')}", safe="")
+        links["tensorboard"] = dg.MetadataValue.url(f"{tensorboard_address()}/?runFilter={run_filter}#timeseries")
     return links
 
 

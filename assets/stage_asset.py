@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.freshness import freshness_of
+from assets.gpu_limits import gpu_tags_of_step
 from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, wait_for_slot
@@ -58,6 +59,7 @@ def stage_asset(name: str, reads: Sequence[str] = ()) -> dg.AssetsDefinition:
             for check in checks
         ],
         pool=POOL if stage.uses_model else None,
+        op_tags=gpu_tags_of_step() if stage.uses_model else None,
         freshness_policy=freshness_of(name),
     )(run)
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from assets.gpu_limits import gpu_tags_of_step
 from assets.orphans import end_with_run
 from assets.partitions import city_partitions
 from assets.pool import POOL, wait_for_slot
@@ -40,6 +41,7 @@ class RunSweep(dg.Config):
     required_resource_keys={"pipeline"},
     code_version="1",
     pool=POOL,
+    op_tags=gpu_tags_of_step(),
 )
 def sweep(context: dg.AssetExecutionContext, config: RunSweep) -> dg.MaterializeResult[None]:
     """Run the trials of a study that are left, and show all."""

@@ -75,12 +75,10 @@ def _start_all(port: int) -> list[subprocess.Popen[bytes]]:
         "tensorboard": urlsplit(tensorboard_address()).port or free[2],
     }
     behind = [word for name, number in ports.items() for word in (f"--{name}", str(number))]
-    # both serve a local folder only
-    servers = () if "://" in store_root() else ("files", "tensorboard")
     return [
         _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(ports["dagster"])),
         _start("dagster_project.gateway", "--port", str(port), *behind),
-        *(_start(f"dagster_project.{name}", "--port", str(ports[name])) for name in servers),
+        *(_start(f"dagster_project.{name}", "--port", str(ports[name])) for name in ("files", "tensorboard")),
     ]
 
 

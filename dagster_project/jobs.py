@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.gpu_limits import gpu_tags_of_run
 from assets.partitions import CONFIG_FOLDER, city_partitions, city_seed_partitions
 from assets.raw_files import RAW
 from assets.run_config import YAML_ERROR_TAG, YAML_TAG, defaults_from_yaml
@@ -69,12 +70,14 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             "train_teacher",
             selection=dg.AssetSelection.groups("teacher"),
             config=_config_from_yaml(config_folder, city_partitions, "teacher"),
+            tags=gpu_tags_of_run(),
             description="Train or import the teacher of a city, evaluate it, and compute its soft labels.",
         ),
         dg.define_asset_job(
             "train_vanilla",
             selection=dg.AssetSelection.assets("vanilla_student"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student"),
+            tags=gpu_tags_of_run(),
             description="Train the vanilla student of a city with one seed. It needs no teacher, so it can run beside "
             "train_teacher; distill then reuses it.",
         ),
@@ -82,18 +85,21 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             "distill",
             selection=dg.AssetSelection.groups("student"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student", "distilled_student"),
+            tags=gpu_tags_of_run(),
             description="Train the vanilla and the distilled student of a city with one seed.",
         ),
         dg.define_asset_job(
             "evaluate",
             selection=dg.AssetSelection.assets("generated_trajectories", "trajectory_metrics"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "generated_trajectories"),
+            tags=gpu_tags_of_run(),
             description="Generate trips with both students of one seed and compute their metrics. Both must be "
             "materialized, the vanilla one too: launch `distill` of the seed first.",
         ),
         dg.define_asset_job(
             "report",
             selection=dg.AssetSelection.assets("baseline_trips", "ceilings", "distillation_report"),
+            tags=gpu_tags_of_run(),
             description="Generate and evaluate the baselines' trips of a city, compute the ceilings, and write the "
             "report over all evaluated seeds.",
         ),
@@ -106,6 +112,7 @@ JOBS = prepare_city, train_teacher, train_vanilla, distill, evaluate, report = j
 run_study = dg.define_asset_job(
     "run_study",
     selection=dg.AssetSelection.assets("sweep"),
+    tags=gpu_tags_of_run(),
     description="Run the trials that are left of a study over settings of a city. Not a part of the full pipeline.",
 )
 """The job of studies, launched by hand alone."""

@@ -25,14 +25,7 @@ def store_root() -> str:
 
 
 def local_store() -> Path:
-    """Return the folder of the artifact store.
+    """Return the folder of the artifact store, or that of the local copies of a bucket."""
+    from hoser_kd.pipeline.store import Store
 
-    Raises:
-        SystemExit: the store is not a local folder.
-    """
-    root = store_root()
-    if "://" in root:
-        raise SystemExit(
-            f"{root} is not a local folder; copy the artifact to one, or open it with the store's own tools."
-        )
-    return Path(root)
+    return Store(store_root()).local_root

@@ -1,6 +1,7 @@
 """Run TensorBoard over the artifact store, so that the links on training assets open their curves.
 
-`make dev` starts it beside Dagster. It listens on this machine only. Trainings in progress appear below `.work`.
+`make dev` starts it beside Dagster. It listens on this machine only. Trainings in progress appear below `.work`. Of a
+bucket it shows the local copies, which `dagster_project.files` keeps up to date.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from hoser_kd.cli.compare_commands import add_compare_commands
 from hoser_kd.cli.data_commands import add_data_commands
 from hoser_kd.cli.file_commands import add_file_commands
 from hoser_kd.cli.import_commands import add_import_commands
+from hoser_kd.cli.join_commands import add_join_commands
 from hoser_kd.cli.project_commands import add_project_commands
 from hoser_kd.cli.serve_commands import add_serve_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
@@ -88,5 +89,6 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(command)
     add_compare_commands(command)
     add_serve_commands(command)
+    add_join_commands(command)
     add_project_commands(command)
     return parser

@@ -29,6 +29,10 @@ class ProcessError(HoserKdError):
     """A worker process ended without reporting an error."""
 
 
+class RendezvousError(ProcessError):
+    """Machines that train together have not found each other."""
+
+
 class CheckError(HoserKdError):
     """A blocking check on an artifact failed, so downstream stages must not use it."""
 

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hoser_kd.common.distributed import DistributedContext
+from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.row_adamw import RowAdamW
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -83,14 +87,25 @@ class Optimizer:
         device: torch.device,
         betas: tuple[float, float] = (0.9, 0.999),
         floor: float = 0.0,
+        rows: nn.Parameter | None = None,
     ) -> None:
-        """`parameters`: tensors, or groups as for AdamW; `floor`: final learning rate as a fraction of the peak."""
+        """`parameters`: tensors, or groups as for AdamW; `floor`: final learning rate as a fraction of the peak.
+
+        `rows`: a further parameter, a table whose gradient is sparse; a step updates only its rows with a gradient.
+        Call `catch_up` before rows are read and `flush` before all are. In several processes it is not part of the
+        replica, and its gradient is averaged here. Raises ConfigError for `rows` with fp16.
+        """
         self.precision: Precision = resolve_precision(precision, device)
         self.device, self.max_norm = device, max_norm
         self.learning_rate, self.total_steps = learning_rate, total_steps
         self.warmup_ratio, self.floor = warmup_ratio, floor
         self.steps_done = 0
         self._adamw = AdamW(parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
+        self._rows, self._row_adamw = rows, None
+        if rows is not None:
+            if self.precision == "fp16":
+                raise ConfigError("touched rows cannot be updated with fp16. Use precision bf16 or fp32.")
+            self._row_adamw = RowAdamW(rows, betas=betas, weight_decay=weight_decay)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -113,20 +128,53 @@ class Optimizer:
             group["lr"] = rate
         self._scaler.unscale_(self._adamw)
         with_gradient = [p for group in self._adamw.param_groups for p in group["params"] if p.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(with_gradient, self.max_norm))
+        if self._rows is None or self._row_adamw is None or self._rows.grad is None:
+            norm = float(nn.utils.clip_grad_norm_(with_gradient, self.max_norm))
+            gradient = None
+        else:
+            gradient = self._row_gradient(self._rows)
+            dense = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+            norm = math.hypot(float(dense), float(torch.linalg.vector_norm(gradient[1])))
+            nn.utils.clip_grads_with_norm_(with_gradient, self.max_norm, torch.tensor(norm, device=self.device))
+            # the factor of clip_grads_with_norm_
+            gradient[1].mul_(min(1.0, self.max_norm / (norm + 1e-6)))
         if math.isfinite(norm) or self.precision == "fp16":
             self._scaler.step(self._adamw)
+            if gradient is not None and self._row_adamw is not None:
+                self._row_adamw.step(*gradient, rate)
         self._scaler.update()
         self._adamw.zero_grad(set_to_none=True)
         self.steps_done += 1
         return StepSize(norm, rate)
 
+    @staticmethod
+    def _row_gradient(table: nn.Parameter) -> tuple[Tensor, Tensor]:
+        """Return rows (R,) and values (R, d) of the gradient of a table, averaged over processes, and reset it."""
+        assert table.grad is not None
+        own = table.grad.coalesce()
+        table.grad = None
+        return DistributedContext.current().mean_rows(own.indices()[0], own.values())
+
+    def catch_up(self, rows: Tensor) -> None:
+        """Bring these rows of the table, (R,) int64, distinct, up to date; call it before they are read."""
+        if self._row_adamw is not None:
+            self._row_adamw.catch_up(rows)
+
+    def flush(self) -> None:
+        """Bring all rows of the table up to date; call it before the parameters are used or saved."""
+        if self._row_adamw is not None:
+            self._row_adamw.flush()
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to resume."""
-        return {"adamw": self._adamw.state_dict(), "scaler": self._scaler.state_dict(), "steps_done": self.steps_done}
+        rows = {} if self._row_adamw is None else {"rows": self._row_adamw.state_dict()}
+        adamw, scaler = self._adamw.state_dict(), self._scaler.state_dict()
+        return {"adamw": adamw, "scaler": scaler, "steps_done": self.steps_done, **rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from the result of `state_dict`."""
         self._adamw.load_state_dict(state["adamw"])
         self._scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]
+        if self._row_adamw is not None:
+            self._row_adamw.load_state_dict(state["rows"])

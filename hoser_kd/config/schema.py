@@ -23,6 +23,7 @@ from hoser_kd.config.section import (
     execution_only_fields,
     registered_in,
 )
+from hoser_kd.config.torchrun import TorchrunConfig
 from hoser_kd.config.variants import DECODERS, SELECTION_RULES, SOURCE_KINDS
 
 
@@ -177,6 +178,9 @@ class TeacherConfig(Section):
     """Compile the model with torch.compile."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of weight initialization, batch order and dropout."""
+    num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
+    """Processes that train the teacher in parallel, one GPU each if GPUs are used; each batch is divided among them, so
+    the result is equal up to rounding and the random numbers of dropout."""
 
     @property
     def frame(self) -> int:
@@ -425,6 +429,10 @@ class StudentConfig(Section):
     num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
     """Processes that train a student in parallel, one GPU each if GPUs are used; each batch is divided among them, so
     the result is equal up to rounding."""
+    road_updates: Literal["dense", "touched_rows"] = "dense"
+    """Update of the embeddings of road ids. dense: a step changes all of them, which takes seconds with millions of
+    roads; touched_rows: it changes those that its batch reads, the others when they are next read, which is equal up to
+    rounding. Processes then exchange gradients of these rows only. Not with precision fp16."""
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -454,6 +462,8 @@ class StudentConfig(Section):
             unused |= {"select_num_ods", "select_max_steps"}
         if not self.label_smoothing:
             unused.add("label_smoothing")
+        if self.road_updates == "dense":
+            unused.add("road_updates")
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -587,6 +597,8 @@ class CityConfig(Section):
     """Generation of trips."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics of generated trips."""
+    torchrun: TorchrunConfig = TorchrunConfig()
+    """Machines that train together."""
 
     @model_validator(mode="after")
     def _window_holds_the_destination(self) -> Self:

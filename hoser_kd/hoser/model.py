@@ -26,6 +26,8 @@ from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.graph_layers import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hoser_kd.common.arrays import Int64Array
     from hoser_kd.config.schema import StudentConfig
     from hoser_kd.hoser.batches import Batch, StepFeatures
@@ -110,6 +112,7 @@ class RoadNetworkEncoder(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(getattr(features, name))))
         width = config.hidden_dim
         self.road_id_emb = nn.Embedding(config.num_roads, config.road_id_dim)
+        self.on_read: Callable[[Tensor], None] | None = None
         self.len_emb = nn.Linear(1, config.length_dim)
         self.type_emb = nn.Embedding(config.num_types, config.type_dim)
         self.lon_emb = nn.Linear(1, config.lon_dim)
@@ -129,10 +132,16 @@ class RoadNetworkEncoder(nn.Module):
         )
 
     def raw_roads(self, roads: Tensor) -> Tensor:
-        """Return (R, h): concatenated embeddings of the road attributes, the input of the road graph."""
+        """Return (R, h): concatenated embeddings of the road attributes, the input of the road graph.
+
+        `on_read`, if it is set, gets the distinct road ids before their embeddings are read, and the gradient of the
+        table is then sparse.
+        """
+        if self.on_read is not None:
+            self.on_read(roads)
         return torch.cat(
             [
-                embedding(roads, self.road_id_emb.weight),
+                embedding(roads, self.road_id_emb.weight, sparse=self.on_read is not None),
                 self.len_emb(self.road_attr_len[roads, None]),
                 embedding(self.road_attr_type[roads], self.type_emb.weight),
                 self.lon_emb(self.road_attr_lon[roads, None]),

@@ -30,7 +30,7 @@ from filelock import FileLock
 from upath import UPath
 
 from hoser_kd.common.errors import StoreError
-from hoser_kd.common.files import sync, sync_tree
+from hoser_kd.common.files import atomic_path, sync, sync_tree
 from hoser_kd.pipeline.integrity import DIGEST_ON_OPEN_BYTES, digest_tree, file_error, parse_record, record_text
 from hoser_kd.pipeline.record_types import require_types
 from hoser_kd.pipeline.remote import BEAT_S, PATIENCE_S, RemoteFolder, RemoteWork, cache_folder, machine_of
@@ -297,6 +297,21 @@ class Store:
             name = file_name.removesuffix(f"/{RECORD}")
             if name != file_name and not name.startswith("."):
                 yield name, _artifact_or_error(self._local / name, self._remote.read(file_name) or b"")
+
+    def copy_folders(self, folder: str) -> None:
+        """Copy the folders of this name, such as `tensorboard`, of all remote artifacts to the cache.
+
+        Other files are not copied, and files that the cache has are not compared. Does nothing for a local store.
+        """
+        if self._remote is None:
+            return
+        for name in self._remote.names(""):
+            parts = name.split("/")
+            if folder in parts[:-1] and not any(part.startswith(".") for part in parts):
+                copy = self._local / name
+                if not copy.exists():
+                    with atomic_path(copy) as beside:
+                        self._remote.download(name, beside)
 
     def verify(self, name: str, artifact: Artifact) -> str | None:
         """Return which file of an artifact is missing or differs from its record, after reading all of them."""

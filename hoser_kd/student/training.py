@@ -85,10 +85,11 @@ class StudentTrainer:
         """`terms`: the loss terms in the order of their sum; None: those of vanilla HOSER, without a teacher."""
         self.model, self.config = model, config
         self.context = DistributedContext.current()
-        self._replica = self.context.replica(model)
+        rows = model.road_network_encoder.road_id_emb.weight if config.road_updates == "touched_rows" else None
+        self._replica = self.context.replica(model, () if rows is None else (rows,))
         self.terms = loss_terms(LossContext(model.time_scale, config)) if terms is None else list(terms)
         self.optimizer = Optimizer(
-            model.parameters(),
+            model.parameters() if rows is None else [each for each in model.parameters() if each is not rows],
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             total_steps=total_steps,
@@ -96,7 +97,9 @@ class StudentTrainer:
             max_norm=config.max_norm,
             precision=config.precision,
             device=model.device,
+            rows=rows,
         )
+        model.road_network_encoder.on_read = None if rows is None else self.optimizer.catch_up
 
     def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
         """Train on these rows; returns the unweighted loss terms, gradient norm and learning rate of the step.
@@ -312,6 +315,7 @@ class _Run(NamedTuple):
         # the state of the generator follows from the epoch, so it need not be saved
         torch.manual_seed(self.seed * 1_000_003 + epoch + trainer.context.rank * 7_919)
         metrics = _epoch(trainer, self.data, self.seed, epoch, self.checkpoint, self.progress)
+        trainer.optimizer.flush()
         return {"epoch": float(epoch + 1), **metrics}
 
     def validate(self, model: HOSER) -> dict[str, float]:

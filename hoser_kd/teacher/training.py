@@ -5,6 +5,9 @@ are two differences: the weights of the best validation loss are kept, not the l
 after its last complete epoch and ends with the same weights (exactly on a CPU, since order and dropout of an epoch
 depend on seed and epoch number only).
 
+Several processes can train together, as for a student (`hoser_kd.common.distributed`): each takes its share of every
+batch. The main one writes.
+
 The folder holds `model.safetensors` and `config.json` (the best epoch), `history.json`, `tensorboard/`, and
 `training_state.pt` (weights and optimizer state of the last epoch, while the run is not finished).
 """
@@ -23,9 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.device import pick_device
+from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
@@ -33,6 +38,7 @@ from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
+from hoser_kd.config.section import execution_only_fields
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
 from hoser_kd.teacher.corpus import Corpus, check_corpus, length_batches
 
@@ -100,6 +106,10 @@ def train(
     (grid, bounds). A run whose folder holds a state resumes from it, or returns its result if it is finished;
     resume=False deletes the state first. `on_epoch` is called with each new row of the history.
 
+    Under `torchrun`, with an initialized process group, every process calls this with the same arguments; the main
+    process writes and calls `progress` and `on_epoch`. The result equals that of one process up to the rounding of sums
+    and the random numbers of dropout.
+
     Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state in the folder
     is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
     """
@@ -117,19 +127,27 @@ def train(
     with torch.random.fork_rng(devices):
         state = run.start(resume)
         if not state.finished:
-            with _tensorboard(run.folder / TENSORBOARD_FOLDER, state) as board:
+            with run.tensorboard(state) as board:
                 while not state.finished:
                     row = run.epoch(state, board)
-                    if on_epoch is not None:
+                    if on_epoch is not None and run.context.is_main_process:
                         on_epoch(row)
-    progress("teacher", run.total_steps, run.total_steps, {"val_loss": state.best_val_loss})
+    run.report(run.total_steps, {"val_loss": state.best_val_loss})
+    run.context.wait()
+    return read_training(run.folder, config)
+
+
+def read_training(folder: Path, config: TeacherConfig) -> TeacherTraining:
+    """Return the result of a finished training from its folder."""
+    history: list[Metrics] = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+    best = min(history, key=lambda row: row["val_loss"])
     return TeacherTraining(
         load_checkpoint(folder),
-        state.history,
-        state.best_epoch,
-        state.best_val_loss,
-        state.epoch < config.max_epochs,
-        run.folder,
+        history,
+        int(best["epoch"]),
+        best["val_loss"],
+        len(history) < config.max_epochs,
+        folder,
     )
 
 
@@ -167,6 +185,7 @@ class _Run:
         self.shape, self.config, self.folder, self.device = shape, config, folder, device
         self.train, self.val = corpora
         self.progress, self.dataset_config = progress, dataset_config
+        self.context = DistributedContext.current()
         self.total_steps = config.max_epochs * -(-self.train.num_sequences // config.batch_size)
 
     def start(self, resume: bool) -> _State:
@@ -178,6 +197,7 @@ class _Run:
             self.model.hidden = torch.compile(self.model.hidden, dynamic=True)  # type: ignore[method-assign]
         matrices = [p for p in self.model.parameters() if p.dim() >= 2]
         vectors = [p for p in self.model.parameters() if p.dim() < 2]
+        self._loss = self.context.replica(_Loss(self.model))
         config = self.config
         self.optimizer = Optimizer(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
@@ -194,20 +214,27 @@ class _Run:
         key = digest_json(
             {
                 "shape": self.shape.fields(),
-                "settings": self.config.model_dump(mode="json"),
+                "settings": self.config.model_dump(mode="json", exclude=set(execution_only_fields(TeacherConfig))),
                 "corpora": digest_arrays(*self.train, *self.val),
                 "dataset": digest_json(self.dataset_config),
             }
         )
         self.state_file = TrainingState(self.folder / STATE_FILE, key)
-        if not resume:
+        if not resume and self.context.is_main_process:
             self.state_file.clear()
+        self.context.wait()
         return self.state_file.restore(self._restore) or _State()
 
-    def epoch(self, state: _State, board: SummaryWriter) -> Metrics:
+    def report(self, step: int, metrics: Metrics) -> None:
+        """Report the progress of the main process."""
+        if self.context.is_main_process:
+            self.progress("teacher", step, self.total_steps, metrics)
+
+    def epoch(self, state: _State, board: SummaryWriter | _NoBoard) -> Metrics:
         """Train and validate one epoch, save the weights if they are the best, and save the state."""
         seed = _seed(self.config.seed, state.epoch + 1)
-        torch.manual_seed(seed)
+        # dropout differs between processes
+        torch.manual_seed(seed + self.context.rank)
         row = self._train(np.random.default_rng(seed), state.epoch + 1, board)
         val_loss = self._validate()
         state.epoch += 1
@@ -218,25 +245,42 @@ class _Run:
         board.flush()
         if val_loss < state.best_val_loss:
             state.best_val_loss, state.best_epoch = val_loss, state.epoch
-            save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
+            if self.context.is_main_process:
+                save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
         epochs_without_gain = state.epoch - state.best_epoch
         state.finished = state.epoch == self.config.max_epochs or epochs_without_gain >= self.config.patience
-        self._save(state)
+        if self.context.is_main_process:
+            self._save(state)
         return row
 
-    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter) -> Metrics:
+    @contextmanager
+    def tensorboard(self, state: _State) -> Iterator[SummaryWriter | _NoBoard]:
+        """Yield a writer that discards the points of steps after the last complete epoch."""
+        if not self.context.is_main_process:
+            yield _NoBoard()
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        steps = int(state.history[-1]["step"]) if state.history else 0
+        writer = SummaryWriter(str(self.folder / TENSORBOARD_FOLDER), purge_step=steps + 1 if steps else None)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def _train(self, rng: np.random.Generator, epoch: int, board: SummaryWriter | _NoBoard) -> Metrics:
         """Make the steps of one epoch; return its training metrics."""
         self.model.train()
         started, nats, count, rate = time.perf_counter(), 0.0, 0, 0.0
         for rows in length_batches(self.train.lengths, self.config.batch_size, rng):
             loss, rate = self.step(rows, epoch)
-            tokens = int(self.train.lengths[rows].sum()) + len(rows)
+            tokens = self._tokens(rows)
             nats, count = nats + loss * tokens, count + tokens
             step = self.optimizer.steps_done
             if step % _LOG_EVERY_STEPS == 0:
                 board.add_scalar("step/train_loss", loss, step)
                 board.add_scalar("step/learning_rate", rate, step)
-            self.progress("teacher", min(step, self.total_steps - 1), self.total_steps, {"train_loss": loss})
+            self.report(min(step, self.total_steps - 1), {"train_loss": loss})
         return {
             "epoch": epoch,
             "step": self.optimizer.steps_done,
@@ -247,8 +291,13 @@ class _Run:
 
     def step(self, rows: Int64Array, epoch: int) -> tuple[float, float]:
         """Make one optimizer step; return its loss and learning rate."""
+        own = self.context.share(rows)
+        # a process without sequences still takes part in averaging the gradients
+        part = own if len(own) else rows[:1]
         with self.optimizer.autocast():
-            loss = self.model.loss(torch.from_numpy(self.train.batch(rows, self.shape)).to(self.device))
+            loss = self._loss(torch.from_numpy(self.train.batch(part, self.shape)).to(self.device))
+        if self.context.size > 1:
+            loss = loss * (self._tokens(own) / self._tokens(rows))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -256,18 +305,26 @@ class _Run:
                 f"sequences {rows[:8].tolist()}{' …' if len(rows) > 8 else ''}. Lower `teacher.learning_rate`, or "
                 "train with `teacher.precision: fp32`."
             )
-        self.optimizer.backward(loss)
-        return value, self.optimizer.step().learning_rate
+        # DistributedDataParallel averages gradients over the processes; here their sum is needed
+        self.optimizer.backward(loss * self.context.size if self.context.size > 1 else loss)
+        rate = self.optimizer.step().learning_rate
+        return float(self.context.sum(np.array([value]), self.device)[0]), rate
+
+    def _tokens(self, rows: Int64Array) -> int:
+        """Return the number of predicted tokens of these sequences."""
+        return int(self.train.lengths[rows].sum()) + len(rows)
 
     @torch.no_grad()
     def _validate(self) -> float:
         """Return the mean negative log-likelihood of the validation sequences, in nats per token."""
         self.model.eval()
         nats = 0.0
-        for rows in length_batches(self.val.lengths, _VALIDATION_BATCH):
+        batches = list(length_batches(self.val.lengths, _VALIDATION_BATCH))
+        for rows in batches[self.context.rank :: self.context.size]:
             with self.optimizer.autocast():
                 tokens_BT = torch.from_numpy(self.val.batch(rows, self.shape)).to(self.device)
                 nats += float(self.model.token_nll(tokens_BT).sum(dtype=torch.float64))
+        nats = float(self.context.sum(np.array([nats]), self.device)[0])
         loss = nats / (len(self.val.tokens) + self.val.num_sequences)
         if not math.isfinite(loss):
             raise TrainingError(f"the teacher's validation loss is {loss}. Lower `teacher.learning_rate`.")
@@ -289,17 +346,26 @@ class _Run:
         return state
 
 
-@contextmanager
-def _tensorboard(folder: Path, state: _State) -> Iterator[SummaryWriter]:
-    """Yield a writer that discards the points of steps after the last complete epoch."""
-    from torch.utils.tensorboard import SummaryWriter
+class _Loss(nn.Module):
+    """The training loss as a module, because DistributedDataParallel wraps `forward`."""
 
-    steps = int(state.history[-1]["step"]) if state.history else 0
-    writer = SummaryWriter(str(folder), purge_step=steps + 1 if steps else None)
-    try:
-        yield writer
-    finally:
-        writer.close()
+    def __init__(self, model: LMTAD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return the loss, a scalar."""
+        return self.model.loss(tokens_BT)
+
+
+class _NoBoard:
+    """Curves of a process that does not write."""
+
+    def add_scalar(self, *_: object) -> None:
+        """Discard a point."""
+
+    def flush(self) -> None:
+        """Do nothing."""
 
 
 def _seed(seed: int, epoch: int) -> int:

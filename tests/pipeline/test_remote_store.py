@@ -10,12 +10,15 @@ import stat
 import sys
 import threading
 import time
+from http.client import HTTPConnection
 
 import pytest
 from guarded_process import GuardedProcess
 from ports import free_ports
 from tiny_town import tiny_town
 
+from dagster_project import files
+from dagster_project.bucket_files import BucketFiles
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.pipeline import remote
@@ -253,3 +256,41 @@ def test_a_machine_that_lost_its_lease_does_not_write(machine, monkeypatch):
         with pytest.raises(StoreError, match="another machine took town/roads/v1 over"):
             one.commit(folder, Artifact(*KEY[:2], None, "v1", folder))
     assert text_of(machine("three")) == "two"
+
+
+def curves(store, version):
+    with store.work_folder("teacher", "town", version) as folder:
+        (folder / "tensorboard").mkdir()
+        (folder / "tensorboard" / "events").write_text(version)
+        (folder / "report.html").write_text("<p>report")
+        return store.commit(folder, Artifact("teacher", "town", None, version, folder))
+
+
+def test_the_file_server_of_another_machine_has_the_reports_of_a_bucket(machine):
+    """A file is copied when it is requested; hidden names and unknown versions are not found."""
+    curves(machine("one"), "v1")
+    two = machine("two")
+    with files.server(two.local_root, 0, BucketFiles(two).provide) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def status(path):
+            connection = HTTPConnection(files.HOST, server.server_port)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert status("/files/town/teacher/v1/report.html") == (200, b"<p>report")
+        assert status("/files/town/teacher/v2/report.html")[0] == 404
+        assert status("/files/.work/teacher/v1/report.html")[0] == 404
+        assert status("/files/town/teacher/seed-x/v1")[0] == 404
+        server.shutdown()
+
+
+def test_the_curves_of_a_bucket_are_copied_without_its_models_and_an_artifact_replaces_them(machine):
+    curves(machine("one"), "v1")
+    two = machine("two")
+    two.copy_folders("tensorboard")
+    folder = two.local_root / "town" / "teacher" / "v1"
+    assert [file.relative_to(folder).as_posix() for file in folder.rglob("*")] == ["tensorboard", "tensorboard/events"]
+    assert two.open("teacher", "town", "v1").path == folder
+    assert (folder / "report.html").is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hoser_kd.common.device import check_room_for, pick_device
+from hoser_kd.common.device import pick_device
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import load
@@ -13,7 +13,8 @@ from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones
 from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
-from hoser_kd.pipeline.workers.launcher import job_of, run_together
+from hoser_kd.pipeline.stages.teacher_training import train_together
+from hoser_kd.pipeline.workers.nodes import Nodes
 from hoser_kd.student.model_selection import PREFIX, SUMMARY_PREFIX
 from hoser_kd.student.off_path import SECONDS
 from hoser_kd.student.training import TrainingResult, frequency_baseline, train_student
@@ -77,17 +78,11 @@ def _distillation(run: StageRun) -> dict[str, Any]:
 
 
 def _train_together(run: StageRun) -> TrainingResult:
-    """Train in several processes; they read the inputs from files."""
-    count = run.config.student.num_processes
-    check_room_for(count, "student.num_processes", run.device)
-
-    def relay(message: dict[str, Any]) -> None:
-        if "epoch" in message:
-            run.on_epoch(message["epoch"])
-        else:
-            run.progress(*message["progress"])
-
-    run_together(job_of(run), count, relay)
+    """Train in as many processes and on as many machines as the settings say."""
+    count, nodes = run.config.student.num_processes, Nodes.of(run.config.torchrun)
+    if count == nodes.count == 1:
+        return train_here(run)
+    train_together(run, count, "student.num_processes", nodes)
     return read_result(run.folder)
 
 
@@ -96,7 +91,7 @@ def _train(run: StageRun) -> dict[str, Any]:
     from hoser_kd import plots
 
     network, train, val = load_network(run), load_trips(run, "train"), load_trips(run, "val")
-    result = train_here(run) if run.config.student.num_processes == 1 else _train_together(run)
+    result = _train_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     baseline = frequency_baseline(train, val, network)
     student = run.config.student

@@ -18,9 +18,10 @@ from hoser_kd.lmtad import LMTADCheckpoint, check_grid, load_checkpoint, save
 from hoser_kd.network.step_statistics import position_of_step
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.pipeline.graph import StageRun
-from hoser_kd.pipeline.stages.grid import cell_grid, describe_grid, load_grid, load_tokens
+from hoser_kd.pipeline.stages.grid import cell_grid, load_grid, load_tokens
 from hoser_kd.pipeline.stages.labels import keep_teacher, soft_label_scorer, stored_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.stages.teacher_training import load_corpus, train_teacher_together
 from hoser_kd.plots.label_maps import mean_by_road, road_value_maps
 from hoser_kd.teacher.corpus import Corpus
 from hoser_kd.teacher.importing import describe
@@ -29,7 +30,6 @@ from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.outliers import outlier_test
 from hoser_kd.teacher.scoring import score
 from hoser_kd.teacher.soft_labels import SoftLabels
-from hoser_kd.teacher.training import train
 
 
 def teacher_corpus(run: StageRun) -> dict[str, Any]:
@@ -66,10 +66,6 @@ def _write_corpus(path: Path, split: str, trips: Trajectories, tokens: Int64Arra
     }
 
 
-def _corpus(run: StageRun, split: str) -> Corpus:
-    return Corpus.load(run.path("teacher_corpus") / f"{split}.arrow")
-
-
 def teacher(run: StageRun) -> dict[str, Any]:
     """Import the checkpoint that the settings name, or train a teacher; writes safetensors and JSON."""
     grid = load_grid(run)
@@ -80,7 +76,7 @@ def teacher(run: StageRun) -> dict[str, Any]:
         save(checkpoint, run.folder)
         metrics = {"imported": True, **_perplexity(run, checkpoint)}
     else:
-        metrics = {"imported": False, **_train(run, grid.num_labels)}
+        metrics = {"imported": False, **_train(run)}
         checkpoint = load_checkpoint(run.folder)
     about = describe(checkpoint)
     return {
@@ -94,25 +90,8 @@ def teacher(run: StageRun) -> dict[str, Any]:
     }
 
 
-def _train(run: StageRun, num_labels: int) -> dict[str, Any]:
-    settings = run.config.teacher
-    if settings.block_size is None:
-        # test trips are scored too, so none may be longer than the context
-        longest = max(int(_corpus(run, split).lengths.max()) for split in SPLITS)
-        settings = settings.model_copy(update={"block_size": longest + settings.frame})
-    grid = load_grid(run)
-    about_data = {"grip_size": list(grid.shape), **describe_grid(grid)}
-    result = train(
-        _corpus(run, "train"),
-        _corpus(run, "val"),
-        num_labels + 3,
-        settings,
-        run.folder,
-        pick_device(run.device),
-        run.progress,
-        on_epoch=run.on_epoch,
-        dataset_config=about_data,
-    )
+def _train(run: StageRun) -> dict[str, Any]:
+    result = train_teacher_together(run)
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"teacher": [result.history]})))
     best = result.history[result.best_epoch - 1]
     return {
@@ -130,7 +109,7 @@ def _load_teacher(run: StageRun) -> LMTADCheckpoint:
 
 
 def _perplexity(run: StageRun, checkpoint: LMTADCheckpoint) -> dict[str, float]:
-    result = score(checkpoint.model, _corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
+    result = score(checkpoint.model, load_corpus(run, "val"), device=pick_device(run.device), progress=run.progress)
     return {
         "val_loss": round(result.loss, 5),
         "val_perplexity": round(result.perplexity, 4),
@@ -142,7 +121,7 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
     """Evaluate the teacher: perplexity, the published outlier test, and negative log-likelihood by cell."""
     model, grid, device = _load_teacher(run).model, load_grid(run), pick_device(run.device)
     scores = {
-        split: score(model, _corpus(run, split), device=device, progress=run.progress) for split in ("val", "test")
+        split: score(model, load_corpus(run, split), device=device, progress=run.progress) for split in ("val", "test")
     }
     perplexities = {f"{split}_perplexity": round(result.perplexity, 4) for split, result in scores.items()}
     outliers: list[dict[str, Any]] = []
@@ -153,7 +132,7 @@ def teacher_evaluation(run: StageRun) -> dict[str, Any]:
         cell_of_token = grid.cells if isinstance(grid, OccupiedCells) else np.arange(grid.num_labels)
         results = outlier_test(
             model,
-            _corpus(run, "test"),
+            load_corpus(run, "test"),
             grid.shape,
             device=device,
             cells=cell_of_token if isinstance(grid, OccupiedCells) else None,

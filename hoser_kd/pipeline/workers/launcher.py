@@ -1,5 +1,8 @@
 """Launcher of worker processes: starts them, relays their messages, and ends all of them in every case.
 
+A training can also run on several machines: `run_together` starts the processes of the first one, `join` those of each
+other one, which get the job from the first.
+
 The workers run `hoser_kd.pipeline.workers.worker` under `torchrun`. Messages are JSON lines on their standard output,
 an error is a file, and any other output is shown only after a failure.
 
@@ -24,9 +27,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import hoser_kd
-from hoser_kd.common.errors import HoserKdError, ProcessError, error_named
+from hoser_kd.common.errors import HoserKdError, ProcessError, RendezvousError, error_named
 from hoser_kd.common.threads import thread_settings
 from hoser_kd.pipeline.store import Artifact
+from hoser_kd.pipeline.workers.nodes import Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,11 +38,13 @@ if TYPE_CHECKING:
     from hoser_kd.pipeline.graph import StageRun
 
 WORKER = "hoser_kd.pipeline.workers.worker"
-STUDENT, LABELS = "student", "labels"
-"""Tasks of the worker."""
+TRAINING, LABELS, JOINED = "training", "labels", "joined"
+"""Tasks of the worker. The last one is a training whose job another machine has."""
 JOB_FILE = "job.json"
 ERROR_FILE = "error.json"
 
+_NO_RENDEZVOUS = ("DistNetworkError", "DistStoreError")
+"""Errors of torchrun when machines do not find each other."""
 _TIMEOUT_S = 5.0
 _TAIL_LINES = 30
 
@@ -53,18 +59,25 @@ def job_of(run: StageRun) -> dict[str, Any]:
         "inputs": inputs,
         "folder": str(run.folder),
         "device": run.device,
+        "silence_timeout_s": run.config.torchrun.silence_timeout_s,
     }
 
 
 def run_together(
-    job: Mapping[str, Any], num_processes: int, on_message: Callable[[dict[str, Any]], None], task: str = STUDENT
+    job: Mapping[str, Any],
+    num_processes: int,
+    on_message: Callable[[dict[str, Any]], None],
+    task: str = TRAINING,
+    nodes: Nodes | None = None,
 ) -> None:
     """Run `task` of `job` in `num_processes` processes of this machine; pass their messages to `on_message`.
 
-    Returns after all processes have exited. Whatever ends this call, including an interrupt, ends all processes.
+    `nodes`: the machines that train together, None for this one alone. Returns after all processes have exited.
+    Whatever ends this call, including an interrupt, ends all processes.
 
     Raises:
         HoserKdError: the error of a worker, if it is one of `hoser_kd.common.errors`.
+        RendezvousError: not all machines have come.
         ProcessError: another failure, with the end of the workers' output.
     """
     with tempfile.TemporaryDirectory(prefix="hoser-kd-") as name:
@@ -72,7 +85,7 @@ def run_together(
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
-                _command(task, num_processes, folder),
+                _command(task, num_processes, folder, nodes or Nodes()),
                 env=_environment(num_processes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -92,15 +105,24 @@ def run_together(
         finally:
             _end(process, workers)
         if status != 0:
-            raise _failure(folder, status)
+            raise _failure(folder, status, nodes or Nodes())
 
 
-def _command(task: str, num_processes: int, folder: Path) -> list[str]:
+def join(nodes: Nodes, num_processes: int, device: str) -> None:
+    """Take part in one training of the first machine, with `num_processes` processes here.
+
+    Raises as `run_together`.
+    """
+    job = {"device": device, "silence_timeout_s": nodes.silence_timeout_s}
+    run_together(job, num_processes, lambda _message: None, JOINED, nodes)
+
+
+def _command(task: str, num_processes: int, folder: Path, nodes: Nodes) -> list[str]:
     return [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        "--standalone",
+        *nodes.torchrun_options(),
         "--nproc-per-node",
         str(num_processes),
         "-m",
@@ -148,11 +170,16 @@ def _at_end(pipe: IO[bytes]) -> bool:
     return False
 
 
-def _failure(folder: Path, status: int) -> HoserKdError:
+def _failure(folder: Path, status: int, nodes: Nodes) -> HoserKdError:
     file = folder / ERROR_FILE
     if file.is_file():
         record = json.loads(file.read_text(encoding="utf-8"))
         return error_named(record["kind"], record["text"])
     with (folder / "output.txt").open(encoding="utf-8", errors="replace") as output:
         tail = "".join(deque(output, _TAIL_LINES))
+    if nodes.count > 1 and any(sign in tail for sign in _NO_RENDEZVOUS):
+        return RendezvousError(
+            f"not all of the {nodes.count} machines have met at {nodes.rendezvous} within {nodes.join_timeout_s} s. "
+            "Run `hoser-kd join` on each further machine and check that it reaches this address."
+        )
     return ProcessError(f"the worker processes exited with status {status}. The end of their output:\n{tail}")

@@ -1,14 +1,15 @@
-"""Worker process: trains a student or labels trips together with other processes.
+"""Worker process: trains a model or labels trips together with other processes.
 
-    torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker student FOLDER
+    torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker training FOLDER
     torchrun --nproc-per-node 2 -m hoser_kd.pipeline.workers.worker labels FOLDER
 
 FOLDER contains `job.json`, written by `hoser_kd.pipeline.workers.launcher`. Each line of standard output is a JSON
 message: process id, progress, or metrics. An error is written to a file in FOLDER. The worker exits when its launcher
 does; the launcher's docstring explains the role of standard input.
 
-With `student`, each process runs the loop of `hoser_kd.student.training` on its share of every batch, and the main
-process reports. With `labels`, each process writes every n-th shard and reports its number of finished steps; the
+With `training`, each process runs the loop of `hoser_kd.student.training` or `hoser_kd.teacher.training` on its share
+of every batch, and the main process reports. `joined` is the same on another machine than the first one, from which it
+gets the job. With `labels`, each process writes every n-th shard and reports its number of finished steps; the
 launching process joins the shards.
 """
 
@@ -17,9 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
@@ -29,14 +32,15 @@ from torch import distributed
 
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.distributed import DistributedContext
-from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.errors import HoserKdError, ProcessError, StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES, StageRun
 from hoser_kd.pipeline.stages.labels import write_shards
 from hoser_kd.pipeline.stages.student import train_here
+from hoser_kd.pipeline.stages.teacher_training import train_teacher
 from hoser_kd.pipeline.store import read_artifact
-from hoser_kd.pipeline.workers.launcher import ERROR_FILE, JOB_FILE, LABELS, STUDENT
+from hoser_kd.pipeline.workers.launcher import ERROR_FILE, JOB_FILE, JOINED, LABELS, TRAINING
 
 if TYPE_CHECKING:
     from hoser_kd.common.progress import Progress
@@ -64,16 +68,35 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def train_student(job: Mapping[str, Any], send: Send) -> None:
-    """Train the student together with the other processes."""
+def train_model(job: Mapping[str, Any], send: Send) -> None:
+    """Train a teacher or student together with the other processes."""
     device = device_of(job)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    silence = timedelta(seconds=job["silence_timeout_s"])
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=silence)
+    if _num_machines() > 1:
+        job = DistributedContext.current().same_json(job, device)
+        _require_shared_folder(job)
     run = stage_run(job, device)
     if DistributedContext.current().is_main_process:
         run.progress = _progress(send)
         run.on_epoch = lambda metrics: send({"epoch": metrics})
-    train_here(run)
+    (train_teacher if run.stage.name == "teacher" else train_here)(run)
     distributed.destroy_process_group()
+
+
+def _num_machines() -> int:
+    """Return the number of machines, as torchrun sets it."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
+def _require_shared_folder(job: Mapping[str, Any]) -> None:
+    """Raise StoreError if this machine does not see the files of the first one."""
+    for folder in (job["folder"], *job["inputs"].values()):
+        if not Path(folder).is_dir():
+            raise StoreError(
+                f"{folder} of the first machine does not exist on {socket.gethostname()}. Machines that train together "
+                "need the artifact store on a shared file system, at the same path."
+            )
 
 
 def write_labels(job: Mapping[str, Any], send: Send) -> None:
@@ -87,7 +110,11 @@ def write_labels(job: Mapping[str, Any], send: Send) -> None:
     )
 
 
-TASKS: dict[str, Callable[[Mapping[str, Any], Send], None]] = {STUDENT: train_student, LABELS: write_labels}
+TASKS: dict[str, Callable[[Mapping[str, Any], Send], None]] = {
+    TRAINING: train_model,
+    JOINED: train_model,
+    LABELS: write_labels,
+}
 """Tasks by name."""
 
 
@@ -121,10 +148,19 @@ def device_of(job: Mapping[str, Any]) -> torch.device:
 
 def _write_error(error: Exception, file: Path) -> None:
     """Write an error for the launcher: the message of a user's error, the traceback of any other."""
-    known = isinstance(error, HoserKdError)
-    text = str(error) if known else f"one of the processes failed:\n{''.join(format_exception(error))}"
+    kind = type(error).__name__
+    if isinstance(error, HoserKdError):
+        text = str(error)
+    elif _num_machines() > 1 and isinstance(error, RuntimeError) and distributed.is_initialized():
+        kind = ProcessError.__name__
+        text = (
+            f"the training lost another process or machine, or its network ({str(error).splitlines()[0]}). The same "
+            "command resumes after the last complete epoch."
+        )
+    else:
+        text = f"one of the processes failed:\n{''.join(format_exception(error))}"
     with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps({"kind": type(error).__name__, "text": text}), encoding="utf-8")
+        temporary.write_text(json.dumps({"kind": kind, "text": text}), encoding="utf-8")
 
 
 def _messages() -> Send:
