@@ -28,11 +28,10 @@ end() { # end the process of a file, and wait for it
 }
 
 lose() { # SIGKILL to the processes of all jobs, to those that watch them, and to the node's daemon
-  jobs=$(pgrep -f "slurmstepd: \[" || true)
-  for step in $jobs; do
-    tr '\0' '\n' <"/proc/$(pgrep -P "$step" | head -n 1)/environ" 2>/dev/null | grep -q "^SLURM_CONF=$SLURM_CONF\$" || continue
-    for process in $(pgrep -P "$step"); do kill -KILL "-$process" 2>/dev/null || kill -KILL "$process" || true; done
-    kill -KILL "$step" || true
+  for step in $(pgrep slurmstepd || true); do
+    tr '\0' '\n' <"/proc/$step/environ" 2>/dev/null | grep -qx "SLURM_CONF=$SLURM_CONF" || continue
+    for process in $(pgrep -P "$step"); do kill -KILL "-$process" 2>/dev/null || true; done
+    kill -KILL "$step" 2>/dev/null || true
   done
   end slurmd KILL
 }
