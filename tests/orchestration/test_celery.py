@@ -36,7 +36,7 @@ run_launcher:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An instance whose runs go to Celery, and whose broker nobody reads."""
+    """An instance whose runs go to Celery, and whose broker no process reads."""
     (tmp_path / "dagster.yaml").write_text(HOME)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:

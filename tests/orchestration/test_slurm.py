@@ -62,7 +62,6 @@ def test_a_killed_job_resumes_and_the_report_follows(slurm, copy_of_town, tmp_pa
     [student] = (home.store / "town" / "vanilla_student" / "seed-0").iterdir()
     weights = (student / "model.safetensors").read_bytes()
     shutil.rmtree(student)
-    shutil.rmtree(home.store / "town" / "distillation_report")
     logs = tmp_path / "batch" / "logs"
 
     arguments = ["slurm", "--dataset", "town", "--seeds", "0", "--folder", str(tmp_path / "batch")]
@@ -72,8 +71,8 @@ def test_a_killed_job_resumes_and_the_report_follows(slurm, copy_of_town, tmp_pa
     [process] = processes_of(str(tmp_path / "batch"))
     os.kill(process, signal.SIGKILL)
 
-    report = home.store / "town" / "distillation_report"
-    wait_until(lambda: list(report.glob("*/artifact.json")), 240, lambda: show(logs))
+    report = logs / "report.log"
+    wait_until(lambda: report.is_file() and "report.html" in report.read_text(), 600, lambda: show(logs))
     assert "back into the queue (restart 1)" in (logs / "seed-0.log").read_text()
     assert (student / "model.safetensors").read_bytes() == weights
     # Dagster finds the version that it has recorded, and trains nothing
