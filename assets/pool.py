@@ -2,9 +2,19 @@
 
 Dagster keeps the slots of a pool in its database. SQLite has no row locks, so two runs that claim a slot within
 milliseconds can both be granted the last one, while the database records only one of them.
+
+The limit counts the steps of all machines of an instance. Which of them run on the same machine is counted there
+(`hoser_kd.common.machine_slots`).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import dagster as dg
+
+from hoser_kd.common.machine_slots import machine_slots
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.pipeline.graph import Stage
 
 POOL = "gpu"
 _MAX_RETRIES = 100
@@ -30,3 +40,15 @@ def wait_for_slot(context: dg.AssetExecutionContext) -> None:
     if pool.slot_count and (context.run.run_id, str(context.op_execution_context.op_handle)) not in claimed:
         context.log.info("The last slot of the pool %s was claimed by another run; this step is queued again.", POOL)
         raise dg.RetryRequested(max_retries=_MAX_RETRIES)
+
+
+def slots_of(
+    stage: Stage, settings: CityConfig, device: str, log: Callable[[str], object]
+) -> AbstractContextManager[str]:
+    """Return a context that holds the slots of this machine which a stage needs, and yields its device."""
+    if not stage.uses_model:
+        return nullcontext(device)
+    processes = {"student": settings.student.num_processes, "teacher": 1}
+    if stage.name == "teacher_soft_labels":
+        processes["teacher"] = settings.distill.label_processes
+    return machine_slots(device, processes.get(stage.group, 1), log)

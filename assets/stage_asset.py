@@ -9,7 +9,7 @@ from assets.freshness import freshness_of
 from assets.gpu_limits import gpu_tags_of_step
 from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
-from assets.pool import POOL, wait_for_slot
+from assets.pool import POOL, slots_of, wait_for_slot
 from assets.run_config import RunStage, changes, run_config_of, stale_overrides
 from assets.showing import show, show_check
 from hoser_kd.common.errors import HoserKdError
@@ -80,18 +80,19 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
                 context.log.warning(message)
             changed = changes(stage.name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
-            artifact = make(
-                stage,
-                settings,
-                pipeline.store(),
-                inputs,
-                seed=seed,
-                force=config.force,
-                device=config.device,
-                progress=TimedLines(context.log.info),
-                on_epoch=lambda metrics: _observe(context, metrics),
-                on_warning=context.log.warning,
-            )
+            with slots_of(stage, settings, config.device, context.log.info) as device:
+                artifact = make(
+                    stage,
+                    settings,
+                    pipeline.store(),
+                    inputs,
+                    seed=seed,
+                    force=config.force,
+                    device=device,
+                    progress=TimedLines(context.log.info),
+                    on_epoch=lambda metrics: _observe(context, metrics),
+                    on_warning=context.log.warning,
+                )
             results = run_checks(artifact, inputs)
         except HoserKdError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error

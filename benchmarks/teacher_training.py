@@ -30,7 +30,7 @@ from hoser_kd.common.optimizer import resolve_precision
 from hoser_kd.common.progress import silent
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad.model import LMTADConfig
-from hoser_kd.teacher.corpus import FRAME, Corpus, length_batches
+from hoser_kd.teacher.corpus import Corpus, length_batches
 from hoser_kd.teacher.scoring import score
 from hoser_kd.teacher.training import PRESETS, _Run
 
@@ -79,7 +79,7 @@ def measure(preset: str, options: argparse.Namespace) -> dict[str, object]:
     device = torch.device(options.device)
     data = corpus(options.batch_size * options.steps, options.length, options.vocabulary - 3)
     shape = LMTADConfig(
-        max(options.block_size, int(data.lengths.max()) + FRAME), options.vocabulary, layers, heads, width, dropout=0.2
+        max(options.block_size, int(data.lengths.max()) + 2), options.vocabulary, layers, heads, width, dropout=0.2
     )
     settings = TeacherConfig(
         preset=preset, batch_size=options.batch_size, precision=options.precision, compile=options.compile

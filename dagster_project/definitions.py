@@ -13,6 +13,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 import assets  # noqa: E402
 from assets.partitions import CONFIG_FOLDER  # noqa: E402
 from dagster_project.automation import city_watch, retrain_on_change, weekly_retraining  # noqa: E402
+from dagster_project.executors import executor_of  # noqa: E402
 from dagster_project.full_pipeline import full_pipeline, full_pipeline_steps  # noqa: E402
 from dagster_project.jobs import jobs_of, run_study  # noqa: E402
 from dagster_project.paths import store_root as default_store_root  # noqa: E402
@@ -21,8 +22,17 @@ from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
 from dagster_project.verification import verify_store, weekly_verification  # noqa: E402
 
 
-def build_defs(config_folder: Path | None = None, store_root: str | None = None) -> dg.Definitions:
-    """Assemble the graph. Defaults: HOSER_KD_CONFIG or `config/`, HOSER_KD_STORE or `data/`."""
+def build_defs(
+    config_folder: Path | None = None,
+    store_root: str | None = None,
+    executor: dg.ExecutorDefinition | str | None = None,
+) -> dg.Definitions:
+    """Assemble the graph.
+
+    Defaults: HOSER_KD_CONFIG or `config/`, HOSER_KD_STORE or `data/`, HOSER_KD_EXECUTOR or `multiprocess`.
+
+    Raises ConfigError if there is no such executor.
+    """
     folder = config_folder or CONFIG_FOLDER
     pipeline = Pipeline(config_folder=str(folder), store_root=store_root or default_store_root())
     jobs = jobs_of(folder)
@@ -38,12 +48,7 @@ def build_defs(config_folder: Path | None = None, store_root: str | None = None)
         schedules=[weekly_retraining, weekly_verification],
         resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
-        executor=dg.multiprocess_executor.configured(
-            {
-                "start_method": {"forkserver": {"preload_modules": ["dagster_project.preload"]}},
-                "max_concurrent": 1,
-            }
-        ),
+        executor=executor_of(executor),
     )
 
 

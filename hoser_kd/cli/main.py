@@ -19,23 +19,31 @@ from hoser_kd.cli.import_commands import add_import_commands
 from hoser_kd.cli.join_commands import add_join_commands
 from hoser_kd.cli.project_commands import add_project_commands
 from hoser_kd.cli.serve_commands import add_serve_commands
+from hoser_kd.cli.slurm_commands import add_slurm_commands
 from hoser_kd.cli.stage_commands import add_stage_commands
 from hoser_kd.cli.store_commands import add_store_commands
 from hoser_kd.cli.sweep_commands import add_sweep_commands
-from hoser_kd.common.errors import HoserKdError
+from hoser_kd.common.errors import HoserKdError, ProcessError
 from hoser_kd.common.threads import choose_threads
 from hoser_kd.config.messages import nearest
 
+_KILLED = 75
+"""Exit status of a failure that may be temporary: EX_TEMPFAIL of sysexits.h."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 2 after an error of the user, with its message on one line."""
+    """Run the command line and return the exit status.
+
+    It is 2 after an error of the user, with its message on one line, and 75 if a process of the command was killed, so
+    that the same command may succeed.
+    """
     choose_threads()
     options = _parse(arguments)
     try:
         status: int = options.run(options)
     except HoserKdError as error:
         sys.stderr.write(f"hoser-kd: {error}\n")
-        return 2
+        return _KILLED if isinstance(error, ProcessError) else 2
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise
@@ -82,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_stage_commands(command)
     add_sweep_commands(command)
+    add_slurm_commands(command)
     add_file_commands(command)
     add_bundle_commands(command)
     add_store_commands(command)

@@ -69,8 +69,8 @@ def add_stage_commands(command: AddCommand) -> None:
         nargs="+",
         help="seeds to compare over; confidence intervals need two or more (default: that of --seed)",
     )
-    make = city_command("make", "Materialize a stage and all its dependencies.", _make)
-    make.add_argument("stage", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    make = city_command("make", "Materialize stages and all their dependencies.", _make)
+    make.add_argument("stage", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     city_command("show-config", "Print the settings of a city with all defaults.", _show_config)
 
 
@@ -140,7 +140,9 @@ def _evaluate_trips(options: argparse.Namespace, config: CityConfig) -> int:
 
 
 def _make(options: argparse.Namespace) -> int:
-    return run_stage(options, city_config(options), options.stage)
+    for artifact in materialize(options, city_config(options), list(dict.fromkeys(options.stage))):
+        sys.stdout.write(describe(artifact))
+    return 0
 
 
 def _show_config(options: argparse.Namespace) -> int:

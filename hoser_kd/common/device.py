@@ -25,6 +25,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def gpu_names() -> list[str]:
+    """Return the name of each GPU that this process sees, by its number: the UUID, which all processes share."""
+    return [f"gpu-{torch.cuda.get_device_properties(number).uuid}" for number in range(torch.cuda.device_count())]
+
+
 def check_room_for(num_processes: int, setting: str, name: str) -> None:
     """Raise ConfigError if the device `name` does not have one GPU for each of `num_processes` processes.
 
