@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from hoser_kd.sharing.hub import pull as pull
     from hoser_kd.sharing.hub import push as push
     from hoser_kd.sharing.loading import load_student as load_student
+    from hoser_kd.sharing.next_step_program import export_next_step as export_next_step
     from hoser_kd.sharing.predictions import next_step as next_step
     from hoser_kd.sharing.predictions import travel_times as travel_times
     from hoser_kd.sharing.student import Student as Student
@@ -62,6 +63,7 @@ _API = {
     "SyntheticConfig": "hoser_kd.config.schema:SyntheticConfig",
     "Trajectories": "hoser_kd.network.trajectories:Trajectories",
     "evaluate": "hoser_kd.evaluation.metrics:evaluate",
+    "export_next_step": "hoser_kd.sharing.next_step_program:export_next_step",
     "generate": "hoser_kd.sharing.generation:generate",
     "kl_loss": "hoser_kd.student.losses:kl_loss",
     "label": "hoser_kd.teacher.soft_labels:label",
@@ -93,6 +95,7 @@ __all__ = [
     "SyntheticConfig",
     "Trajectories",
     "evaluate",
+    "export_next_step",
     "generate",
     "kl_loss",
     "label",

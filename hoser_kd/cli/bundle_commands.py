@@ -1,4 +1,4 @@
-"""Commands that share a student: bundle, push, pull."""
+"""Commands that share a student: bundle, push, pull, export-next-step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hoser_kd.cli.command import AddCommand
+from hoser_kd.cli.student_argument import add_student_argument, student_path
 from hoser_kd.common.errors import ConfigError
 
 
@@ -19,7 +20,7 @@ def add_bundle_commands(command: AddCommand) -> None:
         "Write a student with its roads, metrics, lineage and model card into one folder that loads without the store.",
         _bundle,
     )
-    bundle.add_argument("student", help="folder of a student's artifact, or anything else that load_student takes")
+    add_student_argument(bundle)
     bundle.add_argument("--out", type=Path, help="folder to write (default: <city>_<student>_seed<n>)")
     bundle.add_argument(
         "--license", help="license of the weights, as on Hugging Face: cc-by-4.0, mit (default: unknown)"
@@ -35,13 +36,23 @@ def add_bundle_commands(command: AddCommand) -> None:
     )
     pull.add_argument("--out", type=Path, help="folder to write (default: the cache of Hugging Face)")
 
+    export = command(
+        "export-next-step",
+        "Write the next-step model of a student as a program of torch.export, which runs without this package.",
+        _export_next_step,
+    )
+    add_student_argument(export)
+    export.add_argument(
+        "--out", type=Path, default=Path("next_step.pt2"), help="file to write (default: next_step.pt2)"
+    )
+
 
 def _bundle(options: argparse.Namespace) -> int:
     from hoser_kd.sharing.bundle import CARD_FILE, UNKNOWN_LICENSE, check_bundle, write_bundle
     from hoser_kd.sharing.loading import load_student
 
     try:
-        student = load_student(options.student, options.network)
+        student = load_student(student_path(options), options.network)
         out = options.out or Path("_".join(_name_parts(student.about)) or "student")
         folder = write_bundle(student, out, options.license or UNKNOWN_LICENSE)
     except (TypeError, ValueError) as error:
@@ -79,4 +90,17 @@ def _pull(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+def _export_next_step(options: argparse.Namespace) -> int:
+    from hoser_kd.sharing.loading import load_student
+    from hoser_kd.sharing.next_step_program import export_next_step
+
+    try:
+        student = load_student(student_path(options))
+        export_next_step(student, options.out)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    sys.stdout.write(f"{student}\n  written: {options.out}\n")
     return 0

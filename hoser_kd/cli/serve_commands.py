@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from hoser_kd.cli.command import AddCommand, device_of
+from hoser_kd.cli.student_argument import add_student_argument, student_path
 from hoser_kd.common.errors import ConfigError
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -17,7 +17,7 @@ _GRACE_S = 30
 def add_serve_commands(command: AddCommand) -> None:
     """Add the commands for servers."""
     serve = command("serve", "Serve a student over HTTP: generate trips, predict next steps.", _serve)
-    serve.add_argument("student", type=Path, help="folder of a student's artifact")
+    add_student_argument(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8000, help="port (default 8000; 0 takes a free one)")
     serve.add_argument("--cuda", type=int, help="number of the GPU, -1 for the CPU (default: a GPU if there is one)")
@@ -43,18 +43,19 @@ def _serve(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ConfigError(f"serve needs the extra `serve` ({error}). Run pip install 'hoser-kd[serve]'.") from None
     from hoser_kd.common.device import pick_device
-    from hoser_kd.hoser.loading import load_student
     from hoser_kd.serving.predictor import Predictor
     from hoser_kd.serving.requests import Limits
+    from hoser_kd.sharing.loading import load_student
 
-    model = load_student(options.student).to(pick_device(device_of(options)))
+    source = student_path(options)
     try:
+        model = load_student(source).model.to(pick_device(device_of(options)))
         predictor = Predictor(model)
-    except ValueError as error:
-        raise ConfigError(f"{options.student}: cannot be served: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: cannot be served: {error}") from None
     limits = Limits(waiting=options.max_waiting, trips=options.max_trips, expansions=options.max_steps)
     hosts = options.allow_host or (_LOCAL if options.host in _LOCAL else ("*",))
-    app = create_app(predictor, limits, name=str(options.student), hosts=hosts)
+    app = create_app(predictor, limits, name=source, hosts=hosts)
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -69,6 +70,6 @@ def _serve(options: argparse.Namespace) -> int:
     # uvicorn raises a signal again after its shutdown; ignored here, so that a clean shutdown is status 0
     signal.signal(signal.SIGTERM, lambda *_: None)
     server = uvicorn.Server(config)
-    sys.stderr.write(f"serving {options.student} at http://{options.host}:{options.port}; Ctrl-C ends it\n")
+    sys.stderr.write(f"serving {source} at http://{options.host}:{options.port}; Ctrl-C ends it\n")
     server.run()
     return 0 if server.started else 1

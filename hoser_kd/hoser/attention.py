@@ -129,14 +129,8 @@ class PairAttention(nn.Module):
     def forward(self, x: Tensor, pairs: Pairs, layout: HeadLayout) -> Tensor:
         """Return (S, e), to be added to the residual stream, from (S, e)."""
         width = x.shape[1]
-        pair_bias = torch.cat(
-            [
-                self.relative_position_emb_k.bias.repeat(self.num_heads),
-                self.relative_position_emb_v.bias.repeat(self.num_heads),
-            ]
-        )
         weight, bias = self.scaled()
-        joint = linear(x, weight, bias + pad(pair_bias, (width, 0)))
+        joint = linear(x, weight, bias + self.pair_bias())
         # q · w of each head is itself linear in x: (2, d) times (H, d, e), then (H * 2, e)
         per_head = (self.num_heads, self.head_dim)
         fold = self.relative_position_emb_k.weight.T
@@ -155,6 +149,13 @@ class PairAttention(nn.Module):
         scale[0] = 1 / math.sqrt(self.head_dim)
         scale = scale.repeat_interleave(len(self.c_attn.bias) // 3, 0)
         return self.c_attn.weight * scale, self.c_attn.bias * scale[:, 0]
+
+    def pair_bias(self) -> Tensor:
+        """Return (3 e,): what the bias of the pairs adds to queries (nothing), keys and values."""
+        key, value = (
+            part.bias.repeat(self.num_heads) for part in (self.relative_position_emb_k, self.relative_position_emb_v)
+        )
+        return pad(torch.cat([key, value]), (len(key), 0))
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, slope: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Return attention-weighted sums of values, (B, H, Q, d), and of distances and intervals, (B, H, Q, 2).

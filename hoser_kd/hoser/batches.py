@@ -224,7 +224,7 @@ class RoadTables(nn.Module):
         distance_m = self.distances_m(candidate, destinations[step])
         nearest = distance_m.new_full((len(roads),), torch.inf).scatter_reduce(0, step, distance_m, "amin")
         metric_distance = torch.log1p((distance_m - nearest[step]) / 100)
-        towards = self._direction(roads, destinations)
+        towards = self.directions(roads, destinations)
         turn = (self.successor_direction[at] - towards[step]).abs()
         metric_angle = torch.minimum(turn, 2 * torch.pi - turn) / torch.pi
         return metric_distance.float(), metric_angle.float()
@@ -273,7 +273,8 @@ class RoadTables(nn.Module):
             index=index,
         )
 
-    def _direction(self, from_road: Tensor, to_road: Tensor) -> Tensor:
+    def directions(self, from_road: Tensor, to_road: Tensor) -> Tensor:
+        """Return the direction from the end of a road to the end of another in radians, float64; ids of one shape."""
         return _direction(self.end[from_road], self.end[to_road], self.end_scale[from_road])
 
 

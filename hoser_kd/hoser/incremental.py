@@ -160,20 +160,13 @@ class IncrementalHOSER:
         self._point = self.tables.unit_vector.cpu().numpy()
 
     def _layer(self, block: Block) -> _Layer:
-        attention, width = block.attn, self.model.config.encoder_dim
+        attention = block.attn
         weight, bias = attention.scaled()
-        pair_bias = torch.cat(
-            [
-                bias.new_zeros(width),
-                attention.relative_position_emb_k.bias.repeat(self.num_heads),
-                attention.relative_position_emb_v.bias.repeat(self.num_heads),
-            ]
-        )
         pair = tuple(
             np.ascontiguousarray(part.weight.detach().cpu().float().numpy().T)
             for part in (attention.relative_position_emb_k, attention.relative_position_emb_v)
         )
-        return _Layer(block, weight, bias + pair_bias, cast("tuple[Any, Any]", pair))
+        return _Layer(block, weight, bias + attention.pair_bias(), cast("tuple[Any, Any]", pair))
 
     @property
     def num_heads(self) -> int:

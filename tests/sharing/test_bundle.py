@@ -15,12 +15,13 @@ from safetensors.numpy import load_file, save_file
 
 import hoser_kd as hk
 from hoser_kd.cli import main
-from hoser_kd.common.errors import CheckpointError
+from hoser_kd.common.errors import CheckpointError, StoreError
 from hoser_kd.common.files import write_json
 from hoser_kd.common.hashing import digest_file
 from hoser_kd.hoser import HOSER, save
 from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.sharing import bundle as bundles
+from hoser_kd.sharing.finding import find_student
 from hoser_kd.sharing.student import Student
 
 START = 1_683_000_000
@@ -101,6 +102,40 @@ def test_a_store_without_its_roads_takes_a_given_network(store_folder, city, tmp
     student = hk.load_student(folder, city.network)
     assert student.network is city.network
     assert student.about["seed"] == 7
+
+
+def test_a_city_of_the_store_names_its_newest_student(store_folder, tmp_path, capsys, monkeypatch):
+    root = shutil.copytree(store_folder.parents[3], tmp_path / "store")
+    folder = root / store_folder.relative_to(store_folder.parents[3])
+    older = shutil.copytree(folder, folder.with_name("fedcba9876543210"))
+    record = json.loads((older / "artifact.json").read_text())
+    record.pop("record_digest", None)
+    (older / "artifact.json").write_text(json.dumps({**record, "created_at": "2025-01-01T00:00:00Z"}))
+    monkeypatch.setenv("HOSER_KD_STORE", str(root))
+    store = Store(root)
+    assert find_student(store, "town", "vanilla_student", 7) == folder
+    assert main(["bundle", "--dataset", "town", "--vanilla", "--seed", "7", "--out", str(tmp_path / "new")]) == 0
+    assert f"student: {folder}" in capsys.readouterr().err
+    assert hk.load_student(tmp_path / "new").about["seed"] == 7
+    with pytest.raises(
+        StoreError, match=r"no distilled_student of town with seed 0\. It has vanilla_student of town with"
+    ):
+        find_student(store, "town", "distilled_student", 0)
+    with pytest.raises(StoreError, match=r"no such folder\..*Without a store, give the folder"):
+        find_student(Store(tmp_path / "nowhere"), "town", "distilled_student", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no student given. Give its folder"),
+        (["town", "--seed", "3"], "town and --seed: a student is named in one of both ways"),
+        (["--seed", "3"], "no student given"),
+    ],
+)
+def test_a_student_is_named_in_one_way(arguments, message, capsys):
+    assert main(["bundle", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_folder_of_students_names_them(store_folder, tmp_path):
