@@ -96,11 +96,10 @@ def observe_cities(folder: Path, states: dict[str, CityState], messages: list[st
 
 def _compare(config: CityConfig, previous: CityState) -> tuple[CityState, dict[str, Mapping[str, Any]]]:
     """Return the current state of a city, and its settings sections that differ from the previous one."""
-    from hoser_kd.network.sources import raw_signature
+    from hoser_kd.network.sources import kind_of, raw_signature
 
     state = replace(previous, raw_signature=raw_signature(config.source))
-    # settings sections of raw data hold digests of its files
-    raw = state.raw_signature if config.is_raw else None
+    raw = state.raw_signature if kind_of(config.source).files_in_settings else None
     digest = digest_json([config.model_dump(mode="json"), _checkpoint_signature(config), *([raw] if raw else [])])
     if digest == previous.settings_digest:
         return state, {}

@@ -50,7 +50,8 @@ def add_import_commands(command: AddCommand) -> None:
 
 
 def _import_city(options: argparse.Namespace) -> int:
-    from hoser_kd.network.importing.city_import import find_city_files, import_city, trips_by_split
+    from hoser_kd.network.importing.city_files import find_city_files, trips_by_split
+    from hoser_kd.network.importing.city_import import import_city
 
     try:
         trips = trips_by_split({split: getattr(options, split) for split in _SPLITS}, options.trips)

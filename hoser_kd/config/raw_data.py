@@ -67,7 +67,8 @@ def _known_format(name: str) -> str:
     return name
 
 
-def _known_zone(name: str | None) -> str | None:
+def known_zone(name: str | None) -> str | None:
+    """Return the name of a time zone. Raises ValueError if it is unknown."""
     if name is not None and name not in available_timezones():
         raise ValueError("not a time zone. Write it as Europe/Lisbon or Asia/Shanghai (IANA names)")
     return name
@@ -94,7 +95,7 @@ class PointsConfig(Section):
     format: Annotated[str, AfterValidator(_known_format)] = "table"
     """table: CSV, Parquet or GeoParquet described by `columns`; ecml_pkdd, t_drive, didi, gpx, libcity_dyna: the data
     sets and formats of these names (docs/your_data.md)."""
-    time_zone: Annotated[str | None, AfterValidator(_known_zone)] = None
+    time_zone: Annotated[str | None, AfterValidator(known_zone)] = None
     """Time zone of the city, such as Europe/Lisbon. Trips have local times, as in HOSER; points are stored in UTC."""
     columns: dict[Literal["trip_id", "vehicle_id", "time", "lon", "lat", "geometry"], str] = Field(default_factory=dict)
     """Names of the columns of a table, where they differ: `{trip_id: ride, time: ts, lon: x, lat: y}`. `geometry` is a

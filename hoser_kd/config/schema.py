@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
+from hoser_kd.config.imported import FilesConfig
 from hoser_kd.config.matching import MatchingSettings
 from hoser_kd.config.pooled import PooledConfig, PoolMember
 from hoser_kd.config.raw_data import MapConfig, PointsConfig, SplitConfig
@@ -50,9 +51,10 @@ class SourceConfig(Section):
     example: ClassVar[str] = "{kind: hoser, path: raw/porto}"
 
     kind: Annotated[str, AfterValidator(registered_in(SOURCE_KINDS))] = "hoser"
-    """hoser: a folder in HOSER's format; raw: an OpenStreetMap extract and GPS points (`map`, `points`); synthetic: a
-    generated city; huggingface: a dataset repository. Further kinds are registered in `SOURCE_KINDS`
-    (docs/network.md)."""
+    """hoser: a folder in HOSER's format; raw: an OpenStreetMap extract and GPS points (`map`, `points`); import: roads
+    and matched trips of other tools (`files`), also as fmm, valhalla, libcity, start, osmnx and geopandas, which expect
+    files of that tool; synthetic: a generated city; huggingface: a dataset repository. Further kinds are registered in
+    `SOURCE_KINDS` (docs/network.md)."""
     path: str | None = None
     """Folder in HOSER's format (kind hoser). `${NAME}` and `${NAME:-default}` stand for environment variables."""
     repo_id: str | None = None
@@ -75,7 +77,9 @@ class SourceConfig(Section):
     matching: MatchingSettings = MatchingSettings()
     """Map matching: from points to roads (kind raw)."""
     split: SplitConfig = SplitConfig()
-    """Training, validation and test trips (kind raw)."""
+    """Training, validation and test trips (kind raw, and `files.trips`)."""
+    files: FilesConfig = FilesConfig()
+    """Roads and matched trips of another tool (kind import and its kin)."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

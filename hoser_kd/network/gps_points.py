@@ -146,6 +146,11 @@ class PointsFile:
         """Number of batches."""
         return int(self._file.num_row_groups)
 
+    @property
+    def num_points(self) -> int:
+        """Number of points of all batches."""
+        return int(self._file.metadata.num_rows)
+
     def batch(self, i: int) -> GpsPoints:
         """Return the trips of a row group."""
         return GpsPoints.from_table(self._file.read_row_group(i))

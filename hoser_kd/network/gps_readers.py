@@ -1,7 +1,7 @@
 """Readers of GPS points: one function per format, which yields batches of trips.
 
-A reader gets a file and the settings, and yields trips in the order of the file. Batches hold whole trips; where the
-format allows it, a file is read block by block. To add a format, add a function to `READERS`, its name to
+A reader gets a file and the settings, and yields trips in the order of the file, in batches of whole trips. Files are
+read block by block, except GPX, whose files are small. To add a format, add a function to `READERS`, its name to
 `POINT_FORMATS` in `hoser_kd.config.raw_data`, and its endings to `SUFFIXES` in `hoser_kd.network.raw_files`.
 """
 
@@ -19,21 +19,18 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, ranges
-from hoser_kd.common.calendar import SECONDS_PER_DAY, utc_offset_s
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.raw_data import PointsConfig
-from hoser_kd.network.csv_files import csv_header, read_csv_columns
+from hoser_kd.network.csv_files import csv_header, require_columns
 from hoser_kd.network.gcj02 import to_wgs84
 from hoser_kd.network.gps_points import GpsPoints, concatenate_points
+from hoser_kd.network.gps_rows import BATCH_POINTS, PointRows, days_of_vehicles, grouped, texts, whole_trips
+from hoser_kd.network.gps_tables import BLOCK_BYTES, CsvFormat, csv_batches, csv_format, read_table
 from hoser_kd.network.gps_times import utc_seconds
 from hoser_kd.network.raw_files import point_files
 
 Counts = Counter[str]
 Reader = Callable[[Path, PointsConfig, Counts], Iterator[GpsPoints]]
-BATCH_POINTS = 500_000
-"""Small files are read together until they have this many points."""
-_BLOCK_BYTES = 32 << 20
-_NYC_TLC = {"pulocationid", "dolocationid", "tpep_pickup_datetime", "lpep_pickup_datetime", "pickup_longitude"}
 
 
 def read_points(settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
@@ -64,26 +61,6 @@ def _unshifted(points: GpsPoints) -> GpsPoints:
     return GpsPoints(points.offsets, points.trip_ids, points.vehicle_ids, points.t, lon, lat)
 
 
-def _grouped(trip: Any, vehicle: Any, t: Float64Array, lon: Float64Array, lat: Float64Array) -> GpsPoints:
-    """Return rows of points as trips, in the order in which the trips and their points appear."""
-    code, names = pd.factorize(np.asarray(trip, dtype=object))
-    order = np.argsort(code, kind="stable")
-    offsets = offsets_of(np.bincount(code, minlength=len(names)))
-    first = order[offsets[:-1]]
-    vehicles = np.asarray(vehicle, dtype=object)[first].astype(str).astype(object)
-    return GpsPoints(offsets, names.astype(str).astype(object), vehicles, t[order], lon[order], lat[order])
-
-
-def _by_day(vehicle: Any, t: Float64Array, lon: Float64Array, lat: Float64Array, settings: PointsConfig) -> GpsPoints:
-    """Return rows of points as trips: the points of a vehicle on one local day."""
-    known = np.isfinite(t)
-    seconds = np.where(known, t, 0).astype(np.int64)
-    day = (seconds + utc_offset_s(seconds, str(settings.time_zone))) // SECONDS_PER_DAY
-    date = day.astype("datetime64[D]").astype(str).astype(object)
-    names = np.asarray(vehicle, dtype=object).astype(str).astype(object)
-    return _grouped(names + "/" + date, names, t, lon, lat)
-
-
 # ECML/PKDD 2015
 
 
@@ -106,7 +83,7 @@ def read_ecml_pkdd(path: Path, settings: PointsConfig, counts: Counts) -> Iterat
         raise DataError(path, f"column {', '.join(missing)} is missing.", hint="Use another `source.points.format`.")
     convert = pa.csv.ConvertOptions(column_types=_ECML_COLUMNS, include_columns=list(_ECML_COLUMNS))
     # a trip is one line, and a line break inside the quotes of POLYLINE is not allowed
-    with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert) as blocks:
+    with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=convert) as blocks:
         row = 0
         for block in blocks:
             yield _ecml_trips(path, block, row, settings, counts)
@@ -143,143 +120,84 @@ def _any_nan(numbers: Float64Array, lengths: Int64Array) -> Any:
     return np.logical_or.reduceat(np.isnan(numbers), offsets_of(lengths)[:-1])
 
 
-# tables
-
-
-def read_table(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
-    """Yield the trips of a CSV, Parquet or GeoParquet file with one row per point."""
-    if path.name.endswith((".csv", ".csv.gz", ".txt", ".txt.gz")):
-        names = csv_header(path)
-    elif path.suffix in (".parquet", ".geoparquet", ".pq"):
-        names = pa.parquet.read_schema(path).names
-    else:
-        raise DataError(path, "is neither CSV nor Parquet.", hint="Rename it to .csv, .csv.gz or .parquet.")
-    columns = _columns(path, names, settings)
-    is_csv = not path.suffix.endswith(("parquet", "pq"))
-    table = _csv(path, columns) if is_csv else pa.parquet.read_table(path, columns=list(columns.values()))
-    t = utc_seconds(path, table[columns["time"]], columns["time"], settings)
-    lon, lat = _places(path, table, columns, settings)
-    counts["points_read"] += len(t)
-    vehicle = table[columns["vehicle_id"]].to_pandas() if "vehicle_id" in columns else np.full(len(t), "", object)
-    if "trip_id" in columns:
-        yield _grouped(table[columns["trip_id"]].to_pandas(), vehicle, t, lon, lat)
-    else:
-        yield _by_day(vehicle, t, lon, lat, settings)
-
-
-def _columns(path: Path, names: list[str], settings: PointsConfig) -> dict[str, str]:
-    """Return the columns of the file by their roles; roles that are not given have their own name where it exists."""
-    if _NYC_TLC & {name.lower() for name in names}:
-        raise DataError(
-            path,
-            "trip records of NYC TLC hold only origin and destination, so no route can be matched.",
-            hint="Use a data set with points along the trips; origins and destinations are `generation.od_file`.",
-        )
-    columns = dict(settings.columns)
-    roles = ("vehicle_id", "time", *(() if "geometry" in columns else ("lon", "lat")))
-    for role in roles:
-        if role not in columns and (role in names or role != "vehicle_id"):
-            columns[role] = role
-    if not {"trip_id", "vehicle_id"} & set(columns):
-        fix = "Name one of them: `source.points.columns: {trip_id: …}` or `{vehicle_id: …}`."
-        raise DataError(path, f"no column of trips or vehicles. Columns: {', '.join(names)}.", hint=fix)
-    missing = [f"{name} ({role})" for role, name in columns.items() if name not in names]
-    if missing:
-        fix = f"Columns are {', '.join(names)}. Name them in `source.points.columns`."
-        raise DataError(path, f"column {', '.join(missing)} is missing.", hint=fix)
-    return {str(role): name for role, name in columns.items()}
-
-
-def _csv(path: Path, columns: dict[str, str]) -> pa.Table:
-    types = {name: pa.float64() if role in ("lon", "lat") else pa.string() for role, name in columns.items()}
-    return read_csv_columns(path, types)
-
-
-def _places(
-    path: Path, table: pa.Table, columns: dict[str, str], settings: PointsConfig
-) -> tuple[Float64Array, Float64Array]:
-    """Return lon and lat in degrees; those of a geometry column are converted to WGS 84."""
-    if "geometry" not in columns:
-        lon, lat = (table[columns[name]].to_numpy().astype(np.float64) for name in ("lon", "lat"))
-        return lon, lat
-    import geopandas as gpd
-
-    frame = gpd.read_parquet(path, columns=[columns["geometry"]])
-    points = frame.geometry
-    if not (points.geom_type == "Point").all():
-        raise DataError(
-            path, f"{columns['geometry']} holds other geometries than points.", hint="Use one row per point."
-        )
-    if points.crs is not None and settings.coordinates is None:
-        points = points.to_crs("EPSG:4326")
-    return points.x.to_numpy(), points.y.to_numpy()
-
-
 # formats of single data sets
 
 
-def _lines(path: Path, names: list[str], counts: Counts) -> pa.Table:
-    """Return the lines of a file without a header; all columns are text."""
-    options = pa.csv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES)
+def _lines(path: Path, names: list[str], numbers: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the lines of a file without a header, in batches."""
     if path.stat().st_size == 0:  # some files of T-Drive
-        return pa.table({name: pa.array([], pa.string()) for name in names})
+        return
     try:
-        convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-        table = pa.csv.read_csv(str(path), options, convert_options=convert)
-    except pa.ArrowInvalid as error:
-        raise DataError(path, f"cannot be read: {error}.", hint=f"Each line is {', '.join(names)}.") from None
-    counts["points_read"] += len(table)
-    return table
-
-
-def _numbers(path: Path, table: pa.Table, name: str) -> Float64Array:
-    numbers: Float64Array = pd.to_numeric(table[name].to_pandas(), errors="coerce").to_numpy(np.float64)
-    if np.isnan(numbers).any():
-        row = int(np.argmax(np.isnan(numbers)))
-        raise DataError(path, f"{name} is {table[name][row].as_py()!r}, not a number.", row=row)
-    return numbers
+        others = [name for name in names if name not in numbers]
+        yield from csv_batches(path, CsvFormat(names, has_header=False), numbers, others)
+    except DataError as error:
+        if error.row is not None:
+            raise
+        raise DataError(path, f"cannot be read: each line is {', '.join(names)}.", hint=str(error)) from None
 
 
 def read_t_drive(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
     """Yield the days of the taxis in a file of T-Drive: lines of taxi, local time, longitude, latitude."""
-    table = _lines(path, ["taxi", "time", "lon", "lat"], counts)
-    if len(table):
-        t = utc_seconds(path, table["time"], "time", settings)
-        lon, lat = _numbers(path, table, "lon"), _numbers(path, table, "lat")
-        yield _by_day(table["taxi"].to_pandas(), t, lon, lat, settings)
+
+    def rows() -> Iterator[PointRows]:
+        for row, batch in _lines(path, ["taxi", "time", "lon", "lat"], ["lon", "lat"]):
+            t = utc_seconds(path, pa.chunked_array([batch["time"]]), "time", settings, row)
+            taxi = texts(batch["taxi"].to_pandas())
+            yield PointRows(
+                days_of_vehicles(taxi, t, settings), taxi, t, batch["lon"].to_numpy(), batch["lat"].to_numpy()
+            )
+
+    yield from whole_trips(rows, counts)
 
 
 def read_didi(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
     """Yield the orders of a file of DiDi GAIA: lines of driver, order, Unix time, longitude, latitude."""
     del settings
-    table = _lines(path, ["driver", "order", "time", "lon", "lat"], counts)
-    if len(table):
-        t, lon, lat = (_numbers(path, table, name) for name in ("time", "lon", "lat"))
-        yield _grouped(table["order"].to_pandas(), table["driver"].to_pandas(), t, lon, lat)
+
+    def rows() -> Iterator[PointRows]:
+        for _, batch in _lines(path, ["driver", "order", "time", "lon", "lat"], ["time", "lon", "lat"]):
+            order, driver = (texts(batch[name].to_pandas()) for name in ("order", "driver"))
+            yield PointRows(order, driver, *(batch[name].to_numpy() for name in ("time", "lon", "lat")))
+
+    yield from whole_trips(rows, counts)
 
 
 def read_libcity_dyna(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
     """Yield the trips of LibCity's `.dyna` with coordinates; a trip is a traj_id of an entity_id."""
-    names = csv_header(path)
+    style = csv_format(path)
+    names = [name.strip() for name in style.names]
     if "coordinates" not in names:
         hint = "A `.dyna` with `location` holds roads, not points: import it as matched trips."
         raise DataError(path, "column coordinates is missing.", hint=hint)
+    require_columns(path, names, ["entity_id", "time"])
     wanted = [name for name in ("entity_id", "traj_id", "time", "coordinates") if name in names]
-    table = read_csv_columns(path, dict.fromkeys(wanted, pa.string()))
-    counts["points_read"] += len(table)
-    pairs = pc.split_pattern(pc.replace_substring_regex(table["coordinates"], r"[\[\]\s]", ""), ",")
-    lengths = np.asarray(pc.list_value_length(pairs))
+
+    def rows() -> Iterator[PointRows]:
+        for row, batch in csv_batches(path, style, [], wanted):
+            lon, lat = _pairs(path, batch["coordinates"], row)
+            t = utc_seconds(path, pa.chunked_array([batch["time"]]), "time", settings, row)
+            entity = texts(batch["entity_id"].to_pandas()).astype(str).astype(object)
+            if "traj_id" in wanted:
+                trip = entity + "/" + texts(batch["traj_id"].to_pandas()).astype(str).astype(object)
+            else:
+                trip = days_of_vehicles(entity, t, settings)
+            yield PointRows(trip, entity, t, lon, lat)
+
+    yield from whole_trips(rows, counts)
+
+
+def _pairs(path: Path, column: pa.Array, row: int) -> tuple[Float64Array, Float64Array]:
+    """Return lon and lat of texts `[lon,lat]`."""
+    pairs = pc.split_pattern(pc.replace_substring_regex(column, r"[\[\]\s]", ""), ",")
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(pairs), 0))
     if (lengths != 2).any():
-        row = int(np.argmax(lengths != 2))
-        raise DataError(path, "coordinates is not a pair [lon, lat].", row=row, hint='Write it as "[lon,lat]".')
-    places = pa.table({"coordinates": pc.list_flatten(pairs)})
-    numbers = _numbers(path, places, "coordinates")
-    t = utc_seconds(path, table["time"], "time", settings)
-    entity = table["entity_id"].to_pandas().astype(str)
-    if "traj_id" in names:
-        yield _grouped(entity + "/" + table["traj_id"].to_pandas().astype(str), entity, t, numbers[0::2], numbers[1::2])
-    else:
-        yield _by_day(entity, t, numbers[0::2], numbers[1::2], settings)
+        at = int(np.argmax(lengths != 2))
+        raise DataError(path, "coordinates is not a pair [lon, lat].", row=row + at, hint='Write it as "[lon,lat]".')
+    numbers = pd.to_numeric(pc.list_flatten(pairs).to_pandas(), errors="coerce").to_numpy(np.float64)
+    if np.isnan(numbers).any():
+        at = int(np.argmax(np.isnan(numbers))) // 2
+        raise DataError(path, f"coordinates is {column[at].as_py()!r}, not two numbers.", row=row + at)
+    return numbers[0::2], numbers[1::2]
 
 
 def read_gpx(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[GpsPoints]:
@@ -298,7 +216,7 @@ def read_gpx(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[Gps
         t = utc_seconds(path, pa.chunked_array([pa.array(timed["time"])]), "time", settings)
         names = path.stem + "/" + timed["track_fid"].astype(str) + "/" + timed["track_seg_id"].astype(str)
         vehicle = np.full(len(timed), path.stem, object)
-        yield _grouped(names, vehicle, t, timed.geometry.x.to_numpy(), timed.geometry.y.to_numpy())
+        yield grouped(PointRows(texts(names), vehicle, t, timed.geometry.x.to_numpy(), timed.geometry.y.to_numpy()))
 
 
 READERS: dict[str, Reader] = {

@@ -5,6 +5,7 @@ Shapes: P points of all GPS trips, m pieces.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -51,10 +52,9 @@ def piece_of_point(points: GpsPoints, matched: MatchedTrips) -> Int64Array:
     return np.where(inside, piece, -1)
 
 
-def measure_pieces(points: GpsPoints, matched: MatchedTrips, network: RoadNetwork) -> PieceMeasures:
-    """Return the measures of each piece."""
+def measure_pieces(points: GpsPoints, matched: MatchedTrips, network: RoadNetwork, piece: Int64Array) -> PieceMeasures:
+    """Return the measures of each piece; `piece` is that of `piece_of_point`."""
     trips, count = matched.trips, len(matched.trips)
-    piece = piece_of_point(points, matched)
     at = np.flatnonzero(piece >= 0)
     of_point, distance = piece[at], matched.point_distance_m[at]
     mean = np.bincount(of_point, distance, count) / np.maximum(np.bincount(of_point, minlength=count), 1)
@@ -81,39 +81,138 @@ def unconnected_steps(matched: MatchedTrips, network: RoadNetwork) -> int:
     return int((network.candidate_index(matched.trips.road_ids[at], matched.trips.road_ids[at + 1]) < 0).sum())
 
 
-def summarize(
-    points: GpsPoints, matched: MatchedTrips, measures: PieceMeasures, network: RoadNetwork, raw_trip: Int64Array
-) -> dict[str, Any]:
-    """Return the metrics of the whole; `raw_trip` (n,) int64 is the number of the raw trip of each GPS trip."""
-    in_piece = piece_of_point(points, matched) >= 0
-    num_raw = int(raw_trip[-1]) + 1 if len(raw_trip) else 0
-    with_pieces = len(np.unique(raw_trip[matched.input_trip]))
-    distance = matched.point_distance_m[in_piece]
+class WorstPiece(NamedTuple):
+    """One of the pieces whose points lie farthest from their roads."""
 
-    def quantile(values: Float64Array, q: float) -> float:
-        known = values[np.isfinite(values)]
-        return round(float(np.quantile(known, q)), 3) if len(known) else 0.0
-
-    return {
-        "gps_trips": num_raw,
-        "pieces": len(matched.trips),
-        "matched_trips_share": round(with_pieces / max(num_raw, 1), 5),
-        "matched_points_share": round(float(in_piece.mean()) if len(in_piece) else 0.0, 5),
-        "pieces_per_trip": round(len(matched.trips) / max(with_pieces, 1), 3),
-        "unconnected_steps": unconnected_steps(matched, network),
-        "roads_used": len(np.unique(matched.trips.road_ids)),
-        "distance_m_median": quantile(distance, 0.5),
-        "distance_m_p95": quantile(distance, 0.95),
-        "gap_s_p95": quantile(measures.longest_gap_s, 0.95),
-        "gap_s_longest": quantile(measures.longest_gap_s, 1.0),
-        "speed_m_s_median": quantile(measures.speed_m_s, 0.5),
-        "speed_m_s_p99": quantile(measures.speed_m_s, 0.99),
-        "detour_median": quantile(measures.detour, 0.5),
-        "detour_p95": quantile(measures.detour, 0.95),
-        **matched.counts,
-    }
+    trip: str
+    distance_m: float
+    """Mean distance of its points."""
+    farthest_m: float
+    roads: Int64Array
+    """Its roads, (r,) int64."""
+    places: Float64Array
+    """Its points, (k, 2) float64 lon, lat."""
 
 
-def worst_pieces(measures: PieceMeasures, count: int) -> Int64Array:
-    """Return the pieces whose points lie farthest from their roads on average, the worst first."""
-    return np.argsort(-measures.distance_m, kind="stable")[:count]
+class Distances:
+    """Counts of distances in whole millimeters, so that quantiles of any number of points need little memory."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(1, np.int64)
+
+    def add(self, distance_m: Float64Array) -> None:
+        """Count distances, in meters."""
+        new = np.bincount(np.rint(distance_m * 1000).astype(np.int64), minlength=len(self.counts))
+        new[: len(self.counts)] += self.counts
+        self.counts = new
+
+    def quantiles(self, q: Float64Array) -> Float64Array:
+        """Return the quantiles in meters, as `np.quantile` does; zeros if nothing was counted."""
+        below = np.cumsum(self.counts)
+        place = np.asarray(q, np.float64) * max(int(below[-1]) - 1, 0)
+        low, high = (np.searchsorted(below, side(place), side="right") / 1000 for side in (np.floor, np.ceil))
+        values: Float64Array = (low + (high - low) * (place - np.floor(place))) * bool(below[-1])
+        return values
+
+    def sample(self, count: int = 20_000) -> Float64Array:
+        """Return up to `count` values with the same distribution, ascending."""
+        total = int(self.counts.sum())
+        return self.quantiles(np.linspace(0, 1, min(count, total))) if total else np.zeros(0)
+
+
+class MatchTotals:
+    """Measures of all matched trips, added batch by batch; memory grows with the pieces, not with their points."""
+
+    def __init__(self, network: RoadNetwork, num_worst: int) -> None:
+        """`num_worst`: how many of the worst pieces are kept."""
+        self.network = network
+        self.num_worst = num_worst
+        self.worst: list[WorstPiece] = []
+        self._measures: list[PieceMeasures] = []
+        self._lengths: list[Int64Array] = []
+        self._pieces_per_trip: list[Int64Array] = []
+        self._distances = Distances()
+        self._used = np.zeros(network.num_roads, bool)
+        self._counts: Counter[str] = Counter()
+        self._num_points = self._num_matched = self._num_raw = self._num_raw_matched = self._unconnected = 0
+
+    def add(self, points: GpsPoints, matched: MatchedTrips, raw_trip: Int64Array) -> None:
+        """Add a batch; `raw_trip` (n,) int64 is the number of the raw trip of each GPS trip, ascending."""
+        piece = piece_of_point(points, matched)
+        measures = measure_pieces(points, matched, self.network, piece)
+        self._measures.append(measures)
+        self._lengths.append(matched.trips.lengths)
+        self._pieces_per_trip.append(np.unique(matched.input_trip, return_counts=True)[1])
+        self._distances.add(matched.point_distance_m[piece >= 0])
+        self._used[matched.trips.road_ids] = True
+        self._counts.update(matched.counts)
+        self._num_points += points.num_points
+        self._num_matched += int((piece >= 0).sum())
+        self._num_raw += len(np.unique(raw_trip))
+        self._num_raw_matched += len(np.unique(raw_trip[matched.input_trip]))
+        self._unconnected += unconnected_steps(matched, self.network)
+        new = [
+            WorstPiece(
+                str(points.trip_ids[matched.input_trip[row]]),
+                float(measures.distance_m[row]),
+                float(measures.farthest_m[row]),
+                matched.trips.roads(row).copy(),
+                np.column_stack([points.lon, points.lat])[piece == row],
+            )
+            for row in np.argsort(-measures.distance_m, kind="stable")[: self.num_worst].tolist()
+        ]
+        self.worst = sorted([*self.worst, *new], key=lambda each: -each.distance_m)[: self.num_worst]
+
+    @property
+    def num_pieces(self) -> int:
+        """Number of pieces so far."""
+        return sum(map(len, self._lengths))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was left out or split, by reason."""
+        return dict(self._counts)
+
+    def measures(self) -> PieceMeasures:
+        """Return the measures of all pieces."""
+        return PieceMeasures(*(np.concatenate(each) for each in zip(*self._measures, strict=True)))
+
+    def distributions(self) -> dict[str, Float64Array]:
+        """Return the values of each measure, for a figure."""
+        measures = self.measures()
+        return {
+            "distance to the road, m": self._distances.sample(),
+            "longest gap of a trip, s": measures.longest_gap_s,
+            "speed, m/s": measures.speed_m_s,
+            "path over straight line": measures.detour,
+            "roads of a trip": np.concatenate(self._lengths).astype(np.float64),
+            "pieces per trip": np.concatenate(self._pieces_per_trip).astype(np.float64),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the metrics of the whole."""
+        measures = self.measures()
+
+        def quantile(values: Float64Array, q: float) -> float:
+            known = values[np.isfinite(values)]
+            return round(float(np.quantile(known, q)), 3) if len(known) else 0.0
+
+        median, p95 = (round(float(value), 3) for value in self._distances.quantiles(np.array([0.5, 0.95])))
+        return {
+            "gps_trips": self._num_raw,
+            "pieces": self.num_pieces,
+            "matched_trips_share": round(self._num_raw_matched / max(self._num_raw, 1), 5),
+            "matched_points_share": round(self._num_matched / max(self._num_points, 1), 5),
+            "pieces_per_trip": round(self.num_pieces / max(self._num_raw_matched, 1), 3),
+            "unconnected_steps": self._unconnected,
+            "roads_used": int(self._used.sum()),
+            "distance_m_median": median,
+            "distance_m_p95": p95,
+            "gap_s_p95": quantile(measures.longest_gap_s, 0.95),
+            "gap_s_longest": quantile(measures.longest_gap_s, 1.0),
+            "speed_m_s_median": quantile(measures.speed_m_s, 0.5),
+            "speed_m_s_p99": quantile(measures.speed_m_s, 0.99),
+            "detour_median": quantile(measures.detour, 0.5),
+            "detour_p95": quantile(measures.detour, 0.95),
+            **self._counts,
+        }

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.imported import PATH_KEYS
 from hoser_kd.config.raw_data import RAW_SECTIONS
 from hoser_kd.config.schema import HANDLING_KEYS
 from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.network.csv_files import FOLDER_HINT
-from hoser_kd.network.raw_files import map_files, point_files
+from hoser_kd.network.importing.city_files import files_of, present_files
+from hoser_kd.network.raw_files import digest_if_present, map_files, point_files
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.network.zones import PARTITION_FILE, TRANSITIONS_FILE
 
@@ -46,6 +48,8 @@ class SourceKind(ABC):
     is_raw = False
     """The files are a map and GPS points, not a folder in HOSER's format: the stages `osm_extract`, `gps_points` and
     `matched_trips` turn them into roads and trips, and `fetch` is not called."""
+    files_in_settings = False
+    """Settings sections hold digests of the raw files in place of their names, so a changed file changes them."""
     downloads = False
     """Fetching transfers data over the network, so it starts only on a user's request."""
 
@@ -66,8 +70,12 @@ class SourceKind(ABC):
     def raw_version(self, source: SourceConfig, names: Sequence[str]) -> str:
         """Return a digest (sha256, hex) that identifies the raw files with these names."""
         if not self.is_external:
-            return digest_json(source.model_dump(mode="json", exclude={*HANDLING_KEYS, *RAW_SECTIONS}))
+            return digest_json(self.settings(source))
         return digest_json([[path.name, digest_file(path)] for path in self.raw_files_for(source, names)])
+
+    def settings(self, source: SourceConfig) -> dict[str, Any]:
+        """Return the settings that `source_files` depends on, as JSON."""
+        return source.model_dump(mode="json", exclude={*HANDLING_KEYS, *RAW_SECTIONS, "files"})
 
     def raw_files_for(self, source: SourceConfig, names: Sequence[str]) -> list[Path]:
         """Return the raw files that provide what these files of HOSER's format hold."""
@@ -104,6 +112,7 @@ class RawData(SourceKind):
 
     is_external = True
     is_raw = True
+    files_in_settings = True
 
     def validate_settings(self, source: SourceConfig) -> None:
         if not source.map.path:
@@ -134,6 +143,70 @@ class RawData(SourceKind):
 
     def content(self, source: SourceConfig) -> str:
         return digest_json([[path.name, digest_file(path)] for path in self.raw_files(source)])
+
+
+class ImportedFiles(SourceKind):
+    """Kinds `import`, `fmm`, …: roads and trips of other tools, written in HOSER's format with the map of ids."""
+
+    versioned_by_content = False
+    files_in_settings = True
+
+    def __init__(self, roads: tuple[str, ...] | None = None, layout: str | None = None) -> None:
+        """Expect a file of roads with one of these endings, and trips with a layout of `LAYOUTS`; None: any."""
+        self.roads = roads
+        self.layout = layout
+
+    def validate_settings(self, source: SourceConfig) -> None:
+        files = source.files
+        if not files.is_complete:
+            raise ValueError(
+                f"kind {source.kind} needs `files: {{roads: …, trips: …}}`, with train, val and test in place of trips "
+                "if they are divided already"
+            )
+        if self.roads and not (files.roads or "").endswith(self.roads):
+            raise ValueError(
+                f"kind {source.kind} reads roads of {', '.join(self.roads)}, not {files.roads}; kind import reads all"
+            )
+
+    def fetch(self, source: SourceConfig, folder: Path, progress: Progress) -> Path:
+        import shutil
+
+        from hoser_kd.network.importing.city_import import import_city
+
+        files, settings = files_of(source.files), source.files
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+        progress("import", 0, 1)
+        import_city(
+            folder,
+            files.roads,
+            files.trips,
+            connections=files.connections,
+            time_zone=settings.time_zone,
+            columns={str(role): name for role, name in settings.columns.items()},
+            split=source.split,
+            layout=self.layout,
+        )
+        return folder
+
+    def settings(self, source: SourceConfig) -> dict[str, Any]:
+        files = source.files.model_dump(mode="json")
+        for key in PATH_KEYS:
+            if files[key] is not None:
+                files[key] = digest_if_present(present_files(key, files[key]))
+        split = {} if source.files.trips is None else {"split": source.split.model_dump(mode="json")}
+        return {**super().settings(source), "files": files, **split}
+
+    def raw_files(self, source: SourceConfig) -> list[Path]:
+        files = files_of(source.files)
+        return [*files.of_roads, *files.of_trips]
+
+    def raw_version(self, source: SourceConfig, names: Sequence[str]) -> str:
+        return digest_json([[path.name, digest_file(path)] for path in self.raw_files_for(source, names)])
+
+    def raw_files_for(self, source: SourceConfig, names: Sequence[str]) -> list[Path]:
+        files = files_of(source.files)
+        roads, trips = "roadmap.geo" in names, "train.csv" in names
+        return [*(files.of_roads if roads else []), *(files.of_trips if trips else [])]
 
 
 class SyntheticCity(SourceKind):
@@ -181,6 +254,11 @@ def check_source_kind(name: str, kind: object) -> None:
 
 SOURCE_KINDS.register("hoser", HoserFolder())
 SOURCE_KINDS.register("raw", RawData())
+SOURCE_KINDS.register("import", ImportedFiles())
+for _tool in ("fmm", "valhalla", "libcity", "start"):
+    SOURCE_KINDS.register(_tool, ImportedFiles(layout=_tool))
+SOURCE_KINDS.register("osmnx", ImportedFiles((".graphml", ".gpkg")))
+SOURCE_KINDS.register("geopandas", ImportedFiles((".parquet", ".geoparquet", ".gpkg", ".geojson", ".shp", ".fgb")))
 SOURCE_KINDS.register("synthetic", SyntheticCity())
 SOURCE_KINDS.register("huggingface", HuggingFaceDataset())
 

@@ -6,6 +6,7 @@ Shapes: m pieces of trips.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,35 @@ from hoser_kd.common.errors import DataError
 from hoser_kd.common.hashing import mixed
 from hoser_kd.config.raw_data import SplitConfig
 from hoser_kd.network.trajectories import SPLITS, Trajectories
+
+
+class DividedTrips(NamedTuple):
+    """Trips of each split."""
+
+    parts: dict[str, Trajectories]
+    """Trips by split, in their former order."""
+    copies_across_splits: int
+    """Pieces that equal one of an earlier split."""
+    copies_removed: int
+    """How many of them are left out."""
+
+
+def divide(
+    trips: Trajectories, trip: Int64Array, trip_start: Int64Array, settings: SplitConfig, place: Path
+) -> DividedTrips:
+    """Return the pieces of each split; copies across splits are counted, and by setting removed from the later one.
+
+    `trip` and `trip_start` are those of `split_pieces`. Raises DataError, which names `place`, if a split is empty.
+    """
+    split = split_pieces(trip, trip_start, settings, place)
+    copies = copies_of_earlier_splits(trips, split)
+    kept = ~copies if settings.remove_copies else np.ones(len(trips), bool)
+    parts = {name: trips.take(np.flatnonzero((split == number) & kept)) for number, name in enumerate(SPLITS)}
+    for name, part in parts.items():
+        if len(part) == 0:
+            hint = "Set `source.split.remove_copies: false`, or use other trips."
+            raise DataError(place, f"all trips of {name} are copies of trips of an earlier split.", hint=hint)
+    return DividedTrips(parts, int(copies.sum()), int((~kept).sum()))
 
 
 def split_pieces(trip: Int64Array, trip_start: Int64Array, settings: SplitConfig, place: Path) -> Int64Array:

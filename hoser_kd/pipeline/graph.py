@@ -19,9 +19,9 @@ from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.pooled import PooledConfig
-from hoser_kd.config.raw_data import RAW_SECTIONS
-from hoser_kd.config.schema import HANDLING_KEYS, CityConfig, OffPathConfig, PriorConfig, SourceConfig
+from hoser_kd.config.schema import CityConfig, OffPathConfig, PriorConfig, SourceConfig
 from hoser_kd.network.raw_files import digest_if_present, point_files
+from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.settings_section import SettingsSection
 from hoser_kd.pipeline.store import Artifact
 
@@ -137,8 +137,9 @@ def _generation_settings(config: CityConfig) -> dict[str, Any]:
 
 
 def _source_settings(config: CityConfig) -> dict[str, Any]:
-    """Return the section without what the stages of raw data read, which have sections of their own."""
-    return config.source.model_dump(mode="json", exclude={*HANDLING_KEYS, *RAW_SECTIONS})
+    """Return what `source_files` reads: without sections that other stages read, with digests in place of files."""
+    settings: dict[str, Any] = kind_of(config.source).settings(config.source)
+    return settings
 
 
 def _raw(config: CityConfig) -> SourceConfig:
@@ -313,10 +314,11 @@ STAGES: dict[str, Stage] = {
             "network",
             "GPS points matched to roads: pieces of trips with local entry times (Arrow IPC), what they are in the raw "
             "data (Parquet), and figures of the quality. Only for raw data; empty otherwise.",
-            inputs=("gps_points", "road_network"),
-            optional_inputs=dict.fromkeys(("gps_points", "road_network"), _is_raw),
+            inputs=("osm_extract", "gps_points", "road_network"),
+            optional_inputs=dict.fromkeys(("osm_extract", "gps_points", "road_network"), _is_raw),
             settings=("matching",),
             kinds=("numba", "arrow"),
+            code_version="2",
             module=_RAW_DATA,
         ),
         Stage(

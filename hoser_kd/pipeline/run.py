@@ -16,7 +16,6 @@ from hoser_kd.common.errors import CheckError, StoreError
 from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
@@ -276,8 +275,8 @@ def check_steps(steps: Sequence[Step], config: CityConfig) -> None:
         check_settings(config.grid)
     for name in names:
         SETTINGS[name](config)
-    if config.is_raw:
-        SOURCE_KINDS[config.source.kind].raw_files(config.source)
+    if kind_of(config.source).files_in_settings:
+        kind_of(config.source).raw_files(config.source)
 
 
 def require_checks(artifact: Artifact, inputs: Inputs, on_warning: Callable[[str], object] = lambda _: None) -> None:

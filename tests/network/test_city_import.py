@@ -17,8 +17,9 @@ from small_city import grid_network, random_trips
 from hoser_kd.cli import main
 from hoser_kd.common.errors import ConfigError, DataError
 from hoser_kd.network.city import read_city
+from hoser_kd.network.importing.city_files import find_city_files
 from hoser_kd.network.importing.city_folder import split_by_start
-from hoser_kd.network.importing.city_import import find_city_files, import_city
+from hoser_kd.network.importing.city_import import import_city
 from hoser_kd.network.importing.roads import read_roads
 from hoser_kd.network.importing.trips import read_imported_trips
 from hoser_kd.network.importing.valhalla import decode_polyline
@@ -171,6 +172,14 @@ def test_edges_with_any_ids_become_roads_and_the_trips_follow(ids, kind, tmp_pat
         part = getattr(result, split)
         assert np.array_equal(part.road_ids, new[trips.road_ids])
         assert np.array_equal(part.times, trips.times)
+
+
+def test_the_pieces_of_one_trip_stay_in_one_split():
+    of_trip = np.arange(len(TRIPS)) // 4
+    splits = split_by_start(TRIPS, of_trip)
+    assert [len(part) for part in splits.values()] == [4, 4, 4]
+    number = {tuple(TRIPS.roads(k)): k // 4 for k in range(len(TRIPS))}
+    assert all(len({number[tuple(part.roads(k))] for k in range(4)}) == 1 for part in splits.values())
 
 
 def test_an_osmnx_graph_is_read_with_its_nodes(tmp_path):

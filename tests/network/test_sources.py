@@ -153,7 +153,8 @@ def test_an_unknown_kind_is_rejected_with_the_closest_name(tmp_path):
     config.write_text("source:\n  kind: hugingface\n")
     expected = (
         "town.yaml, line 2: `source.kind`: unknown source kind 'hugingface'. "
-        "Known: hoser, raw, synthetic, huggingface. Did you mean 'huggingface'?"
+        "Known: hoser, raw, import, fmm, valhalla, libcity, start, osmnx, geopandas, synthetic, huggingface. "
+        "Did you mean 'huggingface'?"
     )
     with pytest.raises(ConfigError) as caught:
         load_config(config)

@@ -15,7 +15,7 @@ from hoser_kd.common.errors import CheckError, ConfigError, DataError
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.raw_data import MapConfig
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.network.matched_quality import measure_pieces, piece_of_point
+from hoser_kd.network.matched_quality import Distances, measure_pieces, piece_of_point
 from hoser_kd.network.osm.extract import read_osm
 from hoser_kd.network.osm.roads import OSM_FILE, build_roads
 from hoser_kd.network.road_network import RoadNetwork
@@ -108,7 +108,8 @@ def test_roads_keep_their_ids_of_openstreetmap(made):
 def test_the_lineage_shows_the_chain(made, capsys):
     assert main(["lineage", str(made["trajectories"].path)]) == 0
     lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["trajectories", "matched_trips", "gps_points", "road_network", "osm_extract", "road_network"]
+    chain = ["trajectories", "matched_trips", "gps_points", "osm_extract", "road_network", "osm_extract"]
+    assert lines == [*chain, "road_network"]
     assert set(made["road_zones"].inputs) == {"road_network"}
 
 
@@ -246,10 +247,38 @@ def test_points_are_measured_against_their_own_piece(made):
     for row in range(len(matched.trips)):
         own = np.flatnonzero(piece == row)
         assert set(matched.point_road[own]) <= set(matched.trips.roads(row))
-    measures = measure_pieces(points, matched, network)
+    measures = measure_pieces(points, matched, network, piece)
     row = 0
     own = np.flatnonzero(piece == row)
     assert measures.distance_m[row] == pytest.approx(matched.point_distance_m[own].mean())
     assert measures.longest_gap_s[row] == np.diff(points.t[own]).max()
     assert 3 < np.nanmedian(measures.speed_m_s) < 12
     assert (measures.detour[np.isfinite(measures.detour)] > 0.99).all()
+
+
+def test_batches_of_points_give_the_same_trips_and_measures(made, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("hoser_kd.network.gps_readers.BATCH_POINTS", 100)
+    monkeypatch.setattr("hoser_kd.network.gps_readers.BLOCK_BYTES", 2000)
+    store = Store(tmp_path)
+    batched = {name: make_with_inputs(name, config_of(raw), store) for name in ("gps_points", "matched_trips")}
+    assert pq.ParquetFile(batched["gps_points"].path / "points.parquet").num_row_groups > 5
+    whole = made["matched_trips"]
+    assert (batched["matched_trips"].path / "trips.arrow").read_bytes() == (whole.path / "trips.arrow").read_bytes()
+    tables = [pq.read_table(each.path / "pieces.parquet") for each in (batched["matched_trips"], whole)]
+    assert tables[0].equals(tables[1])
+    unequal = {"peak_memory_mib"}
+    for each in ("gps_points", "matched_trips"):
+        one, other = batched[each].summary, made[each].summary
+        assert {key for key in other if one[key] != other[key]} <= unequal
+
+
+def test_quantiles_of_counted_distances_are_those_of_all():
+    values = np.random.default_rng(0).exponential(5, 4001)
+    distances = Distances()
+    for part in np.array_split(values, 7):
+        distances.add(part)
+    levels = np.array([0, 0.5, 0.95, 1])
+    np.testing.assert_allclose(distances.quantiles(levels), np.quantile(values, levels), atol=1.1e-3)
+    assert len(distances.sample(100)) == 100
+    np.testing.assert_allclose(np.median(distances.sample()), np.median(values), atol=2e-3)
+    assert len(Distances().sample()) == 0

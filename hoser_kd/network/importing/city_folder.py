@@ -13,15 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from hoser_kd.common.arrays import row_of_value
+from hoser_kd.common.arrays import Int64Array, row_of_value
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import atomic_path, write_json
+from hoser_kd.network.importing.city_files import IDS_FILE
 from hoser_kd.network.importing.roads import ImportedRoads
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 
-IDS_FILE = "road_ids.csv"
-"""The map of ids: geo_id (this project's) and old_id (the source's)."""
 SHARES = (0.7, 0.1, 0.2)
 """Shares of training, validation and test trips where the source has no splits."""
 
@@ -69,17 +68,26 @@ def write_network(folder: Path, network: RoadNetwork, stem: str = "roadmap") -> 
     _write(folder / f"{stem}.rel", pa.table(connections))
 
 
-def split_by_start(trips: Trajectories) -> dict[str, Trajectories]:
+def split_by_start(trips: Trajectories, of_trip: Int64Array | None = None) -> dict[str, Trajectories]:
     """Return training, validation and test trips in the order of their start times, 70, 10 and 20 %.
+
+    `of_trip` (n,) int64 is the number of the trip that each piece belongs to; the pieces of one trip stay together, in
+    place of its first one. None: each is a trip.
 
     Raises ValueError if there are fewer than three trips.
     """
-    if len(trips) < len(SPLITS):
-        raise ValueError(f"{len(trips)} trips cannot be split into {len(SPLITS)} sets.")
-    order = np.argsort(trips.start_times, kind="stable")
-    last = np.maximum(np.round(np.cumsum(SHARES)[:-1] * len(trips)).astype(np.int64), [1, 2])
-    last = np.minimum(last, [len(trips) - 2, len(trips) - 1])
-    return {split: trips.take(rows) for split, rows in zip(SPLITS, np.split(order, last), strict=True)}
+    numbers = np.arange(len(trips)) if of_trip is None else of_trip
+    _, first, trip = np.unique(numbers, return_index=True, return_inverse=True)
+    count = len(first)
+    if count < len(SPLITS):
+        raise ValueError(f"{count} trips cannot be split into {len(SPLITS)} sets.")
+    rank = np.empty(count, np.int64)
+    rank[np.argsort(trips.start_times[first], kind="stable")] = np.arange(count)
+    order = np.argsort(rank[trip], kind="stable")
+    last = np.maximum(np.round(np.cumsum(SHARES)[:-1] * count).astype(np.int64), [1, 2])
+    last = np.minimum(last, [count - 2, count - 1])
+    cuts = np.searchsorted(rank[trip][order], last)
+    return {split: trips.take(rows) for split, rows in zip(SPLITS, np.split(order, cuts), strict=True)}
 
 
 def write_libcity(folder: Path, name: str, network: RoadNetwork, trips: Mapping[str, Trajectories]) -> Path:

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from hoser_kd.common.errors import DataError
+from hoser_kd.config.raw_data import SplitConfig
 from hoser_kd.network.importing.city_folder import require_empty, split_by_start, write_city
-from hoser_kd.network.importing.roads import read_roads
-from hoser_kd.network.importing.trips import read_imported_trips
+from hoser_kd.network.importing.roads import ImportedRoads, read_roads
+from hoser_kd.network.importing.trips import read_imported_pieces, read_imported_trips
+from hoser_kd.network.splits import DividedTrips, divide
 from hoser_kd.network.trajectories import SPLITS
 
 
@@ -22,6 +26,11 @@ class ImportedCity(NamedTuple):
     num_connections: int
     num_trips: dict[str, int]
     """Trips of each split."""
+    copies_across_splits: int
+    """Validation and test trips that equal a trip of an earlier split; 0 for trips that are split already, whose
+    copies the checks of a folder count."""
+    copies_removed: int
+    """How many of them are left out."""
 
 
 def import_city(
@@ -32,17 +41,20 @@ def import_city(
     connections: Path | None = None,
     time_zone: str | None = None,
     columns: Mapping[str, str] | None = None,
+    split: SplitConfig | None = None,
+    layout: str | None = None,
 ) -> ImportedCity:
     """Read roads and trips, and write a folder in HOSER's format.
 
     Args:
         folder: new folder to write.
         roads: table of directed edges (see `read_roads`).
-        trips: file of all trips, split by start time into 70, 10 and 20 %; or a file each of train, val and test (see
-            `read_imported_trips`).
+        trips: file of all trips, or a file each of train, val and test (see `read_imported_trips`).
         connections: table of pairs of consecutive roads; None: roads that share a node follow each other.
         time_zone: the city's, such as Europe/Lisbon, for Unix times and times with an offset.
         columns: role to column name, where the usual names do not apply.
+        split: how a file of all trips is divided; None: by start time into 70, 10 and 20 %.
+        layout: one of `LAYOUTS` of `importing.trips` that the trips must have; None: found by their columns.
 
     Raises:
         DataError: a file, column or row cannot be used, or `folder` is not empty.
@@ -51,54 +63,34 @@ def import_city(
     require_empty(folder)
     imported = read_roads(roads, connections, columns)
     if isinstance(trips, Path):
-        every = read_imported_trips(trips, imported, time_zone, columns)
-        if len(every) < len(SPLITS):
-            hint = "Training, validation and test need a trip each."
-            raise DataError(trips, f"{len(every)} trips are too few for {len(SPLITS)} sets.", hint=hint)
-        splits = split_by_start(every)
+        splits = _divided(trips, imported, time_zone, columns, split, layout)
     else:
-        splits = {split: read_imported_trips(trips[split], imported, time_zone, columns) for split in SPLITS}
-    write_city(folder, imported, splits)
+        parts = {name: read_imported_trips(trips[name], imported, time_zone, columns, layout) for name in SPLITS}
+        splits = DividedTrips(parts, 0, 0)
+    write_city(folder, imported, splits.parts)
     return ImportedCity(
         folder,
         imported.network.num_roads,
         len(imported.network.successors.indices),
-        {split: len(part) for split, part in splits.items()},
+        {name: len(part) for name, part in splits.parts.items()},
+        splits.copies_across_splits,
+        splits.copies_removed,
     )
 
 
-def find_city_files(folder: Path) -> tuple[Path, Path | None, dict[str, Path] | Path]:
-    """Return roads, connections and trips of a folder that holds one LibCity data set or a nearly-HOSER city.
-
-    Raises DataError naming what is missing or ambiguous.
-    """
-    roads = _only(folder, "*.geo", "roads")
-    connections = next(iter(sorted(folder.glob("*.rel"))), None)
-    splits = {split: folder / f"{split}.csv" for split in SPLITS}
-    if all(path.is_file() for path in splits.values()):
-        return roads, connections, splits
-    named = {split: [*folder.glob(f"*_{split}.dyna")] for split in SPLITS}
-    if all(len(paths) == 1 for paths in named.values()):
-        return roads, connections, {split: paths[0] for split, paths in named.items()}
-    return roads, connections, _only(folder, "*.dyna", "trips")
-
-
-def _only(folder: Path, pattern: str, what: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise DataError(folder, f"needs one file {pattern} of {what}, not {names}.", hint="Use --roads and --trips.")
-    return found[0]
-
-
-def trips_by_split(paths: Mapping[str, Path | None], every: Path | None) -> dict[str, Path] | Path | None:
-    """Return the trips that options name: one file, or one per split. Raises ValueError where they contradict."""
-    given = {split: path for split, path in paths.items() if path is not None}
-    if every is not None and given:
-        raise ValueError("--trips and --train, --val, --test contradict each other. Give one of them.")
-    if every is not None:
-        return every
-    if given and len(given) < len(SPLITS):
-        missing = ", ".join(f"--{split}" for split in SPLITS if split not in given)
-        raise ValueError(f"{missing} is missing. Give a file per set, or all trips with --trips.")
-    return given or None
+def _divided(
+    file: Path,
+    roads: ImportedRoads,
+    time_zone: str | None,
+    columns: Mapping[str, str] | None,
+    split: SplitConfig | None,
+    layout: str | None,
+) -> DividedTrips:
+    """Read a file of all trips and divide them; the pieces of a trip that left the network stay together."""
+    trips, of_trip = read_imported_pieces(file, roads, time_zone, columns, layout)
+    if split is not None:
+        return divide(trips, of_trip, trips.start_times, split, file)
+    if len(np.unique(of_trip)) < len(SPLITS):
+        hint = "Training, validation and test need a trip each."
+        raise DataError(file, f"{len(np.unique(of_trip))} trips are too few for {len(SPLITS)} sets.", hint=hint)
+    return DividedTrips(split_by_start(trips, of_trip), 0, 0)

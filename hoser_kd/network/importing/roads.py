@@ -20,7 +20,7 @@ import shapely
 from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.geodesy import great_circle_m
-from hoser_kd.network.importing.tables import column_of, read_table, texts_of
+from hoser_kd.network.importing.tables import column_of, name_column, read_table, texts_of
 from hoser_kd.network.road_graph import connect
 from hoser_kd.network.road_network import CRS_WGS84, RoadNetwork
 
@@ -101,16 +101,14 @@ def _ids(path: Path, frame: pd.DataFrame, chosen: Mapping[str, str]) -> pa.Strin
     else:
         frame = frame.reset_index() if {"u", "v"} <= set(map(str, frame.index.names)) else frame
         if not {"u", "v"} <= set(frame.columns):
-            hint = f"Name it with --columns road_id=NAME. Columns of the file: {', '.join(map(str, frame.columns))}."
+            hint = f"{name_column('road_id')} Columns of the file: {', '.join(map(str, frame.columns))}."
             raise DataError(path, "no column with the ids of roads.", hint=hint)
         parts = [texts_of(frame[part]) for part in ("u", "v", "key") if part in frame.columns]
         ids = pc.binary_join_element_wise(*parts, "-")
     _, first = np.unique(np.asarray(ids), return_index=True)
     if len(first) < len(ids):
         row = int(np.setdiff1d(np.arange(len(ids)), first)[0])
-        hint = (
-            "A row is one direction of a street and needs its own id; name another column with --columns road_id=NAME."
-        )
+        hint = f"A row is one direction of a street and needs its own id. Another column? {name_column('road_id')}"
         raise DataError(path, f"the road id {ids[row].as_py()!r} occurs twice.", row=row, hint=hint)
     return ids
 
@@ -119,7 +117,7 @@ def _lines(path: Path, frame: pd.DataFrame, chosen: Mapping[str, str]) -> npt.ND
     """Return one LineString per row in EPSG:4326."""
     name = _column(path, frame, "geometry", chosen)
     if name is None:
-        hint = f"Name it with --columns geometry=NAME. Columns of the file: {', '.join(map(str, frame.columns))}."
+        hint = f"{name_column('geometry')} Columns of the file: {', '.join(map(str, frame.columns))}."
         raise DataError(path, "no column with the lines of roads.", hint=hint)
     if isinstance(frame, gpd.GeoDataFrame) and name == frame.geometry.name:
         if frame.crs is None:
@@ -215,7 +213,7 @@ def _connections_of(path: Path, roads: ImportedRoads, chosen: Mapping[str, str])
     for role in ("origin", "destination"):
         name = _column(path, frame, role, chosen)
         if name is None:
-            hint = f"Name it with --columns {role}=NAME. Columns of the file: {', '.join(map(str, frame.columns))}."
+            hint = f"{name_column(role)} Columns of the file: {', '.join(map(str, frame.columns))}."
             raise DataError(path, f"no column with the {role} of connections.", hint=hint)
         texts = texts_of(frame[name])
         rows = roads.rows_of(texts)

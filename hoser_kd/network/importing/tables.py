@@ -96,6 +96,11 @@ def column_of(
     return next((lower[alias] for alias in aliases[role] if alias in lower), None)
 
 
+def name_column(role: str) -> str:
+    """Return how to name the column of a role, for messages."""
+    return f"Name it with --columns {role}=NAME, in YAML `source.files.columns: {{{role}: NAME}}`."
+
+
 def texts_of(values: pd.Series) -> pa.StringArray:
     """Return ids as text: without blanks around them, and `22` for pandas' `22.0`; missing values are empty."""
     if pd.api.types.is_float_dtype(values):

@@ -18,6 +18,8 @@ _WITH_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
 _FIRST_MILLISECONDS = 1e11
 """Numbers from here on are milliseconds: as seconds, they would be after the year 5138."""
 
+_GIVE_ZONE = "Give the city's time zone with --time-zone, in YAML `source.files.time_zone`."
+
 
 def local_seconds(path: Path, texts: pa.StringArray, rows: Int64Array, time_zone: str | None) -> Float64Array:
     """Return local times as seconds since 1970-01-01, (P,) float64.
@@ -45,7 +47,7 @@ def local_seconds(path: Path, texts: pa.StringArray, rows: Int64Array, time_zone
     _refuse(path, texts, rows, np.isnan(seconds), "is not a time. Write 2013-07-01T00:01:15Z or Unix seconds.")
     if zone is None:
         shifted = has_offset & ~np.asarray(pc.match_substring_regex(texts, r"(Z|[+-]00:?00)$"))
-        _refuse(path, texts, rows, shifted, "has a UTC offset. Give the city's time zone with --time-zone.")
+        _refuse(path, texts, rows, shifted, f"has a UTC offset. {_GIVE_ZONE}")
         return seconds
     aware = is_number | has_offset
     seconds[aware] = _to_local(seconds[aware], zone)

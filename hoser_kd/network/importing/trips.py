@@ -21,7 +21,7 @@ from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, row_of_
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.importing.fmm import point_times_to_entry_times
 from hoser_kd.network.importing.roads import ImportedRoads
-from hoser_kd.network.importing.tables import column_of, lists_of, plain_ids, read_table, texts_of
+from hoser_kd.network.importing.tables import column_of, lists_of, name_column, plain_ids, read_table, texts_of
 from hoser_kd.network.importing.times import local_seconds
 from hoser_kd.network.importing.valhalla import is_valhalla, read_valhalla
 from hoser_kd.network.trajectories import Trajectories
@@ -57,7 +57,11 @@ class _Lists(NamedTuple):
 
 
 def read_imported_trips(
-    path: Path, roads: ImportedRoads, time_zone: str | None = None, columns: Mapping[str, str] | None = None
+    path: Path,
+    roads: ImportedRoads,
+    time_zone: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    layout: str | None = None,
 ) -> Trajectories:
     """Read the trips of a file and look their road ids up; times are whole seconds, rounded down.
 
@@ -65,17 +69,31 @@ def read_imported_trips(
     (`cpath` with times per road, or `opath` with times per GPS point), and JSON Lines of Valhalla's `trace_attributes`.
 
     `time_zone` is the city's, such as Europe/Lisbon (see `importing.times`). `columns` names columns by the keys of
-    `ROLES`, where the usual names do not apply.
+    `ROLES`, where the usual names do not apply. `layout` is one of `LAYOUTS`; None: it is found by the columns.
 
     Raises:
         DataError: a file or column is missing, an id is unknown, or a time cannot be read.
         ConfigError: an unknown time zone.
     """
-    if is_valhalla(path):
+    return read_imported_pieces(path, roads, time_zone, columns, layout)[0]
+
+
+def read_imported_pieces(
+    path: Path,
+    roads: ImportedRoads,
+    time_zone: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    layout: str | None = None,
+) -> tuple[Trajectories, Int64Array]:
+    """Return the trips of `read_imported_trips`, and the number of the trip of the file that each is a piece of.
+
+    The latter is (n,) int64; only trips of Valhalla can have several pieces.
+    """
+    if layout == "valhalla" or (layout is None and is_valhalla(path)):
         return read_valhalla(path, roads.network, time_zone)
     frame = read_table(path)
-    kind = _kind_of(path, frame, columns or {})
-    lists = kind(path, frame, roads, time_zone, columns or {})
+    read = _layout_of(path, frame, columns or {}, layout)
+    lists = read(path, frame, roads, time_zone, columns or {})
     rows = roads.rows_of(lists.roads)
     if (rows < 0).any():
         at = int(np.argmax(rows < 0))
@@ -84,29 +102,46 @@ def read_imported_trips(
         hint = f"{unknown} ids of the file are unknown. Ids must be those of the roads file, in the same spelling."
         raise DataError(path, f"{lists.roads[at].as_py()[:60]!r} is not the id of a road.", row=row, hint=hint)
     names = np.asarray(lists.names.to_pandas(), object)
-    return Trajectories(lists.offsets, rows, np.floor(lists.times).astype(np.int64), names)
+    trips = Trajectories(lists.offsets, rows, np.floor(lists.times).astype(np.int64), names)
+    return trips, np.arange(len(trips))
 
 
 _Layout = Callable[[Path, pd.DataFrame, ImportedRoads, str | None, Mapping[str, str]], _Lists]
 
 
-def _kind_of(path: Path, frame: pd.DataFrame, chosen: Mapping[str, str]) -> _Layout:
-    """Return the layout of a table by its columns. Raises DataError naming what is missing."""
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "fmm": ("roads", "times"),
+    "start": ("roads", "times"),
+    "libcity": ("location", "time"),
+}
+"""Roles of the columns that each layout of a table needs."""
+LAYOUTS = (*_NEEDS, "valhalla")
+"""Layouts of trips by the names of their tools. `start` is lists of roads and times, as in HOSER's CSV too."""
 
-    def has(role: str) -> bool:
-        return column_of(path, frame, role, ROLES, chosen) is not None
 
-    if has("roads") and has("point_roads"):
-        return _fmm
-    if has("roads") and has("times"):
-        return _road_lists
-    if has("location") and has("time") and not has("roads"):
-        return _rows
-    have = ", ".join(map(str, frame.columns))
-    if has("roads"):
-        raise DataError(path, "no column with times.", hint=f"{TIMES_HINT} Columns of the file: {have}.")
-    hint = "Known: rid_list, path or cpath with times; entity_id, location, time (LibCity). "
-    raise DataError(path, "no column with the roads of trips.", hint=f"{hint}Columns of the file: {have}.")
+def _layout_of(path: Path, frame: pd.DataFrame, chosen: Mapping[str, str], layout: str | None) -> _Layout:
+    """Return the reader of a layout, by its columns if None. Raises DataError naming what is missing."""
+    present = {role for role in ROLES if column_of(path, frame, role, ROLES, chosen) is not None}
+    layout = _recognized(present) if layout is None else layout
+    readers: Mapping[str | None, _Layout] = {"fmm": _fmm, "start": _road_lists, "libcity": _rows}
+    missing = [role for role in _NEEDS.get(layout or "", ()) if role not in present]
+    if layout in readers and not missing:
+        return readers[layout]
+    have = f"Columns of the file: {', '.join(map(str, frame.columns))}."
+    if "roads" in present and missing in ([], ["times"]):
+        raise DataError(path, "no column with times.", hint=f"{TIMES_HINT} {have}")
+    if layout is None:
+        known = "Known: rid_list, path or cpath with times; entity_id, location, time (LibCity)."
+        raise DataError(path, "no column with the roads of trips.", hint=f"{known} {have}")
+    hint = f"It is {' or '.join(ROLES[missing[0]])}. {name_column(missing[0])} {have}"
+    raise DataError(path, f"no column with the {missing[0]} of trips, as {layout} has it.", hint=hint)
+
+
+def _recognized(present: set[str]) -> str | None:
+    """Return the layout of a table that has the columns of these roles; None if it is unknown."""
+    if "roads" in present:
+        return "fmm" if "point_roads" in present else "start" if "times" in present else None
+    return "libcity" if {"location", "time"} <= present else None
 
 
 def _column(path: Path, frame: pd.DataFrame, role: str, chosen: Mapping[str, str]) -> pd.Series | None:
@@ -135,9 +170,8 @@ def _fmm(
     path: Path, frame: pd.DataFrame, roads: ImportedRoads, time_zone: str | None, chosen: Mapping[str, str]
 ) -> _Lists:
     """Read FMM's output: the path `cpath`, and times of roads or of the GPS points, which lie on the roads `opath`."""
-    if column_of(path, frame, "times", ROLES, chosen) is None:
-        hint = f"{TIMES_HINT} Columns of the file: {', '.join(map(str, frame.columns))}."
-        raise DataError(path, "no column with times.", hint=hint)
+    if _column(path, frame, "point_roads", chosen) is None:
+        return _road_lists(path, frame, roads, time_zone, chosen)
     offsets, ids = _list_column(path, frame, "roads", chosen)
     point_offsets, point_ids = _list_column(path, frame, "point_roads", chosen)
     time_offsets, texts = _list_column(path, frame, "times", chosen)
@@ -172,7 +206,7 @@ def _rows(
     keys = [_column(path, frame, role, chosen) for role in ("entity", "trip_id")]
     parts = [texts_of(key) for key in keys if key is not None]
     if not parts:
-        raise DataError(path, "no column entity_id or traj_id.", hint="Name it with --columns trip_id=NAME.")
+        raise DataError(path, "no column entity_id or traj_id.", hint=name_column("trip_id"))
     names = np.asarray(pc.binary_join_element_wise(*parts, "-"), object)
     last = np.asarray(parts[-1], object)
     if len(np.unique(last)) == len(np.unique(names)):

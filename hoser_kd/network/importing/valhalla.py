@@ -34,8 +34,10 @@ def is_valhalla(path: Path) -> bool:
     return path.suffix in _SUFFIXES
 
 
-def read_valhalla(path: Path, network: RoadNetwork, time_zone: str | None) -> Trajectories:
+def read_valhalla(path: Path, network: RoadNetwork, time_zone: str | None) -> tuple[Trajectories, Int64Array]:
     """Read trips as roads of `network`; a trip that leaves the network becomes several, named `id-0`, `id-1`, ….
+
+    Returns the pieces and the line that each comes from, (n,) int64.
 
     Raises DataError for a line that cannot be used, or if nothing lies on the network.
     """
@@ -58,7 +60,8 @@ def read_valhalla(path: Path, network: RoadNetwork, time_zone: str | None) -> Tr
     names = [name for _, name, _, _ in trips]
     piece = _number_within(matched.input_trip)
     ids = np.array([f"{names[trip]}-{k}" for trip, k in zip(matched.input_trip, piece, strict=True)], object)
-    return Trajectories(matched.trips.offsets, matched.trips.road_ids, matched.trips.times, ids)
+    pieces = matched.trips
+    return Trajectories(pieces.offsets, pieces.road_ids, pieces.times, ids), matched.input_trip
 
 
 def decode_polyline(text: str) -> Float64Array:

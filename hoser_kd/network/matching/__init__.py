@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hoser_kd.network.matching.matcher import MatchedTrips as MatchedTrips
+    from hoser_kd.network.matching.matcher import TripMatcher as TripMatcher
     from hoser_kd.network.matching.matcher import match_trips as match_trips
 
-__all__ = ["MatchedTrips", "match_trips"]
+__all__ = ["MatchedTrips", "TripMatcher", "match_trips"]
 
 
 def __getattr__(name: str) -> Any:

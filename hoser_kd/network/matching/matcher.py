@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.matching import MatchingSettings
 from hoser_kd.network.matching import street_graph
 from hoser_kd.network.matching.chunks import Matcher, Model, Part, match_in_worker, start_worker
-from hoser_kd.network.matching.street_graph import StreetGraph
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 
@@ -85,25 +84,79 @@ def match_trips(
     Raises:
         ValueError: the arrays differ in length, or times decrease within a trip.
     """
-    offsets = np.asarray(offsets, np.int64)
-    points = np.column_stack([np.asarray(values, np.float64) for values in (t, lon, lat)])
-    _check(offsets, points)
-    graph = street_graph.build(network, settings.radius_m, u_turns=settings.u_turns == "as_mapped")
-    model = Model(**settings.model_dump(include=set(Model._fields)))
-    chunks = _chunks(offsets)
-    parts = (
-        _in_this_process(graph, model, settings.cache_mb, offsets, points, chunks)
-        if processes == 1 or len(chunks) == 1
-        else _in_processes(graph, model, settings.cache_mb, offsets, points, chunks, processes)
-    )
-    report = progress or silent
-    done: list[Part | None] = [None] * len(chunks)
-    finished = 0
-    for k, part in parts:
-        done[k] = part
-        finished += chunks[k][1] - chunks[k][0]
-        report("match trips", finished, len(offsets) - 1)
-    return _joined([part for part in done if part is not None], chunks, offsets, settings.min_roads)
+    with TripMatcher(network, settings, processes) as match:
+        return match(offsets, t, lon, lat, progress)
+
+
+class TripMatcher:
+    """Matches batch after batch of trips to one network: graph, kept paths and processes are prepared once."""
+
+    def __init__(self, network: RoadNetwork, settings: MatchingSettings, processes: int = 1) -> None:
+        """Prepare the graph; arguments as those of `match_trips`."""
+        self._graph = street_graph.build(network, settings.radius_m, u_turns=settings.u_turns == "as_mapped")
+        self._model = Model(**settings.model_dump(include=set(Model._fields)))
+        self._settings = settings
+        self._processes = processes
+        self._own: Matcher | None = None
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __call__(
+        self,
+        offsets: Int64Array,
+        t: Float64Array | Int64Array,
+        lon: Float64Array,
+        lat: Float64Array,
+        progress: Progress | None = None,
+    ) -> MatchedTrips:
+        """Match a batch of trips; arguments, result and errors as those of `match_trips`."""
+        offsets = np.asarray(offsets, np.int64)
+        points = np.column_stack([np.asarray(values, np.float64) for values in (t, lon, lat)])
+        _check(offsets, points)
+        chunks = _chunks(offsets)
+        alone = self._processes == 1 or len(chunks) == 1
+        parts = (self._in_this_process if alone else self._in_processes)(offsets, points, chunks)
+        report = progress or silent
+        done: list[Part | None] = [None] * len(chunks)
+        finished = 0
+        for k, part in parts:
+            done[k] = part
+            finished += chunks[k][1] - chunks[k][0]
+            report("match trips", finished, len(offsets) - 1)
+        return _joined([part for part in done if part is not None], chunks, offsets, self._settings.min_roads)
+
+    def _in_this_process(
+        self, offsets: Int64Array, points: Float64Array, chunks: list[_Chunk]
+    ) -> Iterator[tuple[int, Part]]:
+        self._own = self._own or Matcher(self._graph, self._model, self._settings.cache_mb)
+        for k, (first, end) in enumerate(chunks):
+            yield k, self._own(*_slice(offsets, points, first, end))
+
+    def _in_processes(
+        self, offsets: Int64Array, points: Float64Array, chunks: list[_Chunk]
+    ) -> Iterator[tuple[int, Part]]:
+        if self._pool is None:
+            # spawn: a fork of a process with threads, such as one that has loaded torch, can hang
+            self._pool = ProcessPoolExecutor(
+                self._processes,
+                get_context("spawn"),
+                initializer=start_worker,
+                initargs=(self._graph, self._model, self._settings.cache_mb),
+            )
+        number = {
+            self._pool.submit(match_in_worker, *_slice(offsets, points, first, end)): k
+            for k, (first, end) in enumerate(chunks)
+        }
+        for future in as_completed(number):
+            yield number.pop(future), future.result()
 
 
 _Chunk = tuple[int, int]
@@ -126,35 +179,6 @@ def _chunks(offsets: Int64Array) -> list[_Chunk]:
     number = offsets[:-1] // POINTS_PER_CHUNK
     starts = np.flatnonzero(np.diff(number, prepend=-1))
     return list(pairwise([*starts.tolist(), len(offsets) - 1]))
-
-
-def _in_this_process(
-    graph: StreetGraph, model: Model, cache_mb: int, offsets: Int64Array, points: Float64Array, chunks: list[_Chunk]
-) -> Iterator[tuple[int, Part]]:
-    matcher = Matcher(graph, model, cache_mb)
-    for k, (first, end) in enumerate(chunks):
-        yield k, matcher(*_slice(offsets, points, first, end))
-
-
-def _in_processes(
-    graph: StreetGraph,
-    model: Model,
-    cache_mb: int,
-    offsets: Int64Array,
-    points: Float64Array,
-    chunks: list[_Chunk],
-    processes: int,
-) -> Iterator[tuple[int, Part]]:
-    # spawn: a fork of a process with threads, such as one that has loaded torch, can hang
-    with ProcessPoolExecutor(
-        min(processes, len(chunks)), get_context("spawn"), initializer=start_worker, initargs=(graph, model, cache_mb)
-    ) as pool:
-        number = {
-            pool.submit(match_in_worker, *_slice(offsets, points, first, end)): k
-            for k, (first, end) in enumerate(chunks)
-        }
-        for future in as_completed(number):
-            yield number.pop(future), future.result()
 
 
 def _slice(offsets: Int64Array, points: Float64Array, first: int, end: int) -> tuple[Int64Array, Float64Array]:

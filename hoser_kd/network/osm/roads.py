@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array, offsets_of, ranges, row_of_value
+from hoser_kd.common.arrays import BoolArray, Csr, Float64Array, Int64Array, offsets_of, ranges, row_of_value
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.geodesy import line_lengths_m
 from hoser_kd.network.osm.extract import OsmWays
@@ -64,30 +65,72 @@ def build_roads(ways: OsmWays) -> OsmRoads:
 
     Raises DataError if no road remains.
     """
+    built = _build(ways)
+    kept, successors = _connected(built)
+    if len(kept) < 2:
+        hint = "Use a larger extract or area, or more classes (`source.map.highways`)."
+        raise DataError("OpenStreetMap extract", "no two roads are connected.", hint=hint)
+    network = _network(ways, built, kept, successors)
+    way = row_of_value(ways.offsets)[built.first[kept]]
+    nodes = ways.node_id[built.tail[kept]], ways.node_id[built.head[kept]]
+    roads = OsmRoads(network, ways.way_id[way], *nodes, built.is_back[kept])
+    return replace(roads, removed=len(built.tail) - len(kept))
+
+
+def build_all_roads(ways: OsmWays) -> RoadNetwork:
+    """Return the roads of `build_roads`, followed by those that it leaves out, with the connections between all.
+
+    A vehicle on a motorway that leaves the map drives on roads without return. Matched to the kept roads alone, its
+    points would be assigned to the streets beside the motorway.
+    """
+    built = _build(ways)
+    kept, _ = _connected(built)
+    order = np.concatenate([kept, np.setdiff1d(np.arange(len(built.tail)), kept)])
+    return _network(ways, built, order, connect(built.tail[order], built.head[order], built.street[order]))
+
+
+class _Built(NamedTuple):
+    """Directed roads before any is left out, B of them; all (B,)."""
+
+    street: Int64Array
+    """Number of the stretch; both directions have the same."""
+    first: Int64Array
+    """First position of the stretch."""
+    last: Int64Array
+    """Last position of the stretch."""
+    is_back: BoolArray
+    tail: Int64Array
+    """Row of the node at which the road starts."""
+    head: Int64Array
+    """Row of the node at which it ends."""
+
+
+def _build(ways: OsmWays) -> _Built:
     first, last = _stretches(ways)
-    street_way = row_of_value(ways.offsets)[first]
-    direction = ways.direction[street_way]
+    direction = ways.direction[row_of_value(ways.offsets)[first]]
     there, back = np.flatnonzero(direction >= 0), np.flatnonzero(direction <= 0)
     street, is_back = np.concatenate([there, back]), np.repeat([False, True], [len(there), len(back)])
     order = np.lexsort((is_back, street))
     street, is_back = street[order], is_back[order]
     tail, head = _ends(ways, first[street], last[street], is_back)
-    there_and_back = between_connected_nodes(tail, head)
-    num_built, street, is_back = len(street), street[there_and_back], is_back[there_and_back]
-    tail, head = tail[there_and_back], head[there_and_back]
-    successors = connect(tail, head, street)
+    return _Built(street, first[street], last[street], is_back, tail, head)
+
+
+def _connected(built: _Built) -> tuple[Int64Array, Csr]:
+    """Return the rows of the roads of the largest strongly connected component, ascending, and their connections."""
+    rows = between_connected_nodes(built.tail, built.head)
+    successors = connect(built.tail[rows], built.head[rows], built.street[rows])
+    if len(successors.indices) == 0:
+        return rows[:0], successors
     kept = largest_component(successors)
-    if len(successors.indices) == 0 or len(kept) < 2:
-        hint = "Use a larger extract or area, or more classes (`source.map.highways`)."
-        raise DataError("OpenStreetMap extract", "no two roads are connected.", hint=hint)
-    offsets, coords = _lines(ways, first[street[kept]], last[street[kept]], is_back[kept])
-    way = street_way[street[kept]]
-    network = RoadNetwork(
-        offsets, coords, line_lengths_m(offsets, coords), ways.highway[way], restrict(successors, kept)
-    )
-    nodes = ways.node_id[tail[kept]], ways.node_id[head[kept]]
-    roads = OsmRoads(network, ways.way_id[way], *nodes, is_back[kept])
-    return replace(roads, removed=num_built - len(kept))
+    return rows[kept], restrict(successors, kept)
+
+
+def _network(ways: OsmWays, built: _Built, rows: Int64Array, successors: Csr) -> RoadNetwork:
+    """Return these roads as a network."""
+    offsets, coords = _lines(ways, built.first[rows], built.last[rows], built.is_back[rows])
+    way = row_of_value(ways.offsets)[built.first[rows]]
+    return RoadNetwork(offsets, coords, line_lengths_m(offsets, coords), ways.highway[way], successors)
 
 
 def _ends(ways: OsmWays, first: Int64Array, last: Int64Array, is_back: BoolArray) -> tuple[Int64Array, Int64Array]:

@@ -18,6 +18,7 @@ from hoser_kd.common.files import write_json
 from hoser_kd.network import road_network as roads_io
 from hoser_kd.network import sources
 from hoser_kd.network import zones as zones_of
+from hoser_kd.network.importing.city_files import IDS_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.network.trip_reading import ingest_trips
@@ -36,7 +37,8 @@ def source_files(run: StageRun) -> dict[str, Any]:
     where = {"folder": str(folder.relative_to(run.folder)) if own else str(folder.absolute()), "files": files}
     content = sources.content_digest(folder)
     write_json(run.folder / SOURCE_NOTE, where)
-    rows = [{"file": name, "mib": round(size / 2**20, 3)} for name, (size, _) in files.items()]
+    kept = sources.hoser_files(folder) + [path for path in [folder / IDS_FILE] if own and path.is_file()]
+    rows = [{"file": path.name, "mib": round(path.stat().st_size / 2**20, 3)} for path in kept]
     return {
         "kind": run.config.source.kind,
         "folder": str(folder.name if own else folder),

@@ -9,32 +9,37 @@ For a city of another kind, `osm_extract`, `gps_points` and `matched_trips` are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hoser_kd import plots
-from hoser_kd.common.arrays import Int64Array
+from hoser_kd.common.arrays import Int64Array, offsets_of
 from hoser_kd.common.calendar import utc_offset_s
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import write_json
+from hoser_kd.common.progress import Progress
 from hoser_kd.network import matched_quality as quality
 from hoser_kd.network import sources
 from hoser_kd.network.gps_cleaning import clean
 from hoser_kd.network.gps_points import GpsPoints, PointsFile, write_points
 from hoser_kd.network.gps_readers import read_points, trips_are_days
-from hoser_kd.network.matching import MatchedTrips, match_trips
+from hoser_kd.network.matching import MatchedTrips, TripMatcher
+from hoser_kd.network.matching.left_out import without_left_out_roads
 from hoser_kd.network.osm.extract import OsmWays, read_osm
-from hoser_kd.network.osm.roads import build_roads
+from hoser_kd.network.osm.roads import build_all_roads, build_roads
 from hoser_kd.network.raw_files import map_files, point_files
 from hoser_kd.network.road_network import RoadNetwork
-from hoser_kd.network.splits import copies_of_earlier_splits, split_pieces
-from hoser_kd.network.trajectories import SPLITS, Trajectories
+from hoser_kd.network.splits import divide
+from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 POINTS_FILE = "points.parquet"
 TRIPS_FILE = "trips.arrow"
@@ -104,99 +109,134 @@ def gps_points(run: StageRun) -> dict[str, Any]:
 
 
 def matched_trips(run: StageRun) -> dict[str, Any]:
-    """Match the points to roads; writes Arrow IPC, Parquet and figures of the quality."""
+    """Match the points to roads, batch by batch; writes Arrow IPC, Parquet and figures of the quality."""
     if not run.config.is_raw:
         return dict(_UNUSED)
     network = RoadNetwork.load(run.path("road_network"))
-    points = PointsFile(run.path("gps_points") / POINTS_FILE).all()
+    every = build_all_roads(OsmWays.load(run.path("osm_extract")))
     settings = run.config.source.matching
-    matched = match_trips(
-        points.offsets,
-        points.t,
-        points.lon,
-        points.lat,
-        network,
-        settings,
-        processes=settings.processes,
-        progress=run.progress,
-    )
-    if len(matched.trips) == 0:
+    totals = quality.MatchTotals(network, _WORST)
+    file = PointsFile(run.path("gps_points") / POINTS_FILE)
+    with (
+        TripMatcher(every, settings, settings.processes) as match,
+        _Pieces(run.folder, str(run.config.source.points.time_zone)) as pieces,
+    ):
+        raw_trips = num_matched = 0
+        for number in range(len(file)):
+            points = file.batch(number)
+            progress = _progress_of_points(run, points, num_matched, file.num_points)
+            matched = match(points.offsets, points.t, points.lon, points.lat, progress)
+            matched = without_left_out_roads(matched, network.num_roads, points.offsets, points.t, settings.min_roads)
+            raw_trip = raw_trips + np.cumsum(points.parts == 0) - 1
+            pieces.add(points, matched, raw_trip)
+            totals.add(points, matched, raw_trip)
+            raw_trips, num_matched = int(raw_trip[-1]) + 1, num_matched + points.num_points
+    if totals.num_pieces == 0:
         hint = "Compare the extents of both; a common cause is latitude and longitude in the wrong order."
-        raise DataError("gps_points", f"no trip runs along the roads: {matched.counts}.", hint=hint)
-    raw_trip = np.cumsum(points.parts == 0) - 1
-    _write_pieces(run, points, matched, raw_trip)
-    measures = quality.measure_pieces(points, matched, network)
-    worst = quality.worst_pieces(measures, _WORST)
-    _draw(run.folder, points, matched, network, measures, worst)
-    trips = points.trip_ids[matched.input_trip[worst]].tolist()
-    return {
-        **quality.summarize(points, matched, measures, network, raw_trip),
-        "worst": [
-            {
-                "trip": name,
-                "mean_distance_m": round(float(measures.distance_m[row]), 1),
-                "farthest_m": round(float(measures.farthest_m[row]), 1),
-                "roads": int(matched.trips.lengths[row]),
-            }
-            for name, row in zip(trips, worst.tolist(), strict=True)
-        ],
-    }
+        raise DataError("gps_points", f"no trip runs along the roads: {totals.counts}.", hint=hint)
+    (run.folder / "quality.png").write_bytes(plots.png(plots.quality_figure(totals.distributions())))
+    (run.folder / "worst.png").write_bytes(plots.png(_worst_figure(network, totals.worst)))
+    worst = [
+        {
+            "trip": each.trip,
+            "mean_distance_m": round(each.distance_m, 1),
+            "farthest_m": round(each.farthest_m, 1),
+            "roads": len(each.roads),
+        }
+        for each in totals.worst
+    ]
+    return {**totals.summary(), "worst": worst}
 
 
-def _write_pieces(run: StageRun, points: GpsPoints, matched: MatchedTrips, raw_trip: Int64Array) -> None:
-    """Write the pieces with local times, and the raw trip of each.
+def _progress_of_points(run: StageRun, points: GpsPoints, before: int, total: int) -> Progress:
+    """Return a callback for the trips of a batch, which reports points of all batches."""
+
+    def report(_: str, trips: int, __: int, ___: Mapping[str, float] | None = None) -> None:
+        run.progress("match points", before + int(points.offsets[trips]), total)
+
+    return report
+
+
+class _Pieces:
+    """Writes the pieces with local times, and the raw trip of each; context manager.
 
     This is the one place where times become local: a trip has the UTC offset of its start, so that its times never go
     back at the end of summer time.
     """
-    row = matched.input_trip
-    starts = points.start_times.astype(np.int64)[np.flatnonzero(points.parts == 0)][raw_trip[row]]
-    offset = utc_offset_s(starts, str(run.config.source.points.time_zone))
-    trips = matched.trips
-    new = np.ones(len(row), bool)
-    new[1:] = np.diff(raw_trip[row]) != 0
-    at = np.arange(len(row))
-    number = at - np.maximum.accumulate(np.where(new, at, 0))
-    names = np.char.add(np.char.add(points.trip_ids[row].astype(str), "-"), number.astype(str)).astype(object)
-    local = trips.times + np.repeat(offset, trips.lengths)
-    Trajectories(trips.offsets, trips.road_ids, local, names).save(run.folder / TRIPS_FILE)
-    table = {
-        "trajectory_id": pa.array(names, pa.string()),
-        "trip_id": pa.array(points.trip_ids[row], pa.string()),
-        "vehicle_id": pa.array(points.vehicle_ids[row], pa.string()),
-        "raw_trip": raw_trip[row],
-        "trip_start": pa.array(starts + offset).cast(pa.timestamp("s")),
-        "utc_offset_s": offset,
-    }
-    pq.write_table(pa.table(table), run.folder / PIECES_FILE, compression="zstd")
+
+    def __init__(self, folder: Path, time_zone: str) -> None:
+        self.folder = folder
+        self.time_zone = time_zone
+        self._trips: list[Trajectories] = []
+        self._writer = pq.ParquetWriter(str(folder / PIECES_FILE), _PIECES_SCHEMA, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.close()
+        if kind is None:
+            _joined(self._trips).save(self.folder / TRIPS_FILE)
+
+    def add(self, points: GpsPoints, matched: MatchedTrips, raw_trip: Int64Array) -> None:
+        """Write the pieces of a batch; their roads stay in memory until the end."""
+        row, trips = matched.input_trip, matched.trips
+        first = np.searchsorted(raw_trip, raw_trip[row])  # the first part of the trip
+        starts = points.start_times.astype(np.int64)[first]
+        offset = utc_offset_s(starts, self.time_zone)
+        number = _number_within(raw_trip[row])
+        names = np.char.add(np.char.add(points.trip_ids[row].astype(str), "-"), number.astype(str)).astype(object)
+        local = trips.times + np.repeat(offset, trips.lengths)
+        self._trips.append(Trajectories(trips.offsets, trips.road_ids, local, names))
+        columns = [
+            pa.array(names, pa.string()),
+            pa.array(points.trip_ids[row], pa.string()),
+            pa.array(points.vehicle_ids[row], pa.string()),
+            pa.array(raw_trip[row]),
+            pa.array(starts + offset).cast(pa.timestamp("s")),
+            pa.array(offset),
+        ]
+        self._writer.write_table(pa.table(columns, schema=_PIECES_SCHEMA))
 
 
-def _draw(
-    folder: Path,
-    points: GpsPoints,
-    matched: MatchedTrips,
-    network: RoadNetwork,
-    measures: quality.PieceMeasures,
-    worst: Int64Array,
-) -> None:
-    """Write `quality.png`, the distributions, and `worst.png`, the map of the pieces that fit worst."""
-    piece = quality.piece_of_point(points, matched)
-    values = {
-        "distance to the road, m": matched.point_distance_m[piece >= 0],
-        "longest gap of a trip, s": measures.longest_gap_s,
-        "speed, m/s": measures.speed_m_s,
-        "path over straight line": measures.detour,
-        "roads of a trip": matched.trips.lengths.astype(np.float64),
-        "pieces per trip": np.bincount(matched.input_trip)[np.unique(matched.input_trip)].astype(np.float64),
-    }
-    (folder / "quality.png").write_bytes(plots.png(plots.quality_figure(values)))
-    places = [np.column_stack([points.lon, points.lat])[piece == row] for row in worst.tolist()]
-    notes = [
-        f"{points.trip_ids[matched.input_trip[row]]}: {measures.distance_m[row]:.0f} m on average"
-        for row in worst.tolist()
+_PIECES_SCHEMA = pa.schema(
+    [
+        ("trajectory_id", pa.string()),
+        ("trip_id", pa.string()),
+        ("vehicle_id", pa.string()),
+        ("raw_trip", pa.int64()),
+        ("trip_start", pa.timestamp("s")),
+        ("utc_offset_s", pa.int64()),
     ]
-    figure = plots.worst_map(network, matched.trips, places, notes, worst.tolist())
-    (folder / "worst.png").write_bytes(plots.png(figure))
+)
+
+
+def _number_within(groups: Int64Array) -> Int64Array:
+    """Return 0, 1, 2, … within each run of equal values."""
+    at = np.arange(len(groups))
+    new = np.ones(len(groups), bool)
+    new[1:] = groups[1:] != groups[:-1]
+    number: Int64Array = at - np.maximum.accumulate(np.where(new, at, 0))
+    return number
+
+
+def _joined(parts: list[Trajectories]) -> Trajectories:
+    lengths = [part.lengths for part in parts]
+    return Trajectories(
+        offsets_of(np.concatenate([np.zeros(0, np.int64), *lengths])),
+        np.concatenate([np.zeros(0, np.int64), *(part.road_ids for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.times for part in parts)]),
+        np.concatenate([np.zeros(0, object), *(np.zeros(0, object) if p.ids is None else p.ids for p in parts)]),
+    )
+
+
+def _worst_figure(network: RoadNetwork, worst: list[quality.WorstPiece]) -> Figure:
+    """Return the map of the pieces that fit worst."""
+    offsets = offsets_of(np.array([len(each.roads) for each in worst]))
+    roads = np.concatenate([each.roads for each in worst])
+    notes = [f"{each.trip}: {each.distance_m:.0f} m on average" for each in worst]
+    trips = Trajectories(offsets, roads, np.zeros_like(roads))
+    return plots.worst_map(network, trips, [each.places for each in worst], notes, range(len(worst)))
 
 
 def divide_matched_trips(run: StageRun) -> tuple[dict[str, Trajectories], dict[str, Any]]:
@@ -208,15 +248,7 @@ def divide_matched_trips(run: StageRun) -> tuple[dict[str, Trajectories], dict[s
     trips = Trajectories.load(folder / TRIPS_FILE)
     pieces = pq.read_table(folder / PIECES_FILE)
     starts = pieces["trip_start"].cast(pa.int64()).to_numpy()
-    split = split_pieces(pieces["raw_trip"].to_numpy(), starts, settings, folder)
-    copies = copies_of_earlier_splits(trips, split)
-    kept = ~copies if settings.remove_copies else np.ones(len(trips), bool)
-    parts: dict[str, Trajectories] = {}
-    for number, name in enumerate(SPLITS):
-        parts[name] = trips.take(np.flatnonzero((split == number) & kept))
-        if len(parts[name]) == 0:
-            hint = "Set `source.split.remove_copies: false`, or use other trips."
-            raise DataError(folder, f"all trips of {name} are copies of trips of an earlier split.", hint=hint)
-        parts[name].save(run.folder / f"{name}.arrow")
-    removed = int(copies.sum()) if settings.remove_copies else 0
-    return parts, {"copies_across_splits": int(copies.sum()), "copies_removed": removed}
+    parts, copies, removed = divide(trips, pieces["raw_trip"].to_numpy(), starts, settings, folder)
+    for name, part in parts.items():
+        part.save(run.folder / f"{name}.arrow")
+    return parts, {"copies_across_splits": copies, "copies_removed": removed}
