@@ -31,9 +31,11 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.common.seals import digests_of, require_unchanged
 from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
+from hoser_kd.lmtad.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hoser_kd.teacher.corpus import FRAME, Corpus, check_corpus, length_batches
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class _State:
     best_val_loss: float = math.inf
     finished: bool = False
     history: list[Metrics] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of the saved teacher's files, by name."""
 
 
 def train(
@@ -100,8 +104,8 @@ def train(
     (grid, bounds). A run whose folder holds a state resumes from it, or returns its result if it is finished;
     resume=False deletes the state first. `on_epoch` is called with each new row of the history.
 
-    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state in the folder
-    is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
+    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state or the teacher in
+    the folder is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
     run = _Run(
@@ -122,6 +126,7 @@ def train(
                     row = run.epoch(state, board)
                     if on_epoch is not None:
                         on_epoch(row)
+    require_unchanged(run.folder, state.files, "Delete the training's folder, or pass resume=False, to train again.")
     progress("teacher", run.total_steps, run.total_steps, {"val_loss": state.best_val_loss})
     return TeacherTraining(
         load_checkpoint(folder),
@@ -218,6 +223,7 @@ class _Run:
         if val_loss < state.best_val_loss:
             state.best_val_loss, state.best_epoch = val_loss, state.epoch
             save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
+            state.files = digests_of(self.folder, (WEIGHTS_FILE, CONFIG_FILE))
         epochs_without_gain = state.epoch - state.best_epoch
         state.finished = state.epoch == self.config.max_epochs or epochs_without_gain >= self.config.patience
         self._save(state)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flipped_bit import flip_bit
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -235,6 +236,13 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     assert all(torch.equal(value, weights(first)[name]) for name, value in weights(again).items())
     train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu", on_epoch=epochs.append, resume=False)
     assert len(epochs) == 1
+
+
+def test_a_saved_teacher_with_a_flipped_bit_is_refused(tmp_path):
+    train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
+    flip_bit(tmp_path / "model.safetensors")
+    with pytest.raises(StoreError, match=r"model\.safetensors: the content has changed .* resume=False"):
+        train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
