@@ -6,7 +6,8 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,13 +37,20 @@ def read_csv_columns(
     """
     if not path.is_file():
         raise DataError(path, "no such file.", hint=_missing_file_hint(path))
-    try:
-        header = csv_header(path)
+    header = csv_header(path)
+    with _reading(path):
         require_columns(path, header, types, optional or ())
         written = {name.strip(): name for name in header}
         known = {name: kind for name, kind in {**types, **(optional or {})}.items() if name in written}
         _require_closed_quotes(path)
         return _convert(path, known, written)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise DataError for a file that is no text in UTF-8, no CSV or no gzip file."""
+    try:
+        yield
     except UnicodeDecodeError:
         _reject_undecodable(path)
         raise
@@ -54,10 +62,20 @@ def read_csv_columns(
 
 
 def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file, plain or gzip-compressed (`.gz`)."""
+    """Return the column names of a CSV file, plain or gzip-compressed (`.gz`).
+
+    Raises DataError if the file is no such file, or no text in UTF-8.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
+    with _reading(path), opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
         return next(csv.reader(lines), [])
+
+
+def require_readable_rows(path: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Raise DataError for the first row or value that cannot be read; for files that Arrow has refused."""
+    with _reading(path):
+        _require_closed_quotes(path)
+        _reject_unreadable(path, types)
 
 
 def describe_number(text: str) -> str:

@@ -22,7 +22,7 @@ from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, ranges
 from hoser_kd.common.calendar import SECONDS_PER_DAY, utc_offset_s
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.raw_data import PointsConfig
-from hoser_kd.network.csv_files import csv_header, read_csv_columns
+from hoser_kd.network.csv_files import csv_header, read_csv_columns, require_readable_rows
 from hoser_kd.network.gcj02 import to_wgs84
 from hoser_kd.network.gps_points import GpsPoints, concatenate_points
 from hoser_kd.network.gps_times import utc_seconds
@@ -106,11 +106,15 @@ def read_ecml_pkdd(path: Path, settings: PointsConfig, counts: Counts) -> Iterat
         raise DataError(path, f"column {', '.join(missing)} is missing.", hint="Use another `source.points.format`.")
     convert = pa.csv.ConvertOptions(column_types=_ECML_COLUMNS, include_columns=list(_ECML_COLUMNS))
     # a trip is one line, and a line break inside the quotes of POLYLINE is not allowed
-    with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert) as blocks:
-        row = 0
-        for block in blocks:
-            yield _ecml_trips(path, block, row, settings, counts)
-            row += len(block)
+    try:
+        with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=convert) as blocks:
+            row = 0
+            for block in blocks:
+                yield _ecml_trips(path, block, row, settings, counts)
+                row += len(block)
+    except pa.ArrowInvalid as error:
+        require_readable_rows(path, _ECML_COLUMNS)
+        raise DataError(path, f"cannot be read as CSV: {error}.") from None
 
 
 def _ecml_trips(path: Path, block: pa.RecordBatch, row: int, settings: PointsConfig, counts: Counts) -> GpsPoints:
@@ -151,7 +155,7 @@ def read_table(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[G
     if path.name.endswith((".csv", ".csv.gz", ".txt", ".txt.gz")):
         names = csv_header(path)
     elif path.suffix in (".parquet", ".geoparquet", ".pq"):
-        names = pa.parquet.read_schema(path).names
+        names = _parquet_columns(path)
     else:
         raise DataError(path, "is neither CSV nor Parquet.", hint="Rename it to .csv, .csv.gz or .parquet.")
     columns = _columns(path, names, settings)
@@ -165,6 +169,14 @@ def read_table(path: Path, settings: PointsConfig, counts: Counts) -> Iterator[G
         yield _grouped(table[columns["trip_id"]].to_pandas(), vehicle, t, lon, lat)
     else:
         yield _by_day(vehicle, t, lon, lat, settings)
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        names: list[str] = pa.parquet.read_schema(path).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(path, f"cannot be read as Parquet: {error}.", hint="Copy or download it again.") from None
+    return names
 
 
 def _columns(path: Path, names: list[str], settings: PointsConfig) -> dict[str, str]:

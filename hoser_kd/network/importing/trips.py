@@ -76,6 +76,8 @@ def read_imported_trips(
     frame = read_table(path)
     kind = _kind_of(path, frame, columns or {})
     lists = kind(path, frame, roads, time_zone, columns or {})
+    if (empty := np.flatnonzero(np.diff(lists.offsets) == 0)).size:
+        raise DataError(path, "a trip has no roads.", row=int(empty[0]), hint="Remove the row.")
     rows = roads.rows_of(lists.roads)
     if (rows < 0).any():
         at = int(np.argmax(rows < 0))
