@@ -56,7 +56,7 @@ def add_city_command(command: AddCommand, name: str, about: str, run: Run) -> ar
 
 def seed_number(text: str) -> int:
     """Return the seed of an option's text, for argparse. Raises ArgumentTypeError for another text."""
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0")
     if len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text[:40]} is too large for a seed; it has at most 18 digits")
@@ -64,7 +64,7 @@ def seed_number(text: str) -> int:
 
 
 def _number_of_jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not (text.isascii() and text.isdecimal()) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
@@ -86,10 +86,10 @@ def city_config(options: argparse.Namespace) -> CityConfig:
         raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
     if options.dataset is not None and (reason := why_no_city(options.dataset)):
         name = Path(options.dataset).stem
-        raise ConfigError(
-            f"--dataset {options.dataset} is not the name of a city: {reason}. Use --dataset {name}, or "
-            f"--config {Path(options.dataset).with_suffix('.yaml')}."
-        )
+        fix = "Use --config config/<city>.yaml."
+        if name and why_no_city(name) is None:
+            fix = f"Use --dataset {name}, or --config {Path(options.dataset).with_suffix('.yaml')}."
+        raise ConfigError(f"--dataset {options.dataset!r} is not the name of a city: {reason}. {fix}")
     if options.config is None:
         return load_city(options.dataset, Path(os.environ.get("HOSER_KD_CONFIG") or "config"))
     config = load_config(options.config)
@@ -99,10 +99,14 @@ def city_config(options: argparse.Namespace) -> CityConfig:
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """Return the device of --cuda: `auto`, `cpu` or `cuda:<n>`."""
+    """Return the device of --cuda: `auto`, `cpu` or `cuda:<n>`. Raises ConfigError if there is no such GPU."""
     if options.cuda is None:
         return "auto"
-    return "cpu" if options.cuda < 0 else f"cuda:{options.cuda}"
+    if options.cuda < 0:
+        return "cpu"
+    from hoser_kd.common.device import pick_device
+
+    return str(pick_device(f"cuda:{options.cuda}"))  # here, and not after the stages that need no GPU
 
 
 def store_of(options: argparse.Namespace) -> Store:
