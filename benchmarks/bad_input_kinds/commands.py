@@ -12,7 +12,7 @@ from unittest import mock
 
 from bad_input_kinds.base import BadInput
 
-TOWN = "source: {kind: synthetic, synthetic: {blocks: [4, 4], num_trips: 30}}\ngrid: {bounds: roads, cell_size_m: 80}\n"
+TOWN = "source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 30}}\ngrid: {bounds: roads, cell_size_m: 80}\n"
 
 
 def bad_commands() -> Iterator[BadInput]:

@@ -16,7 +16,7 @@ from hoser_kd.cli.output import describe
 from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.progress import Progress
-from hoser_kd.common.threads import num_jobs
+from hoser_kd.common.threads import JOBS, num_jobs
 from hoser_kd.config.city_names import why_no_city
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
@@ -127,7 +127,14 @@ def announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Cal
 
 def jobs_of(options: argparse.Namespace) -> int:
     """Return how many stages run side by side: --jobs, $HOSER_KD_JOBS, or as many as the cores have threads for."""
-    return options.jobs if options.jobs is not None else num_jobs()
+    if options.jobs is not None:
+        return int(options.jobs)
+    text = os.environ.get(JOBS, "")
+    try:
+        _number_of_jobs(text or "1")
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"{JOBS}: {error}. Correct it or remove it.") from None
+    return num_jobs()
 
 
 def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:

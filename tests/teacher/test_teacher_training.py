@@ -195,7 +195,7 @@ train(TRAIN, VAL, VOCABULARY, settings(), {folder!r}, "cpu", tell, dataset_confi
 
 def test_a_killed_process_resumes_to_the_same_weights(trained, tmp_path):
     whole, _ = trained
-    code = CHILD.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(tmp_path))
+    code = CHILD.format(path=[str(folder) for folder in Path(__file__).parents[:3]], folder=str(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
