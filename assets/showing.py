@@ -15,7 +15,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 
 from assets.run_table import run_table
-from hoser_kd.pipeline.check import CheckResult
+from hoser_kd.pipeline.check import Check, CheckResult
 from hoser_kd.pipeline.store import Artifact
 
 _MAX_ROWS = 50
@@ -80,6 +80,19 @@ def show_check(result: CheckResult, place: str = "") -> dict[str, Any]:
     if result.evidence is not None and result.evidence.figure is not None:
         metadata["picture"] = figure_entry(result.name, result.evidence.figure)
     return metadata
+
+
+def asset_check_result(check: Check, result: CheckResult, city: str, seed: int | None) -> dg.AssetCheckResult:
+    """Return the result of a check for Dagster, whose check page mixes all cities: everything begins with the city."""
+    place = city if seed is None else f"{city}, seed {seed}"
+    which: dict[str, Any] = {"city": city} if seed is None else {"city": city, "seed": seed}
+    return dg.AssetCheckResult(
+        check_name=result.name,
+        passed=result.passed,
+        description=f"{place}: {result.message}",
+        metadata=which | show_check(result, place),
+        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+    )
 
 
 def _links(artifact: Artifact) -> dict[str, Any]:

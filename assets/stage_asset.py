@@ -11,7 +11,7 @@ from assets.orphans import end_with_run
 from assets.partitions import city_and_seed, city_partitions, city_seed_partitions
 from assets.pool import POOL, slots_of, wait_for_slot
 from assets.run_config import RunStage, changes, run_config_of, stale_overrides
-from assets.showing import show, show_check
+from assets.showing import asset_check_result, show
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.progress import TimedLines
 from hoser_kd.config.loading import with_changes
@@ -98,17 +98,9 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
             raise dg.Failure(description=str(error), allow_retries=False) from error
         first = {"changed_for_this_run": dg.MetadataValue.json(changed)} if changed else {}
         metadata = first | show(artifact)
-        which: dict[str, Any] = {"city": city} if seed is None else {"city": city, "seed": seed}
-        place = city if seed is None else f"{city}, seed {seed}"
         yield dg.Output(artifact, metadata=metadata, data_version=dg.DataVersion(artifact.version))
         for check, result in zip(CHECKS.get(stage.name, ()), results, strict=True):
-            yield dg.AssetCheckResult(
-                check_name=result.name,
-                passed=result.passed,
-                description=f"{place}: {result.message}",
-                metadata=which | show_check(result, place),
-                severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
-            )
+            yield asset_check_result(check, result, city, seed)
 
     return run
 

@@ -24,11 +24,16 @@ from pathlib import Path
 
 from bad_input_kinds.base import BadInput
 from bad_input_kinds.city import bad_networks, bad_roads, bad_trips, bad_zones
+from bad_input_kinds.commands import bad_commands
 from bad_input_kinds.files import bad_files
+from bad_input_kinds.imports import bad_imports
+from bad_input_kinds.raw_data import bad_maps, bad_points
 from bad_input_kinds.records import bad_records
 from bad_input_kinds.requests import bad_generated_trips, bad_ods
 from bad_input_kinds.settings import bad_yaml
 from bad_input_kinds.small_city import read_city_values, write_city
+from bad_input_kinds.students import bad_bundles, bad_requests
+from bad_input_kinds.studies import bad_city_folders, bad_studies
 from bad_input_kinds.teachers import bad_teachers
 
 from hoser_kd.common.errors import DataWarning, HoserKdError
@@ -78,6 +83,14 @@ def all_inputs(seed: int = 0) -> list[BadInput]:
         *bad_yaml(),
         *bad_teachers(),
         *bad_records(),
+        *bad_points(),
+        *bad_maps(),
+        *bad_imports(),
+        *bad_studies(),
+        *bad_city_folders(),
+        *bad_bundles(),
+        *bad_requests(),
+        *bad_commands(),
     ]
 
 

@@ -1,30 +1,36 @@
 """Intentional faults: flipped bits in a store, and killed runs.
 
     python benchmarks/faults.py flips STORE [--per-file 8]
-    python benchmarks/faults.py kills config/demo.yaml [--stage vanilla_student] [--kills 20]
+    python benchmarks/faults.py kills [config/demo.yaml] [--stage distilled_student] [--kills 30] [--command]
 
 `flips` copies a store, flips single bits of every file of every artifact, and counts which of them are noticed when the
-artifact is opened. `kills` makes a stage without a fault; then it makes it again and kills the process and all its
-children at random times, until it is finished. It compares the digests of all weights, labels, trips and tables with
-those of the run without a fault. The exit status is 1 if a flip is not noticed, or a digest differs.
+artifact is opened. `kills` makes a stage and all it depends on without a fault; then it makes them again and kills the
+process and all its children at random times, until they are finished. It compares the digests of all weights, labels,
+trips and tables with those of the run without a fault. Without a YAML it takes `small_town.yaml`. With `--command` each
+run is the command `hoser-kd make`, which also runs stages side by side; otherwise it is a fork of this process. The
+exit status is 1 if a flip is not noticed, or a digest differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from hoser_kd.config.loading import load_config
+from hoser_kd.pipeline.parallel import PRELOAD
+from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import RECORD, Artifact, Store
 from hoser_kd.pipeline.verification import verify_store
 
@@ -41,9 +47,10 @@ def main() -> int:
     flips.add_argument("--per-file", type=int, default=8, help="flips per file: first byte, last byte, then random")
     flips.set_defaults(run=_flips)
     kills = commands.add_parser("kills")
-    kills.add_argument("config", type=Path)
-    kills.add_argument("--stage", default="vanilla_student")
-    kills.add_argument("--kills", type=int, default=20)
+    kills.add_argument("config", type=Path, nargs="?", default=Path(__file__).with_name("small_town.yaml"))
+    kills.add_argument("--stage", default="distilled_student")
+    kills.add_argument("--kills", type=int, default=30)
+    kills.add_argument("--command", action="store_true", help="run `hoser-kd make` in place of a fork")
     kills.set_defaults(run=_kills)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -105,57 +112,95 @@ def flips_of(file: Path, count: int, rng: random.Random) -> Iterator[int]:
 
 
 def _kills(options: argparse.Namespace) -> int:
-    rng, killed, differing = random.Random(options.seed), 0, 0
+    # imported before the forks: a killed run then loses its work, not the time of imports
+    importlib.import_module(PRELOAD)
+    rng, killed, differing, number = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        started = time.monotonic()
-        assert _process(options, whole).wait() == 0
-        seconds = time.monotonic() - started
+        before = os.times()
+        process = _start(options, whole)
+        process.join()
+        after = os.times()
+        seconds = after.children_user + after.children_system - before.children_user - before.children_system
+        if process.exitcode != 0:
+            raise SystemExit(f"the run without a fault failed with status {process.exitcode}")
         expected = digests(whole)
-        print(f"without a fault: {seconds:.0f} s, {len(expected)} files compared")
-        number = 0
+        print(f"without a fault: {seconds:.1f} CPU seconds, {len(expected)} files compared", flush=True)
         while killed < options.kills:
             store = Path(folder) / f"store-{number}"
-            kills = _run_with_kills(options, store, seconds, rng, options.kills - killed)
-            killed, number = killed + kills, number + 1
+            times = _run_with_kills(options, store, seconds, rng, options.kills - killed)
+            killed, number = killed + len(times), number + 1
             actual = digests(store)
             changed = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
             damaged = verify_store(Store(store)).damaged
             differing += len(changed) + len(damaged)
-            print(f"store {number}: {kills} kills, {len(changed)} files differ", *changed, *damaged)
+            at = ", ".join(f"{second:.1f}" for second in times)
+            print(f"run {number}: killed after {at} CPU s; {len(changed)} files differ", *changed, *damaged, flush=True)
             shutil.rmtree(store)
     print(f"{killed} kills in {number} runs; {differing or 'no'} differences")
     return 1 if differing else 0
 
 
-def _run_with_kills(options: argparse.Namespace, store: Path, seconds: float, rng: random.Random, most: int) -> int:
-    """Start the stage again and again, each time killed within the time of a whole run; returns the number of kills."""
-    kills = 0
+def _run_with_kills(
+    options: argparse.Namespace, store: Path, seconds: float, rng: random.Random, most: int
+) -> list[float]:
+    """Start the stage again and again, each time killed within the CPU time of a whole run, until it is finished.
+
+    Returns after how many CPU seconds each killed run was killed: unlike the time of day, they do not depend on what
+    else the machine does.
+    """
+    times: list[float] = []
     while True:
-        process = _process(options, store)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0.1, 1.0) * seconds if kills < most else None)
-        if process.poll() is None:
+        limit = rng.uniform(0.02, 0.4) * seconds if len(times) < most else float("inf")
+        process = _start(options, store)
+        while process.exitcode is None and _cpu_seconds(process.pid) < limit:
+            process.join(0.1)
+        if process.exitcode is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
+            process.join()
+            times.append(limit)
             damaged = verify_store(Store(store)).damaged if store.is_dir() else []
             assert not damaged, damaged
-        elif process.returncode == 0:
-            return kills
+        elif process.exitcode == 0:
+            return times
         else:
-            raise SystemExit(f"the resumed run failed with status {process.returncode}")
+            raise SystemExit(f"the resumed run failed with status {process.exitcode}")
 
 
-def _process(options: argparse.Namespace, store: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-W", "ignore", "-m", "hoser_kd.cli", "make", options.stage, "--config"]
-    return subprocess.Popen(
-        [*command, str(options.config), "--store", str(store), "--cuda", "-1"],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _start(options: argparse.Namespace, store: Path) -> ForkProcess:
+    """Start a run in a new process group."""
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(options, store))
+    process.start()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(process.pid, process.pid)
+    return process
+
+
+def _cpu_seconds(group: int) -> float:
+    """Return the CPU time of all processes of a group that have not ended (Linux)."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15])) if int(fields[2]) == group else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _run(options: argparse.Namespace, store: Path) -> None:
+    """Make the stage, in this process or as the command `hoser-kd make`."""
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    if not options.command:
+        config = load_config(options.config)
+        make_with_inputs(options.stage, config, Store(store), device="cpu")
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.chdir(ROOT)
+    command = [sys.executable, "-W", "ignore", "-m", "hoser_kd.cli", "make", options.stage]
+    more = ["--config", str(options.config.absolute()), "--store", str(store), "--cuda", "-1"]
+    os.execv(sys.executable, [*command, *more])
 
 
 def digests(store: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from hoser_kd.cli.output import describe
 from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.progress import Progress
-from hoser_kd.common.threads import num_jobs
+from hoser_kd.common.threads import JOBS, num_jobs
 from hoser_kd.config.city_names import why_no_city
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
@@ -56,7 +56,7 @@ def add_city_command(command: AddCommand, name: str, about: str, run: Run) -> ar
 
 def seed_number(text: str) -> int:
     """Return the seed of an option's text, for argparse. Raises ArgumentTypeError for another text."""
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0")
     if len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text[:40]} is too large for a seed; it has at most 18 digits")
@@ -64,7 +64,7 @@ def seed_number(text: str) -> int:
 
 
 def _number_of_jobs(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not (text.isascii() and text.isdecimal()) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
@@ -86,10 +86,10 @@ def city_config(options: argparse.Namespace) -> CityConfig:
         raise ConfigError("no city given. Use --config config/<city>.yaml or --dataset <city>.")
     if options.dataset is not None and (reason := why_no_city(options.dataset)):
         name = Path(options.dataset).stem
-        raise ConfigError(
-            f"--dataset {options.dataset} is not the name of a city: {reason}. Use --dataset {name}, or "
-            f"--config {Path(options.dataset).with_suffix('.yaml')}."
-        )
+        fix = "Use --config config/<city>.yaml."
+        if name and why_no_city(name) is None:
+            fix = f"Use --dataset {name}, or --config {Path(options.dataset).with_suffix('.yaml')}."
+        raise ConfigError(f"--dataset {options.dataset!r} is not the name of a city: {reason}. {fix}")
     if options.config is None:
         return load_city(options.dataset, Path(os.environ.get("HOSER_KD_CONFIG") or "config"))
     config = load_config(options.config)
@@ -99,10 +99,14 @@ def city_config(options: argparse.Namespace) -> CityConfig:
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """Return the device of --cuda: `auto`, `cpu` or `cuda:<n>`."""
+    """Return the device of --cuda: `auto`, `cpu` or `cuda:<n>`. Raises ConfigError if there is no such GPU."""
     if options.cuda is None:
         return "auto"
-    return "cpu" if options.cuda < 0 else f"cuda:{options.cuda}"
+    if options.cuda < 0:
+        return "cpu"
+    from hoser_kd.common.device import pick_device
+
+    return str(pick_device(f"cuda:{options.cuda}"))  # here, and not after the stages that need no GPU
 
 
 def store_of(options: argparse.Namespace) -> Store:
@@ -123,7 +127,14 @@ def announce(bars: Bars, options: argparse.Namespace, config: CityConfig) -> Cal
 
 def jobs_of(options: argparse.Namespace) -> int:
     """Return how many stages run side by side: --jobs, $HOSER_KD_JOBS, or as many as the cores have threads for."""
-    return options.jobs if options.jobs is not None else num_jobs()
+    if options.jobs is not None:
+        return int(options.jobs)
+    text = os.environ.get(JOBS, "")
+    try:
+        _number_of_jobs(text or "1")
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"{JOBS}: {error}. Correct it or remove it.") from None
+    return num_jobs()
 
 
 def materialize(options: argparse.Namespace, config: CityConfig, names: Sequence[str]) -> list[Artifact]:

@@ -6,16 +6,16 @@ A study is a YAML file, such as those in `config/studies/`. Its name is the file
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.loading import read_tree
+from hoser_kd.config.loading import read_tree, with_changes
 from hoser_kd.config.messages import explain, nearest
 from hoser_kd.config.section import Section
 
@@ -50,6 +50,8 @@ class Range(Section):
             raise ValueError(f"log needs a low above 0, not {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"step ({self.step:g}) is larger than the range from {self.low:g} to {self.high:g}")
         return self
 
     @property
@@ -76,7 +78,7 @@ class StudyConfig(Section):
     combinations of listed values, which ignores `trials`."""
     trials: int = Field(20, ge=1)
     """Number of trials, those of earlier runs and of other workers included. It can be raised later."""
-    seeds: tuple[int, ...] = Field((100,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((100,), min_length=1)
     """Seeds that a trial trains with; it is judged by their mean. Use other seeds than in the comparison."""
     sampler_seed: int = Field(0, ge=0)
     """Random seed of the sampler."""
@@ -89,18 +91,32 @@ class StudyConfig(Section):
     def _complete(self) -> Self:
         if empty := [key for key, values in self.search.items() if isinstance(values, tuple) and not values]:
             raise ValueError(f"{empty[0]} has no values")
+        listed = {key: list(values) for key, values in self.search.items() if isinstance(values, tuple)}
+        for key, values in {**listed, "seeds": list(self.seeds)}.items():
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"{key} has the value {twice[0]} twice")
         if fixed := sorted(set(self.search) & set(self.settings)):
             raise ValueError(f"{fixed[0]} is in both settings and search: remove one")
         if self.sampler == "grid" and (ranges := [key for key in self.search if isinstance(self.search[key], Range)]):
             raise ValueError(f"sampler grid needs lists of values, but {ranges[0]} is a range")
         return self
 
-    def check_keys(self, config: CityConfig) -> None:
-        """Raise ConfigError where a key is no setting of a city; it names the closest one."""
-        known = list(_keys(config.model_dump()))
+    def check(self, config: CityConfig) -> None:
+        """Raise ConfigError where a key is no setting of a city, or a value is none that it can have."""
+        known = [key for key in _keys(config.model_dump()) if "." in key]
         for key in (*self.settings, *self.search):
             if key not in known:
                 raise ConfigError(f"study: {key} is no setting.{nearest(key, known)} See docs/settings.md.")
+        config = with_changes(config, self.settings)
+        for combination in self._first_combinations():
+            with_changes(config, combination)
+
+    def _first_combinations(self) -> Iterator[dict[str, Any]]:
+        """Yield the values of one varied setting at a time; with several of them a value can need those of others."""
+        if len(self.search) == 1:
+            [(key, values)] = self.search.items()
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                yield {key: value}
 
 
 def load_study(path: str | PathLike[str]) -> StudyConfig:

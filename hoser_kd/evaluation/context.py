@@ -15,9 +15,10 @@ from hoser_kd.evaluation.distributions import DistributionPair
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.pairing import cells_of, meters_from_corner, pair_by_od_cell
 from hoser_kd.evaluation.privacy import Privacy
-from hoser_kd.evaluation.trip_measures import MEASURES
+from hoser_kd.evaluation.trip_measures import MEASURES, TIMED
 from hoser_kd.evaluation.trip_similarity import detour_ratios, road_overlap, shape_distances
 from hoser_kd.evaluation.utility import NextRoadScore, score_next_roads
+from hoser_kd.network.trip_consistency import has_times
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
@@ -48,11 +49,21 @@ class EvaluationContext:
     _cells: dict[float, Int64Array] = field(default_factory=dict, init=False, repr=False)
 
     def distribution(self, measure: str) -> DistributionPair | None:
-        """Return the real and generated distribution of one of `MEASURES`; None where either has no value."""
+        """Return the real and generated distribution of one of `MEASURES`; None where either has no value.
+
+        Durations have none if the real trips have no time information.
+        """
+        if measure in TIMED and not self.has_times:
+            return None
         if measure not in self._distributions:
             real, generated = (MEASURES[measure](trips, self.network) for trips in (self.real, self.generated))
             self._distributions[measure] = DistributionPair.of(real, generated)
         return self._distributions[measure]
+
+    @cached_property
+    def has_times(self) -> bool:
+        """Whether the real trips have times: not all roads of each trip have the same time."""
+        return has_times(self.real)
 
     @cached_property
     def pairs(self) -> Int64Array:

@@ -14,11 +14,13 @@ Shapes: n trips.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hoser_kd.common.errors import DataWarning
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation.arguments import check_destinations, check_trips, check_types
 from hoser_kd.evaluation.context import EvaluationContext
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
     from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
+
+
+NO_TIMES = (
+    "There is no time information in the real trips: all roads of a trip have the same time. Metrics of times and "
+    "durations are left out. Give the time at which each road is entered."
+)
+"""Why there are no metrics of durations."""
 
 
 def evaluate(
@@ -66,7 +75,10 @@ def evaluate(
     Returns:
         Floats by section and metric, for every record of `METRICS` that has a function. Undefined metrics are left
         out: sections `requests`, `paired`, `training` and the like without their arguments, `diversity` unless every
-        request is repeated, and means over no pair.
+        request is repeated, and means over no pair. Durations (`duration`, `trip_duration`, `paired_duration`) are left
+        out if all roads of each real trip have the same time.
+
+    Warns with DataWarning where there is no time information.
 
     Raises:
         TypeError: an argument has another type, for example because two are swapped.
@@ -90,6 +102,8 @@ def evaluate(
 
     config = EvaluationConfig() if config is None else config
     context = EvaluationContext(real, generated, network, config, destinations, training, bool(paired))
+    if not context.has_times:
+        warnings.warn(NO_TIMES, DataWarning, stacklevel=2)
     result: dict[str, dict[str, Any]] = {}
     for metric in all_metrics():
         value = None if metric.compute is None else metric.compute(context)

@@ -119,14 +119,14 @@ def duration_errors(real: Trajectories, generated: Trajectories) -> tuple[Float6
 
 
 def _duration_mae(context: EvaluationContext) -> float | None:
-    if not context.paired:
+    if not context.paired or not context.has_times:
         return None
     errors, _ = duration_errors(context.real, context.generated)
     return float(errors.mean()) if len(errors) else None
 
 
 def _duration_mape(context: EvaluationContext) -> float | None:
-    if not context.paired:
+    if not context.paired or not context.has_times:
         return None
     errors, real_min = duration_errors(context.real, context.generated)
     moving = real_min > 0

@@ -14,7 +14,8 @@ import numpy as np
 
 from hoser_kd.common.arrays import offsets_of, take_rows
 from hoser_kd.evaluation.distributions import DistributionPair, jensen_shannon
-from hoser_kd.evaluation.trip_measures import MEASURES
+from hoser_kd.evaluation.trip_measures import MEASURES, TIMED
+from hoser_kd.network.trip_consistency import has_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,10 +92,14 @@ def jsd_floors(
     """Return the floor of every distribution metric for n generated trips, by its name (`distance.jsd`).
 
     `real`: the real trips of the evaluation, one or more; more trips of the same city make the samples disjoint.
+    Durations have no floor where the trips have no times.
     """
     by_step = offsets_of(np.maximum(real.lengths - 1, 0))
     floors = {}
+    is_timed = has_times(real)
     for name, measure in MEASURES.items():
+        if name in TIMED and not is_timed:
+            continue
         values = np.concatenate([measure(part, network) for part in real.chunks()])
         offsets = by_step if name == "duration" else None
         floors[f"{name}.jsd"] = jsd_floor(values, n, offsets=offsets, resamples=resamples, seed=seed)

@@ -80,6 +80,10 @@ MEASURES: dict[str, Callable[[Trajectories, RoadNetwork], Float64Array]] = {
 """Measures whose distributions are compared, by the section of their metrics."""
 
 
+TIMED = ("duration", "trip_duration")
+"""Measures that need the times of the roads."""
+
+
 def road_use(trips: Trajectories, network: RoadNetwork) -> Int64Array:
     """Return (N,) int64: visits of each road."""
     return np.bincount(trips.road_ids, minlength=network.num_roads)

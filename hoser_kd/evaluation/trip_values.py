@@ -94,6 +94,8 @@ def request_values(
         "paired.identical_share": _of_all((shapes["edit_similarity"] == 1).astype(np.float64)),
         "requests.reached_share": _of_all(reached.astype(np.float64)),
     }
+    if not context.has_times:
+        return values
     real_min = trip_minutes(real)
     errors = np.abs(trip_minutes(generated) - real_min)
     moving = reached & (real_min > 0)

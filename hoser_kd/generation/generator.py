@@ -29,6 +29,7 @@ from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.common.seals import is_sealed, seal, seal_of
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.active_trips import ActiveTrips, Nodes, ObjectTrips, Successors
 from hoser_kd.generation.decoding import Decoding
@@ -105,7 +106,8 @@ def generate_to(
     """Generate as `generate` does and write the trips to a Parquet file in bounded memory.
 
     Finished parts of `part_trips` stay in `parts_folder` until the file is complete. A later call with the same
-    arguments resumes after them; parts of other arguments are ignored. Arguments and errors are those of `generate`.
+    arguments resumes after them; damaged parts and those of other arguments are ignored. Arguments and errors are those
+    of `generate`.
     """
     settings = _decoding(decoding)
     _check_concurrent(concurrent)
@@ -117,7 +119,7 @@ def generate_to(
     folder.mkdir(parents=True, exist_ok=True)
     count = len(requests.origins)
     files = [folder / f"part-{part:06d}.parquet" for part in range(-(-count // part_trips))]
-    is_written = [file.is_file() for file in files]
+    is_written = [is_sealed(seal_of(file), file) for file in files]
     remaining = [row for row in range(count) if not is_written[row // part_trips]]
     pending: dict[int, dict[int, GeneratedTrip]] = {}
     trips = _Engine(model, requests, settings, prior).run(remaining, concurrent)
@@ -130,6 +132,7 @@ def generate_to(
     _join(files, Path(path))
     for file in files:
         file.unlink()
+        seal_of(file).unlink()
     folder.rmdir()
 
 
@@ -138,6 +141,7 @@ def _write_part(file: Path, rows: dict[int, GeneratedTrip]) -> None:
     trips = GeneratedTrajectories.of_trips([rows[row] for row in sorted(rows)], ids)
     with atomic_path(file) as beside:
         pq.write_table(trips.to_table(), beside, compression="zstd")
+    seal(seal_of(file), file)
 
 
 def _join(files: list[Path], path: Path) -> None:

@@ -87,10 +87,20 @@ def _explained_errors(path: Path) -> Iterator[None]:
 
 
 def csv_header(path: Path) -> list[str]:
-    """Return the column names of a CSV file, plain or gzip-compressed (`.gz`)."""
+    """Return the column names of a CSV file, plain or gzip-compressed (`.gz`).
+
+    Raises DataError if the file is no such file, or no text in UTF-8.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
+    with _explained_errors(path), opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
         return next(csv.reader(lines), [])
+
+
+def require_readable_rows(path: Path, types: Mapping[str, pa.DataType]) -> None:
+    """Raise DataError for the first row or value that cannot be read; for files that Arrow has refused."""
+    with _explained_errors(path):
+        _require_closed_quotes(path)
+        _reject_unreadable(path, types)
 
 
 def describe_number(text: str) -> str:

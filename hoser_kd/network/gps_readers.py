@@ -21,7 +21,7 @@ import pyarrow.csv
 from hoser_kd.common.arrays import Float64Array, Int64Array, offsets_of, ranges
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.raw_data import PointsConfig
-from hoser_kd.network.csv_files import csv_header, require_columns
+from hoser_kd.network.csv_files import csv_header, require_columns, require_readable_rows
 from hoser_kd.network.gcj02 import to_wgs84
 from hoser_kd.network.gps_points import GpsPoints, concatenate_points
 from hoser_kd.network.gps_rows import BATCH_POINTS, PointRows, days_of_vehicles, grouped, texts, whole_trips
@@ -83,11 +83,15 @@ def read_ecml_pkdd(path: Path, settings: PointsConfig, counts: Counts) -> Iterat
         raise DataError(path, f"column {', '.join(missing)} is missing.", hint="Use another `source.points.format`.")
     convert = pa.csv.ConvertOptions(column_types=_ECML_COLUMNS, include_columns=list(_ECML_COLUMNS))
     # a trip is one line, and a line break inside the quotes of POLYLINE is not allowed
-    with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=convert) as blocks:
-        row = 0
-        for block in blocks:
-            yield _ecml_trips(path, block, row, settings, counts)
-            row += len(block)
+    try:
+        with pa.csv.open_csv(str(path), pa.csv.ReadOptions(block_size=BLOCK_BYTES), convert_options=convert) as blocks:
+            row = 0
+            for block in blocks:
+                yield _ecml_trips(path, block, row, settings, counts)
+                row += len(block)
+    except pa.ArrowInvalid as error:
+        require_readable_rows(path, _ECML_COLUMNS)
+        raise DataError(path, f"cannot be read as CSV: {error}.") from None
 
 
 def _ecml_trips(path: Path, block: pa.RecordBatch, row: int, settings: PointsConfig, counts: Counts) -> GpsPoints:

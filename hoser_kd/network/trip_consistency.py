@@ -57,15 +57,30 @@ def overlap_problem(splits: Mapping[str, Trajectories]) -> str | None:
     return f"{counts}, with the same roads and times. Metrics on them measure memory: remove them from one split."
 
 
+def constant_interval_s(trips: Trajectories) -> int | None:
+    """Return the interval in seconds that all roads of all trips have: there is no time information. None otherwise.
+
+    One interval alone is not constant.
+    """
+    seconds = distinct_intervals(trips, most=2)
+    return int(seconds[0]) if trips.num_steps > 1 and len(seconds) == 1 else None
+
+
+def has_times(trips: Trajectories) -> bool:
+    """Return whether any road of a trip is entered later than the one before it; True for trips without steps."""
+    return constant_interval_s(trips) != 0
+
+
 def time_problem(splits: Mapping[str, Trajectories]) -> str | None:
     """Return in which way the times of trips carry no information, with the fix; None if they do."""
     for split, trips in splits.items():
-        count, distinct = trips.num_steps, distinct_intervals(trips, most=2)
-        if count > 1 and len(distinct) == 1:
+        seconds = constant_interval_s(trips)
+        if seconds is not None:
+            left_out = "" if seconds else " Metrics of times and durations are left out."
             return (
-                f"There is no time information in the {split} trips: all {count} intervals between roads are "
-                f"{distinct[0]} s. Predicted times, durations and their metrics are meaningless (a duration divergence "
-                "of 0, for example). Give the time at which each road is entered."
+                f"There is no time information in the {split} trips: all {trips.num_steps} intervals between roads are "
+                f"{seconds} s. Predicted times and durations are meaningless.{left_out} Give "
+                "the time at which each road is entered."
             )
         of_day = trips.start_times % _DAY
         if len(trips) > 1 and (of_day == of_day[0]).all():

@@ -57,7 +57,7 @@ class Sweep:
 
         Raises ConfigError where the study does not fit the city or the stage.
         """
-        study.check_keys(config)
+        study.check(config)
         stage = STAGES.get(study.stage)
         if stage is None or not stage.per_seed:
             known = ", ".join(each.name for each in STAGES.values() if each.per_seed)

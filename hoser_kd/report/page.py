@@ -19,8 +19,9 @@ from hoser_kd.common.progress import duration
 from hoser_kd.evaluation.ceilings import summary_rows
 from hoser_kd.evaluation.comparison import compare, heading_of
 from hoser_kd.evaluation.failures import CAUSES, LEAST_SHARED
-from hoser_kd.evaluation.metrics import flatten
+from hoser_kd.evaluation.metrics import NO_TIMES, flatten
 from hoser_kd.evaluation.scenarios import SCENARIOS
+from hoser_kd.network.trip_consistency import has_times
 from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import ReportData, StudentResult, answered_trips, first_generated
 from hoser_kd.report.figures import (
@@ -56,6 +57,8 @@ SCENARIO_METRICS = (
     "duration.jsd",
 )
 """Metrics shown for each scenario; metrics.json has all of them."""
+_TIME_METRICS = ("next_step.time", *(f"{section}." for section in ("duration", "trip_duration", "paired_duration")))
+"""Beginnings of the names of metrics that mean nothing without times."""
 _HIDDEN_SECTIONS = ("next_step", "counts")
 """Sections that are not part of the table of generated trips."""
 
@@ -98,6 +101,8 @@ def verdict(data: ReportData) -> list[str]:
 
 def _judge(data: ReportData) -> Judgment:
     rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
+    if not has_times(data.real):
+        rows = [row for row in rows if not row.name.startswith(_TIME_METRICS)]
     return judge(rows, data.trip_values, data.floors)
 
 
@@ -115,6 +120,7 @@ def _verdict(data: ReportData, judgment: Judgment) -> dict[str, Any]:
         "baseline_sentences": list(baseline_sentences(data.baselines.trips, judgment.rows)),
         "caveat": caveat(pairs) if has_distilled else "",
         "training_caveat": training_caveat(data.students),
+        "times_note": "" if has_times(data.real) else NO_TIMES,
         "left_out": list(data.left_out),
     }
 

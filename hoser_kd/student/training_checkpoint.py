@@ -4,7 +4,8 @@
 - `history.json`: metrics of all epochs, written when the training is finished
 - `tensorboard/`: curves
 - `state.pt`: weights, optimizer and metrics after the last whole epoch, deleted when the training is finished. An
-  interrupted training resumes from it and ends with the same weights and the same choice of epoch.
+  interrupted training resumes from it and ends with the same weights and the same choice of epoch. It also has the
+  digests of the student's files, which are compared before they are used.
 - `off_path_state.pt`: the same of the fine-tuning on off-path states, which follows the training. Its last epoch then
   replaces the student of the best epoch.
 """
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from hoser_kd import hoser
 from hoser_kd.common.files import atomic_path
+from hoser_kd.common.seals import digests_of, require_unchanged
 from hoser_kd.common.training_state import TrainingState
+from hoser_kd.hoser.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hoser_kd.student.model_selection import best_epoch
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ HISTORY_FILE = "history.json"
 STATE_FILE = "state.pt"
 OFF_PATH_STATE_FILE = "off_path_state.pt"
 TENSORBOARD_FOLDER = "tensorboard"
+_STUDENT_FILES = (WEIGHTS_FILE, CONFIG_FILE)
+_IF_CHANGED = "Delete the training's folder, or pass resume=False, to train from the first epoch."
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ class TrainingResult:
 
 
 def read_result(folder: Path) -> TrainingResult:
-    """Return the result of a finished training from its folder."""
+    """Return the result of a finished training from its folder. Raises StoreError if the student has changed since."""
     record = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+    require_unchanged(folder, record.get("files", {}), _IF_CHANGED)
     history, off_path = record["history"], record.get("off_path", [])
     return TrainingResult(hoser.load(folder), record["best_epoch"], history, folder, off_path)
 
@@ -78,6 +84,8 @@ class TrainingCheckpoint:
     """The rule of `hoser_kd.student.model_selection` that chooses the epoch to keep."""
     writes: bool = True
     """False in all but the main process of a distributed training."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of the saved student's files, by name."""
     _writer: Any = None
 
     @property
@@ -117,6 +125,7 @@ class TrainingCheckpoint:
             model.load_state_dict(content["model"])
             optimizer.load_state_dict(content["optimizer"])
             self.history = content["history"]
+            self.files = content.get("files", {})
 
         self._state.restore(apply)
 
@@ -130,6 +139,7 @@ class TrainingCheckpoint:
             return True
 
         if not self._off_path_state.restore(apply):
+            require_unchanged(self.path, self.files, _IF_CHANGED)
             model.load_state_dict(hoser.load(self.path).state_dict())
 
     def log(self, metrics: Mapping[str, float], step: int, group: str = "step") -> None:
@@ -154,8 +164,9 @@ class TrainingCheckpoint:
             return
         self.log(metrics, optimizer.steps_done, "epoch")
         if self.best_epoch == len(self.history):
-            hoser.save(model, self.path)
-        self._state.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history})
+            self.keep(model)
+        content = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": self.history}
+        self._state.save({**content, "files": self.files})
 
     def finish_off_path_epoch(self, model: HOSER, optimizer: Optimizer, metrics: dict[str, float]) -> None:
         """Save the state after an epoch on off-path states; the student of the best epoch stays."""
@@ -167,14 +178,17 @@ class TrainingCheckpoint:
     def keep(self, model: HOSER) -> None:
         """Replace the student of the best epoch. The state stays, so that an interruption repeats no epoch."""
         hoser.save(model, self.path)
+        self.files = digests_of(self.path, _STUDENT_FILES)
 
     def finish(self) -> None:
-        """Write the history and delete the states."""
+        """Write the history and delete the states. Raises StoreError if the student has changed since it was saved."""
         if not self.writes:
             return
+        require_unchanged(self.path, self.files, _IF_CHANGED)
         if self._writer is not None:
             self._writer.close()
         record: dict[str, Any] = {"key": self.key, "best_epoch": self.best_epoch, "history": self.history}
+        record["files"] = self.files
         if self.off_path:
             record["off_path"] = self.off_path
         with atomic_path(self.path / HISTORY_FILE) as beside:

@@ -36,10 +36,12 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.common.hashing import digest_arrays, digest_json
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.common.seals import digests_of, require_unchanged
 from hoser_kd.common.training_state import TrainingState
 from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.config.section import execution_only_fields
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
+from hoser_kd.lmtad.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hoser_kd.teacher.corpus import Corpus, check_corpus, length_batches
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class _State:
     best_val_loss: float = math.inf
     finished: bool = False
     history: list[Metrics] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of the saved teacher's files, by name."""
 
 
 def train(
@@ -110,8 +114,8 @@ def train(
     process writes and calls `progress` and `on_epoch`. The result equals that of one process up to the rounding of sums
     and the random numbers of dropout.
 
-    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state in the folder
-    is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
+    Raises TrainingError if a sequence cannot be used or a loss is not finite, StoreError if the state or the teacher in
+    the folder is damaged or belongs to a run with other settings, data or seed, ConfigError if the device is missing.
     """
     corpora = Corpus(*corpus_train), Corpus(*corpus_val)
     run = _Run(
@@ -132,6 +136,8 @@ def train(
                     row = run.epoch(state, board)
                     if on_epoch is not None and run.context.is_main_process:
                         on_epoch(row)
+    if run.context.is_main_process:
+        require_unchanged(run.folder, state.files, "Delete the training's folder, or pass resume=False, to train again.")
     run.report(run.total_steps, {"val_loss": state.best_val_loss})
     run.context.wait()
     return read_training(run.folder, config)
@@ -247,6 +253,7 @@ class _Run:
             state.best_val_loss, state.best_epoch = val_loss, state.epoch
             if self.context.is_main_process:
                 save(LMTADCheckpoint(self.model, self.shape, self.dataset_config), self.folder)
+                state.files = digests_of(self.folder, (WEIGHTS_FILE, CONFIG_FILE))
         epochs_without_gain = state.epoch - state.best_epoch
         state.finished = state.epoch == self.config.max_epochs or epochs_without_gain >= self.config.patience
         if self.context.is_main_process:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.common.errors import DataError
+from hoser_kd.common.errors import DataError, DataWarning
 from hoser_kd.config.schema import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
 from hoser_kd.evaluation.comparison import compare
@@ -323,6 +323,14 @@ class TestEvaluate:
         assert "detour_ratio" not in metrics["paired"]
         assert metrics["training"] == {"memorized_share": 0.0, "real_memorized_share": 1.0}
         assert metrics["road_use"]["jsd"] == pytest.approx(math.log(2))
+
+    def test_without_times_there_are_no_durations(self):
+        trips = random_trips(NETWORK, 12, seed=0)
+        still = replace(trips, times=np.repeat(trips.start_times, trips.lengths))
+        with pytest.warns(DataWarning, match="no time information"):
+            result = evaluate(still, trips, NETWORK, paired=True)
+        assert not {"duration", "trip_duration", "paired_duration"} & set(result)
+        assert {"duration", "trip_duration", "paired_duration"} <= set(evaluate(trips, still, NETWORK, paired=True))
 
     def test_overlap_of_roads(self):
         metrics = evaluate(trips_of([1, 2, 3, 4]), trips_of([1, 2, 9, 3, 4]), NETWORK, paired=True)["paired"]

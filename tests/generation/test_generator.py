@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from flipped_bit import flip_bit
 from geopandas.testing import assert_geodataframe_equal
 from small_city import grid_network, random_trips
 
@@ -225,6 +226,21 @@ class Killed(Exception):
     pass
 
 
+def test_a_part_with_a_flipped_bit_is_generated_again(requests, tmp_path):
+    _, model, *ods = requests
+
+    def kill(_stage, done, *_):
+        if done == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *ods, part_trips=1, progress=kill)
+    flip_bit(min((tmp_path / "parts").rglob("part-*.parquet")))
+    generate_to(tmp_path / "trips.parquet", tmp_path / "parts", model, *ods, part_trips=1)
+    generate_to(tmp_path / "expected.parquet", tmp_path / "other", model, *ods, part_trips=1)
+    assert (tmp_path / "trips.parquet").read_bytes() == (tmp_path / "expected.parquet").read_bytes()
+
+
 @pytest.mark.parametrize("decoding", [Decoding(), Decoding("beam", beam_width=2), Decoding("sampling", seed=4)])
 def test_a_killed_run_resumes_after_its_finished_parts(requests, tmp_path, decoding):
     _, model, origins, starts, destinations = requests
@@ -250,7 +266,8 @@ def test_a_killed_run_resumes_after_its_finished_parts(requests, tmp_path, decod
             progress=watch,
         )
     assert not (tmp_path / "trips.parquet").exists()
-    assert list((tmp_path / "parts").rglob("part-*.parquet"))
+    parts = sorted((tmp_path / "parts").rglob("part-*.parquet"))
+    assert parts
     kill, reports = False, []
     generate_to(
         tmp_path / "trips.parquet", tmp_path / "parts", model, *repeated, decoding, part_trips=5, progress=watch

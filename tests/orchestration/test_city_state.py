@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from assets.partitions import seeds_of
 from dagster_project.city_state import CityState, observe_cities, read_content, read_cursor, write_cursor
+from hoser_kd.common.errors import ConfigError
 
 YAML = "source: {kind: synthetic}\n"
 
@@ -68,3 +72,9 @@ def test_changed_raw_data_changes_its_section_and_the_content(tmp_path):
     (fourth,), messages = observe(tmp_path, states)
     assert messages == []
     assert fourth.state.raw_signature is None
+
+
+@pytest.mark.parametrize("text", ["five", "0", "-1", "1.5", "", "٣", "100000"])
+def test_a_number_of_seeds_that_is_none_is_named(text):
+    with pytest.raises(ConfigError, match="HOSER_KD_SEEDS is .*, not a whole number from 1 to 1000"):
+        seeds_of(text)

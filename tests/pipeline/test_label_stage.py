@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flipped_bit import flip_bit
 from label_town import STAGE, labels_of, teacher_inputs, town
 from matplotlib.collections import LineCollection
 from small_city import grid_network
@@ -48,6 +49,22 @@ def test_outside_mass_is_stored_only_on_request(inputs, tmp_path):
     run = StageRun(STAGE, town(store_outside_mass=True), None, inputs, tmp_path / "requested", device="cpu")
     for row in STAGE.function()(run)["splits"]:
         assert row["mean_outside_mass"] == pytest.approx(requested[row["split"]].outside_mass.mean(), abs=1e-5)
+
+
+def test_a_finished_split_with_a_flipped_bit_is_labeled_again(inputs, tmp_path):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hoser_kd.pipeline.stages.teacher._diagnose", kill)
+        with pytest.raises(KeyboardInterrupt):
+            STAGE.function()(StageRun(STAGE, town(), None, inputs, tmp_path, device="cpu"))
+    file = tmp_path / "val.arrow"
+    expected, written = file.read_bytes(), (tmp_path / "train.arrow").stat().st_mtime_ns
+    flip_bit(file)
+    labels_of(inputs, town(), tmp_path)
+    assert file.read_bytes() == expected
+    assert (tmp_path / "train.arrow").stat().st_mtime_ns == written
 
 
 def test_outside_mass_belongs_to_the_settings_of_labels():

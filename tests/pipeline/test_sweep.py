@@ -238,7 +238,7 @@ def test_the_studies_of_the_project_fit_every_city():
     for file in files:
         one = load_study(file)
         assert one.description
-        one.check_keys(load_config(folder / "demo.yaml"))
+        one.check(load_config(folder / "demo.yaml"))
         for key, values in one.search.items():
             for value in values if isinstance(values, tuple) else (values.low, values.high):
                 with_changes(load_config(folder / "demo.yaml"), {**one.settings, key: value})

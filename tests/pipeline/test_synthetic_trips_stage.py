@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flipped_bit import flip_bit
 from label_town import teacher_inputs, town
 from stage_process import stage_process
 
+from hoser_kd.common.seals import seal, seal_of
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -106,8 +108,25 @@ def test_chunks_of_another_correction_are_not_used(inputs, tmp_path):
     expected.take(np.arange(50)).save(chunks / "chunk-00000.arrow")
     counts = {"num_attempts": 100, "num_ended": 50, "too_long": 0, "too_short": 50}
     (chunks / "chunk-00000.json").write_text(json.dumps({"key": "another", **counts}))
+    seal(seal_of(chunks / "chunk-00000"), chunks / "chunk-00000.arrow", chunks / "chunk-00000.json")
     _, trips = sampled(inputs, config, tmp_path / "other")
     np.testing.assert_array_equal(trips.road_ids, expected.road_ids)
+
+
+def test_damaged_files_of_an_interrupted_run_are_not_used(inputs, tmp_path):
+    config = settings(count=100, length_correction="acceptance")
+    _, expected = sampled(inputs, config, tmp_path / "whole")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampled(inputs, config, tmp_path / "killed", progress=interrupt)
+    for name in (".chunks/chunk-00000.arrow", CORRECTION_FILE):
+        flip_bit(tmp_path / "killed" / name)
+    _, trips = sampled(inputs, config, tmp_path / "killed")
+    np.testing.assert_array_equal(trips.road_ids, expected.road_ids)
+    assert (tmp_path / "killed" / CORRECTION_FILE).read_bytes() == (tmp_path / "whole" / CORRECTION_FILE).read_bytes()
 
 
 def test_without_the_recipe_nothing_is_sampled(inputs, tmp_path):

@@ -609,6 +609,15 @@ def _tables_of(rows: list[list[str]]) -> list[list[list[str]]]:
     return tables
 
 
+def test_trips_without_times_have_no_metrics_of_times(data):
+    assert "no time information" not in render(data, with_figures=False)
+    still = replace(REAL, times=np.repeat(REAL.start_times, REAL.lengths))
+    page = render(replace(data, real=still), with_figures=False)
+    assert page.count("There is no time information in the real trips") == 1
+    assert "time to the next road" in render(data, with_figures=False).lower()
+    assert "time to the next road" not in page.lower()
+
+
 def test_a_registered_metric_reaches_the_page(data):
     metric = Metric("training.wiggle", label="wiggliness", text="How much <trips> wiggle.", unit="rad", better="lower")
     register(metric)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from flipped_bit import flip_bit
 from hoser_cities import TINY, city_of_streets
 from scipy.sparse import csr_array
 from small_city import random_trips
@@ -184,6 +185,27 @@ def test_a_killed_run_resumes_to_the_same_weights(small_city, tmp_path, distille
     assert resumed.history == whole.history
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert not (tmp_path / "killed" / "state.pt").exists()
+
+
+def test_a_saved_student_with_a_flipped_bit_is_refused(small_city, tmp_path, monkeypatch):
+    # the student of the first epoch is kept, so that no later one replaces the damaged file
+    monkeypatch.setattr("hoser_kd.student.training_checkpoint.best_epoch", lambda *_: 1)
+    config = TINY.model_copy(update={"max_epochs": 2})
+
+    def kill(_stage, done, *_):
+        if done == 9:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(small_city, tmp_path, config, progress=kill)
+    flip_bit(tmp_path / "model.safetensors")
+    for _ in range(2):  # nothing that the first attempt writes makes the second one pass
+        with pytest.raises(StoreError, match=r"model\.safetensors: the content has changed .* resume=False"):
+            train(small_city, tmp_path, config)
+    train(small_city, tmp_path, config, resume=False)
+    flip_bit(tmp_path / "model.json")
+    with pytest.raises(StoreError, match=r"model\.json: the content has changed"):
+        train(small_city, tmp_path, config)
 
 
 TRAINING_PROCESS = """

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flipped_bit import flip_bit
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -196,7 +197,7 @@ train(TRAIN, VAL, VOCABULARY, settings(), {folder!r}, "cpu", tell, dataset_confi
 
 def test_a_killed_process_resumes_to_the_same_weights(trained, tmp_path):
     whole, _ = trained
-    code = CHILD.format(path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], folder=str(tmp_path))
+    code = CHILD.format(path=[str(folder) for folder in Path(__file__).parents[:3]], folder=str(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -237,6 +238,13 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     assert all(torch.equal(value, weights(first)[name]) for name, value in weights(again).items())
     train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu", on_epoch=epochs.append, resume=False)
     assert len(epochs) == 1
+
+
+def test_a_saved_teacher_with_a_flipped_bit_is_refused(tmp_path):
+    train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
+    flip_bit(tmp_path / "model.safetensors")
+    with pytest.raises(StoreError, match=r"model\.safetensors: the content has changed .* resume=False"):
+        train(TRAIN, VAL, VOCABULARY, settings(max_epochs=1), tmp_path, "cpu")
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):

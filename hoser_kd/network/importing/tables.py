@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hoser_kd.common.errors import DataError
 
 _SEPARATORS = ",;\t|"
 _GEO_SUFFIXES = (".gpkg", ".geojson", ".shp", ".fgb")
+# pyogrio raises RuntimeError, the parser of GraphML SyntaxError, that of pandas ValueError
+_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, SyntaxError, LookupError, TypeError, zlib.error)
 _AROUND_VALUES = " \t[](){}'\""
 
 
@@ -30,8 +33,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(path, "no such file.", hint="Give the path of an existing file.")
     try:
         frame = _read(path)
-    except (ValueError, OSError, pa.ArrowInvalid, pd.errors.ParserError) as error:
-        raise DataError(path, f"cannot be read: {str(error).strip().splitlines()[0]}") from None
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(path, f"cannot be read: {reason}") from None
     if len(frame) == 0:
         raise DataError(path, "no rows.", hint="The file needs at least one row.")
     return frame.rename(columns=lambda name: str(name).strip())

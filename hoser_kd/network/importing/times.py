@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
 from hoser_kd.common.errors import ConfigError, DataError
+from hoser_kd.network.times import LAST_SECOND
 
 _NUMBER = r"^-?\d+(\.\d*)?$"
 _WITH_OFFSET = r"(Z|[+-]\d\d:?\d\d)$"
+_OUT_OF_RANGE = "is before 1970 or after the year 9999. Numbers are Unix seconds or milliseconds."
 _FIRST_MILLISECONDS = 1e11
 """Numbers from here on are milliseconds: as seconds, they would be after the year 5138."""
 
@@ -45,6 +47,7 @@ def local_seconds(path: Path, texts: pa.StringArray, rows: Int64Array, time_zone
     )
     seconds[~is_number] = np.where(stamps.isna(), np.nan, stamps.astype("int64") / _ticks_per_second(stamps))
     _refuse(path, texts, rows, np.isnan(seconds), "is not a time. Write 2013-07-01T00:01:15Z or Unix seconds.")
+    _refuse(path, texts, rows, ~((seconds >= 0) & (seconds <= LAST_SECOND)), _OUT_OF_RANGE)
     if zone is None:
         shifted = has_offset & ~np.asarray(pc.match_substring_regex(texts, r"(Z|[+-]00:?00)$"))
         _refuse(path, texts, rows, shifted, f"has a UTC offset. {_GIVE_ZONE}")

@@ -94,6 +94,8 @@ def read_imported_pieces(
     frame = read_table(path)
     read = _layout_of(path, frame, columns or {}, layout)
     lists = read(path, frame, roads, time_zone, columns or {})
+    if (empty := np.flatnonzero(np.diff(lists.offsets) == 0)).size:
+        raise DataError(path, "a trip has no roads.", row=int(empty[0]), hint="Remove the row.")
     rows = roads.rows_of(lists.roads)
     if (rows < 0).any():
         at = int(np.argmax(rows < 0))

@@ -109,9 +109,19 @@ def read_osm(settings: MapConfig) -> OsmWays:
         raise DataError(path, "no such file.", hint="It is the value of `source.map.path`: correct it.")
     try:
         raw, node_id, lon_lat = (_read_json if path.name.endswith(JSON_SUFFIXES) else _read_pbf)(path, settings)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, EOFError, OSError, RuntimeError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         problem = f"cannot be read as OpenStreetMap data ({type(error).__name__}: {error})."
         raise DataError(path, problem, hint=_READABLE) from None
+    _require_places(path, node_id, lon_lat)
     if not raw.way_id:
         kept = ", ".join(settings.highways[:4])
         message = f"no way has one of the classes {kept}, … of `source.map.highways`."
@@ -124,6 +134,16 @@ def read_osm(settings: MapConfig) -> OsmWays:
         )
         raise DataError(path, "no road lies inside the area.", hint=hint)
     return ways
+
+
+def _require_places(path: Path, node_id: Int64Array, lon_lat: Float64Array) -> None:
+    """Raise DataError for a node that is nowhere on the earth."""
+    nowhere = ~(np.abs(lon_lat) <= [180, 90]).all(1)
+    if nowhere.any():
+        at = int(np.argmax(nowhere))
+        lon, lat = lon_lat[at].tolist()
+        problem = f"node {node_id[at]} lies at lon {lon:g}, lat {lat:g}, which are no degrees in EPSG:4326."
+        raise DataError(path, problem, hint="Download the extract again.")
 
 
 def _keep(tags: Mapping[str, str], settings: MapConfig, counts: dict[str, int]) -> bool:
@@ -168,7 +188,13 @@ def _read_json(path: Path, settings: MapConfig) -> tuple[_Raw, Int64Array, Float
         elements = json.load(file)["elements"]
     ways = ((way["id"], way.get("tags", {}), way["nodes"]) for way in elements if way["type"] == "way")
     raw = _collect(ways, settings)
-    nodes = {node["id"]: (node["lon"], node["lat"]) for node in elements if node["type"] == "node"}
+    np.array([node for each in raw.node_ids for node in each], np.int64)  # an id that is no number is an error here
+    nodes: dict[int, tuple[float, float]] = {}
+    for node in elements:
+        if node["type"] == "node":
+            place = node["lon"], node["lat"]
+            if nodes.setdefault(node["id"], place) != place:
+                raise ValueError(f"node {node['id']} is there twice, at different places")
     lon_lat = np.array(list(nodes.values()), np.float64).reshape(-1, 2)
     return raw, np.fromiter(nodes, np.int64, len(nodes)), lon_lat
 

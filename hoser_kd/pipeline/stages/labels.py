@@ -16,6 +16,7 @@ import numpy as np
 from hoser_kd.common.device import check_room_for, pick_device
 from hoser_kd.common.files import write_json
 from hoser_kd.common.progress import silent
+from hoser_kd.common.seals import is_sealed, seal, seal_of
 from hoser_kd.lmtad import load_checkpoint, save
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.stages.grid import load_tokens
@@ -74,9 +75,15 @@ def soft_label_scorer(run: StageRun) -> SoftLabelScorer:
 def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabels]:
     """Label all trips, in `distill.label_processes` processes; writes one Arrow file per split.
 
-    Complete files and complete shards of a killed run of the same version are reused.
+    Complete files and complete shards of a killed run of the same version are reused, unless they are damaged. The
+    files' seals stay in the folder.
     """
-    done = {split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split))) for split in SPLITS}
+    done = {
+        split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split)))
+        if _is_unchanged(run, split)
+        else None
+        for split in SPLITS
+    }
     missing = [split for split, labels in done.items() if labels is None]
     progress = run.progress
     if missing and run.config.distill.label_processes > 1:
@@ -92,6 +99,7 @@ def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabel
             progress=progress,
             shard_steps=_shard_steps(run, trips),
         )
+        seal(seal_of(_file(run, split)), _file(run, split))
     for split in SPLITS:
         shutil.rmtree(_shards(run, split), ignore_errors=True)
     return {split: labels for split, labels in done.items() if labels is not None}
@@ -130,6 +138,12 @@ def _write_shards_together(run: StageRun, splits: Sequence[str]) -> None:
 
 def _file(run: StageRun, split: str) -> Path:
     return run.folder / f"{split}.arrow"
+
+
+def _is_unchanged(run: StageRun, split: str) -> bool:
+    """Return whether the file of a split may be read: it equals its seal, or a finished stage has removed the seals."""
+    sealed = seal_of(_file(run, split))
+    return is_sealed(sealed, _file(run, split)) or not (sealed.is_file() or _shards(run, split).is_dir())
 
 
 def _shards(run: StageRun, split: str) -> Path:

@@ -21,6 +21,7 @@ from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import atomic_path, write_json
 from hoser_kd.common.hashing import digest_json
+from hoser_kd.common.seals import is_sealed, seal, seal_of
 from hoser_kd.evaluation.flows import turns
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.lmtad import load_checkpoint
@@ -132,19 +133,20 @@ def _chunks(run: StageRun, correction: LengthCorrection, count: int) -> Iterator
 
 
 def _write(path: Path, key: str, chunk: _Chunk) -> None:
-    """Write a chunk; its record is written last and marks it as complete."""
+    """Write a chunk; its digests are written last and mark it as complete."""
     with atomic_path(path.with_suffix(".arrow")) as beside:
         chunk.trips.save(beside)
     counts = {
         name: getattr(chunk, name) for name in ("num_attempts", "num_ended", "too_long", "too_short", "ended_elsewhere")
     }
     write_json(path.with_suffix(".json"), {"key": key, **counts})
+    seal(seal_of(path), path.with_suffix(".arrow"), path.with_suffix(".json"))
 
 
 def _read(path: Path, key: str) -> _Chunk | None:
     """Return a complete chunk of the same teacher and correction, or None."""
     record = path.with_suffix(".json")
-    if not record.is_file():
+    if not is_sealed(seal_of(path), path.with_suffix(".arrow"), record):
         return None
     counts = json.loads(record.read_text(encoding="utf-8"))
     if counts.pop("key") != key:
@@ -179,7 +181,8 @@ def _sampler(run: StageRun, temperature: float) -> TripSampler:
 def _correction(run: StageRun) -> tuple[LengthCorrection, list[dict[str, Any]]]:
     """Return the length correction and a row for each one tried; that of a killed run is read from its file."""
     path = run.folder / CORRECTION_FILE
-    if path.is_file():
+    sealed = seal_of(_folder(run) / CORRECTION_FILE)
+    if is_sealed(sealed, path):
         stored = json.loads(path.read_text(encoding="utf-8"))
         return LengthCorrection.from_json(stored["chosen"]), stored["tried"]
 
@@ -198,6 +201,7 @@ def _correction(run: StageRun) -> tuple[LengthCorrection, list[dict[str, Any]]]:
         settings.temperature,
     )
     write_json(path, {"chosen": chosen.to_json(), "tried": tried})
+    seal(sealed, path)
     return chosen, tried
 
 

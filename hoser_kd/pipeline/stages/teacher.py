@@ -12,6 +12,7 @@ from hoser_kd.common.array_files import GrowingArray
 from hoser_kd.common.arrays import Float64Array, Int64Array
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import write_json
+from hoser_kd.common.seals import remove_seals
 from hoser_kd.grid.spec import GridSpec, OccupiedCells
 from hoser_kd.grid.token_table import corpus_tokens
 from hoser_kd.lmtad import LMTADCheckpoint, check_grid, load_checkpoint, save
@@ -198,6 +199,7 @@ def teacher_soft_labels(run: StageRun) -> dict[str, Any]:
         rows = [_stored(run, split, labels) for split, labels in stored_labels(run, scorer).items()]
         summary = {"steps": sum(row["steps"] for row in rows), "window": str(scorer.window), "splits": rows}
     means = _diagnose(run, scorer)
+    remove_seals(run.folder)
     return {**summary, **{f"sample_{name}": round(value, 4) for name, value in means.items()}}
 
 
