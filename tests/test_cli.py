@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hoser_kd.cli import main
+from hoser_kd.cli import main, stage_commands
 from hoser_kd.cli.command import trainings_of
 from hoser_kd.cli.main import _parser
+from hoser_kd.common.errors import ProcessError
 from hoser_kd.pipeline.plan import plan
 
 TOWN = """\
@@ -83,6 +84,21 @@ def test_an_unknown_city_names_the_folder_its_cities_and_the_variable(config, ca
         f"hoser-kd: {config.parent}/twon.yaml: no such file. Did you mean `town`? Cities in {config.parent}: town. "
         "Set HOSER_KD_CONFIG to read another folder.\n"
     )
+
+
+def test_a_killed_process_has_a_status_of_its_own(config, monkeypatch, capsys):
+    def killed(*_):
+        raise ProcessError("the process of teacher ended with status -9.")
+
+    monkeypatch.setattr(stage_commands, "materialize", killed)
+    assert main(["make", "teacher", "road_zones", "--config", str(config)]) == 75
+    assert capsys.readouterr().err == "hoser-kd: the process of teacher ended with status -9.\n"
+
+
+def test_make_takes_several_stages(config, capsys):
+    assert main(["make", "road_network", "source_files", "road_network", "--config", str(config)]) == 0
+    output = capsys.readouterr().out
+    assert output.count("road_network of town") == output.count("source_files of town") == 1
 
 
 def test_an_unknown_decoder_ends_with_one_mark(config, capsys):

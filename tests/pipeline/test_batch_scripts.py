@@ -1,0 +1,77 @@
+"""The batch scripts of `hoser-kd slurm`, without a cluster."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from hoser_kd.cli import main
+from hoser_kd.config.loading import load_config
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.slurm import REPORT, seed_stages, shared_stages
+
+YAML = "source: {kind: synthetic}\n"
+
+
+@pytest.fixture
+def yaml(tmp_path):
+    file = tmp_path / "town.yaml"
+    file.write_text(YAML)
+    return file
+
+
+def test_the_jobs_together_run_all_that_the_report_needs(yaml):
+    config = load_config(yaml)
+    shared, per_seed = shared_stages(config), seed_stages(config)
+    assert per_seed == ["trajectory_metrics"]
+    assert "teacher_soft_labels" in shared
+    assert not any(STAGES[name].per_seed for name in shared)
+    done = {step.key for step in plan(shared, config=config)}
+    seeds = {step.key for step in plan(per_seed, 0, config=config)}
+    # the array computes nothing that two of its jobs need
+    assert {key for key in seeds - done if key[1] is None} == set()
+    assert {key for key in (step.key for step in plan([REPORT], config=config)) if key[1] is not None} <= seeds
+
+
+def test_the_scripts_are_valid_and_hold_the_settings(yaml, tmp_path, capsys):
+    folder = tmp_path / "batch"
+    arguments = ["slurm", "--config", str(yaml), "--seeds", "1", "4", "1", "--store", str(tmp_path / "store")]
+    assert main([*arguments, "--folder", str(folder), "--sbatch=--partition=gpu --gres=gpu:1", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{folder}: written. To submit: sh {folder}/submit.sh\n"
+    assert (folder / "town.yaml").read_text() == YAML
+    for name in ("shared.sh", "seed.sh", "report.sh", "submit.sh"):
+        subprocess.run(["bash", "-n", str(folder / name)], check=True)
+    seed = (folder / "seed.sh").read_text()
+    assert "#SBATCH --array=1,4\n#SBATCH" in seed
+    assert "#SBATCH --partition=gpu\n#SBATCH --gres=gpu:1\n" in seed
+    assert "report --seeds 1 4 --config" in (folder / "report.sh").read_text()
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, 0), (2, 0), (75, 1), (137, 1), (143, 0)])
+def test_a_job_goes_back_into_the_queue_when_a_process_was_killed(yaml, tmp_path, status, requeued):
+    folder, programs = tmp_path / "batch", tmp_path / "programs"
+    assert main(["slurm", "--config", str(yaml), "--folder", str(folder), "--dry-run"]) == 0
+    programs.mkdir()
+    for name, body in {"python": f"exit {status}", "scontrol": 'echo "$@"', "sleep": ""}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    script = (folder / "seed.sh").read_text()
+    [call] = [line for line in script.splitlines() if line.startswith("run ")]
+    script = script.replace(call, "run python")
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.count("requeue 7") == requeued, done
+    assert (done.returncode == 0) == (status == 0)
+    exhausted = {**environment, "SLURM_RESTART_COUNT": "10"}
+    done = subprocess.run(["bash", "-c", script], env=exhausted, capture_output=True, text=True, check=False)
+    assert "requeue" not in done.stdout
+
+
+def test_without_sbatch_the_error_names_the_scripts(yaml, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert main(["slurm", "--config", str(yaml), "--folder", str(tmp_path / "batch")]) == 2
+    assert f"sh {tmp_path}/batch/submit.sh" in capsys.readouterr().err
+    assert main(["slurm", "--config", str(yaml), "--seed", "3"]) == 2
+    assert "Use --seeds 3." in capsys.readouterr().err
