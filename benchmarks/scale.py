@@ -83,7 +83,7 @@ def random_walks(network, count: int):
     return Trajectories(offsets_of(lengths), roads[inside].astype(np.int64), seconds[inside])
 
 
-def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str, float]:
+def measure(num_roads: int, num_trips: int, steps: int, method: str, updates: str) -> dict[str, float]:
     import torch
 
     from hoser_kd.config.schema import StudentConfig, ZonesConfig
@@ -115,7 +115,7 @@ def measure(num_roads: int, num_trips: int, steps: int, method: str) -> dict[str
             mean, std = time_label_statistics(trips)
             return HOSER.build(config, network, zones, counts, log1p_mean=mean, log1p_std=std)
 
-        config = StudentConfig(batch_size=BATCH, precision="fp32")
+        config = StudentConfig(batch_size=BATCH, precision="fp32", road_updates=updates)
         model = phase("model", build)
         before_gib = peak_gib()
         trainer = StudentTrainer(model, config, total_steps=steps)
@@ -179,12 +179,15 @@ def main() -> None:
     parser.add_argument("--trips", type=int, nargs="+", help="trips per size (default: as many as roads)")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--zones", choices=["kahip", "bisection"], default="bisection")
+    parser.add_argument("--road-updates", choices=["dense", "touched_rows"], default="dense")
     parser.add_argument("--results", type=Path, help="file of JSON lines to append to and to plot")
     parser.add_argument("--plot", type=Path, help="PNG to write: time and memory against roads")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        sys.stdout.write(json.dumps(measure(args.roads[0], args.trips[0], args.steps, args.zones)) + "\n")
+        sys.stdout.write(
+            json.dumps(measure(args.roads[0], args.trips[0], args.steps, args.zones, args.road_updates)) + "\n"
+        )
         return
     results = []
     if args.results and args.results.is_file():
@@ -202,6 +205,8 @@ def main() -> None:
             str(args.steps),
             "--zones",
             args.zones,
+            "--road-updates",
+            args.road_updates,
         ]
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         sys.stdout.write(line)

@@ -80,12 +80,13 @@ def run_together(
         RendezvousError: not all machines have come.
         ProcessError: another failure, with the end of the workers' output.
     """
-    with tempfile.TemporaryDirectory(prefix="hoser-kd-") as name:
+    nodes = nodes or Nodes()
+    with nodes.one_training(), tempfile.TemporaryDirectory(prefix="hoser-kd-") as name:
         folder = Path(name)
         (folder / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
         with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
-                _command(task, num_processes, folder, nodes or Nodes()),
+                _command(task, num_processes, folder, nodes),
                 env=_environment(num_processes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -105,7 +106,7 @@ def run_together(
         finally:
             _end(process, workers)
         if status != 0:
-            raise _failure(folder, status, nodes or Nodes())
+            raise _failure(folder, status, nodes)
 
 
 def join(nodes: Nodes, num_processes: int, device: str) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.torchrun import TorchrunConfig
@@ -51,6 +57,16 @@ class Nodes:
                 f"`torchrun.rendezvous: <host>:<port>` or {RENDEZVOUS}."
             )
         return cls(config.nodes, 0, config.rendezvous or "", config.join_timeout_s, config.silence_timeout_s)
+
+    @contextmanager
+    def one_training(self) -> Iterator[None]:
+        """Wait until no other training of this machine uses the rendezvous, because the others join one at a time."""
+        if self.count == 1 or self.rank:
+            yield
+            return
+        name = hashlib.sha256(self.rendezvous.encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"hoser-kd-{os.getuid()}-{name}.lock"):
+            yield
 
     def torchrun_options(self) -> list[str]:
         """Return the options of `torchrun`."""
