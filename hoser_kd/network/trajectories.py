@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 ON_BAD_ROW = ("refuse", "drop")
 """What a reader does with an invalid row."""
-CHUNK_POINTS = 1 << 21
-"""Roads per chunk: 16 MiB for each array of 64-bit numbers."""
+CHUNK_POINTS = 1 << 19
+"""Roads per chunk: 4 MiB for each array of 64-bit numbers."""
 _USAGE = "read_trips(csv_path, network, on_bad_row='drop')"
 
 
