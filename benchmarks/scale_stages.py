@@ -5,7 +5,7 @@
     python benchmarks/scale_stages.py --results /tmp/scale/results.jsonl --table --plot docs/figures/scale_stages.png
 
 The city is the street grid of `benchmarks/scale.py` with random trips of 8 to 10 roads, written as files in HOSER's
-format. Every stage runs as in `hoser-kd make`, with its checks, in a process of its own on one thread, and is one line
+format. Every stage runs as in `hoser-kd make`, with its checks, in a separate process on one thread, and is one line
 of JSON: CPU seconds, peak memory, and the part of the peak that is the process's own (the rest are mapped files, which
 the system takes back when it needs the memory). Stages that the results file already has are not run again, so an
 interrupted measurement resumes.
