@@ -1,4 +1,4 @@
-"""Measure how time and memory of a student's training grow with the city.
+"""Measure how time and memory of a student's training grow with the city; `scale_stages.py` measures all stages.
 
     python benchmarks/scale.py                                   # 10,000 and 100,000 roads, 1-2 minutes
     python benchmarks/scale.py --roads 1200000 --trips 1000000   # one size, 10 GiB

@@ -48,6 +48,7 @@ STATISTICS = {
 def test_the_size_of_chunks_has_no_influence(name, monkeypatch):
     whole = STATISTICS[name]()
     monkeypatch.setattr(Trajectories.chunks, "__defaults__", (50,))
+    monkeypatch.setattr("hoser_kd.network.markov._PAIRS_AT_ONCE", 100)
     assert len(list(TRAIN.chunks())) > 10
     np.testing.assert_array_equal(STATISTICS[name](), whole)
 

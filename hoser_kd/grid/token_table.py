@@ -123,9 +123,9 @@ def _resolution_counts(tokens: Int64Array, network: RoadNetwork, trajectories: T
     choice, token = row_of_value(offsets), tokens[network.successors.indices[at]]
     count = len(offsets) - 1
 
-    order = np.lexsort((token, choice))
-    repeats = (np.diff(token[order]) == 0) & (np.diff(choice[order]) == 0)
-    num_repeats = np.bincount(choice[order][1:][repeats], minlength=count)
+    num_tokens = int(tokens.max(initial=0)) + 1
+    cells = np.sort(choice * num_tokens + token)
+    num_repeats = np.bincount(cells[1:][np.diff(cells) == 0] // num_tokens, minlength=count)
     like_label = np.bincount(choice[token == tokens[following[is_choice]][choice]], minlength=count)
     flags = (num_repeats < np.diff(offsets) - 1, num_repeats == 0, like_label == 1)
     return np.array([len(road), count, *(flag.sum() for flag in flags)], np.int64)

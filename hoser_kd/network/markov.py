@@ -31,6 +31,9 @@ BACKOFF_GRID = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Backoffs of order 2 to choose from on validation trips."""
 
 
+_PAIRS_AT_ONCE = 1 << 20
+
+
 class CandidateLogProbabilities(NamedTuple):
     """Log-probabilities of the candidates of S steps, a ragged array in the order of `network.successors`."""
 
@@ -89,15 +92,18 @@ class MarkovChain:
             raise ValueError(f"order is 1 or 2, not {order!r}")
         num_connections = len(network.successors.indices)
         counts = np.zeros(num_connections, np.int64)
-        pairs = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        pairs = _PairCounts()
         for part in train.chunks():
             steps = step_connections(part, network)
             np.add.at(counts, steps.taken, 1)
             if order == 2:
                 inner = steps.previous >= 0
-                pairs = _add_counts(*pairs, steps.previous[inner] * num_connections + steps.taken[inner])
+                pairs.add(steps.previous[inner] * num_connections + steps.taken[inner])
         chain = cls(network, counts, smoothing, backoff=backoff)
-        return chain if order == 1 else replace(chain, pair_keys=pairs[0], pair_counts=pairs[1])
+        if order == 1:
+            return chain
+        keys, pair_counts = pairs.result()
+        return replace(chain, pair_keys=keys, pair_counts=pair_counts)
 
     @classmethod
     def tune(
@@ -181,14 +187,29 @@ class MarkovChain:
         return -float(self.connection_log_probabilities(steps.taken, steps.previous).mean())
 
 
-def _add_counts(keys: Int64Array, counts: Int64Array, more: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return the distinct keys, ascending, and how often each occurs, after those of `more` are counted too."""
-    new_keys, new_counts = np.unique(more, return_counts=True)
-    together = np.union1d(keys, new_keys)
-    total = np.zeros(len(together), np.int64)
-    total[np.searchsorted(together, keys)] = counts
-    total[np.searchsorted(together, new_keys)] += new_counts
-    return together, total
+class _PairCounts:
+    """Counts of keys that come in parts. Memory grows with the distinct keys, not with all."""
+
+    def __init__(self) -> None:
+        self._keys, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._waiting: list[Int64Array] = []
+
+    def add(self, keys: Int64Array) -> None:
+        """Count each of these keys once."""
+        self._waiting.append(keys)
+        # as many as there are distinct ones, so that sorting them all again is no more than twice the work
+        if sum(map(len, self._waiting)) > max(len(self._keys), _PAIRS_AT_ONCE):
+            self.result()
+
+    def result(self) -> tuple[Int64Array, Int64Array]:
+        """Return the distinct keys, ascending, and how often each occurred."""
+        keys, counts = np.unique(np.concatenate([self._keys[:0], *self._waiting]), return_counts=True)
+        together = np.union1d(self._keys, keys)
+        total = np.zeros(len(together), np.int64)
+        total[np.searchsorted(together, self._keys)] = self._counts
+        total[np.searchsorted(together, keys)] += counts
+        self._keys, self._counts, self._waiting = together, total, []
+        return together, total
 
 
 def step_connections(trips: Trajectories, network: RoadNetwork) -> StepConnections:

@@ -171,7 +171,7 @@ def read_network(folder: str | PathLike[str], on_duplicate_connection: str = "re
         raise DataError(geo_path, "no roads.", hint="The file needs one row per directed road.")
     ids = geo["geo_id"].to_numpy()
     _reject(geo_path, ids != np.arange(num_roads), "geo_id is not the row number.", _fix_of_ids(ids))
-    offsets, coords = _parse_coordinates(geo_path, geo["coordinates"].combine_chunks())
+    offsets, coords = _parse_coordinates(geo_path, geo["coordinates"])
     length_m = geo["length"].to_numpy().astype(np.float64)
     _reject(
         geo_path,
@@ -236,8 +236,8 @@ _POINT = r"\[\s*[^\[\],\s]+\s*,\s*[^\[\],\s]+\s*\]"
 _LINE = rf"^\s*\[\s*{_POINT}(\s*,\s*{_POINT})*\s*\]\s*$"
 
 
-def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, Float64Array]:
-    """Parse JSON lists of [lon, lat] for all rows at once: strip brackets and blanks, split at commas, cast."""
+def _parse_coordinates(path: Path, texts: pa.ChunkedArray) -> tuple[Int64Array, Float64Array]:
+    """Parse JSON lists of [lon, lat] for all rows of a chunk at once; all chunks together may exceed 2 GiB."""
     is_line = pc.match_substring_regex(texts, _LINE)
     _reject(
         path,
@@ -245,23 +245,33 @@ def _parse_coordinates(path: Path, texts: pa.StringArray) -> tuple[Int64Array, F
         "coordinates is not a list of [lon, lat] pairs.",
         'Write it as "[[lon, lat], [lon, lat]]".',
     )
-    pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
-    counts = np.asarray(pc.list_value_length(pieces)).astype(np.int64)
+    first_rows = offsets_of(np.array([len(chunk) for chunk in texts.chunks], np.int64))
+    parts = [_parse_lines(path, chunk, int(row)) for chunk, row in zip(texts.chunks, first_rows[:-1], strict=True)]
+    counts, coords = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     offsets = offsets_of(counts // 2)
-    numbers = pieces.flatten()
-    try:
-        coords = np.asarray(pc.cast(numbers, pa.float64())).reshape(-1, 2)
-    except pa.ArrowInvalid:
-        is_number = np.asarray(pc.match_substring_regex(numbers, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"))
-        at = int(np.argmin(is_number))
-        row = int(np.searchsorted(2 * offsets, at, side="right")) - 1
-        raise DataError(path, f"coordinates contains {numbers[at].as_py()!r}, not a number.", row=row) from None
     _reject(path, counts < 4, "the line has fewer than two points.", "A road needs at least a start and an end.")
     outside = ~(np.isfinite(coords).all(1) & (np.abs(coords[:, 0]) <= 180) & (np.abs(coords[:, 1]) <= 90))
     if outside.any():
         row = int(np.searchsorted(offsets, np.argmax(outside), side="right")) - 1
         raise DataError(path, "a coordinate is out of range.", row=row, hint="Use [lon, lat] in degrees, EPSG:4326.")
     return offsets, coords
+
+
+def _parse_lines(path: Path, texts: pa.StringArray, first_row: int) -> tuple[Int64Array, Float64Array]:
+    """Return the number of values of each row and all points, (M, 2): strip brackets and blanks, split at commas, cast.
+
+    Raises DataError for a value that is not a number; `first_row` is the number of the first row.
+    """
+    pieces = pc.split_pattern(pc.replace_substring_regex(texts, r"[\[\]\s]", ""), ",")
+    counts = np.asarray(pc.list_value_length(pieces)).astype(np.int64)
+    numbers = pieces.flatten()
+    try:
+        return counts, np.asarray(pc.cast(numbers, pa.float64())).reshape(-1, 2)
+    except pa.ArrowInvalid:
+        is_number = np.asarray(pc.match_substring_regex(numbers, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"))
+        at = int(np.argmin(is_number))
+        row = first_row + int(np.searchsorted(2 * offsets_of(counts // 2), at, side="right")) - 1
+        raise DataError(path, f"coordinates contains {numbers[at].as_py()!r}, not a number.", row=row) from None
 
 
 def _parse_highway(path: Path, texts: pa.ChunkedArray) -> npt.NDArray[np.object_]:

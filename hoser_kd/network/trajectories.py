@@ -23,6 +23,7 @@ from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import Int64Array, offsets_of, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
 from hoser_kd.network.trip_ids import Ids, TripIds, id_column, joined_ids
+from hoser_kd.network.trip_reading import TripReader
 from hoser_kd.network.trip_validation import Lists, TripLayout, find_faults, refuse
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 ON_BAD_ROW = ("refuse", "drop")
 """What a reader does with an invalid row."""
-CHUNK_POINTS = 1 << 21
-"""Roads per chunk: 16 MiB for each array of 64-bit numbers."""
+CHUNK_POINTS = 1 << 19
+"""Roads per chunk: 4 MiB for each array of 64-bit numbers."""
 _USAGE = "read_trips(csv_path, network, on_bad_row='drop')"
 
 
@@ -235,11 +236,9 @@ def read_trip_csv(
     csv_path: str | PathLike[str], network: RoadNetwork, layout: TripLayout, on_bad_row: str = "refuse"
 ) -> Trajectories:
     """Read the trips of a CSV file, plain or gzip-compressed (`.gz`), and validate every row like `read_trips`."""
-    from hoser_kd.network.trip_reading import TripReader
-
     check_choice("on_bad_row", on_bad_row, ON_BAD_ROW, _USAGE)
     reader = TripReader(Path(csv_path), network, layout, on_bad_row)
-    return replace(concatenate(reader), dropped=reader.dropped)
+    return replace(concatenate(Trajectories(*block) for block in reader), dropped=reader.dropped)
 
 
 def check_trips(path: str | PathLike[str], trips: Trajectories, network: RoadNetwork, layout: TripLayout) -> None:

@@ -33,8 +33,9 @@ def split_overlap(splits: Mapping[str, Trajectories]) -> dict[str, int]:
 
     Keys: val_in_train, test_in_train, test_in_val.
     """
+    hashes = {name: _hashes(trips) for name, trips in splits.items()}
     return {
-        f"{name}_in_{other}": int(repeated_trips(splits[name], splits[other]).sum())
+        f"{name}_in_{other}": int(np.isin(hashes[name], hashes[other]).sum())
         for name, other in (("val", "train"), ("test", "train"), ("test", "val"))
     }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hoser_kd.common.arrays import Csr, offsets_of, ranges, row_of_value, take_rows
 from hoser_kd.common.errors import DataError
-from hoser_kd.network import road_network
+from hoser_kd.network import csv_files, road_network
 from hoser_kd.network.road_network import RoadNetwork
 
 LINE = "[[-8.6, 41.1], [-8.5, 41.2]]"
@@ -55,6 +55,18 @@ def test_arrays(network):
     np.testing.assert_array_equal(network.length_m, [100.5, 7, 0])
     assert network.highway.tolist() == ["primary", "residential", "residential"]
     assert network.road_type.tolist() == [0, 1, 1]
+
+
+def test_roads_of_several_blocks_are_those_of_one(tmp_path, monkeypatch):
+    roads = [_road(f"[[{number}, 1], [2, {number}]]", road_id=number) for number in range(60)]
+    whole = road_network.read_hoser(_write(tmp_path, roads))
+    monkeypatch.setattr(csv_files, "_BLOCK_SIZE", 512)
+    parts = road_network.read_hoser(_write(tmp_path, roads))
+    np.testing.assert_array_equal(parts.coords, whole.coords)
+    np.testing.assert_array_equal(parts.coord_offsets, whole.coord_offsets)
+    roads[47] = _road("[[0, 1], [x, 2]]", road_id=47)
+    with pytest.raises(DataError, match="row 47: coordinates contains 'x', not a number"):
+        road_network.read_hoser(_write(tmp_path, roads))
 
 
 def test_candidates_keep_the_order_of_the_file(network):

@@ -15,7 +15,7 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.step_statistics import Steps, position_of_step
 from hoser_kd.network.trajectories import Trajectories, concatenate, read_trips
 from hoser_kd.network.trip_ids import TripIds, id_column, joined_ids, mapped_ids
-from hoser_kd.network.trip_reading import ingest_trips
+from hoser_kd.network.trip_ingestion import ingest_trips
 
 NUM_ROADS, NUM_TRIPS = 7, 400
 
