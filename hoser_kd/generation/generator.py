@@ -286,6 +286,7 @@ class _Engine:
     ) -> Iterator[tuple[int, GeneratedTrip]]:
         """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
         limit = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_per_round, 1)
+        limit = max(1, min(limit, len(self._requests.origins)))
         waiting = iter(rows)
         active = self._active_trips(limit)
         while True:

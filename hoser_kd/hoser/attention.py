@@ -11,7 +11,7 @@ Shapes: B trips, T steps, S valid steps, H heads, d width of a head, e = H d wid
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,7 @@ class HeadLayout:
     """(B * H * T,) int64: row s * H + h of each padded place; an arbitrary valid row in padding."""
     place: Tensor
     """(S * H,) int64: padded place of each row."""
+    _sources: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step_mask: Tensor, valid: Tensor, num_heads: int) -> HeadLayout:
@@ -55,6 +56,14 @@ class HeadLayout:
         trip, step = valid // num_steps, valid % num_steps
         place = (trip[:, None] * num_heads + head) * num_steps + step[:, None]
         return cls((size, num_heads, num_steps), source.flatten(), place.flatten())
+
+    def sources(self, parts: int) -> tuple[Tensor, ...]:
+        """Return (B * H * T,) int64 for each part: `source` in rows of `parts` * H values, the same in all layers."""
+        if parts not in self._sources:
+            num_heads = self.shape[1]
+            first = self.source // num_heads * (parts * num_heads) + self.source % num_heads
+            self._sources[parts] = tuple(first + part * num_heads if part else first for part in range(parts))
+        return self._sources[parts]
 
     def spread(self, rows: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Return each of the `parts` of (S, parts * H * w) rows as (B, H, T, w).
@@ -76,11 +85,8 @@ class _Spread(torch.autograd.Function):
         ctx.layout = layout
         size, num_heads, num_steps = layout.shape
         table = rows.view(rows.shape[0] * parts * num_heads, -1)
-        step, head = layout.source // num_heads, layout.source % num_heads
-        first = step * (parts * num_heads) + head
         return tuple(
-            table.index_select(0, first + part * num_heads).view(size, num_heads, num_steps, -1)
-            for part in range(parts)
+            table.index_select(0, source).view(size, num_heads, num_steps, -1) for source in layout.sources(parts)
         )
 
     @staticmethod

@@ -10,7 +10,6 @@ number of candidates per step, N roads, L connections.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,16 +154,24 @@ class StepFeatures:
     index: StepIndex
     """Where the steps and candidates are."""
 
+    def rows(self, values: Tensor, fill: float) -> Tensor:
+        """Return (K,) values of candidates as (S, C), a row per step, with `fill` where there is no candidate."""
+        flat = values.new_full((len(self.road) * self.num_candidates,), fill)
+        return flat.index_copy(0, self.index.candidate_cell, values).view(len(self.road), self.num_candidates)
+
     def padded(self, values: Tensor, fill: float) -> Tensor:
         """Return (K,) values of candidates as (B, T, C), with `fill` where there is no candidate."""
-        shape = (*self.step_mask.shape, self.num_candidates)
-        flat = values.new_full((math.prod(shape),), fill)
-        return flat.index_copy(0, self.index.candidate_cell, values).view(shape)
+        return self.padded_steps(self.rows(values, fill), fill)
 
     def padded_steps(self, values: Tensor, fill: float) -> Tensor:
-        """Return (S,) values of steps as (B, T), with `fill` in padding."""
-        flat = values.new_full((self.step_mask.numel(),), fill)
-        return flat.index_copy(0, self.index.flat, values).view(self.step_mask.shape)
+        """Return (S, …) values of steps as (B, T, …), with `fill` in padding."""
+        return padded_rows(values, self.index.flat, self.step_mask, fill)
+
+
+def padded_rows(values: Tensor, places: Tensor, step_mask: Tensor, fill: float) -> Tensor:
+    """Return (S, …) values of steps as (B, T, …), with `fill` in padding; `places` (S,) in a flattened (B, T) array."""
+    flat = values.new_full((step_mask.numel(), *values.shape[1:]), fill)
+    return flat.index_copy(0, places, values).view(*step_mask.shape, *values.shape[1:])
 
 
 class RoadTables(nn.Module):

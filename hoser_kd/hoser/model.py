@@ -24,6 +24,7 @@ from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.graph_layers import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
+from hoser_kd.hoser.output import StepOutput, StudentOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,39 +53,6 @@ class TimeScale:
     def seconds(self, predicted: Tensor) -> Tensor:
         """Return the predicted seconds, never negative."""
         return torch.expm1(self.log1p_seconds(predicted)).clamp(min=0)
-
-
-@dataclass(frozen=True)
-class StudentOutput:
-    """Predictions of HOSER and labels, for all steps of a batch."""
-
-    logits: Tensor
-    """(B, T, C) float32: scores of the candidates, in the order of the successors; -inf where there is none."""
-    candidates: Tensor
-    """(B, T, C) int64: road ids of the candidates; -1 where there is none."""
-    label: Tensor
-    """(B, T) int64: position of the true next road among the candidates; -1 in padding."""
-    step_mask: Tensor
-    """(B, T) bool: steps that have a next road."""
-    time_pred: Tensor
-    """(B, T) float32: standardized log1p of the seconds to the true next road; 0 in padding."""
-    seconds: Tensor
-    """(B, T) float32: true seconds to the next road; 0 in padding."""
-    all_times: Tensor | None = None
-    """(B, T, C) float32: predicted times of all candidates, if requested."""
-    valid: Tensor | None = None
-    """(S,) int64: places of the valid steps in a flattened (B, T) array; None: they are read from `step_mask`."""
-
-    def of_steps(self, values: Tensor) -> Tensor:
-        """Return (S, …): the rows of the valid steps, in order, from (B, T, …)."""
-        if self.valid is None:
-            return values[self.step_mask]
-        return values.flatten(0, 1).index_select(0, self.valid)
-
-    @property
-    def candidate_mask(self) -> Tensor:
-        """(B, T, C) bool: true where there is a candidate."""
-        return self.candidates >= 0
 
 
 class RoadNetworkEncoder(nn.Module):
@@ -378,23 +346,21 @@ class HOSER(nn.Module):
         zone_query = navigator.zone_query(embedding(self.road2zone[steps.destination], needed.zone))
         query = navigator.query(x, embedding(steps.index.trip, zone_query))
         key = navigator.keys(navigator.candidate_map(needed.road), at, steps.metric_distance, steps.metric_angle)
-        logits = steps.padded(navigator.scores(query, key, steps.candidate_step).float(), -torch.inf)
+        logits = steps.rows(navigator.scores(query, key, steps.candidate_step).float(), -torch.inf)
         step_part = navigator.time_estimator_linear_1(x)
         road_part = navigator.time_estimator_linear_2(needed.road)
         time_pred = navigator.times(step_part, embedding(at[steps.label_candidate], road_part))
-        times = (
-            navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part)) if all_times else None
-        )
-        return StudentOutput(
-            logits=logits,
-            candidates=steps.padded(steps.candidate, PADDING),
-            label=steps.padded_steps(steps.label, -1),
-            step_mask=steps.step_mask,
-            time_pred=steps.padded_steps(time_pred.float(), 0.0),
-            seconds=steps.padded_steps(steps.seconds, 0.0),
-            all_times=None if times is None else steps.padded(times.float(), 0.0),
-            valid=steps.index.flat,
-        )
+        rows = {
+            "logits": logits,
+            "candidates": steps.rows(steps.candidate, PADDING),
+            "label": steps.label,
+            "time_pred": time_pred.float(),
+            "seconds": steps.seconds,
+        }
+        if all_times:
+            times = navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part))
+            rows["all_times"] = steps.rows(times.float(), 0.0)
+        return StepOutput(steps.step_mask, steps.index.flat, rows)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class StepIndex:
     candidate_place: Tensor
     """(K,) int64: position among the candidates of the step."""
     candidate_cell: Tensor
-    """(K,) int64: place of each candidate in a flattened (B, T, C) array."""
+    """(K,) int64: place of each candidate in a flattened (S, C) array."""
     label_candidate: Tensor
     """(S,) int64: the candidate that is the next road."""
     roads: Tensor
@@ -85,7 +85,7 @@ class HostConnections:
             candidate,
             step,
             place,
-            flat[step] * num_candidates + place,
+            step * num_candidates + place,
             np.flatnonzero(candidate == following[step]),
             roads,
             at[: len(road)],

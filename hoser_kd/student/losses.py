@@ -103,10 +103,10 @@ def next_step_loss(output: StudentOutput, label_smoothing: float = 0.0, weights:
     `label_smoothing`: share of the label that is spread evenly over the candidates (Szegedy et al. 2016, section 7).
     `weights` (S,) float: factor of each valid step; the mean is still over their number.
     """
-    rows = log_softmax(output.of_steps(output.logits), dim=1)
-    losses = -rows.gather(1, output.of_steps(output.label)[:, None])
+    rows = log_softmax(output.of_steps("logits"), dim=1)
+    losses = -rows.gather(1, output.of_steps("label")[:, None])
     if label_smoothing:
-        mask = output.of_steps(output.candidate_mask)
+        mask = output.of_steps("candidates") >= 0
         spread = -torch.where(mask, rows, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
     return losses.mean() if weights is None else (losses[:, 0] * weights).mean()
@@ -118,8 +118,8 @@ def time_loss(output: StudentOutput, scale: TimeScale, weights: Tensor | None = 
     It is a relative error of logarithms, not of seconds; kept because published metrics are trained with it. `weights`
     (S,) float: factor of each valid step; the mean is still over their number.
     """
-    label = torch.log1p(output.of_steps(output.seconds))
-    predicted = scale.log1p_seconds(output.of_steps(output.time_pred))
+    label = torch.log1p(output.of_steps("seconds"))
+    predicted = scale.log1p_seconds(output.of_steps("time_pred"))
     losses = (predicted - label).abs() / label.clamp(min=1)
     return losses.mean() if weights is None else (losses * weights).mean()
 
@@ -307,16 +307,16 @@ class Distillation:
         """Return the mean KL over the distilled steps of a batch, without its weight lambda."""
         config = self.config
         chosen = sample_steps(output.step_mask, batch.rows, config.sample_steps_per_trace, seed=self.seed, epoch=epoch)
-        all_steps = output.valid if chosen is output.step_mask else None
-        places = chosen.flatten().nonzero()[:, 0] if all_steps is None else all_steps
+        every = chosen is output.step_mask
+        places = output.valid if every and output.valid is not None else chosen.flatten().nonzero()[:, 0]
 
         def distilled(values: Tensor) -> Tensor:
             return values.flatten(0, 1).index_select(0, places)
 
-        candidates = distilled(output.candidates)
+        candidates = output.of_steps("candidates") if every else distilled(output.candidates)
         tokens = None if self.grid_tokens is None else self.grid_tokens[candidates.clamp(min=0)]
         return kl_loss(
-            distilled(output.logits),
+            output.of_steps("logits") if every else distilled(output.logits),
             distilled(self.labels(batch, output.candidates)),
             candidates >= 0,
             config.temperature,

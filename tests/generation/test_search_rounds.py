@@ -46,6 +46,11 @@ def test_trips_equal_those_of_the_search_objects(model, monkeypatch, weights, ma
 def test_the_published_search_runs_compiled(model, monkeypatch):
     rounds = []
     update = SearchTrips.update
-    monkeypatch.setattr(SearchTrips, "update", lambda self, result: rounds.append(len(self)) or update(self, result))
-    generate(model, np.arange(4), np.arange(4), np.arange(4) + 9, 6)
-    assert rounds[0] == 4
+
+    def watched(self, result):
+        rounds.append((len(self), len(self._row)))
+        update(self, result)
+
+    monkeypatch.setattr(SearchTrips, "update", watched)
+    generate(model, np.arange(4), np.arange(4), np.arange(4) + 9, 6, concurrent=10**9)
+    assert rounds[0] == (4, 4)  # no more places than trips

@@ -17,7 +17,7 @@ from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError
 from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.config.variants import LOSS_TERMS
-from hoser_kd.hoser import HOSER, collate
+from hoser_kd.hoser import HOSER, StudentOutput, collate
 from hoser_kd.hoser.batches import RoadTables, road_tables
 from hoser_kd.student.losses import (
     Distillation,
@@ -307,11 +307,14 @@ def test_distillation_reads_settings(labeled):
     steps = RoadTables(road_tables(network, "published"), time_intervals="published").derive(batch)
     candidates = steps.padded(steps.candidate, -1)
     torch.manual_seed(0)
-    output = SimpleNamespace(
+    output = StudentOutput(
         candidates=candidates,
         step_mask=steps.step_mask,
         valid=steps.index.flat,
         logits=torch.randn(candidates.shape).masked_fill(candidates < 0, -torch.inf),
+        label=steps.padded_steps(steps.label, -1),
+        time_pred=torch.zeros(steps.step_mask.shape),
+        seconds=steps.padded_steps(steps.seconds, 0.0),
     )
     cells = torch.arange(network.num_roads) // 7
     for config in (
