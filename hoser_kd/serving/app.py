@@ -13,7 +13,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hoser_kd.common.errors import ConfigError, HoserKdError
 from hoser_kd.generation.decoding import Decoding
@@ -122,9 +121,7 @@ def create_app(
         return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
 
     _explain_errors(app)
-    if "*" not in hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_middleware(Guard, limits=limits, paths=PATHS, record=measurements.record)
+    app.add_middleware(Guard, limits=limits, hosts=hosts, paths=PATHS, record=measurements.record)
     return app
 
 

@@ -1,10 +1,12 @@
-"""Guard in front of the application: size of bodies, the time in which they arrive, and measurement of answers."""
+"""Guard before the application: host names, size and duration of bodies, and measurement of answers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,12 +18,18 @@ class Guard:
     """ASGI middleware that reads the body of a request within limits before the application sees it."""
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, paths: Container[str], record: Callable[[str, int, float], None]
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        hosts: Iterable[str],
+        paths: Container[str],
+        record: Callable[[str, int, float], None],
     ) -> None:
-        self._app, self._limits, self._paths, self._record = app, limits, paths, record
+        """`hosts` are the host names that requests may use; `*` stands for any text."""
+        self._app, self._limits, self._hosts, self._paths, self._record = app, limits, tuple(hosts), paths, record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it with status 413 or 408."""
+        """Pass a request on, or refuse it with status 400, 413 or 408."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -33,7 +41,8 @@ class Guard:
                 self._record(name, message["status"], time.monotonic() - started)
             await send(message)
 
-        body = await self._body(scope, receive)
+        # a page elsewhere must not reach the server through a name of its own that resolves to this machine
+        body = self._foreign_host(scope) or await self._body(scope, receive)
         if isinstance(body, JSONResponse):
             await body(scope, receive, send_recorded)
             return
@@ -47,6 +56,19 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, receive_body, send_recorded)
+
+    def _foreign_host(self, scope: Scope) -> JSONResponse | None:
+        """Return the answer that refuses a host name which requests may not use; None for any other."""
+        header = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        try:
+            host = urlsplit(f"//{header}").hostname or ""
+        except ValueError:
+            host = ""
+        if any(fnmatchcase(host, pattern.lower()) for pattern in self._hosts):
+            return None
+        return _refusal(
+            400, f"requests to the host {header[:100]!r} are refused. Start with --allow-host NAME.", "Host"
+        )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | JSONResponse:
         """Return the whole body, or the answer that refuses it."""
@@ -72,5 +94,5 @@ class Guard:
             return _refusal(408, f"the body did not arrive within {self._limits.body_seconds:g} s.")
 
 
-def _refusal(status: int, error: str) -> JSONResponse:
-    return JSONResponse({"error": error, "place": "body"}, status, headers={"Connection": "close"})
+def _refusal(status: int, error: str, place: str = "body") -> JSONResponse:
+    return JSONResponse({"error": error, "place": place}, status, headers={"Connection": "close"})

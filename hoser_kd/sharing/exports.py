@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def stamps(seconds: Int64Array) -> Any:
-    """Return (n,) seconds since 1970 as a pandas Series of UTC timestamps."""
-    return pa.array(seconds, pa.timestamp("s", tz="UTC")).to_pandas()
+    """Return (n,) seconds since 1970 as a pandas Series of datetimes without a time zone, as requests have them."""
+    return pa.array(seconds, pa.timestamp("s")).to_pandas()
 
 
 def trip_ids(trips: Trajectories) -> npt.NDArray[np.object_]:

@@ -96,7 +96,8 @@ class StudentTrips(GeneratedTrajectories):
 
         Trips: trajectory_id, origin_road_id, destination_road_id, reached, num_roads, start_time, end_time, duration_s,
         length_m if the student has its network, the snap distances of points, and the lists road_ids and times. Roads:
-        trajectory_id, position, road_id, time. Times are UTC where the training trips write UTC.
+        trajectory_id, position, road_id, time. Times are on the clock of the training trips, without a time
+        zone, so they can be the start times of other requests.
         """
         import pandas as pd
 

@@ -138,8 +138,19 @@ def test_a_body_without_a_declared_size_is_limited_too(client):
 
 def test_foreign_host_names_are_refused(client):
     """A page elsewhere cannot reach the server through a name that resolves to this machine."""
-    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
-    assert client.get("/health").json()["num_roads"] == 120
+    for host in ("evil.example", "testserver.evil.example", "[", ""):
+        answer = client.get("/health", headers={"Host": host})
+        assert (answer.status_code, answer.json()["place"]) == (400, "Host")
+        assert f"requests to the host {host!r} are refused" in answer.json()["error"]
+    for host in ("testserver", "TESTSERVER:8000"):
+        assert client.get("/health", headers={"Host": host}).json()["num_roads"] == 120
+
+
+def test_a_host_may_be_an_ipv6_address_or_a_pattern(predictor):
+    app = create_app(predictor, LIMITS, hosts=["::1", "*.example"])
+    with TestClient(app) as client:
+        for host, status in (("[::1]:8000", 200), ("a.example", 200), ("example", 400)):
+            assert client.get("/health", headers={"Host": host}).status_code == status
 
 
 def test_a_full_queue_refuses_and_similar_requests_share_a_batch(predictor, monkeypatch):

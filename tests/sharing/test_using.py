@@ -109,7 +109,10 @@ def test_exports_hold_the_same_trips(student, trips, tmp_path):
     frame = trips.to_pandas()
     assert list(frame["road_ids"][2]) == trips.roads(2).tolist()
     assert (frame["end_time"] - frame["start_time"]).dt.total_seconds().tolist() == frame["duration_s"].tolist()
+    again = hk.generate(student, frame["origin_road_id"], frame["start_time"], frame["destination_road_id"])
+    np.testing.assert_array_equal(again.times, trips.times)
     rows = trips.to_pandas(rows="roads")
+    assert rows["time"].dt.tz is None
     assert rows["road_id"].tolist() == trips.road_ids.tolist()
     assert rows["position"].tolist()[: trips.lengths[0] + 1] == [*range(trips.lengths[0]), 0]
     lines = trips.to_geodataframe()
