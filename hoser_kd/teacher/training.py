@@ -137,7 +137,9 @@ def train(
                     if on_epoch is not None and run.context.is_main_process:
                         on_epoch(row)
     if run.context.is_main_process:
-        require_unchanged(run.folder, state.files, "Delete the training's folder, or pass resume=False, to train again.")
+        require_unchanged(
+            run.folder, state.files, "Delete the training's folder, or pass resume=False, to train again."
+        )
     run.report(run.total_steps, {"val_loss": state.best_val_loss})
     run.context.wait()
     return read_training(run.folder, config)
