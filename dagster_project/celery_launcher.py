@@ -60,7 +60,7 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def terminate(self, run_id: str) -> bool:
         """Mark a run as canceling, which its worker reads within a second, or as canceled if no worker has it."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
+        if run is None or run.is_finished or not _is_launched(run):
             return False
         self._instance.report_run_canceling(run)
         if not run.tags.get(WORKER_TAG):
@@ -69,6 +69,8 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return whether the worker of a run still reports it. No clock of another machine is read."""
+        if not _is_launched(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "It runs in another process, without a worker.")
         worker = run.tags.get(WORKER_TAG)
         if not worker:
             self._send_again_if_lost(run)
@@ -102,6 +104,11 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str:  # noqa: ARG002
         """Return where a run is, for the message of a run that could not start."""
         return f"Worker: {run.tags.get(WORKER_TAG) or 'none has taken it. Start a worker'}"
+
+
+def _is_launched(run: dg.DagsterRun) -> bool:
+    """Return whether a run was sent to a worker; one of `make demo`, for example, was not."""
+    return DAGSTER_CELERY_TASK_ID_TAG in run.tags
 
 
 def read_heartbeat(instance: dg.DagsterInstance, worker: str) -> dict[str, str]:
