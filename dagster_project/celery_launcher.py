@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, WorkerStatus
@@ -40,7 +40,7 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def config_type(cls) -> dict[str, Any]:
         """Return the configuration in dagster.yaml: that of `CeleryRunLauncher`, and `lost_after_seconds`."""
         seconds = dg.Field(int, is_required=False, default_value=60)
-        return {**super().config_type(), "lost_after_seconds": seconds}
+        return {**cast("dict[str, Any]", super().config_type()), "lost_after_seconds": seconds}
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Send a run to the queue."""
