@@ -2,7 +2,7 @@
 
 `dagster_celery.launcher.CeleryRunLauncher` runs a run inside the worker's own process and asks Celery how it is. Celery
 reports the task of a killed worker as started for ever, and a busy worker does not hear that its run is to be canceled.
-Here a run is a process of its own beside the worker (`dagster_project.celery_worker`). The worker writes a heartbeat to
+Here a run is a separate process beside the worker (`dagster_project.celery_worker`). The worker writes a heartbeat to
 Dagster's database every second, and reads there whether the run is to end; Celery and its broker only hand runs out.
 """
 
