@@ -184,7 +184,7 @@ def test_a_killed_worker_s_run_is_resumed_by_another_with_the_same_weights(clust
     subprocess.run(["rm", "-rf", str(student)], check=True)
 
     run = cluster.launch("train_vanilla", "town|0")
-    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 600, lambda: logs(cluster), every=0.02)
+    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 600, lambda: logs(cluster), every=0.1)
     with home.instance() as instance:
         first = instance.get_run_by_id(run).tags[WORKER_TAG]
     os.kill(cluster.pid(first.partition("@")[0]), signal.SIGKILL)
