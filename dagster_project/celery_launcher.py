@@ -2,7 +2,7 @@
 
 `dagster_celery.launcher.CeleryRunLauncher` runs a run inside the worker's own process and asks Celery how it is. Celery
 reports the task of a killed worker as started for ever, and a busy worker does not hear that its run is to be canceled.
-Here a run is a process of its own beside the worker (`dagster_project.celery_worker`). The worker writes a heartbeat to
+Here a run is a separate process beside the worker (`dagster_project.celery_worker`). The worker writes a heartbeat to
 Dagster's database every second, and reads there whether the run is to end; Celery and its broker only hand runs out.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, WorkerStatus
@@ -40,7 +40,7 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def config_type(cls) -> dict[str, Any]:
         """Return the configuration in dagster.yaml: that of `CeleryRunLauncher`, and `lost_after_seconds`."""
         seconds = dg.Field(int, is_required=False, default_value=60)
-        return {**super().config_type(), "lost_after_seconds": seconds}
+        return {**cast("dict[str, Any]", super().config_type()), "lost_after_seconds": seconds}
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Send a run to the queue."""
@@ -60,7 +60,7 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def terminate(self, run_id: str) -> bool:
         """Mark a run as canceling, which its worker reads within a second, or as canceled if no worker has it."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
+        if run is None or run.is_finished or not _is_launched(run):
             return False
         self._instance.report_run_canceling(run)
         if not run.tags.get(WORKER_TAG):
@@ -69,6 +69,8 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Return whether the worker of a run still reports it. No clock of another machine is read."""
+        if not _is_launched(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "It runs in another process, without a worker.")
         worker = run.tags.get(WORKER_TAG)
         if not worker:
             self._send_again_if_lost(run)
@@ -102,6 +104,11 @@ class ResumingCeleryRunLauncher(CeleryRunLauncher):
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str:  # noqa: ARG002
         """Return where a run is, for the message of a run that could not start."""
         return f"Worker: {run.tags.get(WORKER_TAG) or 'none has taken it. Start a worker'}"
+
+
+def _is_launched(run: dg.DagsterRun) -> bool:
+    """Return whether a run was sent to a worker; one of `make demo`, for example, was not."""
+    return DAGSTER_CELERY_TASK_ID_TAG in run.tags
 
 
 def read_heartbeat(instance: dg.DagsterInstance, worker: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The Celery worker: `celery -A dagster_project.celery_worker worker -P threads -c 1`, one per GPU or machine.
 
-It takes runs that `dagster_project.celery_launcher` has sent, and runs each in a process of its own. The process ends
+It takes runs that `dagster_project.celery_launcher` has sent, and runs each in a separate process. The process ends
 when the worker ends, when the run is canceled or taken over by another worker, and when the database has not been
 reached for half of the time after which the run counts as lost, so that no two workers train the same run.
 """

@@ -27,7 +27,7 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 
-LONGEST = ("dev",)
+LONGEST = ("dev", "engines")
 """Groups of tests that run for minutes, and must not be the last ones that a worker begins."""
 
 

@@ -153,7 +153,7 @@ def problem_of(command: str, capsys) -> str | None:
     screen = capsys.readouterr().out
     if ended.value.code:
         return f"hoser-kd has no command {arguments[0]}"
-    unknown = [word for word in arguments if word.startswith("--") and word not in screen]
+    unknown = [word for word in arguments if word.startswith("--") and word.split("=")[0] not in screen]
     return f"hoser-kd {arguments[0]} has no option {unknown}" if unknown else None
 
 

@@ -93,6 +93,16 @@ def test_a_run_that_waits_is_not_lost_but_sent_again_after_a_while(home, monkeyp
     assert home.get_run_by_id(run.run_id).tags[TASK_TAG] == options["task_id"] != "t1"
 
 
+def test_a_run_of_another_process_is_left_alone(home, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(home.run_launcher.celery, "send_task", lambda *_, **__: pytest.fail("sent to a worker"))
+    run = home.create_run_for_job(dg.GraphDefinition(name="empty").to_job(), status=dg.DagsterRunStatus.STARTED)
+    for now[0] in (0, 10_000):
+        assert health(home, run)[0] == WorkerStatus.RUNNING
+    assert not home.run_launcher.terminate(run.run_id)
+
+
 def test_canceling_reaches_the_worker_through_the_database(home):
     waiting, running = started_run(home, **{WORKER_TAG: ""}), started_run(home, **{WORKER_TAG: "w@a"})
     for run in (waiting, running):
@@ -145,7 +155,7 @@ def cluster(copy_of_town, tmp_path, monkeypatch):
     environment = {**copy_of_town.environment, "HOSER_KD_SEEDS": "3"}
     with GuardedProcess([*command, *options], cwd=ROOT, environment=environment, log=log) as process:
         try:
-            assert process.wait(400) == 0, log.read_text()
+            assert process.wait(600) == 0, log.read_text()
             yield module.Cluster(folder)
         finally:
             subprocess.run([sys.executable, command[1], "down", str(folder)], check=False, timeout=120)
@@ -168,15 +178,17 @@ def test_a_killed_worker_s_run_is_resumed_by_another_with_the_same_weights(clust
     home.environment["DAGSTER_HOME"] = str(cluster.folder / "home")
     for name in ("HOSER_KD_POSTGRES", "HOSER_KD_BROKER"):
         monkeypatch.setenv(name, cluster.environment[name])
-    home.materialize("prepare_city")  # finds all in the store, and records it in this instance
+    prepared = dg.RunsFilter(job_name="prepare_city", statuses=[dg.DagsterRunStatus.SUCCESS])
+    with home.instance() as instance:  # city_watch has launched it; it finds all in the store, and records it here
+        wait_until(lambda: instance.get_runs(prepared), 600, lambda: logs(cluster), every=1)
     subprocess.run(["rm", "-rf", str(student)], check=True)
 
     run = cluster.launch("train_vanilla", "town|0")
-    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 300, lambda: logs(cluster), every=0.02)
+    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 600, lambda: logs(cluster), every=0.1)
     with home.instance() as instance:
         first = instance.get_run_by_id(run).tags[WORKER_TAG]
     os.kill(cluster.pid(first.partition("@")[0]), signal.SIGKILL)
-    assert wait_until(lambda: ended(cluster, run), 300, lambda: logs(cluster), every=1) == "SUCCESS"
+    assert wait_until(lambda: ended(cluster, run), 600, lambda: logs(cluster), every=1) == "SUCCESS"
     with home.instance() as instance:
         second = instance.get_run_by_id(run).tags[WORKER_TAG]
     assert {first.partition("@")[0], second.partition("@")[0]} == {"worker-0", "worker-1"}

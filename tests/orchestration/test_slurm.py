@@ -67,7 +67,7 @@ def test_a_killed_job_resumes_and_the_report_follows(slurm, copy_of_town, tmp_pa
     arguments = ["slurm", "--dataset", "town", "--seeds", "0", "--folder", str(tmp_path / "batch")]
     assert main([*arguments, "--sbatch=--partition=all"]) == 0
     assert "(seeds 0)" in capsys.readouterr().out
-    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 240, lambda: show(logs), every=0.02)
+    wait_until(lambda: list((home.store / ".work" / "town").rglob("state.pt")), 240, lambda: show(logs), every=0.1)
     [process] = processes_of(str(tmp_path / "batch"))
     os.kill(process, signal.SIGKILL)
 
