@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 29500
+PARTS = ("lost", "student", "teacher")
 TOWN = """
 city: town
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 120}}
@@ -31,7 +32,7 @@ grid: {bounds: roads, cell_size_m: 80}
 teacher: {preset: tiny, n_embd: 16, dropout: 0.0, max_epochs: 2, num_processes: 1}
 student: {hidden_dim: 16, road_id_dim: 8, attribute_dim: 2, max_epochs: EPOCHS, batch_size: 16, learning_rate: 0.01,
           road_updates: touched_rows, num_processes: PROCESSES}
-torchrun: {join_timeout_s: 300, silence_timeout_s: 300}
+torchrun: {join_timeout_s: 1800, silence_timeout_s: 1800}
 """
 
 
@@ -129,7 +130,7 @@ def start_both(
         ["make", stage, "--config", str(town), "--store", str(store), "--cuda", "-1"], town.parent / "a.log", **together
     )
     joined = second.start(
-        ["join", "--node-rank", "1", "--cuda", "-1", "--once", "--wait", "300"], town.parent / "b.log", **together
+        ["join", "--node-rank", "1", "--cuda", "-1", "--once", "--wait", "1800"], town.parent / "b.log", **together
     )
     return leader, joined
 
@@ -138,7 +139,7 @@ def train_on_both(hosts: tuple[Host, Host], stage: str, town: Path, store: Path)
     """Train on both hosts. Raises RuntimeError, with the end of the output, if one fails."""
     processes = start_both(hosts, stage, town, store)
     for process, log in zip(processes, ("a.log", "b.log"), strict=True):
-        if process.wait(600):
+        if process.wait(1800):
             text = (town.parent / log).read_text()
             raise RuntimeError(f"{log}: exit status {process.returncode}\n{text[-3000:]}")
 
@@ -162,14 +163,14 @@ def _here(stage: str, town: Path, store: Path) -> None:
 def _lost_host(hosts: tuple[Host, Host], town: Path, store: Path) -> tuple[float, str]:
     """Kill the second host in mid-training; returns the seconds until the first one ends, and its message."""
     leader, joined = start_both(hosts, "vanilla_student", town, store)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 1800
     while not list((store / ".work").rglob("state.pt")):
         if time.monotonic() > deadline or leader.poll() is not None:
             raise RuntimeError((town.parent / "a.log").read_text()[-3000:])
         time.sleep(0.02)
     started = time.monotonic()
     hosts[1].kill_all()
-    leader.wait(300)
+    leader.wait(1800)
     joined.wait()
     return time.monotonic() - started, (town.parent / "a.log").read_text().strip().splitlines()[-1]
 
@@ -178,6 +179,7 @@ def main() -> int:
     """Run everything and print what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=4, help="epochs of the student, from 2")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to show (all)")
     options = parser.parse_args()
     if reason := why_not():
         sys.stderr.write(f"{reason}\n")
@@ -196,20 +198,26 @@ def main() -> int:
     with two_hosts() as hosts:
         _here("vanilla_student", write_town(one, **many, processes=2), one / "data")
         print("student, 2 processes on one machine: done", flush=True)
-        sent = hosts[0].sent_bytes()
-        train_on_both(hosts, "vanilla_student", write_town(two, **many), two / "data")
-        sent = hosts[0].sent_bytes() - sent
-        print(f"student, 2 hosts: {same(two / 'data', one / 'data', 'vanilla_student')}; {sent / 2**20:.1f} MiB sent")
-        seconds, message = _lost_host(hosts, write_town(lost, **many), lost / "data")
-        print(
-            f"student, second host killed after an epoch: the first ends after {seconds:.1f} s:\n  {message}",
-            flush=True,
-        )
-        train_on_both(hosts, "vanilla_student", write_town(lost, **many), lost / "data")
-        print(f"student, the same commands again: {same(lost / 'data', one / 'data', 'vanilla_student')}", flush=True)
-        _here("teacher", write_town(one, **many), one / "data")
-        train_on_both(hosts, "teacher", write_town(two, **many), two / "data")
-        print(f"teacher, 2 hosts against 1 process: {same(two / 'data', one / 'data', 'teacher')}", flush=True)
+        for other in (two, lost):
+            shutil.copytree(one / "data", other / "data", ignore=shutil.ignore_patterns("vanilla_student"))
+        if "lost" in options.parts:
+            seconds, message = _lost_host(hosts, write_town(lost, **many), lost / "data")
+            print(f"student, second host killed after an epoch: the first ends after {seconds:.1f} s:", flush=True)
+            print(f"  {message}", flush=True)
+            train_on_both(hosts, "vanilla_student", write_town(lost, **many), lost / "data")
+            print(
+                f"student, the same commands again: {same(lost / 'data', one / 'data', 'vanilla_student')}", flush=True
+            )
+        if "student" in options.parts:
+            sent = hosts[0].sent_bytes()
+            train_on_both(hosts, "vanilla_student", write_town(two, **many), two / "data")
+            sent = hosts[0].sent_bytes() - sent
+            equal = same(two / "data", one / "data", "vanilla_student")
+            print(f"student, 2 hosts: {equal}; {sent / 2**20:.1f} MiB sent", flush=True)
+        if "teacher" in options.parts:
+            _here("teacher", write_town(one, **many), one / "data")
+            train_on_both(hosts, "teacher", write_town(two, **many), two / "data")
+            print(f"teacher, 2 hosts against 1 process: {same(two / 'data', one / 'data', 'teacher')}", flush=True)
     shutil.rmtree(folder)
     return 0
 

@@ -71,11 +71,11 @@ class DistributedContext:
             return model
         # DistributedDataParallel leaves out parameters without gradient at its construction
         for parameter in apart:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         # buffers are constant and equal in all processes; published checkpoints contain unused parameters
         replica = DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
         for parameter in apart:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
         return replica
 
     def mean_rows(self, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class RowAdamW:
 
     def flush(self, rows_at_once: int = 65_536) -> None:
         """Bring all rows up to date: before a validation, a checkpoint, or any other use of the table."""
-        for part in torch.arange(len(self.weight), device=self.weight.device).split(rows_at_once):
+        for part in torch.split(torch.arange(len(self.weight), device=self.weight.device), rows_at_once):
             self.catch_up(part)
         self._first = self.steps_done
         self._log_decay[0] = 0.0

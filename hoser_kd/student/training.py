@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import torch
@@ -85,7 +85,8 @@ class StudentTrainer:
         """`terms`: the loss terms in the order of their sum; None: those of vanilla HOSER, without a teacher."""
         self.model, self.config = model, config
         self.context = DistributedContext.current()
-        rows = model.road_network_encoder.road_id_emb.weight if config.road_updates == "touched_rows" else None
+        table = cast("torch.nn.Parameter", model.road_network_encoder.road_id_emb.weight)
+        rows = table if config.road_updates == "touched_rows" else None
         self._replica = self.context.replica(model, () if rows is None else (rows,))
         self.terms = loss_terms(LossContext(model.time_scale, config)) if terms is None else list(terms)
         self.optimizer = Optimizer(
