@@ -35,7 +35,6 @@ MISSING_HINT = "Install it beside the project: pip install haversine geopy fastd
 @contextlib.contextmanager
 def imported_from(*folders: Path):
     """Let modules be imported from these folders, and forget them afterwards."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
     stand_ins = [name for name in PRINTING if importlib.util.find_spec(name) is None]
     sys.modules.update({name: MagicMock() for name in stand_ins})
     sys.path[:0] = [str(folder.resolve()) for folder in folders]
@@ -61,6 +60,17 @@ def working_in(folder: Path):
         os.chdir(before)
 
 
+@contextlib.contextmanager
+def quiet():
+    """Drop what the published code prints, and its progress bars."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
 def main_statements(path: Path) -> list[ast.stmt]:
     """Return the statements under `if __name__ == "__main__"` of a file."""
     for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
@@ -82,7 +92,7 @@ class PublishedTraining:
         (folder / "config").mkdir(exist_ok=True)
         (folder / "config" / "city.yaml").write_text(yaml.safe_dump(_settings(checkout, model.config)))
         path = checkout / "train.py"
-        with imported_from(checkout), working_in(folder):
+        with imported_from(checkout), working_in(folder), quiet():
             module = importlib.import_module("train")
             self.names = dict(vars(module))
             statements = main_statements(path)
@@ -196,14 +206,13 @@ class PublishedMetrics:
         (work / "gene" / "HOSER" / "generated.csv").write_bytes(generated.read_bytes())
         names: dict[str, Any] = {}
         seconds = 0.0
-        with imported_from(self._checkout / "evaluation"), working_in(work), Path(os.devnull).open("w") as nowhere:
+        with imported_from(self._checkout / "evaluation"), working_in(work), quiet():
             self._use_box(importlib.import_module("map_manager").MapManager)
-            with contextlib.redirect_stdout(nowhere):
-                for cell in self._cells:
-                    reads = "read_csv('../../" in ast.unparse(ast.Module(cell, [])) or "road_gps" not in names
-                    started = time.process_time()
-                    run(cell, self._path, names)
-                    seconds += 0 if reads else time.process_time() - started
+            for cell in self._cells:
+                reads = "read_csv('../../" in ast.unparse(ast.Module(cell, [])) or "road_gps" not in names
+                started = time.process_time()
+                run(cell, self._path, names)
+                seconds += 0 if reads else time.process_time() - started
         values = {name: float(np.mean(names[f"{name}_list"])) for name in ("hausdorff", "dtw", "edr")}
         return seconds, values
 
@@ -220,7 +229,7 @@ def published_teacher(checkout: Path, model) -> torch.nn.Module:
     """Return LM-TAD's own model with the weights of ours."""
     package = types.ModuleType("models")
     package.__path__ = [str((checkout / "code" / "models").resolve())]
-    with imported_from(checkout / "code"), contextlib.redirect_stdout(None):
+    with imported_from(checkout / "code"), quiet():
         sys.modules["models"] = package  # without its __init__, which imports the other models of the repository
         module = importlib.import_module("models.LMTAD")
         config = module.LMTADConfig(

@@ -6,7 +6,8 @@ from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
 from hoser_kd.hoser.incremental import Decoded, IncrementalHOSER, PathTree
 from hoser_kd.hoser.loading import load_student
-from hoser_kd.hoser.model import HOSER, StudentOutput, TimeScale
+from hoser_kd.hoser.model import HOSER, TimeScale
+from hoser_kd.hoser.output import StudentOutput
 
 __all__ = [
     "HOSER",
