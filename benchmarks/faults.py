@@ -153,6 +153,7 @@ def _run_with_kills(
     while True:
         limit = rng.uniform(0.02, 0.4) * seconds if len(times) < most else float("inf")
         process = _start(options, store)
+        assert process.pid is not None
         while process.exitcode is None and _cpu_seconds(process.pid) < limit:
             process.join(0.1)
         if process.exitcode is None:
@@ -171,6 +172,7 @@ def _start(options: argparse.Namespace, store: Path) -> ForkProcess:
     """Start a run in a new process group."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(options, store))
     process.start()
+    assert process.pid is not None
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpgid(process.pid, process.pid)
     return process
