@@ -113,7 +113,8 @@ def flips_of(file: Path, count: int, rng: random.Random) -> Iterator[int]:
 
 def _kills(options: argparse.Namespace) -> int:
     # imported before the forks: a killed run then loses its work, not the time of imports
-    importlib.import_module(PRELOAD)
+    for module in (PRELOAD, "torch.utils.tensorboard"):
+        importlib.import_module(module)
     rng, killed, differing, number = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -160,6 +161,7 @@ def _run_with_kills(
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
             times.append(limit)
+            print(f"  kill after {limit:.1f} CPU s", flush=True)
             damaged = verify_store(Store(store)).damaged if store.is_dir() else []
             assert not damaged, damaged
         elif process.exitcode == 0:
