@@ -113,7 +113,8 @@ def flips_of(file: Path, count: int, rng: random.Random) -> Iterator[int]:
 
 def _kills(options: argparse.Namespace) -> int:
     # imported before the forks: a killed run then loses its work, not the time of imports
-    importlib.import_module(PRELOAD)
+    for module in (PRELOAD, "torch.utils.tensorboard"):
+        importlib.import_module(module)
     rng, killed, differing, number = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
@@ -153,12 +154,14 @@ def _run_with_kills(
     while True:
         limit = rng.uniform(0.02, 0.4) * seconds if len(times) < most else float("inf")
         process = _start(options, store)
+        assert process.pid is not None
         while process.exitcode is None and _cpu_seconds(process.pid) < limit:
             process.join(0.1)
         if process.exitcode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
             times.append(limit)
+            print(f"  kill after {limit:.1f} CPU s", flush=True)
             damaged = verify_store(Store(store)).damaged if store.is_dir() else []
             assert not damaged, damaged
         elif process.exitcode == 0:
@@ -171,6 +174,7 @@ def _start(options: argparse.Namespace, store: Path) -> ForkProcess:
     """Start a run in a new process group."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(options, store))
     process.start()
+    assert process.pid is not None
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.setpgid(process.pid, process.pid)
     return process

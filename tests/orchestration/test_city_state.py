@@ -76,5 +76,5 @@ def test_changed_raw_data_changes_its_section_and_the_content(tmp_path):
 
 @pytest.mark.parametrize("text", ["five", "0", "-1", "1.5", "", "٣", "100000"])
 def test_a_number_of_seeds_that_is_none_is_named(text):
-    with pytest.raises(ConfigError, match="HOSER_KD_SEEDS is .*, not a whole number from 1 to 1000"):
+    with pytest.raises(ConfigError, match=r"HOSER_KD_SEEDS is .*, not a whole number from 1 to 1000"):
         seeds_of(text)
