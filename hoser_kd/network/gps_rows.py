@@ -155,9 +155,9 @@ def _joined(parts: list[PointRows]) -> PointRows:
 
 def _interleaved(batches: Iterator[PointRows], survey: _Survey) -> Iterator[GpsPoints]:
     """Yield the trips of rows in any order, by way of temporary files of about a batch each."""
-    before = np.cumsum(survey.size) - survey.size
-    per_file = max(BATCH_POINTS, -(-sum(survey.size) // _MOST_FILES))
-    file_of_trip = before // per_file
+    size = np.array(survey.size, np.int64)
+    per_file = max(BATCH_POINTS, -(-int(size.sum()) // _MOST_FILES))
+    file_of_trip = (np.cumsum(size) - size) // per_file
     with tempfile.TemporaryDirectory(prefix="hoser-kd-points-") as folder:
         files = _distribute(batches, survey.rank, file_of_trip, Path(folder))
         for file in files:
