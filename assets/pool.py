@@ -49,6 +49,8 @@ def slots_of(
     if not stage.uses_model:
         return nullcontext(device)
     processes = {"student": settings.student.num_processes, "teacher": 1}
+    if stage.name == "teacher":
+        processes["teacher"] = settings.teacher.num_processes
     if stage.name == "teacher_soft_labels":
         processes["teacher"] = settings.distill.label_processes
     return machine_slots(device, processes.get(stage.group, 1), log)

@@ -114,7 +114,7 @@ class Cluster:
 
     def _start(self, name: str, command: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         with (self.folder / "logs" / name).open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**self.environment, **(more or {})},
@@ -155,7 +155,7 @@ class Cluster:
         binaries = _postgres_binaries()
 
         def command(*words: str) -> None:
-            subprocess.run(  # noqa: S603
+            subprocess.run(
                 [str(binaries / words[0]), "-D", str(home / "db"), *words[1:]],
                 user=user,
                 cwd=home,
@@ -183,7 +183,7 @@ class Cluster:
         request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
         for left in range(5, -1, -1):
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - of this machine
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     return dict(json.load(answer)["data"])
             except urllib.error.HTTPError as error:
                 # after a restart of the database, each of the server's old connections fails once
