@@ -2,8 +2,8 @@
 
     python benchmarks/scale_statistics.py --roads 40000 --trips 2000000
 
-Trips are those of `benchmarks/scale_stages.py`, mapped from a file as in the pipeline. Each statistic runs in a fork of
-the process; its memory is what the fork has of its own beyond what it starts with.
+Trips are those of `benchmarks/scale_stages.py`. Each statistic runs in a fork of the process; its memory is the peak of
+the fork's resident set, as the kernel records it, less that at its start.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scale import street_grid
-from scale_stages import own_bytes, random_trips
+from scale_stages import random_trips
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,21 +29,14 @@ if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 
-_POLL_S = 0.02
-
 
 class _City(NamedTuple):
     """What the statistics read."""
 
     network: RoadNetwork
     zones: Int64Array
-    file: Path
+    train: Trajectories
     test: Trajectories
-
-    @property
-    def train(self) -> Trajectories:
-        """The training trips, mapped from their file."""
-        return type(self.test).load(self.file)
 
 
 def statistics() -> dict[str, Callable[[_City], object]]:
@@ -58,7 +51,6 @@ def statistics() -> dict[str, Callable[[_City], object]]:
     from hoser_kd.student.next_step_metrics import frequency_baseline
 
     return {
-        "reading": lambda city: len(city.train),
         "zone transitions": lambda city: transitions(city.zones, city.train, int(city.zones.max()) + 1),
         "resolution of the grid": lambda city: resolution(city.zones, city.network, city.train),
         "scale of times": lambda city: time_label_statistics(city.train),
@@ -72,23 +64,25 @@ def statistics() -> dict[str, Callable[[_City], object]]:
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Run a function in a fork; returns its peak of own memory beyond the start, MiB, and its CPU seconds."""
+    """Run a function in a fork; returns its peak of memory beyond the start, MiB, and its CPU seconds."""
     reader, writer = os.pipe()
-    before = own_bytes(os.getpid())
     child = os.fork()
     if child == 0:
-        began = time.process_time()
+        before, began = _resident_mib(), time.process_time()
         work()
-        os.write(writer, str(time.process_time() - began).encode())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        os.write(writer, json.dumps([peak - before, time.process_time() - began]).encode())
         os._exit(0)
     os.close(writer)
-    most = 0
-    while not os.waitpid(child, os.WNOHANG)[0]:
-        most = max(most, own_bytes(child))
-        time.sleep(_POLL_S)
-    seconds = float(os.read(reader, 64) or "nan")
+    os.waitpid(child, 0)
+    mib, seconds = json.loads(os.read(reader, 200))
     os.close(reader)
-    return max(most - before, 0) / 2**20, seconds
+    return mib, seconds
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def main() -> None:
@@ -102,15 +96,12 @@ def main() -> None:
     zones = bisection(network.centroids, 300)
     # used by several, and not part of what is measured
     network.candidate_index(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "train.arrow"
-        random_trips(network, args.trips, 1).save(file)
-        city = _City(network, zones, file, random_trips(network, args.trips // 100, 2))
-        for name, statistic in statistics().items():
-            mib, seconds = measure(partial(statistic, city))
-            row = {"statistic": name, "trips": args.trips, "own_mib": round(mib, 1), "cpu_s": round(seconds, 1)}
-            sys.stdout.write(json.dumps(row) + "\n")
-            sys.stdout.flush()
+    city = _City(network, zones, random_trips(network, args.trips, 1), random_trips(network, args.trips // 100, 2))
+    for name, statistic in statistics().items():
+        mib, seconds = measure(partial(statistic, city))
+        row = {"statistic": name, "trips": args.trips, "mib": round(mib, 1), "cpu_s": round(seconds, 1)}
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
