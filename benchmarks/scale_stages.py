@@ -320,13 +320,13 @@ def _in_child(stage: str, folder: Path, versions: dict[str, str], args: argparse
             os._exit(status)
     own = 0
     while not os.waitpid(child, os.WNOHANG)[0]:
-        own = max(own, _own_bytes(child))
+        own = max(own, own_bytes(child))
         time.sleep(_POLL_S)
     result = json.loads(result_file.read_text()) if result_file.is_file() else {"error": "see above"}
     return {**result, "wall_s": round(time.monotonic() - began, 1), "own_gib": round(own / _GIB, 2)}
 
 
-def _own_bytes(pid: int) -> int:
+def own_bytes(pid: int) -> int:
     """Return the memory of a process that is not mapped from files."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()

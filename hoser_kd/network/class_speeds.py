@@ -44,10 +44,10 @@ class ClassSpeeds:
             # adds the values one by one to the sum so far, so that chunks have no influence on the rounding
             for total, values in zip(sums, (1.0, network.length_m[road], seconds), strict=True):
                 np.add.at(total, group, values)
-        sums = sums.reshape(3, 24, num_classes)
-        overall = _mean_speed(sums.sum((1, 2)), np.float64(FALLBACK_M_PER_S), least=1)
-        by_class = _mean_speed(sums.sum(1), overall)
-        return cls(by_class, _mean_speed(sums, by_class))
+        hourly = sums.reshape(3, 24, num_classes)
+        overall = _mean_speed(hourly.sum((1, 2)), np.float64(FALLBACK_M_PER_S), least=1)
+        by_class = _mean_speed(hourly.sum(1), overall)
+        return cls(by_class, _mean_speed(hourly, by_class))
 
     def road_seconds(self, network: RoadNetwork, hour: int | None = None) -> Float64Array:
         """Return (N,) float64: seconds along each road, in an hour of the day (0 to 23) or, with None, over all."""

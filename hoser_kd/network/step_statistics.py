@@ -31,9 +31,11 @@ class Steps:
         """Return the flat positions of the current roads of the steps `first` to before `last`, int64."""
         trip = int(np.searchsorted(self._before, first, side="right")) - 1
         end = int(np.searchsorted(self._before, last, side="left"))
-        counts = np.diff(np.clip(self._before[trip : end + 1], first, last))
-        shift = (self._trips.offsets[trip:end] - self._before[trip:end]).repeat(counts)
-        return np.arange(first, last) + shift
+        before = np.clip(self._before[trip : end + 1], first, last)
+        counts = before[1:] - before[:-1]
+        shift = np.asarray(self._trips.offsets[trip:end] - self._before[trip:end], np.int64)
+        positions: Int64Array = np.arange(first, last) + np.repeat(shift, counts)
+        return positions
 
     def seconds(self, first: int, last: int) -> Float64Array:
         """Return the seconds until the next road is entered, for these steps, float64."""

@@ -90,8 +90,9 @@ def mapped_ids(data: npt.NDArray[np.uint8], lengths: Int64Array) -> TripIds:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     is_small = len(data) <= MAX_STRING_BYTES
-    kind, offsets = (pa.string(), offsets.astype(np.int32)) if is_small else (pa.large_string(), offsets)
-    return TripIds(pa.Array.from_buffers(kind, len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(data)]))
+    kind, width = (pa.string(), np.int32) if is_small else (pa.large_string(), np.int64)
+    buffers = [None, pa.py_buffer(offsets.astype(width)), pa.py_buffer(data)]
+    return TripIds(pa.Array.from_buffers(kind, len(lengths), buffers))
 
 
 def _text_bytes(texts: pa.Array) -> int:

@@ -55,8 +55,8 @@ def partition(network: RoadNetwork, config: ZonesConfig) -> Int64Array:
 
     graph = _undirected(network.successors)
     # a memoryview yields the numbers one by one; a list of them would take ten times the memory of the array
-    starts, neighbors = (memoryview(values.astype(np.int32)) for values in graph)
-    unit_weights = memoryview(np.ones(max(network.num_roads, len(neighbors)), np.int32))
+    starts, neighbors = (values.astype(np.int32).data for values in graph)
+    unit_weights = np.ones(max(network.num_roads, len(neighbors)), np.int32).data
     with _kahip_lock:
         _, zones = kahip.kaffpa(
             unit_weights[: network.num_roads],
