@@ -6,6 +6,7 @@ import base64
 import math
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hoser_kd.pipeline.check import CheckResult
 from hoser_kd.pipeline.store import Artifact
 
 _MAX_ROWS = 50
+_VERDICT_CHARACTERS = 60
 
 
 def show(artifact: Artifact) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def show(artifact: Artifact) -> dict[str, Any]:
         **_first(artifact),
         **_links(artifact),
         **{name: _entry(value) for name, value in _results(artifact).items()},
-        **{name: _entry(value) for name, value in short.items()},
+        **{name: _entry(value) for name, value in short.items() if name != "verdict"},
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mib": round(artifact.size_bytes / 2**20, 3),
@@ -43,7 +45,8 @@ def show(artifact: Artifact) -> dict[str, Any]:
     tables = sorted(artifact.path.glob("*.parquet"))
     for table in tables:
         schema = _columns(table)
-        main = table.stem == artifact.stage or len(tables) == 1
+        # the UI draws the columns above all metadata; nobody opens a report for those of the trips beside it
+        main = table.stem == artifact.stage or (len(tables) == 1 and "verdict" not in artifact.summary)
         metadata["dagster/column_schema" if main else f"columns of {table.name}"] = schema
         if main:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
@@ -57,7 +60,10 @@ def _first(artifact: Artifact) -> dict[str, Any]:
     named: dict[str, Any] = {"city": artifact.city}
     if artifact.seed is not None:
         named["seed"] = artifact.seed
-    return named | {name: artifact.summary[name] for name in ("verdict",) if name in artifact.summary}
+    if "verdict" in artifact.summary:
+        # the tables below make the column of values wider than the page, and the UI wraps text at the column's width
+        named["verdict"] = textwrap.fill(artifact.summary["verdict"], _VERDICT_CHARACTERS)
+    return named
 
 
 def _results(artifact: Artifact) -> dict[str, Any]:
