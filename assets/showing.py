@@ -6,7 +6,6 @@ import base64
 import math
 import os
 import re
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from hoser_kd.pipeline.check import CheckResult
 from hoser_kd.pipeline.store import Artifact
 
 _MAX_ROWS = 50
-_VERDICT_CHARACTERS = 60
 
 
 def show(artifact: Artifact) -> dict[str, Any]:
@@ -60,10 +58,16 @@ def _first(artifact: Artifact) -> dict[str, Any]:
     named: dict[str, Any] = {"city": artifact.city}
     if artifact.seed is not None:
         named["seed"] = artifact.seed
-    if "verdict" in artifact.summary:
-        # the tables below make the column of values wider than the page, and the UI wraps text at the column's width
-        named["verdict"] = textwrap.fill(artifact.summary["verdict"], _VERDICT_CHARACTERS)
-    return named
+    return named | (_verdict(artifact.summary["verdict"]) if "verdict" in artifact.summary else {})
+
+
+def _verdict(text: str) -> dict[str, str]:
+    """Return the verdict on each task by itself, then the whole text.
+
+    The tables below make the column of values wider than the page, so that only the start of a long text is visible.
+    """
+    tasks = re.match(r"Next road: (?P<next_road>.+?)\. Trips: (?P<trips>.+)", text)
+    return {**(tasks.groupdict() if tasks else {}), "verdict": text}
 
 
 def _results(artifact: Artifact) -> dict[str, Any]:
