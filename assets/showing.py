@@ -43,7 +43,7 @@ def show(artifact: Artifact) -> dict[str, Any]:
     tables = sorted(artifact.path.glob("*.parquet"))
     for table in tables:
         schema = _columns(table)
-        # the UI draws the columns above all metadata; nobody opens a report for those of the trips beside it
+        # the UI draws the columns above all metadata, and those of a report's trips would hide its verdict
         main = table.stem == artifact.stage or (len(tables) == 1 and "verdict" not in artifact.summary)
         metadata["dagster/column_schema" if main else f"columns of {table.name}"] = schema
         if main:
