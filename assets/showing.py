@@ -31,7 +31,7 @@ def show(artifact: Artifact) -> dict[str, Any]:
         **_first(artifact),
         **_links(artifact),
         **{name: _entry(value) for name, value in _results(artifact).items()},
-        **{name: _entry(value) for name, value in short.items()},
+        **{name: _entry(value) for name, value in short.items() if name != "verdict"},
         "version": artifact.version,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "size_mib": round(artifact.size_bytes / 2**20, 3),
@@ -43,7 +43,8 @@ def show(artifact: Artifact) -> dict[str, Any]:
     tables = sorted(artifact.path.glob("*.parquet"))
     for table in tables:
         schema = _columns(table)
-        main = table.stem == artifact.stage or len(tables) == 1
+        # the UI draws the columns above all metadata, and those of a report's trips would hide its verdict
+        main = table.stem == artifact.stage or (len(tables) == 1 and "verdict" not in artifact.summary)
         metadata["dagster/column_schema" if main else f"columns of {table.name}"] = schema
         if main:
             metadata["dagster/row_count"] = pq.read_metadata(table).num_rows
@@ -57,7 +58,16 @@ def _first(artifact: Artifact) -> dict[str, Any]:
     named: dict[str, Any] = {"city": artifact.city}
     if artifact.seed is not None:
         named["seed"] = artifact.seed
-    return named | {name: artifact.summary[name] for name in ("verdict",) if name in artifact.summary}
+    return named | (_verdict(artifact.summary["verdict"]) if "verdict" in artifact.summary else {})
+
+
+def _verdict(text: str) -> dict[str, str]:
+    """Return the verdict on each task by itself, then the whole text.
+
+    The tables below make the column of values wider than the page, so that only the start of a long text is visible.
+    """
+    tasks = re.match(r"Next road: (?P<next_road>.+?)\. Trips: (?P<trips>.+)", text)
+    return {**(tasks.groupdict() if tasks else {}), "verdict": text}
 
 
 def _results(artifact: Artifact) -> dict[str, Any]:

@@ -85,11 +85,24 @@ def trip_map(
         raise ValueError(f"there are no trips to draw. Call {_CALL}.")
     roads = roads_near(roads_of, {name: each for name, each in shown.items() if len(each)})
     figure = road_figure(roads)
+    free = [color for color in _PALETTE if color not in {COLORS.get(name) for name in shown}]
     for place, (name, each) in enumerate(shown.items()):
         more = f" (first {max_trips} of {len(sets[name])})" if len(sets[name]) > max_trips else ""
-        _draw(figure, roads, roads_of, each, f"{name}{more}", COLORS.get(name, _PALETTE[place % len(_PALETTE)]))
+        _draw(figure, roads, roads_of, each, f"{name}{more}", COLORS.get(name, free[place % len(free)]))
     figure.legend.click_policy = "hide"
+    figure.legend.location = "top_left"  # the scale bar is at the top right
+    _keep_proportions(figure)
     return TripMap(figure, ", ".join(shown))
+
+
+def _keep_proportions(figure: Any) -> None:
+    """Let a kilometer be equally long in both directions in a frame of any shape, with a margin around the roads."""
+    from bokeh.models import DataRange1d, ScaleBar
+
+    figure.x_range, figure.y_range = DataRange1d(range_padding=0.05), DataRange1d(range_padding=0.05)
+    figure.match_aspect = True
+    for bar in figure.select({"type": ScaleBar}):
+        bar.range = figure.x_range
 
 
 def _network_of(trips: Trajectories) -> RoadNetwork | None:

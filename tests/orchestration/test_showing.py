@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from assets import showing
 from assets.showing import show, table_entry
@@ -25,13 +27,25 @@ def test_a_report_begins_with_its_city_the_verdict_and_the_links(tmp_path, monke
     folder.mkdir(parents=True)
     for name in ("report.html", "map.html", "curves.png"):
         (folder / name).write_bytes(b"x")
+    pq.write_table(pa.table({"trajectory_id": ["a", "b"]}), folder / "real.parquet")
     summary = {"seeds": "0, 1", "num_seeds": 2, "comparison": [{"metric": "nll", "vanilla": 1.0}], "verdict": "Helps."}
     metadata = show(Artifact("distillation_report", "town", None, "0123", folder, summary=summary))
     first = ["city", "verdict", "report", "map", "curves (file)", "files", "comparison", "all_runs", "seeds"]
     assert list(metadata)[: len(first)] == first
     assert (metadata["city"], metadata["verdict"]) == ("town", "Helps.")  # text, shown without a click
+    # the UI draws these above the verdict
+    assert "dagster/column_schema" not in metadata
+    assert "dagster/row_count" not in metadata
+    assert "columns of real.parquet" in metadata
     assert metadata["map"].url.endswith("/town/distillation_report/0123/map.html")
     assert list(metadata).index("size_mib") > list(metadata).index("comparison")
+
+
+def test_the_verdict_on_each_task_is_visible_by_itself(tmp_path):
+    verdict = "Next road: distilled is better. Trips: no clear difference, behind it.\nNext road: 0.2755 nat."
+    metadata = show(Artifact("distillation_report", "town", None, "0123", tmp_path, summary={"verdict": verdict}))
+    expected = {"next_road": "distilled is better", "trips": "no clear difference, behind it.", "verdict": verdict}
+    assert list(metadata.items())[1:4] == list(expected.items())
 
 
 def test_a_student_names_city_and_seed(tmp_path):

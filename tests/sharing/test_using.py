@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import shapely
 import torch
+from bokeh.models import MultiLine, ScaleBar
 
 import hoser_kd as hk
 from hoser_kd.common.errors import DataError
@@ -231,6 +232,11 @@ def test_a_map_holds_all_it_needs(trips, tmp_path):
         source.data["xs"] for source in shown.figure.select({"type": object}) if "xs" in getattr(source, "data", {})
     ]
     assert sorted(len(lines) for lines in paths) == [3, 4]
+    assert shown.figure.match_aspect
+    assert shown.figure.legend.location != shown.figure.select_one(ScaleBar).location
+    # "vanilla" has a color of its own, that of the second set otherwise
+    colors = {glyph.line_color for glyph in shown.figure.select({"type": MultiLine})}
+    assert len(colors & {"#0072B2", "#E69F00", "#009E73"}) == 2
 
 
 def far(student):
