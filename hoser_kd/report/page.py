@@ -17,7 +17,7 @@ import numpy as np
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.progress import duration
 from hoser_kd.evaluation.ceilings import summary_rows
-from hoser_kd.evaluation.comparison import compare, heading_of
+from hoser_kd.evaluation.comparison import Row, compare, heading_of
 from hoser_kd.evaluation.failures import CAUSES, LEAST_SHARED
 from hoser_kd.evaluation.metrics import NO_TIMES, flatten
 from hoser_kd.evaluation.scenarios import SCENARIOS
@@ -101,9 +101,12 @@ def verdict(data: ReportData) -> list[str]:
 
 def _judge(data: ReportData) -> Judgment:
     rows = compare(_runs(data.students.get("vanilla", {})), _runs(data.students.get("distilled", {})))
-    if not has_times(data.real):
-        rows = [row for row in rows if not row.name.startswith(_TIME_METRICS)]
-    return judge(rows, data.trip_values, data.floors)
+    return judge(_measurable(data, rows), data.trip_values, data.floors)
+
+
+def _measurable(data: ReportData, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without those of times, if the real trips have none."""
+    return [row for row in rows if not row.name.startswith(_TIME_METRICS)] if not has_times(data.real) else list(rows)
 
 
 def _verdict(data: ReportData, judgment: Judgment) -> dict[str, Any]:
@@ -241,7 +244,7 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             for kind in ("vanilla", "distilled")
         )
         beside = Beside({label: scenarios.get(name, {}) for label, scenarios in data.baselines.scenarios.items()})
-        by_name = {row.name: row for row in compare(vanilla, distilled)}
+        by_name = {row.name: row for row in _measurable(data, compare(vanilla, distilled))}
         rows = [by_name[metric] for metric in SCENARIO_METRICS if metric in by_name]
         if rows:
             counts = [values["counts.generated"] for values in vanilla.values()]
