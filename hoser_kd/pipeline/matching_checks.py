@@ -83,10 +83,15 @@ def paths_plausible(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     message = (
         f"99 % of the trips are slower than {speed:.1f} m/s; paths are {detour:.2f} times as long as the straight line."
     )
-    if not passed:
+    if speed > MAX_SPEED_P99_M_S:
         message += (
-            " Check the unit of the times (`source.points.time_unit`, `interval_s`), and the worst trips on the map."
+            " Check the unit of the times (`source.points.time_unit`, `interval_s`), and whether the map has the roads "
+            "that were driven."
         )
+    if detour > MAX_DETOUR:
+        message += " The map may lack roads or directions; vehicles without a destination drive like this, too."
+    if not passed:
+        message += " See the worst trips on the map."
     return passed, message, {"speed_m_s_p99": speed, "detour_median": detour}
 
 
