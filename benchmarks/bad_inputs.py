@@ -127,6 +127,8 @@ def main() -> int:
         cases = random.Random(options.seed).sample(cases, min(options.sample, len(cases)))
     outcomes = [try_input(case) for case in cases]
     bad = [outcome for outcome in outcomes if outcome.result in {SILENT, TRACEBACK}]
+    # a bad input can be half of a UTF-16 pair
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write("\n".join(table(outcomes, max(40, shutil.get_terminal_size((220, 0)).columns - 92))) + "\n")
     for outcome in bad:
         sys.stdout.write(f"\n{outcome.result}: {outcome.case.kind}: {outcome.case.label}\n{outcome.message}\n")

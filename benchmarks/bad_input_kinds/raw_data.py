@@ -34,11 +34,11 @@ def bad_points() -> Iterator[BadInput]:
 
     yield BadInput("gps", "a valid table", points(good), same)
     yield BadInput("gps", "line ends of Windows", points(good.replace("\n", "\r\n")), same)
+    yield BadInput("gps", "semicolons", points(good.replace(",", ";")), same)
     yield BadInput("gps", "compressed", points(gzip.compress(good.encode()), "p.csv.gz"), same)
     wrong: dict[str, str | bytes] = {
         "empty": "",
         "a header alone": TABLE,
-        "semicolons": good.replace(",", ";"),
         "zeros": bytes(300),
         "UTF-16": good.encode("utf-16"),
         "a row cut": good[:-20],

@@ -35,7 +35,7 @@ def read_csv_columns(
     Raises DataError if the file or a column is missing, a column exists twice, a row has too few or too many values, a
     quotation mark is not closed, or a value has another type.
     """
-    with _explained_errors(path):
+    with explained_errors(path):
         written = _checked_header(path, types, optional or ())
         known = {name: kind for name, kind in {**types, **(optional or {})}.items() if name in written}
         return _convert(path, known, written)
@@ -47,7 +47,7 @@ def read_csv_batches(path: Path, required: Sequence[str], optional: Sequence[str
     Columns are named as in the arguments; those of `optional` are there where the file has them. Raises DataError as
     `read_csv_columns`, for a row with too few or too many values once it is reached. A file without rows has no block.
     """
-    with _explained_errors(path):
+    with explained_errors(path):
         written = _checked_header(path, required, optional)
         names = [name for name in (*required, *optional) if name in written]
         types = {written[name]: pa.string() for name in names}
@@ -70,7 +70,7 @@ def _checked_header(path: Path, required: Iterable[str], optional: Iterable[str]
 
 
 @contextmanager
-def _explained_errors(path: Path) -> Iterator[None]:
+def explained_errors(path: Path) -> Iterator[None]:
     """Raise DataError in place of the errors of a file that is missing or is no CSV file."""
     if not path.is_file():
         raise DataError(path, "no such file.", hint=_missing_file_hint(path))
@@ -92,13 +92,13 @@ def csv_header(path: Path) -> list[str]:
     Raises DataError if the file is no such file, or no text in UTF-8.
     """
     opener = gzip.open if path.suffix == ".gz" else open
-    with _explained_errors(path), opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
+    with explained_errors(path), opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
         return next(csv.reader(lines), [])
 
 
 def require_readable_rows(path: Path, types: Mapping[str, pa.DataType]) -> None:
     """Raise DataError for the first row or value that cannot be read; for files that Arrow has refused."""
-    with _explained_errors(path):
+    with explained_errors(path):
         _require_closed_quotes(path)
         _reject_unreadable(path, types)
 

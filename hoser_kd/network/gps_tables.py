@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from hoser_kd.common.arrays import Float64Array
 from hoser_kd.common.errors import DataError
 from hoser_kd.config.raw_data import PointsConfig
+from hoser_kd.network.csv_files import explained_errors, require_columns
 from hoser_kd.network.gps_points import GpsPoints
 from hoser_kd.network.gps_rows import PointRows, days_of_vehicles, texts, whole_trips
 from hoser_kd.network.gps_times import utc_seconds
@@ -46,7 +48,7 @@ class CsvFormat(NamedTuple):
 def csv_format(path: Path) -> CsvFormat:
     """Return the columns of a file and how its values are separated, from its first two lines."""
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
+    with explained_errors(path), opener(path, "rt", newline="", encoding="utf-8-sig") as lines:
         header, row = lines.readline(), lines.readline()
     separator = max(_SEPARATORS, key=header.count)
     names, values = (next(csv.reader([line], delimiter=separator), []) for line in (header, row))
@@ -105,8 +107,16 @@ def _reject_value(path: Path, style: CsvFormat, numbers: list[str], wanted: list
                     at = int(np.argmax(bad))
                     raise DataError(path, f"{name.strip()} is {values[at]!r}, not a number.", row=row + at)
             row += len(batch)
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, OSError):
         return
+
+
+@contextmanager
+def _explained_parquet_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(path, f"cannot be read as Parquet: {error}.", hint="Copy or download it again.") from None
 
 
 def read_table(path: Path, settings: PointsConfig, counts: Counter[str]) -> Iterator[GpsPoints]:
@@ -116,7 +126,9 @@ def read_table(path: Path, settings: PointsConfig, counts: Counter[str]) -> Iter
         columns = _columns(path, [name.strip() for name in style.names], settings)
         read = partial(_csv_rows, path, style, columns, settings)
     elif path.suffix in (".parquet", ".geoparquet", ".pq"):
-        columns = _columns(path, pq.read_schema(path).names, settings)
+        with _explained_parquet_errors(path):
+            names = pq.read_schema(path).names
+        columns = _columns(path, names, settings)
         read = partial(_parquet_rows, path, columns, settings)
     else:
         raise DataError(path, "is neither CSV nor Parquet.", hint="Rename it to .csv, .csv.gz or .parquet.")
@@ -143,6 +155,7 @@ def _columns(path: Path, names: list[str], settings: PointsConfig) -> dict[str, 
     if missing:
         fix = f"Columns are {', '.join(names)}. Name them in `source.points.columns`."
         raise DataError(path, f"column {', '.join(missing)} is missing.", hint=fix)
+    require_columns(path, names, list(columns.values()))
     return {str(role): name for role, name in columns.items()}
 
 
@@ -156,7 +169,7 @@ def _csv_rows(path: Path, style: CsvFormat, columns: dict[str, str], settings: P
 
 def _parquet_rows(path: Path, columns: dict[str, str], settings: PointsConfig) -> Iterator[PointRows]:
     row = 0
-    with pq.ParquetFile(path) as file:
+    with _explained_parquet_errors(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.values())):
             yield _rows(path, batch, row, columns, settings, _places(path, file, batch, columns, settings))
             row += len(batch)
