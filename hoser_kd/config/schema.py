@@ -441,7 +441,11 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _widths(self) -> Self:
         if self.road_id_dim + 4 * self.attribute_dim != self.hidden_dim:
-            raise ValueError("road_id_dim + 4 * attribute_dim must equal hidden_dim")
+            parts = self.road_id_dim + 4 * self.attribute_dim
+            raise ValueError(
+                f"road_id_dim + 4 * attribute_dim must equal hidden_dim: {self.road_id_dim} + 4 * {self.attribute_dim} "
+                f"is {parts}, not {self.hidden_dim}"
+            )
         if self.hidden_dim % 2 or 2 * self.hidden_dim % self.num_heads:
             raise ValueError(
                 f"hidden_dim ({self.hidden_dim}) must be even, and 2 * hidden_dim a multiple of num_heads "
