@@ -125,7 +125,11 @@ INVALID = {
         lambda f: published(f, [[f"[{ROAD}, {ROAD}]", "['2013-07-01T00:01:15Z', '2013-07-01T00:01:15Z']"]]),
         f"(gene_trace_road_id, item 1: '{ROAD}')",
     ),
-    "not text": (lambda f: binary(f, "x.csv", b"\xff\xfe\x00"), "not UTF-8 text"),
+    "UTF-16": (lambda f: binary(f, "x.csv", b"\xff\xfe\x00"), "is text in UTF-16, not in UTF-8. Save the file as CSV"),
+    "not text": (
+        lambda f: binary(f, "x.csv", b"a,b\n\x80\x81"),
+        "row 0: byte 0 of the row is not UTF-8. Save the file as CSV",
+    ),
     "not gzip": (lambda f: binary(f, "x.csv.gz", b"gene_trace_road_id"), "A name that ends in .gz is a gzip file."),
     "cut gzip": (
         lambda f: binary(f, "x.csv.gz", gzip.compress(b"rid_list,time_list\n" + str(2**8000).encode())[:200]),
