@@ -1,7 +1,7 @@
 """Materialize all assets of a city in the instance that `make dev` shows, and print a summary.
 
-With --jobs 2, jobs that do not depend on each other run side by side, each in a separate process, as the pool `gpu`
-allows.
+Jobs that do not depend on each other run side by side, each in a separate process, as many as the cores have threads
+for (--jobs) and as the pool `gpu` allows.
 
 Run as `python -m dagster_project.demo --city demo --seeds 0 1 2`.
 """
@@ -30,6 +30,7 @@ from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, ProcessError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.common.side_by_side import Send, SideBySide
+from hoser_kd.common.threads import num_jobs
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -49,7 +50,12 @@ def main() -> int:
         metavar="JOB",
         help=f"run only these jobs, without the summary: {', '.join(job.name for job in JOBS)}",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="jobs that run side by side (default 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=num_jobs(),
+        help="jobs that run side by side (default: $HOSER_KD_JOBS, or the number of cores over $OMP_NUM_THREADS)",
+    )
     options = parser.parse_args()
     started = time.monotonic()
     try:
@@ -116,6 +122,8 @@ class _JobRun:
     job: str
     city: str
     seed: str | None = None
+    asset: str | None = None
+    """The only asset that the run materializes; None: all of the job."""
 
     def __str__(self) -> str:
         return f"{self.job} {self.city}" + ("" if self.seed is None else f"|{self.seed}")
@@ -124,24 +132,34 @@ class _JobRun:
         """Execute the job in this process."""
         key = self.city if self.seed is None else dg.MultiPartitionKey({"city": self.city, "seed": self.seed})
         definitions.resolve_job_def(self.job).execute_in_process(
-            instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}, tags=process_tag()
+            instance=instance,
+            partition_key=key,
+            run_config={"loggers": {"plain": {}}},
+            tags=process_tag(),
+            asset_selection=None if self.asset is None else [dg.AssetKey(self.asset)],
         )
 
 
 def _plan(city: str, seeds: list[str], only: list[str] | None, *, vanilla_first: bool) -> dict[_JobRun, set[_JobRun]]:
     """Return the runs of a city in order, each with the runs that it waits for.
 
-    `vanilla_first`: train the vanilla students beside the teacher, so that `distill` finds them.
+    `vanilla_first`: train the vanilla students beside the teacher and the distilled students, which wait for them only
+    where they are trained on a pool with them.
     """
+    alone = None
+    if vanilla_first and not only and not load_config(CONFIG_FOLDER / f"{city}.yaml").pools_vanilla_student:
+        alone = "distilled_student"
     names = [job.name for job in JOBS if (job.name in only if only else vanilla_first or job is not train_vanilla)]
     plan: dict[_JobRun, set[_JobRun]] = {}
     for name in names:
         per_seed = name in _PER_SEED
-        for run in [_JobRun(name, city, seed) for seed in seeds] if per_seed else [_JobRun(name, city)]:
+        asset = alone if name == distill.name else None
+        needed = set(_NEEDS[name]) - ({train_vanilla.name} if asset else set())
+        for run in [_JobRun(name, city, seed, asset) for seed in seeds] if per_seed else [_JobRun(name, city)]:
             plan[run] = {
                 other
                 for other in plan
-                if other.job in _NEEDS[name] and (other.seed is None or run.seed in {None, other.seed})
+                if other.job in needed and (other.seed is None or run.seed in {None, other.seed})
             }
     return plan
 
@@ -152,7 +170,7 @@ _NEEDS = {
     train_teacher.name: (prepare_city.name,),
     train_vanilla.name: (prepare_city.name,),
     distill.name: (prepare_city.name, train_teacher.name, train_vanilla.name),
-    evaluate.name: (distill.name,),
+    evaluate.name: (distill.name, train_vanilla.name),
     report.name: (train_teacher.name, evaluate.name),
 }
 """Jobs whose runs a job waits for, if they are run too."""

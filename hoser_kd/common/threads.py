@@ -2,8 +2,8 @@
 
 OpenMP reads its environment when torch is imported. Its default is one thread per core, and threads that wait by
 spinning: with another process on the same cores, each parallel loop then waits until the spinning thread loses its time
-slice. Here threads spin for some microseconds and then sleep. From four cores on a process gets half of them, so that
-two stages run side by side; below, all of them, because a second thread then gains as much as a second stage.
+slice. Here threads spin for some microseconds and then sleep. A process gets half of the cores, so that two stages run
+side by side: a second thread shortens a training on two cores by an eighth, a second stage by half.
 
 The number of threads changes the rounding of sums. It therefore depends on the machine and the environment only, not on
 how many stages run at the same time.
@@ -65,7 +65,7 @@ def num_jobs(environment: Mapping[str, str] = os.environ) -> int:
 
 def _side_by_side() -> int:
     """Return how many stages run at the same time by default."""
-    return 2 if available_cores() >= 4 else 1
+    return 2 if available_cores() >= 2 else 1
 
 
 def available_cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -30,13 +30,13 @@ def test_a_process_gets_half_of_the_cores_and_waits_without_spinning():
     assert num_jobs(environment) == 2
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
-def test_on_few_cores_one_process_gets_all(monkeypatch, cores):
+@pytest.mark.parametrize(("cores", "jobs"), [(1, 1), (2, 2), (3, 3)])
+def test_on_few_cores_a_process_gets_one(monkeypatch, cores, jobs):
     monkeypatch.setattr(threads, "available_cores", lambda: cores)
     environment = {}
     choose_threads(environment)
-    assert environment["OMP_NUM_THREADS"] == str(cores)
-    assert num_jobs(environment) == 1
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert num_jobs(environment) == jobs
 
 
 @pytest.mark.usefixtures("eight_cores")
