@@ -17,6 +17,7 @@ Shapes: N roads, n trips, A attempts, B attempts under way, C maximum number of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -156,7 +157,7 @@ class TripSampler:
         bytes_each = 2 * config.n_layer * config.n_embd * length * 4
         return int(np.clip(_CACHE_BYTES[kind] // bytes_each, _FEWEST, _MOST[kind]))
 
-    @property
+    @cached_property
     def start_probability(self) -> Float64Array:
         """(N,) float64: probability of each road as the first one of a teacher that reads no destination.
 
@@ -165,8 +166,9 @@ class TripSampler:
         probability: Float64Array = self._road_probability([[self.model.config.sot_token]], self._can_start)[0]
         return probability
 
+    @cached_property
     def destination_probability(self) -> Float64Array:
-        """Return (N,) float64: probability of each road as the destination of a teacher that reads it first."""
+        """(N,) float64: probability of each road as the destination of a teacher that reads it first."""
         everywhere = np.ones_like(self._can_start)
         probability: Float64Array = self._road_probability([[self.model.config.sot_token]], everywhere)[0]
         return probability
@@ -243,7 +245,7 @@ class TripSampler:
         if not self.model.config.destination_prefix:
             return None
         chance = uniform(self.seed, attempts, _DESTINATION_STEP)
-        return self._tokens[_drawn(self.destination_probability()[None], chance)]
+        return self._tokens[_drawn(self.destination_probability[None], chance)]
 
     def _starts(self, attempts: Int64Array, destinations: Int64Array | None = None) -> Int64Array:
         """Return the first road of each attempt, (A,) int64."""
@@ -291,7 +293,7 @@ class _History:
         if destinations is not None:
             prefix_B1 = torch.from_numpy(destinations).to(model.device)[:, None]
             self._tokens_BT = torch.cat([self._tokens_BT, prefix_B1], 1)
-        self._kept = model.config.prefix_tokens and 1 + model.config.prefix_tokens
+        self._kept = 2 if model.config.destination_prefix else 0
         """Tokens that stay where a history is cut."""
         self._cache = model.start_cache(count, min(window, max_steps + self._tokens_BT.shape[1]), half=half)
         self._rows = torch.arange(count, device=model.device)
