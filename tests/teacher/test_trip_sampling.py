@@ -119,27 +119,16 @@ def test_destination_first_road_and_next_road_follow_a_teacher_that_reads_the_de
     assert chisquare(counts, blind * len(followers)).pvalue < 1e-4  # another destination gives other roads
 
 
+@torch.no_grad()
 def test_the_destination_stays_where_a_history_is_cut():
     teacher = teacher_with(block_size=6, destination_prefix=True)
-    drawn = sampler(teacher, seed=6, max_steps=30)
-    sampled = drawn.sample(0, 20_000)
-    trips = [
-        (int(drawn._destinations(sampled.attempt[row : row + 1])[0]), tuple(sampled.road_ids[a:b].tolist()))
-        for row, (a, b) in enumerate(zip(sampled.offsets[:-1], sampled.offsets[1:], strict=True))
-    ]
-    groups = {}
-    for destination, roads in trips:
-        for end in range(6, len(roads) + 1):
-            follower = roads[end] if end < len(roads) else -1
-            groups.setdefault((destination, roads[end - 4 : end]), []).append(follower)
-    (destination, path), followers = max(groups.items(), key=lambda item: len(item[1]))
-    history = [teacher.config.sot_token, destination, *CELLS[list(path)]]
-    whole = teacher.predict_next_distribution(history).double().numpy()
-    successors = NETWORK.successors.row(path[-1])
-    cells = CELLS[successors]
-    expected = np.append(whole[cells] / (cells[:, None] == cells).sum(1), whole[teacher.config.eot_token])
-    counts = [followers.count(road) for road in [*successors.tolist(), -1]]
-    assert chisquare(counts, expected / expected.sum() * len(followers)).pvalue > 1e-4
+    destinations, path = np.array([3, 7]), torch.from_numpy(np.random.default_rng(0).integers(0, NUM_CELLS, (2, 9)))
+    history = trip_sampling._History(teacher, 2, 6, 30, half=False, destinations=destinations)
+    for length in range(1, 10):
+        vectors = history.append(path[:, length - 1])
+        for row, destination in enumerate(destinations.tolist()):
+            tokens = [teacher.config.sot_token, destination, *path[row, max(0, length - 4) : length].tolist()]
+            torch.testing.assert_close(vectors[row], teacher.hidden(torch.tensor([tokens]))[0, -1])
 
 
 def test_the_chi_square_detects_a_wrong_distribution():
