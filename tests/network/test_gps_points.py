@@ -207,6 +207,29 @@ def test_without_trips_each_vehicle_and_local_day_is_one(tmp_path):
     assert not trips_are_days(settings("x", columns={"trip_id": "id"}))
 
 
+TABLE = "trip_id,vehicle_id,time,lon,lat\n1,7,1372665600,-8.6,41.15\n1,7,1372665615,-8.59985,41.15\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "p.csv",
+            TABLE.replace("lat\n", "lat,lat\n").replace("41.15\n", "41.15,41.15\n").encode(),
+            "lat is there twice",
+        ),
+        ("p.csv", TABLE.encode("utf-16"), "is text in UTF-16"),
+        ("p.csv", gzip.compress(TABLE.encode()), "is compressed with gzip"),
+        ("p.csv.gz", gzip.compress(TABLE.encode() * 50)[:-12], "cannot be read"),
+        ("p.parquet", TABLE.encode(), "cannot be read as Parquet"),
+    ],
+)
+def test_damaged_tables_and_other_encodings_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name, format="table")
+
+
 def test_columns_that_are_missing_are_named(tmp_path):
     frame([START] * 4).to_csv(tmp_path / "points.csv", index=False)
     with pytest.raises(DataError, match=r"no column of trips or vehicles\. Columns: ride, cab, ts, x, y\..*columns"):
