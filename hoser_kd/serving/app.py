@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -29,6 +30,7 @@ from hoser_kd.serving.requests import (
     NextStepRequest,
     Problem,
 )
+from hoser_kd.sharing.student import Student
 
 PATHS = ("/", "/docs", "/generate", "/health", "/metrics", "/next_step", "/openapi.json")
 """Paths that are counted by name."""
@@ -101,6 +103,7 @@ def create_app(
             _at_most(len(path.roads), limits.path_roads, f"paths.{number}.roads")
             _exist(path.roads, predictor.num_roads, f"paths.{number}.roads.{{}}")
             _exist([path.destination], predictor.num_roads, f"paths.{number}.destination")
+            _follow(path.roads, predictor.student, f"paths.{number}.roads")
         return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
 
     @app.get("/health")
@@ -145,6 +148,16 @@ def _exist(roads: Sequence[int], num_roads: int, place: str) -> None:
     for number, road in enumerate(roads):
         if road >= num_roads:
             raise _RefusedError(f"road {road} does not exist. Ids run from 0 to {num_roads - 1}.", place.format(number))
+
+
+def _follow(roads: Sequence[int], student: Student, place: str) -> None:
+    """Refuse a path with a road that is no successor of the one before."""
+    path = np.array(roads, np.int64)
+    gaps = np.flatnonzero(~student.is_connected(path[:-1], path[1:]))
+    if len(gaps):
+        at = int(gaps[0])
+        text = f"road {roads[at + 1]} does not follow road {roads[at]}. Give connected roads."
+        raise _RefusedError(text, f"{place}.{at + 1}")
 
 
 class _RefusedError(Exception):
