@@ -109,7 +109,8 @@ def test_next_steps_over_http_equal_those_of_the_library(client, small_city, sma
         ("/generate", {"trips": [TRIP | {"origin": 1.5}]}, 422, "trips.0.origin", "valid integer"),
         ("/generate", {"trips": [TRIP | {"origin": True}]}, 422, "trips.0.origin", "valid integer"),
         ("/generate", {"trips": [TRIP | {"start_time": 10**13}]}, 422, "trips.0.start_time", "less than or equal"),
-        ("/generate", {"trips": [TRIP], "prior": 1}, 422, "prior", "Extra inputs are not permitted"),
+        ("/generate", {"trips": [TRIP], "prior": 1}, 422, "prior", "unknown key."),
+        ("/generate", {"trip": [TRIP]}, 422, "trip", "unknown key. Did you mean `trips`?"),
         ("/generate", "{", 422, "body", "the body is not JSON: Expecting property name"),
         ("/generate", "[" * 9000, 400, "", "error parsing the body"),
         ("/generate", '{"trips": [{"origin": NaN}]}', 422, "trips.0.origin", "valid integer"),
@@ -142,6 +143,13 @@ def test_hostile_requests_are_refused_with_json(client, path, body, status, plac
     assert (answer.status_code, answer.json()["place"]) == (status, place), answer.text
     assert message in answer.json()["error"]
     assert client.post("/next_step", json={"paths": [PATH]}).status_code == 200  # and the server still answers
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_declared_as_json_is_refused_with_the_header(client, content_type):
+    answer = client.post("/generate", content=json.dumps({"trips": [TRIP]}), headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["place"]) == (422, "Content-Type")
+    assert answer.json()["error"] == f"the Content-Type is {content_type!r}. Send application/json."
 
 
 def test_a_body_without_a_declared_size_is_limited_too(client):
