@@ -62,6 +62,10 @@ class NextSteps:
         """Return the number of histories."""
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        """Name the numbers of histories and of candidates."""
+        return f"NextSteps({len(self):,} histories, {len(self.road_ids):,} candidates)"
+
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per candidate: history, last_road_id, destination_road_id, road_id, probability, seconds."""
         import pandas as pd
