@@ -35,7 +35,7 @@ def test_the_dependencies_of_all_extras_are_pinned():
 
 
 def test_uv_installs_the_versions_of_the_constraints():
-    """Also in `uv run` of a fresh clone. Packages that pip installs on no machine of the tests are in the lock alone."""
+    """Also in `uv run` of a fresh clone. The lock also has packages of other systems and of CUDA."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {plain(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
     packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]

@@ -102,8 +102,8 @@ def _refuse_bundle_without_manifest(source: Path) -> None:
     """Raise CheckpointError for a bundle that lost its manifest: its files cannot be verified."""
     if (source / bundle.ABOUT_FILE).is_file() and (source / WEIGHTS_FILE).is_file():
         raise CheckpointError(
-            f"{source}: a bundle without its {bundle.MANIFEST_FILE}, so its files cannot be verified. Copy or download it "
-            f"again. To use the weights alone, copy {WEIGHTS_FILE} and {CONFIG_FILE} into a new folder."
+            f"{source}: a bundle without its {bundle.MANIFEST_FILE}, so its files cannot be verified. Copy or download "
+            f"it again. To use the weights alone, copy {WEIGHTS_FILE} and {CONFIG_FILE} into a new folder."
         )
 
 
