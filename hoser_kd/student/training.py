@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
@@ -26,31 +25,19 @@ from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
-from hoser_kd.hoser import HOSER, collate, time_label_statistics
+from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.network.zones import transitions as count_transitions
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
-from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
-from hoser_kd.student.off_path import OffPath, OffPathTeacher, TripSampler
+from hoser_kd.student.next_step_metrics import evaluate_student, frequency_baseline
+from hoser_kd.student.off_path import OffPath, TripSampler
 from hoser_kd.student.pooled import PooledTargets
-from hoser_kd.student.training_arguments import (
-    check_distillation,
-    check_off_path,
-    check_pooled,
-    check_synthetic,
-    check_trips,
-    check_types,
-    check_validators,
-    device_of,
-    transition_counts,
-    zone_array,
-)
+from hoser_kd.student.training_arguments import check_types, check_validators, device_of
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 from hoser_kd.student.training_data import TrainingData
-from hoser_kd.student.training_key import training_key
+from hoser_kd.student.training_inputs import TrainingInputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -206,90 +193,65 @@ def train_student(
     non-finite loss, StoreError if the folder belongs to another training or the labels to other trips.
     """
     check_types(network, train, val, config, seed, resume=resume, progress=progress, on_epoch=on_epoch)
-    zones = zone_array(zones, network.num_roads)
-    zone_transitions = transition_counts(zone_transitions, zones)
-    check_trips(network, train=train, val=val)
-    check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
-    check_synthetic(distill, synthetic, network)
-    check_pooled(distill, first_generation, labels, val_labels)
-    check_validators(config, validators)
-    device = device_of(device)
-    off_path = distill.off_path if distill is not None and distill.uses_off_path else None
-    check_off_path(off_path, sampler, online_teacher)
-    distill = None if distill is None or not distill.trains_student else distill
-    per_epoch = None if distill is None else distill.synthetic_per_epoch
-    num_synthetic = 0 if synthetic is None or distill is None else distill.num_synthetic(len(synthetic))
-    budget = TrainingBudget.of(config, len(train), num_synthetic)
-    rows = training_rows(len(train), config.train_fraction, seed)
-    context = DistributedContext.current()
-    key = training_key(
+    inputs = TrainingInputs(
+        network,
+        zones,
+        zone_transitions,
+        train,
+        val,
         config,
         seed,
-        (network, zones, zone_transitions),
-        (train, val),
         distill=distill,
         labels=labels,
         val_labels=val_labels,
         grid_tokens=grid_tokens,
         synthetic=synthetic,
-        off_path=off_path,
+        sampler=sampler,
         online_teacher=online_teacher,
         first_generation=first_generation,
+    ).checked()
+    check_validators(config, validators)
+    device = device_of(device)
+    context = DistributedContext.current()
+    checkpoint = TrainingCheckpoint(
+        Path(folder), inputs.key(), select_by=config.select_by, writes=context.is_main_process
     )
-    checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
         checkpoint.clear()
     context.wait()
     finished = checkpoint.finished()
     if finished is not None:
         return finished
-    own_trips = train.take_all_or(rows)
-    data = TrainingData.of(train, rows, synthetic, network, seed, per_epoch)
-    mean, std = time_label_statistics(own_trips)
-    pooled = None
-    if distill is not None and distill.uses_pooled:
-        student = None if first_generation is None else first_generation.to(device)
-        teacher_scores = as_label_source(labels, train)
-        pooled = PooledTargets.fit(
-            distill.pooled, own_trips, val, network, student=student, labels=teacher_scores, val_labels=val_labels
-        )
-    if config.train_fraction < 1:
-        # otherwise a student of few trips has the traffic of all
-        zone_transitions = count_transitions(zones, own_trips, np.shape(zone_transitions)[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
-        cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
-        source = None if distill is None else data.labels(as_label_source(labels, train))
-        losses = LossContext(
-            model.time_scale,
-            config,
-            distill,
-            source,
-            cells,
-            seed,
-            model.device,
-            data.first_synthetic,
-            data.own_step_share,
-            pooled,
-        )
-        terms = loss_terms(losses)
-        trainer = StudentTrainer(model, config, budget.total_steps, terms)
-        checkpoint.restore(model, trainer.optimizer)
-        next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        run = _Run(data, seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
-        epochs = _training_epochs(trainer, budget, run)
-        if off_path is not None and sampler is not None:
-            teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
-            states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
-            own_terms = loss_terms(replace(losses, own_step_share=1.0))
-            epochs = chain(epochs, _off_path_epochs(trainer, states, run, own_terms))
-        for metrics in epochs:
+        for metrics in _epochs(inputs, device, checkpoint, validators, progress):
             if on_epoch is not None and context.is_main_process:
                 on_epoch(metrics)
     checkpoint.finish()
     context.wait()
     return read_result(checkpoint.path)
+
+
+def _epochs(
+    inputs: TrainingInputs,
+    device: torch.device,
+    checkpoint: TrainingCheckpoint,
+    validators: Sequence[Validator],
+    progress: Progress,
+) -> Iterator[dict[str, float]]:
+    """Train from the state in the checkpoint to the end; yields the metrics of each epoch. Seeds torch's generator."""
+    own_trips, data, budget = inputs.own_trips(), inputs.data(), inputs.budget()
+    pooled = inputs.fit_pool(own_trips, device)
+    torch.manual_seed(inputs.seed)
+    model = inputs.build_model(own_trips, device)
+    losses = inputs.loss_context(model, data, pooled)
+    trainer = StudentTrainer(model, inputs.config, budget.total_steps, loss_terms(losses))
+    checkpoint.restore(model, trainer.optimizer)
+    next_step: Validator = partial(_validate_next_steps, inputs)
+    run = _Run(data, inputs.seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
+    states = inputs.off_path_states(model, own_trips, data.own.rows)
+    yield from _training_epochs(trainer, budget, run)
+    if states is not None:
+        yield from _off_path_epochs(trainer, states, run, loss_terms(replace(losses, own_step_share=1.0)))
 
 
 def _pool_metrics(pooled: PooledTargets | None) -> list[Validator]:
@@ -369,22 +331,15 @@ def _off_path_epochs(
     checkpoint.keep(model)
 
 
-def _validate_next_steps(
-    val: Trajectories,
-    config: StudentConfig,
-    distill: DistillConfig | None,
-    labels: RaggedLabels | LabelSource | None,
-    model: HOSER,
-    progress: Progress,  # noqa: ARG001
-) -> dict[str, float]:
+def _validate_next_steps(inputs: TrainingInputs, model: HOSER, _progress: Progress) -> dict[str, float]:
     """Return the next-step metrics of the validation trips."""
     return evaluate_student(
         model,
-        val,
-        labels=labels,
-        batch_size=config.batch_size,
-        temperature=1.0 if distill is None else distill.temperature,
-        precision=config.precision,
+        inputs.val,
+        labels=inputs.val_labels,
+        batch_size=inputs.config.batch_size,
+        temperature=1.0 if inputs.distill is None else inputs.distill.temperature,
+        precision=inputs.config.precision,
     )
 
 
@@ -440,9 +395,3 @@ def _stops_early(
     context = DistributedContext.current()
     stops = budget.allows_stop_after(len(history)) and patience_exhausted(history, config.patience, config.select_by)
     return bool(context.sum(np.array([float(stops and context.is_main_process)]), device)[0])
-
-
-def training_rows(count: int, fraction: float, seed: int) -> Int64Array:
-    """Return the rows of the training trips that the student trains on, ascending."""
-    chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
-    return np.sort(chosen).astype(np.int64)
