@@ -45,8 +45,8 @@ from hoser_kd.network.times import LAST_SECOND
 
 DEFAULT_MAX_STEPS = 5000
 """Expansions per trip, as published."""
-DEFAULT_CONCURRENT = 128
-"""Nodes expanded in a round. More are not faster, and every active trip costs memory."""
+CONCURRENT = {"cpu": 128, "cuda": 2048}
+"""Nodes expanded in a round, by the type of the device. More are not faster, and every active trip costs memory."""
 PART_TRIPS = 2048
 """Trips per part of `generate_to`."""
 STAGE = "generating trips"
@@ -285,7 +285,8 @@ class _Engine:
         self, rows: Iterator[int] | range | list[int], concurrent: int | None
     ) -> Iterator[tuple[int, GeneratedTrip]]:
         """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
-        limit = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_per_round, 1)
+        at_once = CONCURRENT["cuda" if self._tree.store.device.type == "cuda" else "cpu"]
+        limit = concurrent or max(at_once // self._decoding.nodes_per_round, 1)
         limit = max(1, min(limit, len(self._requests.origins)))
         waiting = iter(rows)
         active = self._active_trips(limit)
