@@ -33,7 +33,7 @@ from hoser_kd.network.zones import transitions as count_transitions
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
-from hoser_kd.student.off_path import OffPath, OffPathTeacher, TripSampler
+from hoser_kd.student.off_path import OffPath, OffPathStates, OffPathTeacher, TripSampler
 from hoser_kd.student.pooled import PooledTargets
 from hoser_kd.student.training_arguments import (
     check_distillation,
@@ -172,6 +172,7 @@ def train_student(
     synthetic: Trajectories | None = None,
     sampler: TripSampler | None = None,
     online_teacher: LabelSource | None = None,
+    off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -191,8 +192,10 @@ def train_student(
     online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
+    They are also histories for `distill.off_path.costs` other than markov.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
-    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. The recipe
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0 or its `costs` are
+    not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. The recipe
     `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
     the same trips, if the student is; its parameters need no gradient afterwards. `resume`: continue an interrupted
     training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit,
@@ -214,13 +217,15 @@ def train_student(
     check_pooled(distill, first_generation, labels, val_labels)
     check_validators(config, validators)
     device = device_of(device)
+    rows = training_rows(len(train), config.train_fraction, seed)
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None
-    check_off_path(off_path, sampler, online_teacher)
+    check_off_path(off_path, sampler, online_teacher, off_path_states, train, rows)
     distill = None if distill is None or not distill.trains_student else distill
+    histories = synthetic
+    synthetic = synthetic if distill is not None and "sequence" in distill.recipe else None
     per_epoch = None if distill is None else distill.synthetic_per_epoch
     num_synthetic = 0 if synthetic is None or distill is None else distill.num_synthetic(len(synthetic))
     budget = TrainingBudget.of(config, len(train), num_synthetic)
-    rows = training_rows(len(train), config.train_fraction, seed)
     context = DistributedContext.current()
     key = training_key(
         config,
@@ -231,9 +236,10 @@ def train_student(
         labels=labels,
         val_labels=val_labels,
         grid_tokens=grid_tokens,
-        synthetic=synthetic,
+        synthetic=histories,
         off_path=off_path,
         online_teacher=online_teacher,
+        off_path_states=off_path_states,
         first_generation=first_generation,
     )
     checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
@@ -279,9 +285,20 @@ def train_student(
         next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
         run = _Run(data, seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
         epochs = _training_epochs(trainer, budget, run)
-        if off_path is not None and sampler is not None:
-            teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher)
-            states = OffPath(model, own_trips, data.own.rows, off_path, teacher, seed=seed, precision=config.precision)
+        if off_path is not None:
+            teacher = None
+            if sampler is not None and off_path_states is None:
+                teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher, histories)
+            states = OffPath(
+                model,
+                own_trips,
+                data.own.rows,
+                off_path,
+                teacher,
+                stored=off_path_states,
+                seed=seed,
+                precision=config.precision,
+            )
             own_terms = loss_terms(replace(losses, own_step_share=1.0))
             epochs = chain(epochs, _off_path_epochs(trainer, states, run, own_terms))
         for metrics in epochs:
