@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 import numpy as np
 import torch
 
+from hoser_kd.common.ahead import computed_ahead
 from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
-from hoser_kd.common.optimizer import Optimizer
+from hoser_kd.common.optimizer import Optimizer, Precision
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
-from hoser_kd.hoser import HOSER, collate
+from hoser_kd.hoser import HOSER, Batch, StudentOutput, collate
+from hoser_kd.hoser.cuda_graphs import GraphedModel, HostBatch
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
@@ -40,7 +42,7 @@ from hoser_kd.student.training_data import TrainingData
 from hoser_kd.student.training_inputs import TrainingInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
 
     from hoser_kd.common.arrays import Float64Array, Int64Array
@@ -83,18 +85,31 @@ class StudentTrainer:
             total_steps=total_steps,
             warmup_ratio=config.warmup_ratio,
             max_norm=config.max_norm,
-            precision=config.precision,
+            precision=training_precision(config, model.device),
             device=model.device,
             rows=rows,
         )
         model.road_network_encoder.on_read = None if rows is None else self.optimizer.catch_up
+        graphed = replays_graphs(config, model.device) and self.optimizer.precision == "fp32"
+        self._graphed = GraphedModel(model) if graphed else None
 
-    def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
+    def ahead(
+        self, trips: Trajectories, batches: Iterable[Int64Array]
+    ) -> Iterator[tuple[Int64Array, HostBatch | None]]:
+        """Yield batches of rows, each with its arrays on the host; a thread computes those of the next batch."""
+        if self._graphed is None:
+            yield from ((rows, None) for rows in batches)
+        else:
+            yield from computed_ahead(lambda rows: HostBatch.of(self.model, collate(trips, rows)), batches)
+
+    def step(
+        self, trips: Trajectories, rows: Int64Array, epoch: int, prepared: HostBatch | None = None
+    ) -> dict[str, float]:
         """Train on these rows; returns the unweighted loss terms, gradient norm and learning rate of the step.
 
         Each term is a mean over steps. Terms of micro-batches and of processes are weighted by their steps, so that
         their gradients add up to the gradient of the whole batch. Raises TrainingError if a loss or, except in fp16, a
-        gradient is not finite.
+        gradient is not finite. `prepared`: the arrays of the batch, from `ahead`.
         """
         self.model.train()
         totals = self._counts(trips, rows)
@@ -107,7 +122,7 @@ class StudentTrainer:
             counts = self._counts(trips, part if len(own) else own)
             shares = [count / total for count, total in zip(counts, totals, strict=True)]
             with no_sync(self._replica, until_later=place < len(parts)):
-                sums += self._backward(trips, part, shares, epoch)
+                sums += self._backward(trips, part, shares, epoch, prepared)
         size = self.optimizer.step()
         if not math.isfinite(size.grad_norm) and self.optimizer.precision != "fp16":
             self._stop(f"the gradient norm is {size.grad_norm}", trips, rows, epoch)
@@ -115,11 +130,11 @@ class StudentTrainer:
         metrics = dict(zip([term.name for term in self.terms], summed.tolist(), strict=True))
         return {**metrics, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
 
-    def _backward(self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int) -> Float64Array:
+    def _backward(
+        self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int, prepared: HostBatch | None
+    ) -> Float64Array:
         """Add the gradients of some trips; returns each term times its share, (terms,) float64."""
-        batch = collate(trips, rows).to(self.model.device)
-        with self.optimizer.autocast():
-            output = self._replica(batch)
+        batch, output = self._forward(trips, rows, prepared)
         losses = [term.compute(batch, output, epoch) * share for term, share in zip(self.terms, shares, strict=True)]
         total = reduce(operator.add, (term.weight * loss for term, loss in zip(self.terms, losses, strict=True)))
         # DistributedDataParallel averages gradients over the processes; here their sum is needed
@@ -130,6 +145,19 @@ class StudentTrainer:
             named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
             self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
         return np.array(values)
+
+    def _forward(
+        self, trips: Trajectories, rows: Int64Array, prepared: HostBatch | None
+    ) -> tuple[Batch, StudentOutput]:
+        """Return a batch and its predictions."""
+        if self._graphed is not None:
+            host = HostBatch.of(self.model, collate(trips, rows)) if prepared is None else prepared
+            graphed = self._graphed(host)
+            if graphed is not None:
+                return host.batch.to(self.model.device), graphed
+        batch = collate(trips, rows).to(self.model.device)
+        with self.optimizer.autocast():
+            return batch, self._replica(batch)
 
     def _counts(self, trips: Trajectories, rows: Int64Array) -> list[int]:
         """Return the number of steps in the mean of each term over these trips."""
@@ -142,6 +170,20 @@ class StudentTrainer:
             f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
             f"{', '.join(names)}. Inspect them, lower student.learning_rate, or set student.precision: fp32."
         )
+
+
+def replays_graphs(config: StudentConfig, device: torch.device) -> bool:
+    """Return whether training steps with precision fp32 are replayed from CUDA graphs.
+
+    With half precision, replayed gradients were not finite on an H100 (torch 2.11), and it is no faster there without.
+    """
+    alone = DistributedContext.current().size == 1 and config.micro_batch_size is None
+    return config.cuda_graphs and device.type == "cuda" and alone and config.road_updates == "dense"
+
+
+def training_precision(config: StudentConfig, device: torch.device) -> Precision:
+    """Return the precision of a training: `auto` is fp32 where CUDA graphs are replayed."""
+    return "fp32" if config.precision == "auto" and replays_graphs(config, device) else config.precision
 
 
 def train_student(
@@ -339,7 +381,7 @@ def _validate_next_steps(inputs: TrainingInputs, model: HOSER, _progress: Progre
         labels=inputs.val_labels,
         batch_size=inputs.config.batch_size,
         temperature=1.0 if inputs.distill is None else inputs.distill.temperature,
-        precision=inputs.config.precision,
+        precision=training_precision(inputs.config, model.device),
     )
 
 
@@ -372,8 +414,9 @@ def _epoch(
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
-    for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        metrics = trainer.step(trips, rows[chosen], epoch)
+    batches = (rows[chosen] for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch))
+    for chosen, prepared in trainer.ahead(trips, batches):
+        metrics = trainer.step(trips, chosen, epoch, prepared)
         checkpoint.log(metrics, optimizer.steps_done)
         if trainer.context.is_main_process:
             progress("training", optimizer.steps_done, optimizer.total_steps, metrics)
