@@ -13,7 +13,7 @@ Shapes: n requested trips, B nodes expanded in a round.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from os import PathLike
@@ -68,6 +68,7 @@ def generate(
     prior: Prior | None = None,
     concurrent: int | None = None,
     encoded: IncrementalHOSER | None = None,
+    on_expanded: Callable[[Nodes, Successors], object] | None = None,
     progress: Progress = silent,
 ) -> GeneratedTrajectories:
     """Generate a trip for each origin, start time and destination.
@@ -77,7 +78,8 @@ def generate(
     replaces the costs of steps and guides the search (`hoser_kd.generation.guided_search`), which may then exceed the
     step limit by the roads of the path that finishes a trip; None or neutral: the student's own costs. `concurrent`
     trips are active at once; it affects speed and memory, never the result. `encoded` is the same model with its roads
-    encoded, for a caller that keeps it; otherwise each call encodes all roads. The model needs a time scale.
+    encoded, for a caller that keeps it; otherwise each call encodes all roads. `on_expanded` is called with the nodes
+    of each round and their results. The model needs a time scale.
 
     Raises DataError with the row if a road id does not exist or a time is before 1970 or after the year 9999,
     ConfigError for an unknown decoder, TypeError or ValueError for other wrong arguments.
@@ -87,7 +89,7 @@ def generate(
     requests = _Requests.of(model, origins, start_times, destinations)
     engine = _Engine(encoded or IncrementalHOSER(model), requests, settings, _prior(prior, model))
     count = len(requests.origins)
-    trips = dict(_report_progress(engine.run(range(count), concurrent), count, progress))
+    trips = dict(_report_progress(engine.run(range(count), concurrent, on_expanded), count, progress))
     return GeneratedTrajectories.of_trips([trips[row] for row in range(count)])
 
 
@@ -284,7 +286,10 @@ class _Engine:
         self._costs_to_go = None if prior is None or not decoding.spec.is_guided else CostsToGo(prior)
 
     def run(
-        self, rows: Iterator[int] | range | list[int], concurrent: int | None
+        self,
+        rows: Iterator[int] | range | list[int],
+        concurrent: int | None,
+        on_expanded: Callable[[Nodes, Successors], object] | None = None,
     ) -> Iterator[tuple[int, GeneratedTrip]]:
         """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
         at_once = CONCURRENT["cuda" if self._tree.store.device.type == "cuda" else "cpu"]
@@ -300,7 +305,10 @@ class _Engine:
             finished, nodes = active.next_round()
             yield from finished
             if len(nodes.rows):
-                active.update(self._expand(nodes))
+                successors = self._expand(nodes)
+                if on_expanded is not None:
+                    on_expanded(nodes, successors)
+                active.update(successors)
 
     def _active_trips(self, limit: int) -> ActiveTrips:
         """Return an empty set of active trips for the decoder."""

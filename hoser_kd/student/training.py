@@ -33,7 +33,7 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
 from hoser_kd.student.next_step_metrics import evaluate_student, frequency_baseline
-from hoser_kd.student.off_path import OffPath, TripSampler
+from hoser_kd.student.off_path import OffPath, OffPathStates, TripSampler
 from hoser_kd.student.pooled import PooledTargets
 from hoser_kd.student.training_arguments import check_types, check_validators, device_of
 from hoser_kd.student.training_budget import TrainingBudget
@@ -201,6 +201,7 @@ def train_student(
     synthetic: Trajectories | None = None,
     sampler: TripSampler | None = None,
     online_teacher: LabelSource | None = None,
+    off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -220,8 +221,10 @@ def train_student(
     online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
+    They are also histories for `distill.off_path.costs` other than markov.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
-    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0. The recipe
+    `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0 or its `costs` are
+    not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. The recipe
     `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
     the same trips, if the student is; its parameters need no gradient afterwards. `resume`: continue an interrupted
     training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit,
@@ -250,6 +253,7 @@ def train_student(
         synthetic=synthetic,
         sampler=sampler,
         online_teacher=online_teacher,
+        stored_states=off_path_states,
         first_generation=first_generation,
     ).checked()
     check_validators(config, validators)

@@ -32,11 +32,12 @@ from hoser_kd.student.training_key import training_key
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
+    from hoser_kd.config.off_path import OffPathConfig
+    from hoser_kd.config.schema import DistillConfig, StudentConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.losses import LabelSource, RaggedLabels
-    from hoser_kd.student.off_path import TripSampler
+    from hoser_kd.student.off_path import OffPathStates, TripSampler
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainingInputs:
     synthetic: Trajectories | None = None
     sampler: TripSampler | None = None
     online_teacher: LabelSource | None = None
+    stored_states: OffPathStates | None = None
     first_generation: HOSER | None = None
 
     def checked(self) -> TrainingInputs:
@@ -70,7 +72,9 @@ class TrainingInputs:
         check_distillation(self.distill, self.labels, self.val_labels, self.grid_tokens, self.network.num_roads)
         check_synthetic(self.distill, self.synthetic, self.network)
         check_pooled(self.distill, self.first_generation, self.labels, self.val_labels)
-        check_off_path(self.off_path, self.sampler, self.online_teacher)
+        check_off_path(
+            self.off_path, self.sampler, self.online_teacher, self.stored_states, self.train, self._own_rows()
+        )
         distill = None if self.distill is None or not self.distill.trains_student else self.distill
         return replace(self, zones=zones, zone_transitions=counts, distill=distill)
 
@@ -93,20 +97,26 @@ class TrainingInputs:
             synthetic=self.synthetic,
             off_path=self.off_path,
             online_teacher=self.online_teacher,
+            off_path_states=self.stored_states,
             first_generation=self.first_generation,
         )
+
+    @property
+    def own_synthetic(self) -> Trajectories | None:
+        """Synthetic trips that are trained on; others are only histories for off-path costs."""
+        return self.synthetic if self.distill is not None and "sequence" in self.distill.recipe else None
 
     def budget(self) -> TrainingBudget:
         """Return the number of epochs and steps."""
         num_synthetic = 0
-        if self.distill is not None and self.synthetic is not None:
-            num_synthetic = self.distill.num_synthetic(len(self.synthetic))
+        if self.distill is not None and self.own_synthetic is not None:
+            num_synthetic = self.distill.num_synthetic(len(self.own_synthetic))
         return TrainingBudget.of(self.config, len(self.train), num_synthetic)
 
     def data(self) -> TrainingData:
         """Return the trips of an epoch: the student's own share of the training trips, and the synthetic trips."""
         per_epoch = None if self.distill is None else self.distill.synthetic_per_epoch
-        return TrainingData.of(self.train, self._own_rows(), self.synthetic, self.network, self.seed, per_epoch)
+        return TrainingData.of(self.train, self._own_rows(), self.own_synthetic, self.network, self.seed, per_epoch)
 
     def own_trips(self) -> Trajectories:
         """Return the student's own share of the training trips."""
@@ -157,13 +167,23 @@ class TrainingInputs:
 
     def off_path_states(self, model: HOSER, own_trips: Trajectories, rows: Int64Array) -> OffPath | None:
         """Return the states and targets of the fine-tuning; None without it. `rows` of the real steps beside them."""
-        if self.off_path is None or self.sampler is None:
+        if self.off_path is None:
             return None
-        teacher = OffPathTeacher.fit(
-            own_trips, self.val, self.network, self.off_path, self.sampler, self.online_teacher
+        teacher = None
+        if self.sampler is not None and self.stored_states is None:
+            teacher = OffPathTeacher.fit(
+                own_trips, self.val, self.network, self.off_path, self.sampler, self.online_teacher, self.synthetic
+            )
+        return OffPath(
+            model,
+            own_trips,
+            rows,
+            self.off_path,
+            teacher,
+            stored=self.stored_states,
+            seed=self.seed,
+            precision=self.config.precision,
         )
-        precision = self.config.precision
-        return OffPath(model, own_trips, rows, self.off_path, teacher, seed=self.seed, precision=precision)
 
 
 def training_rows(count: int, fraction: float, seed: int) -> Int64Array:

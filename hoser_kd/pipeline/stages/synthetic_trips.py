@@ -53,7 +53,7 @@ _MOST_ATTEMPTS_PER_TRIP = 20
 
 
 def synthetic_trips(run: StageRun) -> dict[str, Any]:
-    """Sample trips from the teacher; does nothing if `distill.recipe` lacks `sequence`."""
+    """Sample trips from the teacher; does nothing if neither `sequence` nor off-path costs need them."""
     if not run.config.uses_synthetic_trips:
         return {"enabled": False}
     train = load_trips(run, "train")
