@@ -8,7 +8,7 @@ PORT ?= 3000
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export PYTHONWARNINGS ?= ignore
 
-.PHONY: setup demo dev format lint check test docs wheel clean
+.PHONY: setup demo dev format lint check test docs wheel lock clean
 
 setup: $(VENV)/.installed $(VENV)/.tools $(DAGSTER_HOME)/dagster.yaml
 
@@ -75,6 +75,11 @@ docs: setup
 # The package as a file for machines without the checkout. Builds with the installed setuptools, so it needs no network.
 wheel: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# uv.lock with the versions of constraints.txt, after a change of dependencies.
+lock: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python deploy/lock.py
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

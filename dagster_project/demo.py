@@ -122,8 +122,8 @@ class _JobRun:
     job: str
     city: str
     seed: str | None = None
-    asset: str | None = None
-    """The only asset that the run materializes; None: all of the job."""
+    assets: tuple[str, ...] | None = None
+    """The only assets that the run materializes; None: all of the job."""
 
     def __str__(self) -> str:
         return f"{self.job} {self.city}" + ("" if self.seed is None else f"|{self.seed}")
@@ -136,7 +136,7 @@ class _JobRun:
             partition_key=key,
             run_config={"loggers": {"plain": {}}},
             tags=process_tag(),
-            asset_selection=None if self.asset is None else [dg.AssetKey(self.asset)],
+            asset_selection=None if self.assets is None else [dg.AssetKey(name) for name in self.assets],
         )
 
 
@@ -144,18 +144,18 @@ def _plan(city: str, seeds: list[str], only: list[str] | None, *, vanilla_first:
     """Return the runs of a city in order, each with the runs that it waits for.
 
     `vanilla_first`: train the vanilla students beside the teacher and the distilled students, which wait for them only
-    where they are trained on a pool with them.
+    where these read them.
     """
     alone = None
-    if vanilla_first and not only and not load_config(CONFIG_FOLDER / f"{city}.yaml").pools_vanilla_student:
-        alone = "distilled_student"
+    if vanilla_first and not only and not load_config(CONFIG_FOLDER / f"{city}.yaml").reads_vanilla_student:
+        alone = ("off_path_labels", "distilled_student")
     names = [job.name for job in JOBS if (job.name in only if only else vanilla_first or job is not train_vanilla)]
     plan: dict[_JobRun, set[_JobRun]] = {}
     for name in names:
         per_seed = name in _PER_SEED
-        asset = alone if name == distill.name else None
-        needed = set(_NEEDS[name]) - ({train_vanilla.name} if asset else set())
-        for run in [_JobRun(name, city, seed, asset) for seed in seeds] if per_seed else [_JobRun(name, city)]:
+        assets = alone if name == distill.name else None
+        needed = set(_NEEDS[name]) - ({train_vanilla.name} if assets else set())
+        for run in [_JobRun(name, city, seed, assets) for seed in seeds] if per_seed else [_JobRun(name, city)]:
             plan[run] = {
                 other
                 for other in plan

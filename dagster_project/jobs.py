@@ -86,7 +86,8 @@ def jobs_of(config_folder: Path) -> tuple[UnresolvedAssetJobDefinition, ...]:
             selection=dg.AssetSelection.groups("student"),
             config=_config_from_yaml(config_folder, city_seed_partitions, "vanilla_student", "distilled_student"),
             tags=gpu_tags_of_run(),
-            description="Train the vanilla and the distilled student of a city with one seed.",
+            description="Train the vanilla and the distilled student of a city with one seed, and label states off any "
+            "real trip where `distill.off_path.labels` is `stored`.",
         ),
         dg.define_asset_job(
             "evaluate",

@@ -33,7 +33,13 @@ def town(**distill) -> CityConfig:
 def teacher_inputs(root: Path) -> dict[str, Artifact]:
     """Create the inputs of labels; the teacher's weights are random, and large enough to take their time."""
     made = make_all(["grid_token_table"], town(), Store(root))
-    shape = LMTADConfig(128, made["grid_token_table"].summary["num_labels"] + 3, n_layer=4, n_head=2, n_embd=64)
+    made["teacher"] = random_teacher(root, made["grid_token_table"])
+    return {name: made[name] for name in STAGE.inputs}
+
+
+def random_teacher(root: Path, tokens: Artifact, n_layer: int = 4, n_embd: int = 64) -> Artifact:
+    """Write a teacher of random weights for a token table."""
+    shape = LMTADConfig(128, tokens.summary["num_labels"] + 3, n_layer=n_layer, n_head=2, n_embd=n_embd)
     torch.manual_seed(0)
     save(LMTADCheckpoint(LMTAD(shape).eval(), shape, {}), root / "teacher")
     record = {
@@ -49,8 +55,7 @@ def teacher_inputs(root: Path) -> dict[str, Artifact]:
         "summary": {},
     }
     write_json(root / "teacher" / "artifact.json", record)
-    made["teacher"] = read_artifact(root / "teacher")
-    return {name: made[name] for name in STAGE.inputs}
+    return read_artifact(root / "teacher")
 
 
 def labels_of(inputs: dict[str, Artifact], config: CityConfig, folder: Path, **more) -> dict[str, SoftLabels]:

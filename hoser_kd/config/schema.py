@@ -13,12 +13,11 @@ from hoser_kd.config.bounds import Bounds
 from hoser_kd.config.city_names import require_city_name
 from hoser_kd.config.imported import FilesConfig
 from hoser_kd.config.matching import MatchingSettings
+from hoser_kd.config.off_path import OffPathConfig
 from hoser_kd.config.pooled import PooledConfig, PoolMember
 from hoser_kd.config.raw_data import MapConfig, PointsConfig, SplitConfig
 from hoser_kd.config.section import (
     EXECUTION_ONLY,
-    MAX_TEMPERATURE,
-    MIN_TEMPERATURE,
     Section,
     Temperature,
     execution_only_fields,
@@ -196,47 +195,6 @@ Recipe = Literal["kl", "sequence", "off_path", "pooled"]
 """A way in which the teacher trains the student."""
 
 
-class OffPathConfig(Section):
-    """Fine-tuning on states that the student itself visits, with a destination-conditioned target.
-
-    Read if `distill.recipe` has `off_path` (docs/distillation.md).
-    """
-
-    example: ClassVar[str] = "{weight: 1.0}"
-
-    weight: float = Field(1.0, ge=0)
-    """Weight of the term. 0: the same epochs without it, as a control."""
-    epochs: int = Field(1, ge=1)
-    """Epochs after the training, from its best epoch; the last one is kept. Each has its own sampled trips."""
-    learning_rate: float = Field(3e-4, gt=0)
-    """Learning rate of AdamW, constant."""
-    batch_size: int = Field(32, ge=1)
-    """Real trips per optimizer step; to each belongs a sampled trip per temperature."""
-    temperatures: tuple[float, ...] = Field((1.0, 2.5), min_length=1)
-    """Temperatures at which trips are sampled, one trip each per training trip; above 1, more states are off real
-    trips."""
-    max_steps: int = Field(120, ge=1)
-    """Maximum number of roads of a sampled trip."""
-    smoothing: float | None = Field(3.0, gt=0)
-    """Added to the count of every candidate of the Markov chain, which is fitted on the student's training trips. None:
-    that of least NLL on validation trips, which tends to be too small for whole trips."""
-    teacher_weight: float = Field(0.0, ge=0, le=1)
-    """Weight of LM-TAD's log-probability of the next road against the chain's (1 minus it). The costs to go are always
-    the chain's. Above 0 needs `labels: online`."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """Divergence between the teacher's and the student's distribution (GKD, Agarwal et al. 2024)."""
-    jsd_beta: float = Field(0.5, gt=0, lt=1)
-    """Weight of the teacher in the mixture of `jsd`."""
-
-    @field_validator("temperatures")
-    @classmethod
-    def _possible_temperatures(cls, temperatures: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE for temperature in temperatures):
-            given = ", ".join(f"{value:g}" for value in temperatures)
-            raise ValueError(f"temperatures are above 0 ({MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}), not {given}")
-        return temperatures
-
-
 class DistillConfig(Section):
     """Teacher labels and the distillation of the student. The first eight keys are those of the original section."""
 
@@ -300,8 +258,11 @@ class DistillConfig(Section):
             raise ValueError("sample_steps_per_trace must be `all` or a whole number of at least 1")
         if self.store_outside_mass and self.labels == "online":
             raise ValueError("store_outside_mass needs `labels: stored`; `online` stores no labels")
-        if self.uses_off_path and self.off_path.teacher_weight and self.labels == "stored":
-            raise ValueError("off_path.teacher_weight above 0 needs `labels: online`: no trip is known beforehand")
+        if self.asks_teacher_off_path and self.labels == "stored":
+            raise ValueError(
+                "off_path.teacher_weight above 0, and off_path.costs other than markov, need `labels: online`, because "
+                "no trip is known beforehand; or set off_path.labels: stored"
+            )
         if self.pools("teacher") and "sequence" in self.recipe and self.labels == "stored":
             raise ValueError(
                 "recipe [sequence, pooled] needs `labels: online`, because stored labels have no synthetic trips; or "
@@ -346,6 +307,21 @@ class DistillConfig(Section):
     def uses_off_path(self) -> bool:
         """Whether the student is fine-tuned on states off any real trip."""
         return "off_path" in self.recipe
+
+    @property
+    def stores_off_path_labels(self) -> bool:
+        """Whether the states off any real trip, and their targets, are computed once, before the training."""
+        return self.uses_off_path and self.off_path.stores_labels
+
+    @property
+    def averages_histories(self) -> bool:
+        """Whether costs of connections are LM-TAD's, means over the histories of trips."""
+        return self.uses_off_path and self.off_path.weight > 0 and self.off_path.costs != "markov"
+
+    @property
+    def asks_teacher_off_path(self) -> bool:
+        """Whether LM-TAD scores states off any real trip during the training."""
+        return self.uses_off_path and self.off_path.reads_teacher and not self.off_path.stores_labels
 
 
 class SyntheticTripsConfig(Section):
@@ -416,7 +392,8 @@ class StudentConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the next-step label that is spread evenly over the candidates, a control for distillation; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of training: auto takes bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU."""
+    """Arithmetic of training: auto takes fp32 on a CPU and where a GPU replays CUDA graphs (cuda_graphs), which need
+    it; otherwise bf16 on a GPU that has it, fp16 on an older one."""
     select_by: Annotated[str, AfterValidator(registered_in(SELECTION_RULES))] = "nll"
     """Metric on the validation trips that selects the epoch to keep. nll: next-step negative log-likelihood; accuracy:
     next-step accuracy, as published, the lower NLL of equals; arrival_rate: share of generated trips that reach their
@@ -433,6 +410,10 @@ class StudentConfig(Section):
     num_processes: int = Field(1, ge=1, json_schema_extra={EXECUTION_ONLY: True})
     """Processes that train a student in parallel, one GPU each if GPUs are used; each batch is divided among them, so
     the result is equal up to rounding."""
+    cuda_graphs: bool = Field(True, json_schema_extra={EXECUTION_ONLY: True})
+    """Whether a GPU replays the steps of a training from CUDA graphs, which start all kernels at once: up to four times
+    the speed, equal up to rounding. Only with precision fp32 or auto, in one process, and without micro_batch_size and
+    road_updates: touched_rows."""
     road_updates: Literal["dense", "touched_rows"] = "dense"
     """Update of the embeddings of road ids. dense: a step changes all of them, which takes seconds with millions of
     roads; touched_rows: it changes those that its batch reads, the others when they are next read, which is equal up to
@@ -625,8 +606,24 @@ class CityConfig(Section):
 
     @property
     def uses_synthetic_trips(self) -> bool:
-        """Whether a student is trained on trips sampled from the teacher."""
-        return self.distill.enabled and "sequence" in self.distill.recipe
+        """Whether trips are sampled from the teacher: a student trains on them, or they are histories of its costs."""
+        return self.distill.enabled and ("sequence" in self.distill.recipe or self.distill.averages_histories)
+
+    @property
+    def reads_vanilla_student(self) -> bool:
+        """Whether the distilled student needs the vanilla one: in its pool, or for its off-path labels."""
+        return self.pools_vanilla_student or self.stores_off_path_labels
+
+    @property
+    def student_reads_synthetic_trips(self) -> bool:
+        """Whether the distilled student reads them; it does not where the off-path labels are stored."""
+        reads_costs = self.distill.averages_histories and not self.distill.stores_off_path_labels
+        return self.distill.enabled and ("sequence" in self.distill.recipe or reads_costs)
+
+    @property
+    def stores_off_path_labels(self) -> bool:
+        """Whether the stage `off_path_labels` has labels."""
+        return self.distill.enabled and self.distill.stores_off_path_labels
 
     @property
     def pools_vanilla_student(self) -> bool:

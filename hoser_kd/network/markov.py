@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -226,6 +226,18 @@ def step_connections(trips: Trajectories, network: RoadNetwork) -> StepConnectio
     return StepConnections(taken, previous)
 
 
+class ConnectionCosts(Protocol):
+    """Costs of the connections of a network, such as a Markov chain."""
+
+    @property
+    def network(self) -> RoadNetwork:
+        """N roads and L connections."""
+
+    @property
+    def costs(self) -> Float64Array:
+        """(L,) float64, nats, not negative, in the order of `network.successors.indices`."""
+
+
 class DestinationCosts(NamedTuple):
     """Costs of the candidates of S steps on the way to a destination, ragged in the order of `network.successors`."""
 
@@ -238,14 +250,14 @@ class DestinationCosts(NamedTuple):
 
 
 def destination_costs(
-    chain: MarkovChain, roads: Int64Array, destinations: Int64Array, memory_bytes: int = DEFAULT_MEMORY_BYTES
+    connections: ConnectionCosts, roads: Int64Array, destinations: Int64Array, memory_bytes: int = DEFAULT_MEMORY_BYTES
 ) -> DestinationCosts:
-    """Return the costs of the candidates of each road and their costs to go; arguments as below."""
-    successors = chain.network.successors
-    offsets, connection = take_rows(successors.indptr, np.asarray(roads, np.int64))
+    """Return the costs of the candidates of each road and their costs to go; the other arguments as below."""
+    network, costs = connections.network, connections.costs
+    offsets, connection = take_rows(network.successors.indptr, np.asarray(roads, np.int64))
     goal = np.asarray(destinations, np.int64)[row_of_value(offsets)]
-    to_go = costs_to_go(chain.network, chain.costs, successors.indices[connection], goal, memory_bytes)
-    return DestinationCosts(offsets, chain.costs[connection], to_go)
+    to_go = costs_to_go(network, costs, network.successors.indices[connection], goal, memory_bytes)
+    return DestinationCosts(offsets, costs[connection], to_go)
 
 
 def destination_aware_log_probabilities(

@@ -96,6 +96,27 @@ def attempts_without_end(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     return Evidence(rows, artifact_figure(artifact, "use_map.png"))
 
 
+def states_without_target(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
+    """Return the destinations with the most states from which they cannot be reached."""
+    import numpy as np
+
+    from hoser_kd.common.arrays import row_of_value
+    from hoser_kd.student.off_path_labels import load_states
+
+    trips, destinations, scores = load_states(artifact.path)
+    of_state = destinations[trips.step_positions()[1]]
+    known = np.bincount(row_of_value(scores.offsets), np.isfinite(scores.scores), len(of_state)) > 0
+    goals, place = np.unique(of_state, return_inverse=True)
+    states, without = np.bincount(place), np.bincount(place, ~known)
+    worst = np.argsort(-without, kind="stable")[:MAX_ROWS]
+    return Evidence(
+        tuple(
+            {"destination": int(goals[at]), "states": int(states[at]), "without_target": int(without[at])}
+            for at in worst.tolist()
+        )
+    )
+
+
 def crowded_cells(artifact: Artifact, _: Mapping[str, Any]) -> Evidence:
     """Return the cells with the most roads, and the map of the cells."""
     import pyarrow.parquet as pq

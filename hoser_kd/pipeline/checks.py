@@ -216,7 +216,7 @@ _MIN_ENDED_SHARE = 0.5
 def _synthetic_trips_end(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
     summary = artifact.summary
     if summary.get("enabled") is False:
-        return True, "Not applicable: `distill.recipe` in the city's YAML lacks `sequence`.", {}
+        return True, "Not applicable: no recipe in the city's YAML reads sampled trips.", {}
     share, trips, requested = float(summary["ended_share"]), int(summary["trips"]), int(summary["requested"])
     passed = share >= _MIN_ENDED_SHARE and trips == requested
     message = f"{share:.1%} of {summary['attempts']} sampled trips end; {trips} of {requested} requested ones are kept."
@@ -227,6 +227,28 @@ def _synthetic_trips_end(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
             "`synthetic_trips.temperature`."
         )
     return passed, message, {"ended_share": share, "trips": trips}
+
+
+_MIN_SIGNAL_SHARE = 0.5
+"""Below this share of states with a target, most destinations cannot be reached from where the student goes."""
+
+
+def _off_path_states_have_targets(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+    summary = artifact.summary
+    if summary.get("enabled") is False:
+        return True, "Not applicable: `distill.off_path.labels` in the city's YAML is not `stored`, or unused.", {}
+    states, share, arrived = int(summary["states"]), float(summary["signal_share"]), float(summary["arrived_share"])
+    passed = states > 0 and share >= _MIN_SIGNAL_SHARE
+    message = (
+        f"{share:.1%} of the {states} states have a target, {float(summary['off_trip_share']):.1%} are off the real "
+        f"trip; {arrived:.1%} of the trips reach their destination."
+    )
+    if not passed:
+        message += (
+            " From the other states no road leads to the destination: check the connections of the road network, or "
+            "lower `distill.off_path.temperatures`, so that the student does not leave for dead ends."
+        )
+    return passed, message, {"states": states, "signal_share": share, "arrived_share": arrived}
 
 
 def _beats_frequency_baseline(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
@@ -387,6 +409,14 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         ),
     ),
     "vanilla_student": _STUDENT,
+    "off_path_labels": (
+        Check(
+            "off_path_states_have_targets",
+            f"At least {_MIN_SIGNAL_SHARE:.0%} of the states off any real trip have a target.",
+            _off_path_states_have_targets,
+            check_evidence.states_without_target,
+        ),
+    ),
     "distilled_student": _STUDENT,
     "distillation_report": (
         Check(

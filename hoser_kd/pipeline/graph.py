@@ -18,8 +18,9 @@ from typing import Any
 from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.off_path import OffPathConfig
 from hoser_kd.config.pooled import PooledConfig
-from hoser_kd.config.schema import CityConfig, OffPathConfig, PriorConfig, SourceConfig
+from hoser_kd.config.schema import CityConfig, PriorConfig, SourceConfig
 from hoser_kd.network.raw_files import digest_if_present, point_files
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.settings_section import SettingsSection
@@ -112,8 +113,21 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
     return settings
 
 
+_OFF_PATH_LABEL_KEYS = {"temperatures", "states", "max_steps", "smoothing", "costs", "teacher_weight", "labels"}
+
+
+def _off_path_label_settings(config: CityConfig) -> dict[str, Any]:
+    """Return the keys of states and targets; the defaults alone where none are stored."""
+    stored = config.stores_off_path_labels
+    section = config.distill.off_path if stored else OffPathConfig()
+    settings: dict[str, Any] = {"off_path": section.model_dump(mode="json", include=_OFF_PATH_LABEL_KEYS)}
+    if stored and section.reads_teacher:
+        settings |= config.distill.model_dump(mode="json", include={"window", "teacher_fp16"})
+    return settings
+
+
 def _synthetic_trip_settings(config: CityConfig) -> dict[str, Any]:
-    """Return the section and how labels encode histories; the defaults alone where no student uses the trips."""
+    """Return the section and how labels encode histories; the defaults alone where the trips are not used."""
     if not config.uses_synthetic_trips:
         return type(config.synthetic_trips)().model_dump(mode="json")
     histories = config.distill.model_dump(mode="json", include={"window", "teacher_fp16"})
@@ -219,7 +233,7 @@ SETTINGS: dict[str, SettingsSection] = {
     "synthetic_trips": SettingsSection(
         "synthetic_trips",
         "Sampling of trips from the teacher: `synthetic_trips`, and `window` and `teacher_fp16` of `distill`; the "
-        "defaults where `distill.recipe` lacks `sequence`.",
+        "defaults where neither `sequence` in `distill.recipe` nor `distill.off_path.costs` needs them.",
         _synthetic_trip_settings,
     ),
     "student": SettingsSection("student", "HOSER and its training: `student`.", _student_settings),
@@ -228,6 +242,11 @@ SETTINGS: dict[str, SettingsSection] = {
         "How the student learns from the teacher: `distill.recipe` and the keys of its parts, without those for the "
         "teacher and its labels.",
         _distillation_settings,
+    ),
+    "off_path_labels": SettingsSection(
+        "distill",
+        "States off any real trip that are labeled before the training: keys of `distill.off_path`.",
+        _off_path_label_settings,
     ),
     "generation": SettingsSection("generation", "Generation of trips: `generation`.", _generation_settings),
     "requests": SettingsSection(
@@ -264,6 +283,20 @@ def _is_raw(config: CityConfig) -> bool:
 
 def _is_not_raw(config: CityConfig) -> bool:
     return not config.is_raw
+
+
+_OFF_PATH_INPUTS = (
+    "vanilla_student",
+    "trajectories",
+    "road_network",
+    "teacher",
+    "grid_token_table",
+    "synthetic_trips",
+)
+
+
+def _labels_off_path_with_teacher(config: CityConfig) -> bool:
+    return config.stores_off_path_labels and config.distill.off_path.reads_teacher
 
 
 _OF_KIND = {"source_files": _is_not_raw, "osm_extract": _is_raw, "matched_trips": _is_raw}
@@ -410,8 +443,9 @@ STAGES: dict[str, Stage] = {
             "synthetic_trips",
             "teacher",
             "Trips sampled from the teacher along the road graph (Arrow IPC, like `trajectories`, without times), for "
-            "the recipe `sequence`; nothing is sampled without it. Metrics: share of the attempts that end, lengths, "
-            "copies of training trips, and coverage of the road pairs of validation and test trips.",
+            "the recipe `sequence` or for `distill.off_path.costs`; nothing is sampled without them. Metrics: share of "
+            "the attempts that end, lengths, copies of training trips, and coverage of the road pairs of validation "
+            "and test trips.",
             inputs=("teacher", "grid_token_table", "trajectories", "road_network"),
             settings=("synthetic_trips",),
             uses_model=True,
@@ -430,16 +464,43 @@ STAGES: dict[str, Stage] = {
             code_version="2",
         ),
         Stage(
+            "off_path_labels",
+            "student",
+            "States off any real trip that the vanilla student visits, with destination-conditioned targets of their "
+            "candidates (Arrow IPC), for the recipe `off_path` with `distill.off_path.labels: stored`; nothing is "
+            "labeled without it. Metrics: number of states, share of the trips that arrive, share of the states with "
+            "a target and off the real trip, seconds.",
+            inputs=_OFF_PATH_INPUTS,
+            optional_inputs={
+                **dict.fromkeys(_OFF_PATH_INPUTS, lambda config: config.stores_off_path_labels),
+                **dict.fromkeys(("teacher", "grid_token_table"), _labels_off_path_with_teacher),
+                "synthetic_trips": lambda config: config.stores_off_path_labels and config.distill.averages_histories,
+            },
+            settings=("off_path_labels",),
+            per_seed=True,
+            uses_model=True,
+            kinds=("pytorch", "arrow"),
+            module="hoser_kd.pipeline.stages.off_path_labels",
+        ),
+        Stage(
             "distilled_student",
             "student",
             "HOSER trained with the teacher, as `distill.recipe` says: with the distillation term on the teacher's "
             "labels, on trips sampled from the teacher, on a pool of the teacher with the vanilla student and a Markov "
-            "chain, or several of these. With the term alone, everything else, including the order of batches, equals "
-            "the vanilla student of the same seed.",
-            inputs=(*_NETWORK, "teacher_soft_labels", "grid_token_table", "synthetic_trips", "vanilla_student"),
+            "chain, on states off any real trip, or several of these. With the term alone, everything else, including "
+            "the order of batches, equals the vanilla student of the same seed.",
+            inputs=(
+                *_NETWORK,
+                "teacher_soft_labels",
+                "grid_token_table",
+                "synthetic_trips",
+                "vanilla_student",
+                "off_path_labels",
+            ),
             optional_inputs={
-                "synthetic_trips": lambda config: config.uses_synthetic_trips,
+                "synthetic_trips": lambda config: config.student_reads_synthetic_trips,
                 "vanilla_student": lambda config: config.pools_vanilla_student,
+                "off_path_labels": lambda config: config.stores_off_path_labels,
             },
             settings=("student", "distillation"),
             per_seed=True,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from hoser_kd.common.errors import ConfigError, HoserKdError
+from hoser_kd.config.messages import nearest
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.serving.batching import BatchQueue, Compute, QueueFullError
 from hoser_kd.serving.guard import Guard
@@ -29,6 +31,7 @@ from hoser_kd.serving.requests import (
     NextStepRequest,
     Problem,
 )
+from hoser_kd.sharing.student import Student
 
 PATHS = ("/", "/docs", "/generate", "/health", "/metrics", "/next_step", "/openapi.json")
 """Paths that are counted by name."""
@@ -101,6 +104,7 @@ def create_app(
             _at_most(len(path.roads), limits.path_roads, f"paths.{number}.roads")
             _exist(path.roads, predictor.num_roads, f"paths.{number}.roads.{{}}")
             _exist([path.destination], predictor.num_roads, f"paths.{number}.destination")
+            _follow(path.roads, predictor.student, f"paths.{number}.roads")
         return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
 
     @app.get("/health")
@@ -147,6 +151,16 @@ def _exist(roads: Sequence[int], num_roads: int, place: str) -> None:
             raise _RefusedError(f"road {road} does not exist. Ids run from 0 to {num_roads - 1}.", place.format(number))
 
 
+def _follow(roads: Sequence[int], student: Student, place: str) -> None:
+    """Refuse a path with a road that is no successor of the one before."""
+    path = np.array(roads, np.int64)
+    gaps = np.flatnonzero(~student.is_connected(path[:-1], path[1:]))
+    if len(gaps):
+        at = int(gaps[0])
+        text = f"road {roads[at + 1]} does not follow road {roads[at]}. Give connected roads."
+        raise _RefusedError(text, f"{place}.{at + 1}")
+
+
 class _RefusedError(Exception):
     """A request exceeds a limit of the server."""
 
@@ -155,22 +169,32 @@ class _RefusedError(Exception):
         self.place = place
 
 
+def _explained(errors: Sequence[Any]) -> tuple[str, str]:
+    """Return message and place of the first error of a body; an unknown key comes before the one that is missing."""
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", "body"
+    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    if first["type"] == "extra_forbidden":
+        missing = [str(each["loc"][-1]) for each in errors if each["type"] == "missing"]
+        return f"unknown key.{nearest(str(first['loc'][-1]), missing)}", place
+    value = first.get("input")
+    given = f" (given: {value!r:.80})" if isinstance(value, int | float | str) else ""
+    return f"{str(first['msg']).removeprefix('Value error, ')}{given}", place
+
+
 def _explain_errors(app: FastAPI) -> None:
     """Give every error the same JSON: `error` and `place`."""
 
     def problem(status: int, error: str, place: str = "", headers: Any = None) -> JSONResponse:
         return JSONResponse({"error": error, "place": place}, status, headers=headers)
 
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return problem(422, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", "body")
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        message = str(first["msg"]).removeprefix("Value error, ")
-        value = first.get("input")
-        given = f" (given: {value!r:.80})" if isinstance(value, int | float | str) else ""
-        return problem(422, f"{message}{given}", place)
+        content_type = request.headers.get("Content-Type", "")
+        if "json" not in content_type:  # what curl sends without a header
+            return problem(422, f"the Content-Type is {content_type!r}. Send application/json.", "Content-Type")
+        return problem(422, *_explained(error.errors()))
 
     async def refused(_request: Request, error: Exception) -> JSONResponse:
         return problem(422, str(error), getattr(error, "place", ""))

@@ -2,14 +2,19 @@
 
 A student is trained on steps of real trips. Its own search also reaches states off any real trip, where it can
 assign high probability to wrong roads. After the training, the student therefore samples trips for the requests of its
-training trips. At every state of a sampled trip, with d the destination of the real trip, the target is
+training trips, or searches them (`distill.off_path.states`). At every state, with d the destination of the real trip,
+the target is
 
     q(r | road, d) ∝ exp(w · log p_LMTAD(r | history) - (1 - w) · cost(road → r) - cost_to_go(r, d))
 
-over the candidates r. Costs are minus the log-probabilities of a Markov chain of the student's own training trips, the
-cost to go is that of the likeliest path, and w is `distill.off_path.teacher_weight` (0: the chain alone). A candidate
-from which the destination is unreachable has q = 0. A state from which it is unreachable by every candidate has no
-signal: its loss is 0. Training on the student's own samples follows GKD (Agarwal et al., ICLR 2024).
+over the candidates r. Costs are minus the log-probabilities of a Markov chain of the student's own training trips, or
+LM-TAD's (`distill.off_path.costs`, `hoser_kd.student.off_path_costs`), the cost to go is that of the likeliest path,
+and w is `distill.off_path.teacher_weight`. A candidate from which the destination is unreachable has q = 0. A state
+from which it is unreachable by every candidate has no signal: its loss is 0. Training on the student's own samples
+follows GKD (Agarwal et al., ICLR 2024).
+
+States and targets are computed in each epoch from the student in training, or once and before it from the vanilla
+student (`distill.off_path.labels`, `hoser_kd.student.off_path_labels`).
 
 Shapes: n trips of the student, E temperatures, S steps of the sampled trips, A candidates of these steps, C maximum
 number of candidates per step.
@@ -20,7 +25,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,12 +35,16 @@ from hoser_kd.common.arrays import Float32Array, Int64Array, offsets_of, ranges,
 from hoser_kd.common.optimizer import autocast
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.hoser import collate
-from hoser_kd.network.markov import MarkovChain, destination_costs
+from hoser_kd.network.markov import ConnectionCosts, MarkovChain, destination_costs
 from hoser_kd.network.trajectories import Trajectories, concatenate
 from hoser_kd.student.losses import LossTerm, StoredLabels, kl_loss
+from hoser_kd.student.off_path_costs import RoadCosts, pooled_costs, teacher_costs
+from hoser_kd.student.pools import candidate_scores
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import OffPathConfig
+    from collections.abc import Mapping
+
+    from hoser_kd.config.off_path import OffPathConfig
     from hoser_kd.hoser import HOSER, Batch, StudentOutput
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.student.losses import LabelSource
@@ -53,11 +62,20 @@ class TripSampler(Protocol):
     """Samples trips from a student, such as `hoser_kd.generation.student_trips.sample_trips`."""
 
     def __call__(
-        self, model: HOSER, requests: Trajectories, *, temperature: float, seed: int, max_steps: int, progress: Progress
+        self,
+        model: HOSER,
+        requests: Trajectories,
+        *,
+        states: Literal["sampled", "expanded"],
+        temperature: float,
+        seed: int,
+        max_steps: int,
+        progress: Progress,
     ) -> Trajectories:
         """Return a trip for the origin, start time and destination of each trip of `requests`.
 
-        Every road of a trip follows the one before it; a trip need not arrive. The result follows from the arguments.
+        Every road of a trip follows the one before it; a trip need not arrive. `states`: `sampled` or `expanded`
+        (`distill.off_path.states`). The result follows from the arguments.
         """
 
 
@@ -71,7 +89,7 @@ class StepScores(NamedTuple):
 
 
 def target_scores(
-    chain: MarkovChain,
+    connections: ConnectionCosts,
     trips: Trajectories,
     destinations: Int64Array,
     teacher_weight: float = 0.0,
@@ -87,14 +105,14 @@ def target_scores(
     steps = np.maximum(trips.lengths - 1, 0)
     first_step = offsets_of(steps)
     at, _ = trips.step_positions()
-    offsets = offsets_of(chain.network.successors.degrees[trips.road_ids[at]])
+    offsets = offsets_of(connections.network.successors.degrees[trips.road_ids[at]])
     scores = np.empty(offsets[-1], np.float32)
     order = np.argsort(destinations, kind="stable")
     chunk = np.cumsum(steps[order]) // chunk_steps
     done = 0
     for rows in np.split(order, np.flatnonzero(np.diff(chunk)) + 1):
         chosen = ranges(first_step[rows], steps[rows])
-        costs = destination_costs(chain, trips.road_ids[at[chosen]], np.repeat(destinations[rows], steps[rows]))
+        costs = destination_costs(connections, trips.road_ids[at[chosen]], np.repeat(destinations[rows], steps[rows]))
         place = ranges(offsets[chosen], np.diff(costs.offsets))
         scores[place] = -(1 - teacher_weight) * costs.step - costs.to_go
         done += len(chosen)
@@ -106,12 +124,17 @@ def target_scores(
 class OffPathTeacher:
     """What the states and targets of off-path distillation depend on, besides the student."""
 
-    chain: MarkovChain
-    """Chain of the student's own training trips."""
+    costs: ConnectionCosts
+    """Costs of connections: a chain of the student's own training trips, or LM-TAD's."""
     sampler: TripSampler
     """Samples trips from the student."""
     scores: LabelSource | None = None
     """LM-TAD's scores of the candidates, given the history; required by a positive teacher weight."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Where the costs come from; empty for those of the chain."""
+        return self.costs.metrics if isinstance(self.costs, RoadCosts) else {}
 
     @classmethod
     def fit(
@@ -122,11 +145,22 @@ class OffPathTeacher:
         settings: OffPathConfig,
         sampler: TripSampler,
         scores: LabelSource | None = None,
+        synthetic: Trajectories | None = None,
     ) -> OffPathTeacher:
-        """Fit the chain; its smoothing is that of the settings or, without one, that of least validation NLL."""
+        """Fit the chain; its smoothing is that of the settings or, without one, that of least validation NLL.
+
+        Costs of LM-TAD are means over the histories of the own and of the `synthetic` trips.
+        """
         if settings.smoothing is None:
-            return cls(MarkovChain.tune(own_trips, val, network), sampler, scores)
-        return cls(MarkovChain.fit(own_trips, network, settings.smoothing), sampler, scores)
+            chain = MarkovChain.tune(own_trips, val, network)
+        else:
+            chain = MarkovChain.fit(own_trips, network, settings.smoothing)
+        if settings.costs == "markov" or settings.weight == 0:
+            return cls(chain, sampler, scores)
+        assert scores is not None
+        histories = own_trips if synthetic is None else concatenate([own_trips, synthetic])
+        costs = teacher_costs(scores, histories, chain)
+        return cls(costs if settings.costs == "lmtad" else pooled_costs(costs, chain, val), sampler, scores)
 
 
 class OffPathStates(NamedTuple):
@@ -136,8 +170,84 @@ class OffPathStates(NamedTuple):
     """E · n trips."""
     destinations: Int64Array
     """(E · n,) int64."""
-    targets: StoredLabels
+    scores: StepScores
     """Log-targets of all candidates."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Number of states, share of the trips that arrive, share of the states with a target."""
+        trips, scores = self.trips, self.scores
+        reachable = np.bincount(row_of_value(scores.offsets), np.isfinite(scores.scores), trips.num_steps) > 0
+        arrived = trips.road_ids[trips.offsets[1:] - 1] == self.destinations
+        return {
+            "off_path_states": float(trips.num_steps),
+            "off_path_arrived_share": float(arrived.mean()),
+            "off_path_signal_share": float(reachable.mean()) if trips.num_steps else 0.0,
+        }
+
+
+def sample_states(
+    model: HOSER,
+    requests: Trajectories,
+    settings: OffPathConfig,
+    teacher: OffPathTeacher,
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> tuple[OffPathStates, dict[str, float]]:
+    """Sample trips from a student for the requests of trips; returns their states with targets, sizes and seconds.
+
+    The targets lack LM-TAD's part (`with_teacher_scores`). The result follows from the student, requests and `seed`.
+    """
+    started = time.perf_counter()
+    trips = concatenate(_sample(model, requests, settings, teacher, seed, progress))
+    sampled = time.perf_counter()
+    destinations = np.tile(requests.destinations, len(settings.temperatures))
+    scores = target_scores(teacher.costs, trips, destinations, settings.teacher_weight, progress=progress)
+    states = OffPathStates(trips, destinations, scores)
+    seconds = {"sampling_seconds": sampled - started, "cost_to_go_seconds": time.perf_counter() - sampled}
+    return states, {**states.metrics, **seconds}
+
+
+def _sample(
+    model: HOSER,
+    requests: Trajectories,
+    settings: OffPathConfig,
+    teacher: OffPathTeacher,
+    seed: int,
+    progress: Progress,
+) -> list[Trajectories]:
+    """Return the sampled trips of each temperature; the mode of the model is restored."""
+    was_training = model.training
+    model.eval()
+    trips = [
+        teacher.sampler(
+            model,
+            requests,
+            states=settings.states,
+            temperature=temperature,
+            seed=seed * len(settings.temperatures) + number,
+            max_steps=settings.max_steps,
+            progress=progress,
+        )
+        for number, temperature in enumerate(settings.temperatures)
+    ]
+    model.train(was_training)
+    return trips
+
+
+def sampling_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the states of an epoch, counted from 0 over all epochs of a student."""
+    return seed * 1_009 + epoch
+
+
+def with_teacher_scores(
+    states: OffPathStates, weight: float, scores: LabelSource, network: RoadNetwork
+) -> OffPathStates:
+    """Return the states with `weight` times LM-TAD's scores added to their log-targets, for targets that are stored."""
+    of_teacher = candidate_scores(scores, states.trips, network, states.destinations)
+    total = states.scores.scores + np.float32(weight) * of_teacher.astype(np.float32)
+    return states._replace(scores=StepScores(states.scores.offsets, total))
 
 
 class OffPath:
@@ -149,64 +259,46 @@ class OffPath:
         own_trips: Trajectories,
         rows: Int64Array,
         settings: OffPathConfig,
-        teacher: OffPathTeacher,
+        teacher: OffPathTeacher | None,
         *,
+        stored: OffPathStates | None = None,
         seed: int,
         precision: str = "fp32",
     ) -> None:
-        """`rows` (n,) int64, ascending: the rows of the own trips among the training trips."""
+        """`rows` (n,) int64, ascending: the rows of the own trips among the training trips.
+
+        `stored`: states with all parts of their targets, the same in every epoch; `teacher` is then not read.
+        """
         self.model, self.own_trips, self.rows, self.settings, self.teacher = model, own_trips, rows, settings, teacher
         self.seed, self.precision = seed, precision
-        self._states: OffPathStates | None = None
+        self._stored = stored
+        self._keep(stored)
+
+    def _keep(self, states: OffPathStates | None) -> None:
+        self._states = states
+        self._targets = None if states is None else StoredLabels(states.scores, states.trips)
 
     def refresh(self, epoch: int, progress: Progress) -> dict[str, float]:
         """Sample trips from the student and compute their targets; returns sizes and seconds.
 
         The result follows from the student, the seed and `epoch`, so an interrupted epoch can be repeated. With weight
-        0 nothing is sampled.
+        0 nothing is sampled, and stored states stay.
         """
         if self.settings.weight == 0:
             return {}
-        started = time.perf_counter()
-        trips = concatenate(self._sample(epoch, progress))
-        sampled = time.perf_counter()
-        requested = self.own_trips.destinations
-        destinations = np.tile(requested, len(self.settings.temperatures))
-        scores = target_scores(
-            self.teacher.chain,
-            trips,
-            destinations,
-            self.settings.teacher_weight,
+        if self._stored is not None:
+            return self._stored.metrics
+        assert self.teacher is not None
+        states, metrics = sample_states(
+            self.model,
+            self.own_trips,
+            self.settings,
+            self.teacher,
+            seed=sampling_seed(self.seed, epoch),
             progress=progress,
         )
-        self._states = OffPathStates(trips, destinations, StoredLabels(scores, trips))
-        reachable = np.bincount(row_of_value(scores.offsets), np.isfinite(scores.scores), trips.num_steps) > 0
-        return {
-            "off_path_states": float(trips.num_steps),
-            "off_path_arrived_share": float((trips.road_ids[trips.offsets[1:] - 1] == destinations).mean()),
-            "off_path_signal_share": float(reachable.mean()) if trips.num_steps else 0.0,
-            "sampling_seconds": sampled - started,
-            "cost_to_go_seconds": time.perf_counter() - sampled,
-        }
-
-    def _sample(self, epoch: int, progress: Progress) -> list[Trajectories]:
-        """Return the sampled trips of each temperature."""
-        was_training = self.model.training
-        self.model.eval()
-        count = len(self.settings.temperatures)
-        trips = [
-            self.teacher.sampler(
-                self.model,
-                self.own_trips,
-                temperature=temperature,
-                seed=(self.seed * 1_009 + epoch) * count + number,
-                max_steps=self.settings.max_steps,
-                progress=progress,
-            )
-            for number, temperature in enumerate(self.settings.temperatures)
-        ]
-        self.model.train(was_training)
-        return trips
+        self._keep(states)
+        return {**metrics, **self.teacher.metrics}
 
     def terms(self) -> list[LossTerm]:
         """Return the loss term, a mean over trips; none with weight 0."""
@@ -225,7 +317,8 @@ class OffPath:
     def _divergence(self, chosen: Int64Array) -> Tensor:
         """Return the mean divergence over the states of some sampled trips, 0 where these have none."""
         assert self._states is not None, "call refresh first"
-        trips, destinations, targets = self._states
+        assert self._targets is not None
+        trips, destinations, _ = self._states
         chosen = chosen[trips.lengths[chosen] > 1]
         if not len(chosen):
             return torch.zeros((), device=self.model.device)
@@ -233,10 +326,10 @@ class OffPath:
         with autocast(self.precision, self.model.device):  # type: ignore[arg-type]
             output = self.model(batch)
         states = output.step_mask
-        scores = targets(batch, output.candidates)[states]
-        if self.settings.teacher_weight and self.teacher.scores is not None:
-            scores = scores + self.settings.teacher_weight * self.teacher.scores(batch, output.candidates)[states]
-        settings = self.settings
+        scores = self._targets(batch, output.candidates)[states]
+        settings, teacher = self.settings, self.teacher
+        if settings.teacher_weight and self._stored is None and teacher is not None and teacher.scores is not None:
+            scores = scores + settings.teacher_weight * teacher.scores(batch, output.candidates)[states]
         return divergence(
             output.logits[states], scores, output.candidate_mask[states], settings.divergence, settings.jsd_beta
         )

@@ -171,15 +171,30 @@ def teacher_probabilities(
     Raises:
         StoreError: stored labels belong to other trips or another network.
     """
-    offsets, scores = _empty_scores(trips, network)
     if not callable(labels):
-        if not np.array_equal(labels.offsets, offsets):
+        if not np.array_equal(labels.offsets, _empty_scores(trips, network)[0]):
             raise StoreError("the labels belong to other trips or another network. Label these trips.")
         return StepProbabilities.of(np.asarray(labels.scores, np.float64), trips, network)
-    for batch, positions in _batches(trips, offsets, batch_size):
+    return StepProbabilities.of(candidate_scores(labels, trips, network, batch_size=batch_size), trips, network)
+
+
+def candidate_scores(
+    labels: LabelSource,
+    trips: Trajectories,
+    network: RoadNetwork,
+    destinations: Int64Array | None = None,
+    *,
+    batch_size: int = 256,
+) -> Float64Array:
+    """Return (K,) float64 scores of the candidates of every step, in the order of the steps and successors.
+
+    `destinations` (n,) int64: roads that the trips lead to; None: their last roads.
+    """
+    offsets, scores = _empty_scores(trips, network)
+    for batch, positions in _batches(trips, offsets, batch_size, destinations):
         candidates = _padded_candidates(batch, network)
         scores[positions] = labels(batch, candidates)[candidates >= 0].double().cpu().numpy()
-    return StepProbabilities.of(scores, trips, network)
+    return scores
 
 
 def markov_probabilities(chain: MarkovChain, trips: Trajectories) -> StepProbabilities:
@@ -269,7 +284,9 @@ def _empty_scores(trips: Trajectories, network: RoadNetwork) -> tuple[Int64Array
     return offsets, np.zeros(offsets[-1])
 
 
-def _batches(trips: Trajectories, offsets: Int64Array, batch_size: int) -> Iterator[tuple[Batch, Int64Array]]:
+def _batches(
+    trips: Trajectories, offsets: Int64Array, batch_size: int, destinations: Int64Array | None = None
+) -> Iterator[tuple[Batch, Int64Array]]:
     """Yield batches of trips of similar length, with the positions of their candidates in the common order."""
     first_step = offsets_of(np.maximum(trips.lengths - 1, 0))
     order = np.argsort(trips.lengths, kind="stable")
@@ -278,7 +295,7 @@ def _batches(trips: Trajectories, offsets: Int64Array, batch_size: int) -> Itera
         rows = order[start : start + batch_size]
         _, steps = take_rows(first_step, rows)
         _, positions = take_rows(offsets, steps)
-        yield collate(trips, rows), positions
+        yield collate(trips, rows, None if destinations is None else destinations[rows]), positions
 
 
 def _padded_candidates(batch: Batch, network: RoadNetwork) -> torch.Tensor:

@@ -10,10 +10,12 @@ import torch
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
+from hoser_kd.config.off_path import OffPathConfig
+from hoser_kd.config.schema import DistillConfig, StudentConfig
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
+from hoser_kd.student.off_path import OffPathStates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,24 +123,61 @@ def check_distillation(
         raise ValueError(f"grid_tokens has shape {np.shape(grid_tokens)}, not ({num_roads},): one cell per road.")
 
 
-def check_off_path(off_path: OffPathConfig | None, sampler: object, online_teacher: object) -> None:
-    """Raise TypeError, ValueError or ConfigError where off-path distillation lacks an argument or cannot run here."""
+def check_off_path(
+    off_path: OffPathConfig | None,
+    sampler: object,
+    online_teacher: object,
+    states: object,
+    train: Trajectories,
+    rows: Int64Array,
+) -> None:
+    """Raise TypeError, ValueError or ConfigError where off-path distillation lacks an argument or cannot run here.
+
+    `rows` (n,) int64: the student's own trips among `train`.
+    """
+    _check_off_path_states(off_path, states, train, rows)
     if off_path is None:
         return
-    if sampler is None:
+    if sampler is None and not off_path.stores_labels:
         raise ValueError(
             "distill.recipe with off_path requires a sampler of the student's trips: pass "
             "sampler=hoser_kd.generation.student_trips.sample_trips."
         )
-    if off_path.teacher_weight and online_teacher is None:
+    if off_path.reads_teacher and not off_path.stores_labels and online_teacher is None:
+        key = "teacher_weight above 0" if off_path.teacher_weight else f"costs {off_path.costs}"
         raise ValueError(
-            "distill.off_path.teacher_weight above 0 requires a teacher that scores sampled trips: pass "
+            f"distill.off_path.{key} requires a teacher that scores sampled trips: pass "
             "online_teacher=OnlineTeacher(teacher, grid_tokens, network)."
         )
     if DistributedContext.current().size > 1:
         raise ConfigError(
             "distill.recipe has off_path, which runs in one process: set student.num_processes to 1, or remove "
             "off_path."
+        )
+
+
+def _check_off_path_states(
+    off_path: OffPathConfig | None, states: object, train: Trajectories, rows: Int64Array
+) -> None:
+    """Raise TypeError or ValueError where stored states are missing, not read, or of other trips."""
+    is_read = off_path is not None and off_path.stores_labels
+    if is_read != (states is not None):
+        raise ValueError(
+            "distill.off_path.labels is stored: pass off_path_states=load_states(folder)."
+            if is_read
+            else "off_path_states= is read only with the recipe `off_path` and off_path.labels: stored: leave it out."
+        )
+    if off_path is None or states is None:
+        return
+    if not isinstance(states, OffPathStates):
+        raise TypeError(
+            f"off_path_states is of type {type(states).__name__}, not OffPathStates. Pass load_states(folder)."
+        )
+    wanted = np.tile(train.road_ids[train.offsets[rows + 1] - 1], len(off_path.temperatures))
+    if not np.array_equal(states.destinations, wanted):
+        raise ValueError(
+            f"off_path_states has {len(states.destinations)} trips, which are not those of the {len(rows)} training "
+            f"trips at {len(off_path.temperatures)} temperatures. Compute them for these trips and settings."
         )
 
 
@@ -171,17 +210,19 @@ def check_pooled(distill: DistillConfig | None, first_generation: object, labels
 
 def check_synthetic(distill: DistillConfig | None, synthetic: Trajectories | None, network: RoadNetwork) -> None:
     """Raise TypeError or ValueError where synthetic trips are wrong, missing, or given without the recipe for them."""
-    is_read = distill is not None and "sequence" in distill.recipe
+    needs = distill is not None and "sequence" in distill.recipe
+    off_path = distill.off_path if distill is not None and distill.uses_off_path else None
+    is_read = needs or (off_path is not None and off_path.costs != "markov")
     if synthetic is None:
-        if is_read:
+        if needs:
             raise ValueError(f"the recipe `sequence` requires trips sampled from the teacher. {_SYNTHETIC_USAGE}")
         return
     if not isinstance(synthetic, Trajectories):
         raise TypeError(f"synthetic is of type {type(synthetic).__name__}, not Trajectories. {_SYNTHETIC_USAGE}")
     if not is_read:
         raise ValueError(
-            "synthetic= is read only with the recipe `sequence`: pass distill=DistillConfig(recipe=['sequence']), or "
-            "leave synthetic= out."
+            "synthetic= is read only with the recipe `sequence`, or off_path.costs other than markov: pass "
+            "distill=DistillConfig(recipe=['sequence']), or leave synthetic= out."
         )
     check_trips(network, synthetic=synthetic)
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.config.schema import DistillConfig, OffPathConfig, StudentConfig
+    from hoser_kd.config.off_path import OffPathConfig
+    from hoser_kd.config.schema import DistillConfig, StudentConfig
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.losses import LabelSource, RaggedLabels
+    from hoser_kd.student.off_path import OffPathStates
 
 
 def training_key(
@@ -35,6 +37,7 @@ def training_key(
     synthetic: Trajectories | None = None,
     off_path: OffPathConfig | None = None,
     online_teacher: LabelSource | None = None,
+    off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
 ) -> str:
     """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
@@ -56,7 +59,9 @@ def training_key(
     if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
     if off_path is not None:
-        settings["off_path"] = {**off_path.model_dump(mode="json"), "teacher": _identity(online_teacher)}
+        settings["off_path"] = {**_off_path_settings(off_path), "teacher": _identity(online_teacher)}
+    if off_path_states is not None:
+        settings["off_path_states"] = states_digest(off_path_states)
     if distill is not None and distill.uses_pooled:
         digest = None if first_generation is None else student_digest(first_generation)
         settings["pooled"] = {**distill.pooled.model_dump(mode="json"), "student": digest}
@@ -72,6 +77,19 @@ def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     added = ("recipe", "synthetic_weight", "synthetic_per_epoch", "time_loss_mean")
     unused |= {name for name in added if getattr(distill, name) == defaults[name]}
     return distill.model_dump(mode="json", exclude=unused)
+
+
+def states_digest(states: OffPathStates) -> str:
+    """Return the sha256 (hex) of stored states and targets."""
+    trips, destinations, scores = states
+    return digest_arrays(trips.offsets, trips.road_ids, trips.times, destinations, *scores)
+
+
+def _off_path_settings(off_path: OffPathConfig) -> dict[str, Any]:
+    """Return the section; keys added since 0.1 only if they are set."""
+    defaults = {name: field.default for name, field in type(off_path).model_fields.items()}
+    added = ("states", "costs", "labels")
+    return off_path.model_dump(mode="json", exclude={key for key in added if getattr(off_path, key) == defaults[key]})
 
 
 def _digest_city(network: RoadNetwork, zones: Int64Array, zone_transitions: Any) -> str:

@@ -17,7 +17,7 @@ from hoser_kd.hoser import HOSER, load, save
 from hoser_kd.pipeline.graph import STAGES, StageRun
 from hoser_kd.pipeline.stages.generation import generated_trajectories
 from hoser_kd.pipeline.store import Artifact
-from hoser_kd.student.training import training_rows
+from hoser_kd.student.training_inputs import training_rows
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
 

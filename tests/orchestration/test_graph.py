@@ -176,10 +176,12 @@ def test_dg_and_the_workspace_file_load_the_same_graph(dev_town):
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_the_distilled_student_of_the_demo_waits_for_the_vanilla_one_only_in_a_pool(monkeypatch, pooled):
-    monkeypatch.setattr(demo, "load_config", lambda _: SimpleNamespace(pools_vanilla_student=pooled))
+    monkeypatch.setattr(demo, "load_config", lambda _: SimpleNamespace(reads_vanilla_student=pooled))
     plan = demo._plan("town", ["0", "1"], None, vanilla_first=True)
     waits = {(run.job, run.seed): {(other.job, other.seed) for other in others} for run, others in plan.items()}
     assert (("train_vanilla", "1") in waits["distill", "1"]) == pooled
     assert ("train_vanilla", "0") not in waits["distill", "1"]
     assert waits["evaluate", "1"] >= {("distill", "1"), ("train_vanilla", "1")}
-    assert {run.asset for run in plan if run.job == "distill"} == {None if pooled else "distilled_student"}
+    assert {run.asset for run in plan if run.job == "distill"} == {
+        None if pooled else ("off_path_labels", "distilled_student")
+    }

@@ -418,7 +418,7 @@ def test_labels_finite(labeled, value, split):
 @pytest.mark.parametrize(
     ("summary", "passed", "words"),
     [
-        ({"enabled": False}, True, "lacks `sequence`"),
+        ({"enabled": False}, True, "no recipe"),
         ({"ended_share": 0.98, "trips": 100}, True, "98.0% of 120"),
         ({"ended_share": 0.3, "trips": 100}, False, "Train the teacher longer"),
         ({"ended_share": 0.9, "trips": 60}, False, "60 of 100 requested"),

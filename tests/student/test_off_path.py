@@ -16,7 +16,8 @@ from test_training import teacher_labels, train, weights
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.progress import silent
-from hoser_kd.config.schema import DistillConfig, OffPathConfig
+from hoser_kd.config.off_path import OffPathConfig
+from hoser_kd.config.schema import DistillConfig
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import HOSER, collate, load
 from hoser_kd.network.markov import MarkovChain
@@ -171,7 +172,7 @@ def test_states_without_a_way_have_no_signal(model, small_city):
     """Trips toward a road that nothing leads to: no target, no loss, no gradient."""
     states = states_of(small_city, model)
     states.refresh(0, silent)
-    states._states.targets._scores[:] = -np.inf
+    states._states.scores.scores[:] = -np.inf
     loss = states.loss(collate(small_city.trips["train"], np.arange(8)), None, 0)
     assert loss.item() == 0.0
 

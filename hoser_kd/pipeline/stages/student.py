@@ -12,6 +12,7 @@ from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones
+from hoser_kd.pipeline.stages.off_path_labels import load_off_path_states
 from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
 from hoser_kd.pipeline.stages.teacher_training import train_together
 from hoser_kd.pipeline.workers.nodes import Nodes
@@ -67,12 +68,13 @@ def _distillation(run: StageRun) -> dict[str, Any]:
         "grid_tokens": load_tokens(run.path("grid_token_table")),
         "synthetic": load_synthetic_trips(run),
         "sampler": sample_trips,
+        "off_path_states": load_off_path_states(run),
     }
     if "kl" in distill.recipe or distill.pools("teacher"):
         arguments["labels"], arguments["val_labels"] = load_labels(run, "train", "val")
     if run.config.pools_vanilla_student:
         arguments["first_generation"] = load(run.path("vanilla_student"))
-    if distill.uses_off_path and distill.off_path.teacher_weight:
+    if distill.asks_teacher_off_path:
         (arguments["online_teacher"],) = load_labels(run, "train")
     return arguments
 
@@ -95,7 +97,7 @@ def _train(run: StageRun) -> dict[str, Any]:
     (run.folder / "curves.png").write_bytes(plots.png(plots.training_curves({"student": [result.history]})))
     baseline = frequency_baseline(train, val, network)
     student = run.config.student
-    synthetic = load_synthetic_trips(run)
+    synthetic = load_synthetic_trips(run) if "sequence" in run.config.distill.recipe else None
     num_synthetic = 0 if synthetic is None else len(synthetic)
     in_epoch = run.config.distill.num_synthetic(num_synthetic)
     budget = TrainingBudget.of(student, len(train), in_epoch)
