@@ -88,7 +88,8 @@ class Campaign:
 
     def process(self, run: str) -> None:
         name = self.worker_of(run)
-        [process] = [pid for pid, command in self.processes(name).items() if "run_process" in command]
+        worker = self.cluster.pid(name)
+        [process] = [pid for pid in self.processes(name) if parent_of(pid) == worker]
         os.kill(process, signal.SIGKILL)
 
     def node(self, run: str) -> None:
@@ -163,6 +164,11 @@ class Campaign:
                 raise SystemExit(f"not within {seconds:.0f} s: {what}")
             time.sleep(0.1)
         return value
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that has started a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
 
 
 if __name__ == "__main__":

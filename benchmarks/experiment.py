@@ -53,7 +53,7 @@ from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 from hoser_kd.student.pools import markov_probabilities, student_probabilities, teacher_probabilities
-from hoser_kd.student.training import training_rows
+from hoser_kd.student.training_inputs import training_rows
 from hoser_kd.teacher.soft_labels import SoftLabels
 
 SETTINGS_FILE = Path(__file__).with_suffix(".yaml")

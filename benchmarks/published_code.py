@@ -87,7 +87,7 @@ def run(statements: list[ast.stmt], path: Path, names: dict[str, Any]) -> None:
 class PublishedTraining:
     """The main block of HOSER's `train.py` up to its first epoch, and the body of its training loop."""
 
-    def __init__(self, checkout: Path, folder: Path, model) -> None:
+    def __init__(self, checkout: Path, folder: Path, model, device: str = "cpu") -> None:
         """`folder` has data/city in HOSER's format; `model`: ours, whose sizes and weights are taken."""
         (folder / "config").mkdir(exist_ok=True)
         (folder / "config" / "city.yaml").write_text(yaml.safe_dump(_settings(checkout, model.config)))
@@ -102,7 +102,7 @@ class PublishedTraining:
                 for node in statements[:at]:
                     run([node], path, self.names)
                     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "device":
-                        self.names["device"] = "cpu"
+                        self.names["device"] = device
             finally:
                 sys.argv = arguments
         self.names["writer"] = MagicMock()
@@ -157,7 +157,7 @@ def _settings(checkout: Path, config) -> dict[str, Any]:
 class PublishedSearch:
     """HOSER's `gene.Searcher`, which answers one request at a time."""
 
-    def __init__(self, checkout: Path, training: PublishedTraining, network, scale) -> None:
+    def __init__(self, checkout: Path, training: PublishedTraining, network, scale, device: str = "cpu") -> None:
         with imported_from(checkout):
             module = importlib.import_module("gene")
         names = training.names
@@ -168,7 +168,7 @@ class PublishedSearch:
             network.centroids,
             scale.mean,
             scale.std,
-            "cpu",
+            device,
         )
         self._infer, self.expansions = training.model.infer, 0
         training.model.infer = self._counted

@@ -23,6 +23,8 @@ from dagster_project.storage import require_database
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.pipeline.store import Store
 
+_REQUEST_S = 300
+"""Time in which Dagster's code server answers. By default 60 s, and a run that it starts later than that has failed."""
 _GRACE_S = 30
 """Time in which Dagster ends its runs and servers itself; remaining processes are then killed."""
 
@@ -92,7 +94,9 @@ def _free_ports(count: int) -> list[int]:
 
 def _start(*words: str) -> subprocess.Popen[bytes]:
     """Start a module with this Python in its own process group, so that it gets signals only from this process."""
-    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, start_new_session=True)  # noqa: S603
+    environment = {"DAGSTER_GRPC_TIMEOUT_SECONDS": str(_REQUEST_S)} | os.environ
+    command = [sys.executable, "-m", *words]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)  # noqa: S603
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

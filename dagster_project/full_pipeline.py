@@ -25,6 +25,8 @@ SEEDS_TAG = "hoser_kd/seeds"
 NOTE_TAG = "hoser_kd/note"
 _NOTE = "This run only starts the chain. Its results come from the runs of the chain."
 """Shown on the page of the run, which is green after seconds."""
+_NEXT = "prepare_city, train_teacher, then distill and evaluate for each seed, then report"
+"""The jobs of the chain, in their order."""
 
 
 class FullPipeline(dg.Config):
@@ -56,7 +58,7 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
         raise dg.Failure(str(error), allow_retries=False) from error
     chain = quote(f"tag:{CHAIN_TAG}={context.run_id}", safe="")
     link = dg.MetadataValue.url(f"/runs?q%5B0%5D={chain}")
-    context.add_output_metadata({"note": _NOTE, "runs_of_the_chain": link})
+    context.add_output_metadata({"note": _NOTE, "next": f"{_NEXT}; each starts by itself", "runs_of_the_chain": link})
     context.log.info(
         "The sensor full_pipeline_steps launches the other jobs while it is on. All runs have the tag %s = %s.",
         CHAIN_TAG,
@@ -69,8 +71,8 @@ def begin(context: dg.OpExecutionContext, config: FullPipeline) -> None:
     executor_def=dg.in_process_executor,
     config=dg.RunConfig(ops={"begin": FullPipeline()}),
     tags={NOTE_TAG: _NOTE},
-    description="Run the whole pipeline of a city: prepare_city, train_teacher, then distill and evaluate for each "
-    "seed, then report; if the pool gpu has several slots, train_vanilla beside train_teacher. This run only validates "
+    description=f"Run the whole pipeline of a city: {_NEXT}; "
+    "if the pool gpu has several slots, train_vanilla beside train_teacher. This run only validates "
     "the request; the sensor full_pipeline_steps launches each job when its predecessors have succeeded. "
     f" All runs have the tag {CHAIN_TAG}.",
 )

@@ -6,19 +6,18 @@ neither survives a fork.
 
 import importlib
 
-import dagster_project.definitions  # noqa: F401
-from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.common.forked_imports import imports_before_fork
 
-for _stage in STAGES.values():
-    _stage.function()
-
-# what a step imports only when it opens the instance, draws a figure, or writes a curve
-for _name in (
-    "dagster._core.launcher.default_run_launcher",
-    "dagster._core.run_coordinator.queued_run_coordinator",
-    "dagster._core.storage.local_compute_log_manager",
-    "dagster._core.storage.sqlite_storage",
-    "matplotlib.backends.backend_agg",
-    "torch.utils.tensorboard",
-):
-    importlib.import_module(_name)
+with imports_before_fork():
+    importlib.import_module("dagster_project.definitions")
+    importlib.import_module("hoser_kd.pipeline.stages.all")
+    # what a step imports only when it opens the instance, writes a figure or a curve
+    for _name in (
+        "dagster._core.launcher.default_run_launcher",
+        "dagster._core.run_coordinator.queued_run_coordinator",
+        "dagster._core.storage.local_compute_log_manager",
+        "dagster._core.storage.sqlite_storage",
+        "matplotlib.backends.backend_agg",
+        "torch.utils.tensorboard",
+    ):
+        importlib.import_module(_name)

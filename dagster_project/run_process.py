@@ -1,14 +1,15 @@
 """The process of a run on a Celery worker: Dagster's command, which ends when the worker ends.
 
-Standard input is a pipe from the worker. The kernel closes it when the worker ends, also after SIGKILL.
+Standard input is a pipe from the worker. The kernel closes it when the worker ends, also after SIGKILL. A separate
+process waits for that: threads of a process that is exiting do not run any more, and steps may outlive it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import signal
-import threading
 import time
 
 _GRACE_S = 5
@@ -17,19 +18,24 @@ _GRACE_S = 5
 
 def main() -> None:
     """Run `dagster` with the arguments of this process."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    run = os.getpid()
+    # before anything is imported, so that the copy is small and has one thread
+    if os.fork() == 0:
+        _end_with_input(run)
     runpy.run_module("dagster", run_name="__main__", alter_sys=True)
 
 
-def _end_with_input() -> None:
-    """Wait until standard input closes; then end this process and its steps, which are in its process group."""
+def _end_with_input(run: int) -> None:
+    """Wait until standard input closes; then end the process of the run and its steps, which are in its group."""
+    os.setsid()  # out of that group
     while os.read(0, 1024):
         pass
-    # a process that is exiting runs no thread any more; the alarm ends it all the same, and its steps follow it
-    signal.alarm(_GRACE_S + 1)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_GRACE_S)
-    os.killpg(0, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(run, signal.SIGINT)
+        time.sleep(_GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run, signal.SIGKILL)
+    os._exit(0)
 
 
 if __name__ == "__main__":

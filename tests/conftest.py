@@ -46,6 +46,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: run after the other tests of its group")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one worker more than cores: the one with the group `dev` mostly waits for the servers that it has started.
+
+    None leaves the number to pytest-xdist where PYTEST_XDIST_AUTO_NUM_WORKERS says it.
+    """
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Import the tests, and the libraries that they use, without garbage collections."""
+    from hoser_kd.common.forked_imports import imports_before_fork
+
+    with imports_before_fork():
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the longest groups. Under xdist, keep the tests of a file on one worker, unless they name a group."""

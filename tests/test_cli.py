@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import hoser_kd
 from hoser_kd.cli import main, stage_commands
 from hoser_kd.cli.command import trainings_of
 from hoser_kd.cli.main import _parser
@@ -124,6 +125,12 @@ def test_an_unknown_command_or_stage_suggests_the_closest(capsys, arguments, mes
         main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"hoser-kd {hoser_kd.__version__}\n")
 
 
 def test_a_seed_is_a_whole_number_from_0(config, capsys):

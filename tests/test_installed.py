@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hoser_kd.cli import main
 from hoser_kd.cli.main import _parser
@@ -98,6 +100,16 @@ def test_the_wheel_holds_the_files_that_are_not_code(wheel):
         assert (wheel / "hoser_kd/cli/skeleton/examples" / file.name).read_bytes() == file.read_bytes()
     template = (wheel / "hoser_kd/cli/skeleton/dagster.yaml").read_bytes()
     assert template == (ROOT / "dagster.yaml-template").read_bytes()
+
+
+@pytest.mark.parametrize("folder", [ROOT, SKELETON], ids=["checkout", "project"])
+def test_dagster_dev_with_and_without_the_workspace_file_opens_the_same_code_location(folder):
+    """`dagster dev` alone reads pyproject.toml. With another name, it could re-execute no run of `make dev`."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["dg"]["project"]
+    [entry] = yaml.safe_load((folder / "workspace.yaml").read_text(encoding="utf-8"))["load_from"]
+    module = entry["python_module"]
+    assert module["location_name"] == project["code_location_name"]
+    assert module["module_name"] == project["code_location_target_module"]
 
 
 def test_init_replaces_no_file(tmp_path, capsys):

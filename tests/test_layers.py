@@ -198,3 +198,32 @@ def test_definitions_load_without_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def imported_at_once(file: Path) -> set[str]:
+    """Dotted names that a file imports when it is imported: not those in functions or for type checkers."""
+    body = ast.Module([node for node in ast.parse(file.read_text(encoding="utf-8")).body if not _waits(node)], [])
+    names = {alias.name for node in ast.walk(body) if isinstance(node, ast.Import) for alias in node.names}
+    for node in ast.walk(body):
+        if isinstance(node, ast.ImportFrom):
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _waits(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) or (
+        isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def test_worker_processes_import_nothing_to_draw_with():
+    """They start for every training and labeling in several processes; matplotlib would be a tenth of their start."""
+    known, seen, waiting = modules(), set(), ["hoser_kd.pipeline.workers.worker"]
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        imported = imported_at_once(known[module])
+        assert not {name for name in imported if name.split(".")[0] == "matplotlib"}, module
+        waiting += [name for name in imported & known.keys() if name not in seen]
+    assert "hoser_kd.pipeline.stages.labels" in seen
+    assert not {name for name in seen if name.startswith("hoser_kd.plots")}

@@ -34,6 +34,18 @@ def test_the_dependencies_of_all_extras_are_pinned():
     assert not names - pinned - {"hoser-kd"}  # an extra may contain another
 
 
+def test_uv_installs_the_versions_of_the_constraints():
+    """Also in `uv run` of a fresh clone. The lock also has packages of other systems and of CUDA."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {plain(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
+    packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    locked = {package["name"]: package.get("version") for package in packages}
+    assert {name: locked.get(name) for name in pinned} == pinned, "run `make lock`"
+    [own] = [package for package in packages if package["name"] == "hoser-kd"]
+    names = {plain(re.match(r"[\w.-]+", entry)[0]) for entry in PROJECT["dependencies"]}
+    assert {entry["name"] for entry in own["dependencies"]} == names, "run `make lock`"
+
+
 def test_every_extra_is_described():
     page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
     assert set(PROJECT["optional-dependencies"]) <= set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from hoser_kd import __version__
 from hoser_kd.cli.bundle_commands import add_bundle_commands
 from hoser_kd.cli.command import Run
 from hoser_kd.cli.compare_commands import add_compare_commands
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hoser-kd", description="Distill LM-TAD into HOSER. Finished stages are kept in the store and reused."
     )
+    parser.add_argument("--version", action="version", version=f"hoser-kd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, about: str, run: Run) -> argparse.ArgumentParser:

@@ -49,8 +49,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     source = student_path(options)
     try:
-        model = load_student(source).model.to(pick_device(device_of(options)))
-        predictor = Predictor(model)
+        predictor = Predictor(load_student(source).to(pick_device(device_of(options))))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: cannot be served: {error}") from None
     limits = Limits(waiting=options.max_waiting, trips=options.max_trips, expansions=options.max_steps)

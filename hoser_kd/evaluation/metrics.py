@@ -86,12 +86,7 @@ def evaluate(
         DataError: a trip has no road, or a road id is not on the network; names the argument and the trip.
     """
     check_types(real, generated, network, config, training, paired=paired, details=details)
-    if len(real) == 0 or len(generated) == 0:
-        raise ValueError("evaluate needs at least one real and one generated trip")
-    if paired and len(real) != len(generated):
-        raise ValueError(
-            f"paired=True needs as many generated trips as real ones, got {len(generated)} and {len(real)}"
-        )
+    _check_sizes(real, generated, paired=paired)
     for name, trips in (("real", real), ("generated", generated), ("training", training)):
         if trips is not None:
             check_trips(name, trips, network)
@@ -110,6 +105,16 @@ def evaluate(
         if value is not None:
             result.setdefault(metric.section, {})[metric.key] = float(value)
     return {**result, "details": context.details()} if details else result
+
+
+def _check_sizes(real: Trajectories, generated: Trajectories, *, paired: bool) -> None:
+    """Raise ValueError where there are no trips, or, with `paired`, not as many of both."""
+    if len(real) == 0 or len(generated) == 0:
+        raise ValueError("evaluate needs at least one real and one generated trip")
+    if paired and len(real) != len(generated):
+        raise ValueError(
+            f"paired=True needs as many generated trips as real ones, got {len(generated)} and {len(real)}"
+        )
 
 
 def flatten(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -45,8 +45,8 @@ from hoser_kd.network.times import LAST_SECOND
 
 DEFAULT_MAX_STEPS = 5000
 """Expansions per trip, as published."""
-DEFAULT_CONCURRENT = 128
-"""Nodes expanded in a round. More are not faster, and every active trip costs memory."""
+CONCURRENT = {"cpu": 128, "cuda": 2048}
+"""Nodes expanded in a round, by the type of the device. More are not faster, and every active trip costs memory."""
 PART_TRIPS = 2048
 """Trips per part of `generate_to`."""
 STAGE = "generating trips"
@@ -67,6 +67,7 @@ def generate(
     decoding: Decoding | str | None = None,
     prior: Prior | None = None,
     concurrent: int | None = None,
+    encoded: IncrementalHOSER | None = None,
     on_expanded: Callable[[Nodes, Successors], object] | None = None,
     progress: Progress = silent,
 ) -> GeneratedTrajectories:
@@ -76,8 +77,9 @@ def generate(
     name of a decoder, or a `Decoding` with its own settings and step limit; None: the published search. `prior`
     replaces the costs of steps and guides the search (`hoser_kd.generation.guided_search`), which may then exceed the
     step limit by the roads of the path that finishes a trip; None or neutral: the student's own costs. `concurrent`
-    trips are active at once; it affects speed and memory, never the result. `on_expanded` is called with the nodes of
-    each round and their results. The model needs a time scale.
+    trips are active at once; it affects speed and memory, never the result. `encoded` is the same model with its roads
+    encoded, for a caller that keeps it; otherwise each call encodes all roads. `on_expanded` is called with the nodes
+    of each round and their results. The model needs a time scale.
 
     Raises DataError with the row if a road id does not exist or a time is before 1970 or after the year 9999,
     ConfigError for an unknown decoder, TypeError or ValueError for other wrong arguments.
@@ -85,7 +87,7 @@ def generate(
     settings = _decoding(decoding, max_steps)
     _check_concurrent(concurrent)
     requests = _Requests.of(model, origins, start_times, destinations)
-    engine = _Engine(model, requests, settings, _prior(prior, model))
+    engine = _Engine(encoded or IncrementalHOSER(model), requests, settings, _prior(prior, model))
     count = len(requests.origins)
     trips = dict(_report_progress(engine.run(range(count), concurrent, on_expanded), count, progress))
     return GeneratedTrajectories.of_trips([trips[row] for row in range(count)])
@@ -124,7 +126,7 @@ def generate_to(
     is_written = [is_sealed(seal_of(file), file) for file in files]
     remaining = [row for row in range(count) if not is_written[row // part_trips]]
     pending: dict[int, dict[int, GeneratedTrip]] = {}
-    trips = _Engine(model, requests, settings, prior).run(remaining, concurrent)
+    trips = _Engine(IncrementalHOSER(model), requests, settings, prior).run(remaining, concurrent)
     for row, trip in _report_progress(trips, count, progress, count - len(remaining)):
         part = row // part_trips
         rows = pending.setdefault(part, {})
@@ -275,8 +277,8 @@ def _check_concurrent(concurrent: int | None) -> None:
 class _Engine:
     """Advances active trips round by round."""
 
-    def __init__(self, model: HOSER, requests: _Requests, decoding: Decoding, prior: Prior | None) -> None:
-        self._decoder = IncrementalHOSER(model)
+    def __init__(self, decoder: IncrementalHOSER, requests: _Requests, decoding: Decoding, prior: Prior | None) -> None:
+        self._decoder = decoder
         self._tree = self._decoder.tree()
         self._requests = requests
         self._decoding = decoding
@@ -290,7 +292,8 @@ class _Engine:
         on_expanded: Callable[[Nodes, Successors], object] | None = None,
     ) -> Iterator[tuple[int, GeneratedTrip]]:
         """Yield (row, trip) for these rows of the requests, in the order in which the trips finish."""
-        limit = concurrent or max(DEFAULT_CONCURRENT // self._decoding.nodes_per_round, 1)
+        at_once = CONCURRENT["cuda" if self._tree.store.device.type == "cuda" else "cpu"]
+        limit = concurrent or max(at_once // self._decoding.nodes_per_round, 1)
         limit = max(1, min(limit, len(self._requests.origins)))
         waiting = iter(rows)
         active = self._active_trips(limit)

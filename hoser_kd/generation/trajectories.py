@@ -28,7 +28,7 @@ class GeneratedTrip(NamedTuple):
     """Nodes expanded for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GeneratedTrajectories(Trajectories):
     """Generated trips with the outcome of each."""
 
@@ -36,6 +36,10 @@ class GeneratedTrajectories(Trajectories):
     """(n,) bool: the trip ends at its destination."""
     expansions: Int64Array = field(default_factory=lambda: np.zeros(0, np.int64))
     """(n,) int64: expanded nodes; the published code calls the model once for each."""
+
+    def __repr__(self) -> str:
+        """Name the numbers of trips, of roads, and of trips that reach their destination."""
+        return f"{super().__repr__()[:-1]}, {int(self.reached.sum()):,} reached)"
 
     @classmethod
     def of_trips(cls, trips: Sequence[GeneratedTrip], ids: np.ndarray | None = None) -> GeneratedTrajectories:

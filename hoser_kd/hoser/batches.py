@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hoser_kd.common.calendar import SECONDS_PER_DAY, is_weekend, second_of_day
 from hoser_kd.common.geodesy import EARTH_RADIUS_M, unit_vectors
 from hoser_kd.common.pairwise import mean_and_std
-from hoser_kd.hoser.step_index import HostConnections, StepIndex
+from hoser_kd.hoser.step_index import HostConnections, HostStepIndex, StepIndex
 from hoser_kd.network.step_statistics import Steps
 
 if TYPE_CHECKING:
@@ -249,10 +249,22 @@ class RoadTables(nn.Module):
         """Return (B, T, T) float32 clipped intervals between all times in each row of (B, T) int64 seconds."""
         return clipped_intervals(times[:, :, None], times[:, None], self.time_intervals)
 
+    @property
+    def most_candidates(self) -> int:
+        """The largest number of candidates of any road."""
+        return self._host.most_candidates
+
+    def host_index(self, batch: Batch) -> HostStepIndex:
+        """Return where the steps and candidates of a batch are, on the host."""
+        host = batch.on_host
+        return self._host.index(host.road_ids.numpy(), host.lengths.numpy())
+
     def derive(self, batch: Batch) -> StepFeatures:
         """Return the features of a batch on the device of the tables."""
-        host = batch.on_host
-        index = self._host.index(host.road_ids.numpy(), host.lengths.numpy(), batch.lengths.device)
+        return self.features(batch, self.host_index(batch).to(batch.lengths.device))
+
+    def features(self, batch: Batch, index: StepIndex) -> StepFeatures:
+        """Return the features of a batch from its index, on the device of the tables; no shape depends on values."""
         mask = batch.step_mask
         history, times = batch.road_ids[:, :-1], batch.times[:, :-1]
         road = history.flatten()[index.flat]

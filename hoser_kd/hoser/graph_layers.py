@@ -22,6 +22,8 @@ from hoser_kd.common.arrays import ranges
 from hoser_kd.hoser.step_index import distinct, to_device
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hoser_kd.common.arrays import Int64Array
 
 NEGATIVE_SLOPE = 0.2
@@ -76,21 +78,29 @@ class IncomingEdges(nn.Module):
 
         Targets on the host cost no wait for the device: the number of edges is known there.
         """
-        ids = targets.cpu().numpy() if isinstance(targets, Tensor) else targets
-        start = self._host_start[ids]
-        size = self._host_start[ids + 1] - start
+        arrays = self.host_into(targets.cpu().numpy() if isinstance(targets, Tensor) else targets)
+        on_device = dict(zip(arrays, to_device([*arrays.values()], self.start.device), strict=True))
+        return self.neighborhood(arrays["sources"], on_device)
+
+    def host_into(self, targets: Int64Array) -> dict[str, Int64Array]:
+        """Return the arrays of `neighborhood` on the host, by name; `targets` (R,) int64, distinct, ascending."""
+        start = self._host_start[targets]
+        size = self._host_start[targets + 1] - start
         at = ranges(start, size)
-        sources, place = distinct(np.concatenate([self._host_source[at], ids]), len(self._host_start) - 1)
-        arrays = (
-            sources,
-            place[: len(at)],
-            np.repeat(np.arange(len(ids)), size),
-            np.cumsum(size) - size,
-            place[len(at) :],
-            at,
-        )
-        *indices, edge = to_device(arrays, self.start.device)
-        return Neighborhood(sources, self.attribute[edge], *indices)
+        sources, place = distinct(np.concatenate([self._host_source[at], targets]), len(self._host_start) - 1)
+        return {
+            "sources": sources,
+            "source": place[: len(at)],
+            "target": np.repeat(np.arange(len(targets)), size),
+            "target_start": np.cumsum(size) - size,
+            "target_in_sources": place[len(at) :],
+            "edge": at,
+        }
+
+    def neighborhood(self, host_sources: Int64Array, arrays: Mapping[str, Tensor]) -> Neighborhood:
+        """Return the edges with their attributes; `arrays`: those of `host_into` on the device of the graph."""
+        others = {name: values for name, values in arrays.items() if name != "edge"}
+        return Neighborhood(host_sources=host_sources, attribute=self.attribute[arrays["edge"]], **others)
 
 
 def road_edges(edge_index: Tensor, attribute: Tensor, num_roads: int) -> IncomingEdges:

@@ -23,7 +23,7 @@ from hoser_kd.hoser.attention import HeadLayout, PairAttention, Pairs
 from hoser_kd.hoser.batches import PADDING, RoadTables, road_tables
 from hoser_kd.hoser.config import HoserConfig
 from hoser_kd.hoser.features import GraphFeatures, build_graph_features
-from hoser_kd.hoser.graph_layers import ConvStack, GATv2Conv, GCNConv, road_edges, zone_edges
+from hoser_kd.hoser.graph_layers import ConvStack, GATv2Conv, GCNConv, Neighborhood, road_edges, zone_edges
 from hoser_kd.hoser.output import StepOutput, StudentOutput
 
 if TYPE_CHECKING:
@@ -124,7 +124,10 @@ class RoadNetworkEncoder(nn.Module):
         Only their dependencies are computed: the first layer for their neighbors, inputs up to two roads away.
         """
         last = self.road_graph.into(roads)
-        first = self.road_graph.into(last.host_sources)
+        return self.encode(self.road_graph.into(last.host_sources), last)
+
+    def encode(self, first: Neighborhood, last: Neighborhood) -> Tensor:
+        """Return (R, h) vectors of the targets of `last`; the targets of `first` are the sources of `last`."""
         inner, outer = self.road_gat.convs
         return outer(inner(self.raw_roads(first.sources), first).relu(), last)  # type: ignore[no-any-return]
 
@@ -320,13 +323,22 @@ class HOSER(nn.Module):
         `all_times` also predicts the times of all candidates, which training does not need.
         """
         steps = self.tables.derive(batch)
+        graph = self.road_network_encoder.road_graph
+        last = graph.into(steps.index.host_roads)
+        rows = self.rows(steps, graph.into(last.host_sources), last, all_times=all_times)
+        return StepOutput(steps.step_mask, steps.index.flat, rows)
+
+    def rows(
+        self, steps: StepFeatures, first: Neighborhood, last: Neighborhood, *, all_times: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the fields of a `StepOutput` as rows of the steps; no shape depends on values.
+
+        `last`: edges into `steps.index.roads`, `first`: edges into its sources.
+        """
         with torch.autocast(self.device.type, enabled=False):
             # this part is bound by gathers, so half precision would lose accuracy without a gain in speed
-            needed = _Needed(
-                steps.index.roads,
-                self.road_network_encoder.encode_roads(steps.index.host_roads),
-                self.road_network_encoder.encode_zones(),
-            )
+            encoder = self.road_network_encoder
+            needed = _Needed(steps.index.roads, encoder.encode(first, last), encoder.encode_zones())
         return self._predict(steps, self._histories(steps, needed), needed, all_times=all_times)
 
     @torch.no_grad()
@@ -340,7 +352,7 @@ class HOSER(nn.Module):
         fused = self.trajectory_encoder.fuse(needed.road, zone)
         return self.trajectory_encoder(embedding(steps.index.road_at, fused), steps)  # type: ignore[no-any-return]
 
-    def _predict(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> StudentOutput:
+    def _predict(self, steps: StepFeatures, x: Tensor, needed: _Needed, *, all_times: bool) -> dict[str, Tensor]:
         navigator = self.navigator
         at = steps.index.candidate_at
         zone_query = navigator.zone_query(embedding(self.road2zone[steps.destination], needed.zone))
@@ -360,7 +372,7 @@ class HOSER(nn.Module):
         if all_times:
             times = navigator.times(embedding(steps.candidate_step, step_part), embedding(at, road_part))
             rows["all_times"] = steps.rows(times.float(), 0.0)
-        return StepOutput(steps.step_mask, steps.index.flat, rows)
+        return rows
 
 
 @dataclass(frozen=True)

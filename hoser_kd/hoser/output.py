@@ -37,7 +37,10 @@ class StudentOutput:
 
     def of_steps(self, name: str) -> Tensor:
         """Return (S, …): the rows of the valid steps, in order, of a field (B, T, …)."""
-        values: Tensor = getattr(self, name)
+        return self.steps_of(getattr(self, name))
+
+    def steps_of(self, values: Tensor) -> Tensor:
+        """Return (S, …): the rows of the valid steps, in order, of an array (B, T, …)."""
         if self.valid is None:
             return values[self.step_mask]
         return values.flatten(0, 1).index_select(0, self.valid)

@@ -10,7 +10,7 @@ Shapes: B trips, T steps, S valid steps, K candidates of all valid steps, N road
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +56,19 @@ class StepIndex:
     """(K,) int64: place of each candidate in `roads`."""
 
 
+class HostStepIndex(NamedTuple):
+    """A `StepIndex` on the host, before it is copied."""
+
+    num_candidates: int
+    """C."""
+    arrays: dict[str, Int64Array]
+    """The arrays of the index, by the names and in the order of its fields."""
+
+    def to(self, device: torch.device) -> StepIndex:
+        """Copy the index to a device, in one transfer."""
+        return StepIndex(self.num_candidates, self.arrays["roads"], *to_device([*self.arrays.values()], device))
+
+
 class HostConnections:
     """The candidates of all roads on the host."""
 
@@ -63,7 +76,12 @@ class HostConnections:
         """`start` (N + 1,), `successor` (L,) int64: the tables of the model."""
         self.start, self.successor = start.cpu().numpy(), successor.cpu().numpy()
 
-    def index(self, road_ids: Int64Array, lengths: Int64Array, device: torch.device) -> StepIndex:
+    @property
+    def most_candidates(self) -> int:
+        """The largest number of candidates of any road."""
+        return int(np.diff(self.start).max(initial=0))
+
+    def index(self, road_ids: Int64Array, lengths: Int64Array) -> HostStepIndex:
         """Return the indices of a batch: `road_ids` (B, T + 1), `lengths` (B,) in roads."""
         num_steps = lengths - 1
         trip = np.repeat(np.arange(len(lengths)), num_steps)
@@ -78,20 +96,22 @@ class HostConnections:
         num_candidates = int(size.max())
         flat = trip * (road_ids.shape[1] - 1) + column
         roads, at = distinct(np.concatenate([road, candidate]), len(self.start) - 1)
-        arrays = (
-            flat,
-            trip,
-            connection,
-            candidate,
-            step,
-            place,
-            step * num_candidates + place,
-            np.flatnonzero(candidate == following[step]),
-            roads,
-            at[: len(road)],
-            at[len(road) :],
+        return HostStepIndex(
+            num_candidates,
+            {
+                "flat": flat,
+                "trip": trip,
+                "connection": connection,
+                "candidate": candidate,
+                "candidate_step": step,
+                "candidate_place": place,
+                "candidate_cell": step * num_candidates + place,
+                "label_candidate": np.flatnonzero(candidate == following[step]),
+                "roads": roads,
+                "road_at": at[: len(road)],
+                "candidate_at": at[len(road) :],
+            },
         )
-        return StepIndex(num_candidates, roads, *to_device(arrays, device))
 
 
 def distinct(ids: Int64Array, count: int) -> tuple[Int64Array, Int64Array]:

@@ -52,6 +52,10 @@ class RoadNetwork:
     dropped_connections: int = 0
     """Number of repeated rows of roadmap.rel dropped with `on_duplicate_connection="drop"`; not stored."""
 
+    def __repr__(self) -> str:
+        """Name the numbers of roads and of connections; the arrays may be long."""
+        return f"RoadNetwork({self.num_roads:,} roads, {len(self.successors.indices):,} connections)"
+
     @property
     def num_roads(self) -> int:
         """Number of roads, N."""

@@ -56,6 +56,10 @@ class Trajectories:
         """Number of trajectories."""
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        """Name the numbers of trips and of roads; the arrays may be long."""
+        return f"{type(self).__name__}({len(self):,} trips, {len(self.road_ids):,} roads)"
+
     @property
     def lengths(self) -> Int64Array:
         """(n,) int64: number of roads of each trajectory."""

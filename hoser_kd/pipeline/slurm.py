@@ -112,18 +112,24 @@ _RUN = """
 # The job goes back into the queue when a process of it is killed (out of memory, for example), and two minutes before
 # the time limit. Training then resumes at its last epoch. `scancel` ends it.
 again() {
+  trap - TERM USR1
+  # by its task: the number of the array alone, which its last task has, would put all tasks back
+  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
   if [ "${SLURM_RESTART_COUNT:-0}" -lt @RESTARTS@ ]; then
     echo "$(date): $1; back into the queue (restart $((${SLURM_RESTART_COUNT:-0} + 1)))"
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60
+    if scontrol requeue "${job:-$SLURM_JOB_ID}"; then
+      sleep 60 # Slurm ends this script
+      exit 1
+    fi
   fi
   echo "$(date): $1"
   exit 1
 }
 run() {
-  "$@" &
-  process=$!
   trap 'kill $process; wait $process; again "the time limit is near"' USR1
   trap 'kill $process; wait $process; exit 143' TERM
+  "$@" &
+  process=$!
   wait $process
   status=$?
   case $status in

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from hoser_kd.common.errors import ConfigError, HoserKdError
+from hoser_kd.config.messages import nearest
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.serving.batching import BatchQueue, Compute, QueueFullError
 from hoser_kd.serving.guard import Guard
@@ -29,6 +31,7 @@ from hoser_kd.serving.requests import (
     NextStepRequest,
     Problem,
 )
+from hoser_kd.sharing.student import Student
 
 PATHS = ("/", "/docs", "/generate", "/health", "/metrics", "/next_step", "/openapi.json")
 """Paths that are counted by name."""
@@ -62,35 +65,23 @@ def create_app(
 
     app = FastAPI(title=f"hoser-kd: {name}", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.queue = queue
+    _add_predictions(app, predictor, limits, queue)
+    _add_descriptions(app, predictor, name)
+    _add_measurements(app, measurements, queue)
+    _explain_errors(app)
+    app.add_middleware(Guard, limits=limits, hosts=hosts, paths=PATHS, record=measurements.record)
+    return app
 
-    async def answer(key: Any, items: Sequence[Any], compute: Compute) -> list[Any]:
-        try:
-            async with asyncio.timeout(limits.seconds):
-                return await queue.submit(key, items, compute)
-        except QueueFullError:
-            text = f"{limits.waiting} requests wait already. Try again in a second."
-            raise HTTPException(503, text, headers={"Retry-After": "1"}) from None
-        except TimeoutError:
-            raise HTTPException(504, f"not answered within {limits.seconds:g} s. Ask for fewer trips.") from None
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this request itself is canceled
-                raise
-            raise HTTPException(503, "the server is shutting down.") from None
+
+def _add_predictions(app: FastAPI, predictor: Predictor, limits: Limits, queue: BatchQueue) -> None:
+    """Add the requests that the model answers, within the limits."""
 
     @app.post("/generate", responses=_REFUSALS)
     async def generate(request: GenerateRequest) -> GenerateAnswer:
         """Generate a trip for each origin, destination and start time."""
-        _at_most(len(request.trips), limits.trips, "trips")
-        max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
-        _at_most(max_steps, limits.expansions, "max_steps")
-        for end in ("origin", "destination"):
-            _exist([getattr(trip, end) for trip in request.trips], predictor.num_roads, f"trips.{{}}.{end}")
-        try:
-            decoding = Decoding(request.decoder, max_steps, seed=request.seed)
-        except ConfigError as error:
-            raise _RefusedError(str(error), "decoder") from None
+        decoding = _decoding(request, predictor.num_roads, limits)
         key = ("generate", decoding) if request.decoder in _MERGED else object()
-        trips = await answer(key, request.trips, lambda trips: predictor.generate(trips, decoding))
+        trips = await _answer(queue, limits, key, request.trips, lambda trips: predictor.generate(trips, decoding))
         return GenerateAnswer(trips=trips)
 
     @app.post("/next_step", responses=_REFUSALS)
@@ -101,7 +92,12 @@ def create_app(
             _at_most(len(path.roads), limits.path_roads, f"paths.{number}.roads")
             _exist(path.roads, predictor.num_roads, f"paths.{number}.roads.{{}}")
             _exist([path.destination], predictor.num_roads, f"paths.{number}.destination")
-        return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
+            _follow(path.roads, predictor.student, f"paths.{number}.roads")
+        return NextStepAnswer(steps=await _answer(queue, limits, "next_step", request.paths, predictor.next_steps))
+
+
+def _add_descriptions(app: FastAPI, predictor: Predictor, name: str) -> None:
+    """Add what says which student is served, and how to ask it."""
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -109,20 +105,49 @@ def create_app(
         device = str(predictor.model.device)
         return {"status": "ok", "student": name, "num_roads": predictor.num_roads, "device": device}
 
+    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+
+def _add_measurements(app: FastAPI, measurements: Measurements, queue: BatchQueue) -> None:
+    """Add what a monitoring system reads."""
+
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
         """Return measurements in the text format of Prometheus."""
         gauges = {"waiting_requests": queue.num_waiting, "batches": queue.batches, "computed_items": queue.items}
         return measurements.text(**gauges)
 
-    @app.get("/", include_in_schema=False)
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
 
-    _explain_errors(app)
-    app.add_middleware(Guard, limits=limits, hosts=hosts, paths=PATHS, record=measurements.record)
-    return app
+async def _answer(queue: BatchQueue, limits: Limits, key: Any, items: Sequence[Any], compute: Compute) -> list[Any]:
+    """Return what the model computes for the items, or refuse: the server is full, slow or ending."""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await queue.submit(key, items, compute)
+    except QueueFullError:
+        text = f"{limits.waiting} requests wait already. Try again in a second."
+        raise HTTPException(503, text, headers={"Retry-After": "1"}) from None
+    except TimeoutError:
+        raise HTTPException(504, f"not answered within {limits.seconds:g} s. Ask for fewer trips.") from None
+    except asyncio.CancelledError:
+        if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this request itself is canceled
+            raise
+        raise HTTPException(503, "the server is shutting down.") from None
+
+
+def _decoding(request: GenerateRequest, num_roads: int, limits: Limits) -> Decoding:
+    """Return the decoder of a request. Refuses what exceeds the limits, or roads that do not exist."""
+    _at_most(len(request.trips), limits.trips, "trips")
+    max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
+    _at_most(max_steps, limits.expansions, "max_steps")
+    for end in ("origin", "destination"):
+        _exist([getattr(trip, end) for trip in request.trips], num_roads, f"trips.{{}}.{end}")
+    try:
+        return Decoding(request.decoder, max_steps, seed=request.seed)
+    except ConfigError as error:
+        raise _RefusedError(str(error), "decoder") from None
 
 
 def docs_page(app: FastAPI) -> str:
@@ -147,6 +172,16 @@ def _exist(roads: Sequence[int], num_roads: int, place: str) -> None:
             raise _RefusedError(f"road {road} does not exist. Ids run from 0 to {num_roads - 1}.", place.format(number))
 
 
+def _follow(roads: Sequence[int], student: Student, place: str) -> None:
+    """Refuse a path with a road that is no successor of the one before."""
+    path = np.array(roads, np.int64)
+    gaps = np.flatnonzero(~student.is_connected(path[:-1], path[1:]))
+    if len(gaps):
+        at = int(gaps[0])
+        text = f"road {roads[at + 1]} does not follow road {roads[at]}. Give connected roads."
+        raise _RefusedError(text, f"{place}.{at + 1}")
+
+
 class _RefusedError(Exception):
     """A request exceeds a limit of the server."""
 
@@ -155,22 +190,32 @@ class _RefusedError(Exception):
         self.place = place
 
 
+def _explained(errors: Sequence[Any]) -> tuple[str, str]:
+    """Return message and place of the first error of a body; an unknown key comes before the one that is missing."""
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", "body"
+    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    if first["type"] == "extra_forbidden":
+        missing = [str(each["loc"][-1]) for each in errors if each["type"] == "missing"]
+        return f"unknown key.{nearest(str(first['loc'][-1]), missing)}", place
+    value = first.get("input")
+    given = f" (given: {value!r:.80})" if isinstance(value, int | float | str) else ""
+    return f"{str(first['msg']).removeprefix('Value error, ')}{given}", place
+
+
 def _explain_errors(app: FastAPI) -> None:
     """Give every error the same JSON: `error` and `place`."""
 
     def problem(status: int, error: str, place: str = "", headers: Any = None) -> JSONResponse:
         return JSONResponse({"error": error, "place": place}, status, headers=headers)
 
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return problem(422, f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}", "body")
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        message = str(first["msg"]).removeprefix("Value error, ")
-        value = first.get("input")
-        given = f" (given: {value!r:.80})" if isinstance(value, int | float | str) else ""
-        return problem(422, f"{message}{given}", place)
+        content_type = request.headers.get("Content-Type", "")
+        if "json" not in content_type:  # what curl sends without a header
+            return problem(422, f"the Content-Type is {content_type!r}. Send application/json.", "Content-Type")
+        return problem(422, *_explained(error.errors()))
 
     async def refused(_request: Request, error: Exception) -> JSONResponse:
         return problem(422, str(error), getattr(error, "place", ""))

@@ -1,33 +1,36 @@
-"""The model behind the server: generated trips and next-step predictions of many requests at once.
-
-Shapes: B paths, C candidates.
-"""
+"""The student behind the server: generated trips and next-step predictions of many requests at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from hoser_kd.common.arrays import offsets_of, row_of_value
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
-from hoser_kd.hoser import HOSER, IncrementalHOSER
+from hoser_kd.hoser import HOSER
+from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.serving.requests import Candidate, PathRequest, Trip, TripRequest
+from hoser_kd.sharing.predictions import predict_next_steps
+from hoser_kd.sharing.student import Student, student_of
 
 
 class Predictor:
     """A student in eval mode, on its device."""
 
-    def __init__(self, model: HOSER) -> None:
+    def __init__(self, student: Student | HOSER) -> None:
         """Raises ValueError for a student without a time scale, which can predict no times."""
-        self.model = model.eval()
-        self._scale = model.time_scale
-        self._incremental = IncrementalHOSER(model)
+        self.student = student_of(student, "Predictor(student)")
+        self.model = self.student.model.eval()
+        self.model.time_scale  # noqa: B018  raises ValueError without a time scale
+        self.student.decoder  # noqa: B018  encodes the roads before the first request
 
     @property
     def num_roads(self) -> int:
         """Number of roads of the network."""
-        return self.model.config.num_roads
+        return self.student.num_roads
 
     def generate(self, trips: Sequence[TripRequest], decoding: Decoding) -> list[Trip]:
         """Return the generated trips in the order of the requests."""
@@ -37,6 +40,7 @@ class Predictor:
             [trip.start_time for trip in trips],
             [trip.destination for trip in trips],
             decoding=decoding,
+            encoded=self.student.decoder,
         )
         return [
             Trip(
@@ -48,41 +52,18 @@ class Predictor:
         ]
 
     def next_steps(self, paths: Sequence[PathRequest]) -> list[list[Candidate]]:
-        """Return the candidates of each path, the most probable first.
-
-        All paths advance together, a road per call of the model; a path is done at its last road.
-        """
-        tree = self._incremental.tree()
-        lengths = np.array([len(path.roads) for path in paths])
-        slots = np.full(len(paths), -1, np.int64)
-        starts, destinations = (
-            np.array(values, np.int64)
-            for values in ([path.times[0] for path in paths], [path.destination for path in paths])
+        """Return the candidates of each path, the most probable first."""
+        offsets = offsets_of(np.array([len(path.roads) for path in paths], np.int64))
+        roads, times = (
+            np.fromiter((value for path in paths for value in getattr(path, name)), np.int64, int(offsets[-1]))
+            for name in ("roads", "times")
         )
-        answers: list[list[Candidate]] = [[] for _ in paths]
-        for position in range(int(lengths.max())):
-            rows = np.flatnonzero(lengths > position)
-            active = [paths[row] for row in rows.tolist()]
-            roads = np.array([path.roads[position] for path in active], np.int64)
-            times = np.array([path.times[position] for path in active], np.int64)
-            decoded = self._incremental.step(tree, slots[rows], roads, times, starts[rows], destinations[rows])
-            slots[rows] = decoded.slots
-            last = np.flatnonzero(lengths[rows] == position + 1)
-            probabilities = decoded.logits.softmax(1).cpu().numpy()
-            seconds = self._scale.seconds(decoded.times).clamp(min=0).cpu().numpy()
-            candidates = decoded.candidates.cpu().numpy()
-            for at in last:
-                answers[rows[at]] = _candidates(candidates[at], probabilities[at], seconds[at])
-        return answers
-
-
-def _candidates(
-    roads: np.ndarray,  # (C,) int64, -1 where there is none
-    probabilities: np.ndarray,  # (C,) float32
-    seconds: np.ndarray,  # (C,) float32
-) -> list[Candidate]:
-    order = [place for place in np.argsort(-probabilities, kind="stable") if roads[place] >= 0]
-    return [
-        Candidate(road=int(roads[place]), probability=float(probabilities[place]), seconds=float(seconds[place]))
-        for place in order
-    ]
+        destinations = np.array([path.destination for path in paths], np.int64)
+        steps = predict_next_steps(self.student, Trajectories(offsets, roads, times), destinations)
+        order = np.lexsort((-steps.probabilities, row_of_value(steps.offsets)))
+        columns = (values[order].tolist() for values in (steps.road_ids, steps.probabilities, steps.seconds))
+        candidates = [
+            Candidate(road=road, probability=probability, seconds=seconds)
+            for road, probability, seconds in zip(*columns, strict=True)
+        ]
+        return [candidates[start:end] for start, end in pairwise(steps.offsets.tolist())]

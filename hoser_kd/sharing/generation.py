@@ -54,6 +54,7 @@ def generate(
         decoding=decoding,
         prior=prior,
         concurrent=concurrent,
+        encoded=owner.decoder,
         progress=progress,
     )
     return StudentTrips.of(trips, owner, places)

@@ -61,6 +61,7 @@ def load_student(
     elif (source / RECORD).is_file():
         student = store_student.read_student(source)
     else:
+        _refuse_bundle_without_manifest(source)
         _explain_store_folder(source)
     if isinstance(network, str | PathLike) and source.exists():
         network, zones, zone_transitions = read_network_with_zones(network, zones, zone_transitions)
@@ -94,6 +95,15 @@ def _refuse_config(source: Path, kind: str, config: dict[str, Any]) -> None:
     if config:
         raise TypeError(
             f'{source}: a {kind} holds its own configuration. Leave out {", ".join(config)}: load_student("{source}").'
+        )
+
+
+def _refuse_bundle_without_manifest(source: Path) -> None:
+    """Raise CheckpointError for a bundle that lost its manifest: its files cannot be verified."""
+    if (source / bundle.ABOUT_FILE).is_file() and (source / WEIGHTS_FILE).is_file():
+        raise CheckpointError(
+            f"{source}: a bundle without its {bundle.MANIFEST_FILE}, so its files cannot be verified. Copy or download "
+            f"it again. To use the weights alone, copy {WEIGHTS_FILE} and {CONFIG_FILE} into a new folder."
         )
 
 

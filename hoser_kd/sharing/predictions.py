@@ -6,7 +6,7 @@ Shapes: n histories or routes, P roads of all of them, K candidates of all histo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,10 @@ class NextSteps:
     def __len__(self) -> int:
         """Return the number of histories."""
         return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        """Name the numbers of histories and of candidates."""
+        return f"NextSteps({len(self):,} histories, {len(self.road_ids):,} candidates)"
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per candidate: history, last_road_id, destination_road_id, road_id, probability, seconds."""
@@ -140,7 +144,12 @@ def next_step(
         raise ValueError(f"histories and destinations differ in length ({len(trips)}, {len(roads)}). Call {_CALL}.")
     _check_roads(owner, "destinations", roads)
     _check_histories(owner, trips)
-    parts = [_predict(owner, trips, roads, rows) for rows in _batches(trips.lengths)]
+    return replace(predict_next_steps(owner, trips, roads), destination_snap_m=places.distance_m)
+
+
+def predict_next_steps(student: Student, trips: Trajectories, destinations: Int64Array) -> NextSteps:
+    """Return what `next_step` does for n histories and (n,) destinations that are known to be valid."""
+    parts = [_predict(student, trips, destinations, rows) for rows in _batches(trips.lengths)]
     counts, candidates, probabilities, seconds = (np.concatenate(part) for part in zip(*parts, strict=True))
     return NextSteps(
         offsets_of(counts),
@@ -148,9 +157,8 @@ def next_step(
         probabilities,
         seconds,
         trips.destinations,
-        roads,
-        places.distance_m,
-        owner,
+        destinations,
+        student=student,
     )
 
 
@@ -314,7 +322,7 @@ def _check_histories(student: Student, trips: Trajectories, name: str = "histori
     _check_roads(student, name, trips.road_ids, row)
     at, step_row = trips.step_positions()
     one, other = trips.road_ids[at], trips.road_ids[at + 1]
-    broken = ~_is_connected(student, one, other)
+    broken = ~student.is_connected(one, other)
     if broken.any():
         first = int(np.argmax(broken))
         problem = f"road {other[first]} does not follow road {one[first]}."
@@ -323,11 +331,3 @@ def _check_histories(student: Student, trips: Trajectories, name: str = "histori
     if backwards.any():
         raise DataError(name, "a time is earlier than the one before.", row=int(step_row[int(np.argmax(backwards))]))
     check_start_times(trips.start_times)
-
-
-def _is_connected(student: Student, roads: Int64Array, following: Int64Array) -> Any:
-    """Return (K,) bool: whether a road is a candidate of the one before, by the student's own table."""
-    tables = student.model.tables
-    start, successor = (part.cpu().numpy() for part in (tables.successor_start, tables.successor))
-    keys = np.repeat(np.arange(len(start) - 1), np.diff(start)) * np.int64(student.num_roads) + successor
-    return np.isin(roads * np.int64(student.num_roads) + following, keys)

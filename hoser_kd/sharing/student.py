@@ -1,6 +1,6 @@
 """A trained student with what its use outside the pipeline needs: the road network and where the student comes from.
 
-Shapes: N roads.
+Shapes: N roads, K steps.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hoser_kd.common.arrays import BoolArray, Csr, Int64Array, ranges
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.network.road_network import RoadNetwork
 
@@ -71,6 +74,19 @@ class Student:
     def decoder(self) -> IncrementalHOSER:
         """The model with all roads encoded, built at first use."""
         return IncrementalHOSER(self.model)
+
+    @cached_property
+    def _candidates(self) -> Csr:
+        tables = self.model.tables
+        return Csr(tables.successor_start.cpu().numpy(), tables.successor.cpu().numpy())
+
+    def is_connected(self, roads: Int64Array, following: Int64Array) -> BoolArray:
+        """Return (K,) whether a road is a candidate of the one before; both are (K,) int64 ids that exist."""
+        indptr, indices = self._candidates
+        degrees = indptr[roads + 1] - indptr[roads]
+        step = np.repeat(np.arange(len(roads)), degrees)
+        is_next = indices[ranges(indptr[roads], degrees)] == following[step]
+        return np.bincount(step[is_next], minlength=len(roads)) > 0
 
     @cached_property
     def road_index(self) -> RoadIndex:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudentTrips(GeneratedTrajectories):
     """Trips with the student's road network and the requests: the result of `generate` and `travel_times`."""
 

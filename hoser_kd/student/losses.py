@@ -124,13 +124,18 @@ def time_loss(output: StudentOutput, scale: TimeScale, weights: Tensor | None = 
     return losses.mean() if weights is None else (losses * weights).mean()
 
 
-def step_weights(batch: Batch, first_synthetic: int | None, synthetic: float) -> Tensor | None:
-    """Return (S,) float32: 1 for valid steps of the student's own trips, `synthetic` for others; None if all are 1."""
+def step_weights(
+    batch: Batch, first_synthetic: int | None, synthetic: float, output: StudentOutput | None = None
+) -> Tensor | None:
+    """Return (S,) float32: 1 for valid steps of the student's own trips, `synthetic` for others; None if all are 1.
+
+    With `output`, the number of steps is known without a wait for the device.
+    """
     if first_synthetic is None or synthetic == 1:
         return None
     mask = batch.step_mask
-    own = (batch.rows < first_synthetic)[:, None].expand_as(mask)[mask]
-    return torch.where(own, 1.0, synthetic)
+    own = (batch.rows < first_synthetic)[:, None].expand_as(mask)
+    return torch.where(own[mask] if output is None else output.steps_of(own), 1.0, synthetic)
 
 
 def num_steps(lengths: Tensor) -> int:
@@ -259,7 +264,7 @@ class StoredLabels:
     def __init__(self, labels: RaggedLabels, trajectories: Trajectories) -> None:
         """`trajectories`: the split that was labeled. Raises StoreError if the number of steps differs."""
         self._first_step = offsets_of(np.maximum(trajectories.lengths - 1, 0))
-        self._offsets, self._scores = labels.offsets, labels.scores
+        self._offsets, self._scores, self._compared = labels.offsets, labels.scores, False
         if len(labels.offsets) - 1 != self._first_step[-1]:
             raise StoreError(
                 f"the labels have {len(labels.offsets) - 1} steps, the trips {self._first_step[-1]}: the labels belong "
@@ -267,18 +272,34 @@ class StoredLabels:
             )
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
-        """Gather the scores of a batch."""
+        """Gather the scores of a batch.
+
+        On a GPU only the first batch is compared with its candidates, because reading them waits for the device.
+        """
         rows = batch.on_host.rows.numpy()
-        start = self._offsets[self._first_step[rows]]
-        scores = self._scores[ranges(start, self._offsets[self._first_step[rows + 1]] - start)]
-        mask = candidates >= 0
-        if len(scores) != int(mask.sum()):
+        first, last = self._first_step[rows], self._first_step[rows + 1]
+        start = self._offsets[first]
+        scores = self._scores[ranges(start, self._offsets[last] - start)].astype(np.float32)
+        if candidates.device.type == "cpu" or not self._compared:
+            self._compare(rows, len(scores), int((candidates >= 0).sum()))
+        # padded on the host, where all sizes are known
+        steps = ranges(first, last - first)
+        counts = self._offsets[steps + 1] - self._offsets[steps]
+        column = ranges(np.zeros(len(rows), np.int64), last - first)
+        place = np.repeat(np.arange(len(rows)), last - first) * candidates.shape[1] + column
+        cell = np.repeat(place, counts) * candidates.shape[2] + ranges(np.zeros_like(counts), counts)
+        padded = torch.full(candidates.shape, -torch.inf, pin_memory=candidates.device.type == "cuda")
+        padded.numpy().reshape(-1)[cell] = scores
+        return padded.to(candidates.device, non_blocking=True)
+
+    def _compare(self, rows: Int64Array, num_scores: int, num_candidates: int) -> None:
+        """Raise StoreError if the numbers of scores and of candidates of a batch differ."""
+        if num_scores != num_candidates:
             raise StoreError(
-                f"the labels of trips {rows[:3].tolist()} … have {len(scores)} scores, their steps "
-                f"{int(mask.sum())} candidates: the labels belong to another network. Label the trips again."
+                f"the labels of trips {rows[:3].tolist()} … have {num_scores} scores, their steps "
+                f"{num_candidates} candidates: the labels belong to another network. Label the trips again."
             )
-        flat = torch.from_numpy(scores.astype(np.float32)).to(candidates.device)
-        return flat.new_full(mask.shape, -torch.inf).masked_scatter(mask, flat)
+        self._compared = True
 
 
 @dataclass(frozen=True)
@@ -330,7 +351,7 @@ def _next_step_term(context: LossContext) -> LossTerm:
     weight = 1.0 if context.distill is None else context.distill.synthetic_weight
 
     def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
-        weights = step_weights(batch, context.first_synthetic, weight)
+        weights = step_weights(batch, context.first_synthetic, weight, output)
         return next_step_loss(output, context.config.label_smoothing, weights)
 
     return LossTerm("next_step", 1.0, mean, num_steps)
@@ -346,7 +367,8 @@ def _time_term(context: LossContext) -> LossTerm:
     factor = 1 / context.own_step_share if own_alone else 1.0
 
     def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
-        loss = time_loss(output, context.time_scale, step_weights(batch, context.first_synthetic, 0.0))
+        weights = step_weights(batch, context.first_synthetic, 0.0, output)
+        loss = time_loss(output, context.time_scale, weights)
         return loss if factor == 1 else factor * loss
 
     return LossTerm("time", 1.0, mean, num_steps)
@@ -370,9 +392,8 @@ def _pooled_term(context: LossContext) -> LossTerm | None:
     targets = context.pooled
 
     def mean(batch: Batch, output: StudentOutput, _epoch: int) -> Tensor:
-        steps = output.step_mask
-        scores = targets(batch, output.candidates)[steps]
-        return kl_loss(output.logits[steps], scores, output.candidate_mask[steps], 1.0)
+        scores = output.steps_of(targets(batch, output.candidates))
+        return kl_loss(output.of_steps("logits"), scores, output.of_steps("candidates") >= 0, 1.0)
 
     return LossTerm("pooled", context.distill.pooled.weight, mean, num_steps)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class TripSampler(Protocol):
         model: HOSER,
         requests: Trajectories,
         *,
-        states: str,
+        states: Literal["sampled", "expanded"],
         temperature: float,
         seed: int,
         max_steps: int,

@@ -14,46 +14,35 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import torch
 
+from hoser_kd.common.ahead import computed_ahead
 from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
-from hoser_kd.common.optimizer import Optimizer
+from hoser_kd.common.optimizer import Optimizer, Precision
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
-from hoser_kd.hoser import HOSER, collate, time_label_statistics
+from hoser_kd.hoser import HOSER, Batch, StudentOutput, collate
+from hoser_kd.hoser.cuda_graphs import GraphedModel, HostBatch
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.network.zones import transitions as count_transitions
 from hoser_kd.student.losses import LabelSource, LossContext, LossTerm, RaggedLabels, loss_terms
 from hoser_kd.student.model_selection import patience_exhausted
-from hoser_kd.student.next_step_metrics import as_label_source, evaluate_student, frequency_baseline
-from hoser_kd.student.off_path import OffPath, OffPathStates, OffPathTeacher, TripSampler
+from hoser_kd.student.next_step_metrics import evaluate_student, frequency_baseline
+from hoser_kd.student.off_path import OffPath, OffPathStates, TripSampler
 from hoser_kd.student.pooled import PooledTargets
-from hoser_kd.student.training_arguments import (
-    check_distillation,
-    check_off_path,
-    check_pooled,
-    check_synthetic,
-    check_trips,
-    check_types,
-    check_validators,
-    device_of,
-    transition_counts,
-    zone_array,
-)
+from hoser_kd.student.training_arguments import check_types, check_validators, device_of
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 from hoser_kd.student.training_data import TrainingData
-from hoser_kd.student.training_key import training_key
+from hoser_kd.student.training_inputs import TrainingInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
 
     from hoser_kd.common.arrays import Float64Array, Int64Array
@@ -96,18 +85,31 @@ class StudentTrainer:
             total_steps=total_steps,
             warmup_ratio=config.warmup_ratio,
             max_norm=config.max_norm,
-            precision=config.precision,
+            precision=training_precision(config, model.device),
             device=model.device,
             rows=rows,
         )
         model.road_network_encoder.on_read = None if rows is None else self.optimizer.catch_up
+        graphed = replays_graphs(config, model.device) and self.optimizer.precision == "fp32"
+        self._graphed = GraphedModel(model) if graphed else None
 
-    def step(self, trips: Trajectories, rows: Int64Array, epoch: int) -> dict[str, float]:
+    def ahead(
+        self, trips: Trajectories, batches: Iterable[Int64Array]
+    ) -> Iterator[tuple[Int64Array, HostBatch | None]]:
+        """Yield batches of rows, each with its arrays on the host; a thread computes those of the next batch."""
+        if self._graphed is None:
+            yield from ((rows, None) for rows in batches)
+        else:
+            yield from computed_ahead(lambda rows: HostBatch.of(self.model, collate(trips, rows)), batches)
+
+    def step(
+        self, trips: Trajectories, rows: Int64Array, epoch: int, prepared: HostBatch | None = None
+    ) -> dict[str, float]:
         """Train on these rows; returns the unweighted loss terms, gradient norm and learning rate of the step.
 
         Each term is a mean over steps. Terms of micro-batches and of processes are weighted by their steps, so that
         their gradients add up to the gradient of the whole batch. Raises TrainingError if a loss or, except in fp16, a
-        gradient is not finite.
+        gradient is not finite. `prepared`: the arrays of the batch, from `ahead`.
         """
         self.model.train()
         totals = self._counts(trips, rows)
@@ -120,7 +122,7 @@ class StudentTrainer:
             counts = self._counts(trips, part if len(own) else own)
             shares = [count / total for count, total in zip(counts, totals, strict=True)]
             with no_sync(self._replica, until_later=place < len(parts)):
-                sums += self._backward(trips, part, shares, epoch)
+                sums += self._backward(trips, part, shares, epoch, prepared)
         size = self.optimizer.step()
         if not math.isfinite(size.grad_norm) and self.optimizer.precision != "fp16":
             self._stop(f"the gradient norm is {size.grad_norm}", trips, rows, epoch)
@@ -128,11 +130,11 @@ class StudentTrainer:
         metrics = dict(zip([term.name for term in self.terms], summed.tolist(), strict=True))
         return {**metrics, "grad_norm": size.grad_norm, "learning_rate": size.learning_rate}
 
-    def _backward(self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int) -> Float64Array:
+    def _backward(
+        self, trips: Trajectories, rows: Int64Array, shares: Sequence[float], epoch: int, prepared: HostBatch | None
+    ) -> Float64Array:
         """Add the gradients of some trips; returns each term times its share, (terms,) float64."""
-        batch = collate(trips, rows).to(self.model.device)
-        with self.optimizer.autocast():
-            output = self._replica(batch)
+        batch, output = self._forward(trips, rows, prepared)
         losses = [term.compute(batch, output, epoch) * share for term, share in zip(self.terms, shares, strict=True)]
         total = reduce(operator.add, (term.weight * loss for term, loss in zip(self.terms, losses, strict=True)))
         # DistributedDataParallel averages gradients over the processes; here their sum is needed
@@ -143,6 +145,19 @@ class StudentTrainer:
             named = ", ".join(f"{term.name} {value:g}" for term, value in zip(self.terms, values, strict=True))
             self._stop(f"the loss is not finite ({named})", trips, rows, epoch)
         return np.array(values)
+
+    def _forward(
+        self, trips: Trajectories, rows: Int64Array, prepared: HostBatch | None
+    ) -> tuple[Batch, StudentOutput]:
+        """Return a batch and its predictions."""
+        if self._graphed is not None:
+            host = HostBatch.of(self.model, collate(trips, rows)) if prepared is None else prepared
+            graphed = self._graphed(host)
+            if graphed is not None:
+                return host.batch.to(self.model.device), graphed
+        batch = collate(trips, rows).to(self.model.device)
+        with self.optimizer.autocast():
+            return batch, self._replica(batch)
 
     def _counts(self, trips: Trajectories, rows: Int64Array) -> list[int]:
         """Return the number of steps in the mean of each term over these trips."""
@@ -155,6 +170,20 @@ class StudentTrainer:
             f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
             f"{', '.join(names)}. Inspect them, lower student.learning_rate, or set student.precision: fp32."
         )
+
+
+def replays_graphs(config: StudentConfig, device: torch.device) -> bool:
+    """Return whether training steps with precision fp32 are replayed from CUDA graphs.
+
+    With half precision, replayed gradients were not finite on an H100 (torch 2.11), and it is no faster there without.
+    """
+    alone = DistributedContext.current().size == 1 and config.micro_batch_size is None
+    return config.cuda_graphs and device.type == "cuda" and alone and config.road_updates == "dense"
+
+
+def training_precision(config: StudentConfig, device: torch.device) -> Precision:
+    """Return the precision of a training: `auto` is fp32 where CUDA graphs are replayed."""
+    return "fp32" if config.precision == "auto" and replays_graphs(config, device) else config.precision
 
 
 def train_student(
@@ -209,104 +238,66 @@ def train_student(
     non-finite loss, StoreError if the folder belongs to another training or the labels to other trips.
     """
     check_types(network, train, val, config, seed, resume=resume, progress=progress, on_epoch=on_epoch)
-    zones = zone_array(zones, network.num_roads)
-    zone_transitions = transition_counts(zone_transitions, zones)
-    check_trips(network, train=train, val=val)
-    check_distillation(distill, labels, val_labels, grid_tokens, network.num_roads)
-    check_synthetic(distill, synthetic, network)
-    check_pooled(distill, first_generation, labels, val_labels)
-    check_validators(config, validators)
-    device = device_of(device)
-    rows = training_rows(len(train), config.train_fraction, seed)
-    off_path = distill.off_path if distill is not None and distill.uses_off_path else None
-    check_off_path(off_path, sampler, online_teacher, off_path_states, train, rows)
-    distill = None if distill is None or not distill.trains_student else distill
-    histories = synthetic
-    synthetic = synthetic if distill is not None and "sequence" in distill.recipe else None
-    per_epoch = None if distill is None else distill.synthetic_per_epoch
-    num_synthetic = 0 if synthetic is None or distill is None else distill.num_synthetic(len(synthetic))
-    budget = TrainingBudget.of(config, len(train), num_synthetic)
-    context = DistributedContext.current()
-    key = training_key(
+    inputs = TrainingInputs(
+        network,
+        zones,
+        zone_transitions,
+        train,
+        val,
         config,
         seed,
-        (network, zones, zone_transitions),
-        (train, val),
         distill=distill,
         labels=labels,
         val_labels=val_labels,
         grid_tokens=grid_tokens,
-        synthetic=histories,
-        off_path=off_path,
+        synthetic=synthetic,
+        sampler=sampler,
         online_teacher=online_teacher,
-        off_path_states=off_path_states,
+        stored_states=off_path_states,
         first_generation=first_generation,
+    ).checked()
+    check_validators(config, validators)
+    device = device_of(device)
+    context = DistributedContext.current()
+    checkpoint = TrainingCheckpoint(
+        Path(folder), inputs.key(), select_by=config.select_by, writes=context.is_main_process
     )
-    checkpoint = TrainingCheckpoint(Path(folder), key, select_by=config.select_by, writes=context.is_main_process)
     if not resume and context.is_main_process:
         checkpoint.clear()
     context.wait()
     finished = checkpoint.finished()
     if finished is not None:
         return finished
-    own_trips = train.take_all_or(rows)
-    data = TrainingData.of(train, rows, synthetic, network, seed, per_epoch)
-    mean, std = time_label_statistics(own_trips)
-    pooled = None
-    if distill is not None and distill.uses_pooled:
-        student = None if first_generation is None else first_generation.to(device)
-        teacher_scores = as_label_source(labels, train)
-        pooled = PooledTargets.fit(
-            distill.pooled, own_trips, val, network, student=student, labels=teacher_scores, val_labels=val_labels
-        )
-    if config.train_fraction < 1:
-        # otherwise a student of few trips has the traffic of all
-        zone_transitions = count_transitions(zones, own_trips, np.shape(zone_transitions)[0])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = HOSER.build(config, network, zones, zone_transitions, log1p_mean=mean, log1p_std=std).to(device)
-        cells = None if grid_tokens is None else torch.from_numpy(np.array(grid_tokens, np.int64)).to(model.device)
-        source = None if distill is None else data.labels(as_label_source(labels, train))
-        losses = LossContext(
-            model.time_scale,
-            config,
-            distill,
-            source,
-            cells,
-            seed,
-            model.device,
-            data.first_synthetic,
-            data.own_step_share,
-            pooled,
-        )
-        terms = loss_terms(losses)
-        trainer = StudentTrainer(model, config, budget.total_steps, terms)
-        checkpoint.restore(model, trainer.optimizer)
-        next_step: Validator = partial(_validate_next_steps, val, config, distill, val_labels)
-        run = _Run(data, seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
-        epochs = _training_epochs(trainer, budget, run)
-        if off_path is not None:
-            teacher = None
-            if sampler is not None and off_path_states is None:
-                teacher = OffPathTeacher.fit(own_trips, val, network, off_path, sampler, online_teacher, histories)
-            states = OffPath(
-                model,
-                own_trips,
-                data.own.rows,
-                off_path,
-                teacher,
-                stored=off_path_states,
-                seed=seed,
-                precision=config.precision,
-            )
-            own_terms = loss_terms(replace(losses, own_step_share=1.0))
-            epochs = chain(epochs, _off_path_epochs(trainer, states, run, own_terms))
-        for metrics in epochs:
+        for metrics in _epochs(inputs, device, checkpoint, validators, progress):
             if on_epoch is not None and context.is_main_process:
                 on_epoch(metrics)
     checkpoint.finish()
     context.wait()
     return read_result(checkpoint.path)
+
+
+def _epochs(
+    inputs: TrainingInputs,
+    device: torch.device,
+    checkpoint: TrainingCheckpoint,
+    validators: Sequence[Validator],
+    progress: Progress,
+) -> Iterator[dict[str, float]]:
+    """Train from the state in the checkpoint to the end; yields the metrics of each epoch. Seeds torch's generator."""
+    own_trips, data, budget = inputs.own_trips(), inputs.data(), inputs.budget()
+    pooled = inputs.fit_pool(own_trips, device)
+    torch.manual_seed(inputs.seed)
+    model = inputs.build_model(own_trips, device)
+    losses = inputs.loss_context(model, data, pooled)
+    trainer = StudentTrainer(model, inputs.config, budget.total_steps, loss_terms(losses))
+    checkpoint.restore(model, trainer.optimizer)
+    next_step: Validator = partial(_validate_next_steps, inputs)
+    run = _Run(data, inputs.seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)
+    states = inputs.off_path_states(model, own_trips, data.own.rows)
+    yield from _training_epochs(trainer, budget, run)
+    if states is not None:
+        yield from _off_path_epochs(trainer, states, run, loss_terms(replace(losses, own_step_share=1.0)))
 
 
 def _pool_metrics(pooled: PooledTargets | None) -> list[Validator]:
@@ -386,22 +377,15 @@ def _off_path_epochs(
     checkpoint.keep(model)
 
 
-def _validate_next_steps(
-    val: Trajectories,
-    config: StudentConfig,
-    distill: DistillConfig | None,
-    labels: RaggedLabels | LabelSource | None,
-    model: HOSER,
-    progress: Progress,  # noqa: ARG001
-) -> dict[str, float]:
+def _validate_next_steps(inputs: TrainingInputs, model: HOSER, _progress: Progress) -> dict[str, float]:
     """Return the next-step metrics of the validation trips."""
     return evaluate_student(
         model,
-        val,
-        labels=labels,
-        batch_size=config.batch_size,
-        temperature=1.0 if distill is None else distill.temperature,
-        precision=config.precision,
+        inputs.val,
+        labels=inputs.val_labels,
+        batch_size=inputs.config.batch_size,
+        temperature=1.0 if inputs.distill is None else inputs.distill.temperature,
+        precision=training_precision(inputs.config, model.device),
     )
 
 
@@ -434,8 +418,9 @@ def _epoch(
     optimizer = trainer.optimizer
     sums: dict[str, float] = {}
     count = 0
-    for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch):
-        metrics = trainer.step(trips, rows[chosen], epoch)
+    batches = (rows[chosen] for chosen in bucketed_batches(lengths, trainer.config.batch_size, seed=seed, epoch=epoch))
+    for chosen, prepared in trainer.ahead(trips, batches):
+        metrics = trainer.step(trips, chosen, epoch, prepared)
         checkpoint.log(metrics, optimizer.steps_done)
         if trainer.context.is_main_process:
             progress("training", optimizer.steps_done, optimizer.total_steps, metrics)
@@ -457,9 +442,3 @@ def _stops_early(
     context = DistributedContext.current()
     stops = budget.allows_stop_after(len(history)) and patience_exhausted(history, config.patience, config.select_by)
     return bool(context.sum(np.array([float(stops and context.is_main_process)]), device)[0])
-
-
-def training_rows(count: int, fraction: float, seed: int) -> Int64Array:
-    """Return the rows of the training trips that the student trains on, ascending."""
-    chosen = np.random.default_rng([seed, count]).permutation(count)[: max(1, round(fraction * count))]
-    return np.sort(chosen).astype(np.int64)

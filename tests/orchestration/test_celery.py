@@ -138,6 +138,48 @@ def test_a_worker_ends_a_run_that_must_not_go_on(home, end, monkeypatch):
         assert read_heartbeat(home, "w@a")["run"] == run.run_id
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and that no parent has read yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+RUN = """\
+import os, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(step.pid, flush=True)
+if sys.argv[1] == "hangs":
+    step.wait()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("run", ["hangs", "exits"])
+def test_a_run_and_its_steps_end_seconds_after_the_worker_whatever_they_do(tmp_path, run):
+    """Neither threads of the run nor its steps help: they ignore the interrupt, or the run is gone before its step."""
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster" / "__init__.py").touch()
+    (tmp_path / "dagster" / "__main__.py").write_text(RUN)
+    with subprocess.Popen(
+        [sys.executable, "-m", "dagster_project.run_process", run],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    ) as process:
+        step = int(process.stdout.readline())
+        assert runs(step)
+        began = time.monotonic()
+        process.stdin.close()  # as the kernel does when the worker ends
+        # at its end, also the process that has ended them is gone
+        assert process.stdout.read() == b""
+        assert not runs(step)
+        assert time.monotonic() - began < 12
+
+
 @pytest.fixture
 def cluster(copy_of_town, tmp_path, monkeypatch):
     """Redis, PostgreSQL, web server, daemon and two workers over the town's store, started as the docs say."""

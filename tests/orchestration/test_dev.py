@@ -6,11 +6,14 @@ import os
 import signal
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from homes import Dev, wait_until
 from ports import free_ports
 from stage_process import left_after, running
+
+from dagster_project.dev import _start as start
 
 
 def answers(port: int) -> bool:
@@ -31,6 +34,20 @@ def ends_everything(dev, sent):
     assert dev.process.wait(60) == 0, dev.log.read_text()
     assert not left_after(dev.home.root, 10)
     assert not any(map(answers, dev.ports))
+
+
+def test_dagster_waits_longer_for_its_code_server_on_a_busy_machine(monkeypatch):
+    """With Dagster's 60 s, a run fails whose process starts later; a variable that is set stays."""
+    for given, expected in ((None, b"300"), ("20", b"20")):
+        if given is not None:
+            monkeypatch.setenv("DAGSTER_GRPC_TIMEOUT_SECONDS", given)
+        process = start("http.server", "--bind", "127.0.0.1", "0")
+        try:
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        finally:
+            process.kill()
+            process.wait()
+        assert b"DAGSTER_GRPC_TIMEOUT_SECONDS=" + expected in environment
 
 
 @pytest.mark.xdist_group("dev")

@@ -6,6 +6,8 @@ values of the chart, and validated against the API of Kubernetes.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -61,40 +63,64 @@ def test_a_wrong_number_of_gpus_is_refused(monkeypatch):
     assert TAG not in op_tags("teacher")
 
 
-@pytest.fixture
-def pods(monkeypatch):
+def from_values():
+    """The settings of launcher and code location that the chart makes of the values, as far as pods depend on them.
+
+    The chart does not pass the security contexts of a code location to its pods; those of the launcher count.
+    """
+    launcher = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
+    config = launcher["runK8sConfig"]
+    of_launcher = {
+        "service_account_name": "dagster",
+        "instance_config_map": "dagster-instance",
+        "postgres_password_secret": VALUES["global"]["postgresqlSecretName"],
+        "dagster_home": "/opt/dagster/dagster_home",
+        "image_pull_policy": launcher["imagePullPolicy"],
+        "security_context": launcher["securityContext"],
+        "run_k8s_config": {"pod_spec_config": config["podSpecConfig"], "job_spec_config": config["jobSpecConfig"]},
+    }
+    of_location = {
+        "image_pull_policy": DEPLOYMENT["image"]["pullPolicy"],
+        "env": DEPLOYMENT["env"],
+        "env_secrets": [secret["name"] for secret in DEPLOYMENT["envSecrets"]],
+        "volumes": DEPLOYMENT["volumes"],
+        "volume_mounts": DEPLOYMENT["volumeMounts"],
+        "resources": DEPLOYMENT["resources"],
+    }
+    return of_launcher, {"k8s": of_location}
+
+
+def from_chart():
+    """The same settings, as the chart itself makes them. The variable HOSER_KD_CHART names its archive."""
+    pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
+    if "HOSER_KD_CHART" not in os.environ:
+        pytest.skip("Dagster's chart is not at hand: HOSER_KD_CHART=dagster-VERSION.tgz")
+    path = ROOT / "deploy" / "kubernetes" / "render.py"
+    spec = importlib.util.spec_from_file_location("render", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    objects = module.render(Path(os.environ["HOSER_KD_CHART"]), VALUES)
+    assert len(module.validate(objects)) >= 18
+    settings = module.instance_settings(objects)
+    assert settings["run_monitoring"]["start_timeout_seconds"] == 1800
+    assert settings["concurrency"]["pools"]["default_limit"] == 4
+    return settings["run_launcher"]["config"], module.run_context(objects)
+
+
+@pytest.fixture(params=[from_values, from_chart], ids=["values", "chart"])
+def pods(monkeypatch, request):
     """Return a function that builds the job of a run or step, as JSON, from the values of the chart."""
     job = pytest.importorskip("dagster_k8s.job")
     from dagster_k8s import K8sRunLauncher
     from dagster_k8s.container_context import K8sContainerContext
     from kubernetes import client
 
-    launcher_values = VALUES["runLauncher"]["config"]["k8sRunLauncher"]
+    of_launcher, of_location = request.param()
     monkeypatch.setattr("dagster_k8s.launcher.load_kubernetes_config", lambda **_: None)
-    launcher = K8sRunLauncher(
-        service_account_name="dagster",
-        instance_config_map="dagster-instance",
-        postgres_password_secret=VALUES["global"]["postgresqlSecretName"],
-        dagster_home="/opt/dagster/dagster_home",
-        image_pull_policy=launcher_values["imagePullPolicy"],
-        fail_pod_on_run_failure=launcher_values["failPodOnRunFailure"],
-        run_k8s_config={"job_spec_config": {"ttl_seconds_after_finished": 86400}},
-    )
-    # what the chart passes to the runs of a code location, in the words of the launcher's settings
-    context = K8sContainerContext.create_from_config(
-        {
-            "k8s": {
-                "image_pull_policy": DEPLOYMENT["image"]["pullPolicy"],
-                "env": DEPLOYMENT["env"],
-                "env_secrets": [secret["name"] for secret in DEPLOYMENT["envSecrets"]],
-                "volumes": DEPLOYMENT["volumes"],
-                "volume_mounts": DEPLOYMENT["volumeMounts"],
-                "resources": DEPLOYMENT["resources"],
-                "security_context": DEPLOYMENT["securityContext"],
-                "run_k8s_config": {"pod_spec_config": {"security_context": DEPLOYMENT["podSecurityContext"]}},
-            }
-        }
-    )
+    monkeypatch.setattr("kubernetes.config.load_incluster_config", lambda: None)
+    launcher = K8sRunLauncher(**of_launcher)
+    context = K8sContainerContext.create_for_run(dg.DagsterRun(job_name="distill"), launcher, include_run_tags=False)
+    context = context.merge(K8sContainerContext.create_from_config(of_location))
     image = "{repository}:{tag}".format(**DEPLOYMENT["image"])
 
     def build(tags):
@@ -130,7 +156,9 @@ def test_the_pod_of_a_step_is_valid_and_has_what_the_step_needs(pods, monkeypatc
     assert {"secretRef": {"name": "hoser-kd-bucket"}} in container["envFrom"]
     names = {variable["name"] for variable in container["env"]}
     assert names >= {"HOSER_KD_STORE", "HOSER_KD_EXECUTOR", "DAGSTER_HOME", "DAGSTER_PG_PASSWORD"}
-    assert spec["securityContext"]["runAsUser"] == 10001
+    assert spec["securityContext"] == DEPLOYMENT["podSecurityContext"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"] == DEPLOYMENT["securityContext"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/cache", "/project/config", "/dev/shm"}
     assert built["spec"]["ttlSecondsAfterFinished"] == 86400
 
@@ -139,7 +167,7 @@ def test_the_variables_of_the_values_are_those_that_the_code_reads():
     sources = [*ROOT.glob("assets/*.py"), *ROOT.glob("dagster_project/*.py"), *ROOT.glob("hoser_kd/**/*.py")]
     text = "".join(source.read_text() for source in sources)
     ours = [variable["name"] for variable in DEPLOYMENT["env"] if variable["name"].startswith("HOSER_KD_")]
-    assert len(ours) == 4
+    assert len(ours) == 6
     assert [name for name in ours if f'"{name}"' not in text] == []
 
 

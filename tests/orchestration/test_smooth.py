@@ -28,6 +28,7 @@ def test_the_run_that_starts_a_chain_says_so_and_links_to_its_runs(tmp_path):
     [output] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
     metadata = output.event_specific_data.metadata
     assert "only starts the chain" in metadata["note"].value
+    assert metadata["next"].value.startswith("prepare_city, train_teacher, then distill")
     address = urlsplit(metadata["runs_of_the_chain"].value)
     assert (address.path, parse_qs(address.query)) == ("/runs", {"q[0]": [f"tag:{CHAIN_TAG}={result.run_id}"]})
     assert "only starts the chain" in result.dagster_run.tags[NOTE_TAG]

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -49,24 +51,55 @@ def test_the_scripts_are_valid_and_hold_the_settings(yaml, tmp_path, capsys):
     assert "report --seeds 1 4 --config" in (folder / "report.sh").read_text()
 
 
-@pytest.mark.parametrize(("status", "requeued"), [(0, 0), (2, 0), (75, 1), (137, 1), (143, 0)])
-def test_a_job_goes_back_into_the_queue_when_a_process_was_killed(yaml, tmp_path, status, requeued):
+@pytest.fixture
+def job(yaml, tmp_path):
+    """Return a function that starts a batch script with another command, and programs in place of Slurm's."""
     folder, programs = tmp_path / "batch", tmp_path / "programs"
     assert main(["slurm", "--config", str(yaml), "--folder", str(folder), "--dry-run"]) == 0
     programs.mkdir()
-    for name, body in {"python": f"exit {status}", "scontrol": 'echo "$@"', "sleep": ""}.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o755)
-    script = (folder / "seed.sh").read_text()
-    [call] = [line for line in script.splitlines() if line.startswith("run ")]
-    script = script.replace(call, "run python")
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.count("requeue 7") == requeued, done
-    assert (done.returncode == 0) == (status == 0)
-    exhausted = {**environment, "SLURM_RESTART_COUNT": "10"}
-    done = subprocess.run(["bash", "-c", script], env=exhausted, capture_output=True, text=True, check=False)
-    assert "requeue" not in done.stdout
+
+    def start(name, body, scontrol='echo "$@"', **variables):
+        for program, text in {"make": body, "scontrol": scontrol, "sleep": ""}.items():
+            (programs / program).write_text(f"#!/bin/bash\n{text}\n")
+            (programs / program).chmod(0o755)
+        script = (folder / name).read_text()
+        [call] = [line for line in script.splitlines() if line.startswith("run ")]
+        return subprocess.Popen(
+            ["bash", "-c", script.replace(call, "run make")],
+            env={"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "4"}
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, 0), (2, 0), (75, 1), (137, 1), (143, 0)])
+def test_a_job_goes_back_into_the_queue_when_a_process_was_killed(job, status, requeued):
+    # the last task of an array has the array's number, with which all of its tasks would go back
+    for name, variables, number in (("seed.sh", TASK, "7_4"), ("shared.sh", {}, "7")):
+        process = job(name, f"exit {status}", **variables)
+        assert process.communicate()[0].count(f"requeue {number}\n") == requeued
+        assert (process.returncode == 0) == (status == 0)
+    exhausted = job("seed.sh", f"exit {status}", **TASK, SLURM_RESTART_COUNT="10")
+    assert "requeue" not in exhausted.communicate()[0]
+
+
+def test_near_the_time_limit_the_process_ends_before_the_job_goes_back(job, tmp_path):
+    state = tmp_path / "state"
+    body = f"trap 'echo ended >{state}; exit 143' TERM; echo started >{state}; while :; do /bin/sleep 0.05; done"
+    process = job("seed.sh", body, scontrol=f'cat {state}; echo "$@"', **TASK)
+    while not state.is_file():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    said, complaints = process.communicate(timeout=20)
+    assert said.endswith("ended\nrequeue 7_4\n")
+    assert complaints == ""
+    assert process.returncode == 1
 
 
 def test_without_sbatch_the_error_names_the_scripts(yaml, tmp_path, monkeypatch, capsys):

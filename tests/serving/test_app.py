@@ -19,6 +19,7 @@ from hoser_kd.serving.app import create_app
 from hoser_kd.serving.batching import BatchQueue
 from hoser_kd.serving.predictor import Predictor
 from hoser_kd.serving.requests import Limits, PathRequest
+from hoser_kd.sharing import next_step
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # which HTTP client starlette prefers
@@ -81,11 +82,17 @@ def test_next_steps_equal_those_of_the_whole_model(predictor, small_city, small_
         ]
 
 
-def test_next_steps_over_http(client):
-    answer = client.post("/next_step", json={"paths": [PATH, PATH | {"destination": 7}]})
+def test_next_steps_over_http_equal_those_of_the_library(client, small_city, small_model):
+    trip = small_city.trips["test"].roads(0)[:3].tolist()
+    times = [1_700_000_000, 1_700_000_010, 1_700_000_020]
+    answer = client.post("/next_step", json={"paths": [PATH, PATH | {"roads": trip, "times": times}]})
     assert answer.status_code == 200, answer.text
-    for candidates in answer.json()["steps"]:
-        assert sum(each["probability"] for each in candidates) == pytest.approx(1)
+    expected = next_step(small_model, [[0], trip], [times[:1], times], [5, 5])
+    for row, candidates in enumerate(answer.json()["steps"]):
+        part = slice(*expected.offsets[row : row + 2])
+        columns = (values[part].tolist() for values in (expected.road_ids, expected.probabilities, expected.seconds))
+        by_probability = sorted(zip(*columns, strict=True), key=lambda each: -each[1])
+        assert [(each["road"], each["probability"], each["seconds"]) for each in candidates] == by_probability
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,8 @@ def test_next_steps_over_http(client):
         ("/generate", {"trips": [TRIP | {"origin": 1.5}]}, 422, "trips.0.origin", "valid integer"),
         ("/generate", {"trips": [TRIP | {"origin": True}]}, 422, "trips.0.origin", "valid integer"),
         ("/generate", {"trips": [TRIP | {"start_time": 10**13}]}, 422, "trips.0.start_time", "less than or equal"),
-        ("/generate", {"trips": [TRIP], "prior": 1}, 422, "prior", "Extra inputs are not permitted"),
+        ("/generate", {"trips": [TRIP], "prior": 1}, 422, "prior", "unknown key."),
+        ("/generate", {"trip": [TRIP]}, 422, "trip", "unknown key. Did you mean `trips`?"),
         ("/generate", "{", 422, "body", "the body is not JSON: Expecting property name"),
         ("/generate", "[" * 9000, 400, "", "error parsing the body"),
         ("/generate", '{"trips": [{"origin": NaN}]}', 422, "trips.0.origin", "valid integer"),
@@ -112,6 +120,13 @@ def test_next_steps_over_http(client):
         ("/next_step", {"paths": [PATH | {"roads": [0, 1]}]}, 422, "paths.0", "2 roads but 1 times"),
         ("/next_step", {"paths": [PATH | {"roads": [0, 1], "times": [9, 8]}]}, 422, "paths.0", "times decrease"),
         ("/next_step", {"paths": [PATH | {"roads": [0] * 17, "times": [0] * 17}]}, 422, "paths.0.roads", "17 is more"),
+        (
+            "/next_step",
+            {"paths": [PATH, PATH | {"roads": [0, 77], "times": [0, 0]}]},
+            422,
+            "paths.1.roads.1",
+            "road 77 does not follow road 0. Give connected roads.",
+        ),
         (
             "/next_step",
             {"paths": [PATH | {"destination": 999}]},
@@ -128,6 +143,13 @@ def test_hostile_requests_are_refused_with_json(client, path, body, status, plac
     assert (answer.status_code, answer.json()["place"]) == (status, place), answer.text
     assert message in answer.json()["error"]
     assert client.post("/next_step", json={"paths": [PATH]}).status_code == 200  # and the server still answers
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_declared_as_json_is_refused_with_the_header(client, content_type):
+    answer = client.post("/generate", content=json.dumps({"trips": [TRIP]}), headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["place"]) == (422, "Content-Type")
+    assert answer.json()["error"] == f"the Content-Type is {content_type!r}. Send application/json."
 
 
 def test_a_body_without_a_declared_size_is_limited_too(client):

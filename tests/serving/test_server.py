@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def test_the_server_answers_and_ends_on_sigterm(small_model, tmp_path):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                 break
-            except urllib.error.URLError:
+            except OSError:  # refused, or too slow on a busy machine
                 time.sleep(0.1)
         body = json.dumps({"trips": [{"origin": 0, "destination": 5, "start_time": 0}]}).encode()
         request = urllib.request.Request(

@@ -263,6 +263,7 @@ DAMAGES = {
     "a missing file": (lambda folder: (folder / "roads.parquet").unlink(), "roads.parquet is missing"),
     "a flipped bit": (lambda folder: _flip(folder / "model.safetensors"), "model.safetensors has another content"),
     "a truncated file": (lambda folder: (folder / "student.json").write_text("{"), "student.json has 1 bytes, not"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "a bundle without its manifest.json"),
     "a manifest that is no JSON": (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: damaged"),
     "an empty manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json: damaged"),
     "no digests": (lambda folder: _edit(folder, files={}), "does not name all files"),

@@ -56,6 +56,14 @@ def test_trips_are_those_of_the_generator(student, requests, trips):
     assert trips.origin_snap_m is None
 
 
+def test_what_a_person_prints_is_one_short_line(student, trips):
+    steps = hk.next_step(student, [3], [START], [9])
+    roads = trips.offsets[-1]
+    assert repr(trips) == f"StudentTrips({len(trips)} trips, {roads} roads, {trips.reached.sum()} reached)"
+    assert repr(steps) == f"NextSteps(1 histories, {len(steps.road_ids)} candidates)"
+    assert repr(student.network) == f"RoadNetwork(127 roads, {len(student.network.successors.indices)} connections)"
+
+
 def test_points_take_the_nearest_road_of_the_trips_direction(student, requests):
     """Most roads of the city have an opposite one with the same line, and the direction decides between them."""
     origins, times, destinations = requests

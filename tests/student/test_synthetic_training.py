@@ -17,9 +17,9 @@ from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.class_speeds import ClassSpeeds, hour_of_day
 from hoser_kd.network.trajectories import concatenate
 from hoser_kd.student.losses import LossContext, StoredLabels, kl_loss, loss_terms, next_step_loss
-from hoser_kd.student.training import training_rows
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_data import TrainingData, with_times
+from hoser_kd.student.training_inputs import training_rows
 from hoser_kd.student.training_key import training_key
 
 SEQUENCE = DistillConfig(recipe=["sequence"])

@@ -28,7 +28,7 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
-from hoser_kd.student.training import training_rows
+from hoser_kd.student.training_inputs import training_rows
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 """Stage of each kind of student."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import geopandas as gpd
 import numpy as np
 
-from hoser_kd import plots
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.errors import DataError
@@ -54,6 +53,8 @@ def grid_token_table(run: StageRun) -> dict[str, Any]:
     height, width = grid.shape
     spec = cell_grid(grid)
     if spec is not None and height * width <= _MAX_DRAWN_CELLS:
+        from hoser_kd import plots
+
         roads_per_cell = np.bincount(table["row"] * width + table["column"], minlength=height * width).reshape(
             grid.shape
         )

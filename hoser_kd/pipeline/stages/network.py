@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hoser_kd import plots
 from hoser_kd.common.calendar import is_weekend
 from hoser_kd.common.errors import DataError
 from hoser_kd.common.files import write_json
@@ -79,6 +78,8 @@ def source_folder(artifact: Path) -> Path:
 
 def road_network(run: StageRun) -> dict[str, Any]:
     """Read and validate the roads; writes GeoParquet, Parquet and a map."""
+    from hoser_kd import plots
+
     if run.config.is_raw:
         network, more = build_network(run)
     else:
@@ -183,6 +184,8 @@ def road_centroids(run: StageRun) -> dict[str, Any]:
 
 def road_zones(run: StageRun) -> dict[str, Any]:
     """Read the partition that the data set ships, or compute one; writes Parquet and a map."""
+    from hoser_kd import plots
+
     network = load_network(run)
     shipped = None
     if run.config.zones.use_shipped and not run.config.is_raw:

@@ -41,8 +41,8 @@ from hoser_kd.student.off_path_labels import (
     save_states,
 )
 from hoser_kd.student.pooled import student_digest
-from hoser_kd.student.training import training_rows
 from hoser_kd.student.training_checkpoint import read_result
+from hoser_kd.student.training_inputs import training_rows
 from hoser_kd.teacher.online_teacher import OnlineTeacher
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hoser_kd import plots
 from hoser_kd.common.arrays import Int64Array, offsets_of
 from hoser_kd.common.calendar import utc_offset_s
 from hoser_kd.common.errors import DataError
@@ -39,7 +38,7 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 POINTS_FILE = "points.parquet"
 TRIPS_FILE = "trips.arrow"
@@ -134,8 +133,7 @@ def matched_trips(run: StageRun) -> dict[str, Any]:
     if totals.num_pieces == 0:
         hint = "Compare the extents of both; a common cause is latitude and longitude in the wrong order."
         raise DataError("gps_points", f"no trip runs along the roads: {totals.counts}.", hint=hint)
-    (run.folder / "quality.png").write_bytes(plots.png(plots.quality_figure(totals.distributions())))
-    (run.folder / "worst.png").write_bytes(plots.png(_worst_figure(network, totals.worst)))
+    _draw_quality(run.folder, network, totals)
     worst = [
         {
             "trip": each.trip,
@@ -230,13 +228,18 @@ def _joined(parts: list[Trajectories]) -> Trajectories:
     )
 
 
-def _worst_figure(network: RoadNetwork, worst: list[quality.WorstPiece]) -> Figure:
-    """Return the map of the pieces that fit worst."""
+def _draw_quality(folder: Path, network: RoadNetwork, totals: quality.MatchTotals) -> None:
+    """Write the distributions of the quality, and the map of the pieces that fit worst."""
+    from hoser_kd import plots
+
+    worst = totals.worst
     offsets = offsets_of(np.array([len(each.roads) for each in worst]))
     roads = np.concatenate([each.roads for each in worst])
     notes = [f"{each.trip}: {each.distance_m:.0f} m on average" for each in worst]
     trips = Trajectories(offsets, roads, np.zeros_like(roads))
-    return plots.worst_map(network, trips, [each.places for each in worst], notes, range(len(worst)))
+    worst_map = plots.worst_map(network, trips, [each.places for each in worst], notes, range(len(worst)))
+    (folder / "quality.png").write_bytes(plots.png(plots.quality_figure(totals.distributions())))
+    (folder / "worst.png").write_bytes(plots.png(worst_map))
 
 
 def divide_matched_trips(run: StageRun) -> tuple[dict[str, Trajectories], dict[str, Any]]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hoser_kd import plots
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.files import atomic_path, write_json
@@ -68,6 +67,8 @@ def synthetic_trips(run: StageRun) -> dict[str, Any]:
     trips.save(run.folder / TRIPS_FILE)
     shutil.rmtree(_folder(run))
     if len(trips):
+        from hoser_kd import plots
+
         figure = plots.use_map(load_network(run), {"training trips": train, "synthetic trips": trips})
         (run.folder / "use_map.png").write_bytes(plots.png(figure))
     return {
