@@ -51,11 +51,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The inner loop, under a minute: lint, types, layers, words, and the tests of folders that need no training.
+# The inner loop: lint, types, layers, words, and the tests of folders that need no training, without the examples of the
+# docs, which train.
 FAST := tests/test_layers.py tests/test_words.py tests/test_readme.py tests/test_cases.py tests/config tests/network \
         tests/grid tests/lmtad tests/hoser
 check: lint
-	$(PYTEST) $(FAST)
+	$(PYTEST) $(FAST) --deselect tests/test_readme.py::test_python_blocks_run
 
 # Everything, with the ten slowest tests at the end. Tests of a group or of a file share a worker and its fixtures.
 test: setup

@@ -3,6 +3,7 @@
     python benchmarks/scale_stages.py --roads 100000 --trips 100000 300000 --folder /tmp/scale
     python benchmarks/scale_stages.py --roads 1200000 --trips 1000000 10000000 --folder /tmp/scale --keep
     python benchmarks/scale_stages.py --results /tmp/scale/results.jsonl --table --plot docs/figures/scale_stages.png
+    python benchmarks/scale_stages.py --results /tmp/scale/results.jsonl --extrapolate 10000000 100000000
 
 The city is the street grid of `benchmarks/scale.py` with random trips of 8 to 10 roads, written as files in HOSER's
 format. Every stage runs as in `hoser-kd make`, with its checks, in a separate process on one thread, and is one line
@@ -59,12 +60,16 @@ STAGES = (
 )
 """In this order; `teacher_training`, `baseline_counts` and `student_training` are parts of the stages `teacher`,
 `baseline_trips` and `distilled_student`."""
+_OF_ROADS = {"source_files", "road_network", "road_centroids", "road_zones", "grid_token_table", "teacher"}
+"""Stages whose time does not grow with the trips."""
 MIN_LENGTH, MAX_LENGTH = 8, 10
 OTHER_SHARE = 0.01
 """Validation and test trips, as a share of the training trips, each."""
 _DISTINCT = 200_000
 """Distinct training trips; writing a repeated one costs next to nothing, reading it what any trip costs."""
 _POLL_S = 0.05
+_LIBRARIES_GIB = 0.24
+"""What a process has in memory before it starts: PyTorch, Arrow and the others."""
 _GIB = 2**30
 
 
@@ -391,6 +396,36 @@ def write_table(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| `{stage}` | " + " | ".join(cells) + " |"
 
 
+def extrapolate(rows: list[dict[str, Any]], roads: int, trips: int) -> Iterator[str]:
+    """Yield the lines of a table of what each stage would need, from the largest size measured.
+
+    Memory that does not grow with the trips is taken to grow with the roads, all of it but the libraries. CPU time is
+    that of the slope per trip, and the rest grows with the roads. With one size, it grows with the roads in the stages
+    of the network, and with the larger of both ratios in the others.
+    """
+    yield f"| stage | own memory at {roads:,} roads and {trips:,} trips, GiB | CPU time (of a step: as measured) |"
+    yield "|---|---|---|"
+    for stage in STAGES:
+        of_stage = sorted((row for row in rows if row["stage"] == stage), key=lambda row: (row["roads"], row["trips"]))
+        if of_stage:
+            last = of_stage[-1]
+            memory = _grown(last, slopes(rows, stage, "own_gib")[0] or 0.0, "own_gib", _LIBRARIES_GIB, roads, trips)
+            per_trip = slopes(rows, stage, "cpu_s")[0]
+            ratio = roads / last["roads"] if stage in _OF_ROADS else max(roads / last["roads"], trips / last["trips"])
+            seconds = last["cpu_s"] * ratio if per_trip is None else _grown(last, per_trip, "cpu_s", 0.0, roads, trips)
+            step = f"{last['step_ms'] / 1000:.2f} s a step" if "step_ms" in last else _duration(seconds)
+            yield f"| `{stage}` | {memory:.1f} | {step} |"
+
+
+def _grown(row: dict[str, Any], per_trip: float, value: str, fixed: float, roads: int, trips: int) -> float:
+    of_roads = max(row[value] - fixed - max(per_trip, 0.0) * row["trips"], 0.0)
+    return fixed + of_roads * roads / row["roads"] + max(per_trip, 0.0) * trips
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(seconds / 60, 0.1):.1f} min"
+
+
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
@@ -451,14 +486,19 @@ def main() -> None:
     parser.add_argument("--until", help="start no stage after this time of day (UTC), such as 16:20")
     parser.add_argument("--keep", action="store_true", help="keep the files of each city")
     parser.add_argument("--table", action="store_true", help="print the results as a table, and measure nothing")
+    parser.add_argument(
+        "--extrapolate", type=int, nargs=2, metavar=("ROADS", "TRIPS"), help="print what these would need"
+    )
     parser.add_argument("--plot", type=Path, help="PNG to write of the results")
     args = parser.parse_args()
     args.folder, args.results = args.folder.resolve(), args.results or args.folder / "results.jsonl"
     if args.table:
         sys.stdout.write("\n".join(write_table(_read(args.results))) + "\n")
+    if args.extrapolate:
+        sys.stdout.write("\n".join(extrapolate(_read(args.results), *args.extrapolate)) + "\n")
     if args.plot:
         draw(_read(args.results), args.plot)
-    if not args.table and not args.plot:
+    if not (args.table or args.plot or args.extrapolate):
         args.folder.mkdir(parents=True, exist_ok=True)
         os.environ |= {"OMP_NUM_THREADS": "1"}
         _import_everything()

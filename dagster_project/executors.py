@@ -33,7 +33,7 @@ _EXECUTORS: Mapping[str, Callable[[], dg.ExecutorDefinition] | str] = {
     "celery": "dagster_celery:celery_executor",
     "k8s": "dagster_k8s:k8s_job_executor",
 }
-_PACKAGES = {"celery": "pip install '.[celery]'", "k8s": "pip install dagster-k8s of the pinned Dagster's release"}
+_PACKAGES = {"celery": "pip install '.[celery]'", "k8s": "pip install '.[k8s]'"}
 """How to install what an executor needs."""
 
 

@@ -1,7 +1,7 @@
 """The process of a run on a Celery worker: Dagster's command, which ends when the worker ends.
 
-Standard input is a pipe from the worker. The kernel closes it when the worker ends, also after SIGKILL. A process of
-its own waits for that: threads of a process that is exiting do not run any more, and steps may outlive it.
+Standard input is a pipe from the worker. The kernel closes it when the worker ends, also after SIGKILL. A separate
+process waits for that: threads of a process that is exiting do not run any more, and steps may outlive it.
 """
 
 from __future__ import annotations

@@ -101,8 +101,10 @@ def test_a_process_whose_first_thread_has_ended_takes_its_children_along(tmp_pat
     """The kernel shows such a process as a zombie, though its other threads live, as happens while one is killed."""
     first_thread_ends = (
         "import ctypes, subprocess, threading, time\n"
-        "threading.Thread(target=lambda: (subprocess.Popen(['setsid', 'sleep', '600']), time.sleep(600))).start()\n"
-        "time.sleep(0.5)\n"
+        "started = threading.Event()\n"
+        "child = lambda: (subprocess.Popen(['setsid', 'sleep', '600']), started.set(), time.sleep(600))\n"
+        "threading.Thread(target=child).start()\n"
+        "started.wait()\n"
         "ctypes.CDLL(None).syscall(60, 0)"  # exit of this thread
     )
     mark = {**os.environ, "MARK": str(tmp_path)}

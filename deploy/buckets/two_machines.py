@@ -193,46 +193,56 @@ def over_dagster(config: Path, folder: Path, server: Server) -> None:
     server.new_requests()
     demo = ["dagster_project.demo", "--city", "town", "--seeds", "0"]
     row("bucket, all jobs of Dagster", run(demo, one, bucket, **variables), server.new_requests())
-    script = (
-        "import dagster as dg, json; instance = dg.DagsterInstance.get();"
-        "entry = instance.get_latest_materialization_event(dg.AssetKey('distillation_report')).asset_materialization;"
-        "other = instance.get_latest_materialization_event(dg.AssetKey('distilled_student')).asset_materialization;"
-        "links = {**{k: v.value for k, v in other.metadata.items() if k == 'tensorboard'},"
-        " **{k: v.value for k, v in entry.metadata.items() if k in ('report', 'map', 'files')}};"
-        "print(json.dumps(links))"
+    links = json.loads(_output(_LINKS, one, bucket, **variables).splitlines()[-1])
+    print(f"\nlinks in Dagster: {', '.join(f'{name} {link}' for name, link in links.items())}", flush=True)
+    print(_output(_OPEN, two, bucket, links["report"], links["tensorboard"]).strip(), flush=True)
+
+
+def _output(script: str, home: Path, store: str, *arguments: str, **variables: str) -> str:
+    """Run a script on the machine with this home and return what it prints."""
+    home.mkdir(parents=True, exist_ok=True)
+    paths = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(home / "cache"), "HOSER_KD_STORE": store}
+    words = [sys.executable, "-W", "ignore", "-c", script, *arguments]
+    done = subprocess.run(
+        words, check=True, env={**os.environ, **paths, **variables}, stdout=subprocess.PIPE, text=True
     )
-    links = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        check=True,
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    ).stdout
-    report = json.loads(links.strip().splitlines()[-1])
-    print(f"\nlinks in Dagster: {', '.join(f'{name} {link}' for name, link in report.items())}", flush=True)
-    check = (
-        "import sys, threading, urllib.request; from dagster_project.files import store_server;"
-        "server = store_server(0); threading.Thread(target=server.serve_forever, daemon=True).start();"
-        "page = urllib.request.urlopen(f'http://127.0.0.1:{server.server_port}' + sys.argv[1]).read();"
-        "assert b'<html' in page, page[:200]; sys.stderr.write(str(len(page)))"
-    )
-    file = two / "check.py"
-    two.mkdir(parents=True)
-    file.write_text(check.replace("; ", "\n").replace(";", "\n"))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "XDG_CACHE_HOME": str(two / "cache"),
-        "HOSER_KD_STORE": bucket,
-    }
-    size = subprocess.run(
-        [sys.executable, "-W", "ignore", str(file), report["report"]],
-        check=True,
-        env=environment,
-        capture_output=True,
-        text=True,
-    ).stderr
-    print(f"the report's link, opened on another machine: {int(size):,} bytes of HTML", flush=True)
+    return done.stdout
+
+
+_LINKS = """
+import json
+import dagster as dg
+links = {}
+for stage, names in (("distilled_student", ["tensorboard"]), ("distillation_report", ["report", "map", "files"])):
+    event = dg.DagsterInstance.get().get_latest_materialization_event(dg.AssetKey(stage))
+    links |= {name: event.asset_materialization.metadata[name].value for name in names}
+print(json.dumps(links))
+"""
+"""Prints the links that the UI shows on two assets."""
+
+_OPEN = """
+import re, sys, threading, time, urllib.parse, urllib.request
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from dagster_project.files import store_server
+from dagster_project.paths import local_store
+server = store_server(0)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+page = urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}" + sys.argv[1]).read()
+assert b"<html" in page, page[:200]
+print(f"the report's link, opened on another machine: {len(page):,} bytes of HTML")
+query = urllib.parse.parse_qs(urllib.parse.urlsplit(sys.argv[2]).query)
+began = time.monotonic()
+while True:
+    curves = EventMultiplexer().AddRunsFromDirectory(str(local_store())).Reload()
+    shown = [run for run in curves.Runs() if re.search(query["runFilter"][0], run)]
+    if shown or time.monotonic() - began > 120:
+        break
+    time.sleep(1)
+tags = {tag for run in shown for tag in curves.Runs()[run]["tensors"]}
+assert tags, (query, list(curves.Runs()))
+print(f"TensorBoard's link: {len(shown)} of {len(curves.Runs())} runs with {len(tags)} curves")
+"""
+"""Opens both links on a machine that has computed nothing; arguments: the link of the report, that of TensorBoard."""
 
 
 def main() -> None:

@@ -65,35 +65,23 @@ def create_app(
 
     app = FastAPI(title=f"hoser-kd: {name}", version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.queue = queue
+    _add_predictions(app, predictor, limits, queue)
+    _add_descriptions(app, predictor, name)
+    _add_measurements(app, measurements, queue)
+    _explain_errors(app)
+    app.add_middleware(Guard, limits=limits, hosts=hosts, paths=PATHS, record=measurements.record)
+    return app
 
-    async def answer(key: Any, items: Sequence[Any], compute: Compute) -> list[Any]:
-        try:
-            async with asyncio.timeout(limits.seconds):
-                return await queue.submit(key, items, compute)
-        except QueueFullError:
-            text = f"{limits.waiting} requests wait already. Try again in a second."
-            raise HTTPException(503, text, headers={"Retry-After": "1"}) from None
-        except TimeoutError:
-            raise HTTPException(504, f"not answered within {limits.seconds:g} s. Ask for fewer trips.") from None
-        except asyncio.CancelledError:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this request itself is canceled
-                raise
-            raise HTTPException(503, "the server is shutting down.") from None
+
+def _add_predictions(app: FastAPI, predictor: Predictor, limits: Limits, queue: BatchQueue) -> None:
+    """Add the requests that the model answers, within the limits."""
 
     @app.post("/generate", responses=_REFUSALS)
     async def generate(request: GenerateRequest) -> GenerateAnswer:
         """Generate a trip for each origin, destination and start time."""
-        _at_most(len(request.trips), limits.trips, "trips")
-        max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
-        _at_most(max_steps, limits.expansions, "max_steps")
-        for end in ("origin", "destination"):
-            _exist([getattr(trip, end) for trip in request.trips], predictor.num_roads, f"trips.{{}}.{end}")
-        try:
-            decoding = Decoding(request.decoder, max_steps, seed=request.seed)
-        except ConfigError as error:
-            raise _RefusedError(str(error), "decoder") from None
+        decoding = _decoding(request, predictor.num_roads, limits)
         key = ("generate", decoding) if request.decoder in _MERGED else object()
-        trips = await answer(key, request.trips, lambda trips: predictor.generate(trips, decoding))
+        trips = await _answer(queue, limits, key, request.trips, lambda trips: predictor.generate(trips, decoding))
         return GenerateAnswer(trips=trips)
 
     @app.post("/next_step", responses=_REFUSALS)
@@ -105,7 +93,11 @@ def create_app(
             _exist(path.roads, predictor.num_roads, f"paths.{number}.roads.{{}}")
             _exist([path.destination], predictor.num_roads, f"paths.{number}.destination")
             _follow(path.roads, predictor.student, f"paths.{number}.roads")
-        return NextStepAnswer(steps=await answer("next_step", request.paths, predictor.next_steps))
+        return NextStepAnswer(steps=await _answer(queue, limits, "next_step", request.paths, predictor.next_steps))
+
+
+def _add_descriptions(app: FastAPI, predictor: Predictor, name: str) -> None:
+    """Add what says which student is served, and how to ask it."""
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -113,20 +105,49 @@ def create_app(
         device = str(predictor.model.device)
         return {"status": "ok", "student": name, "num_roads": predictor.num_roads, "device": device}
 
+    @app.get("/", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+
+
+def _add_measurements(app: FastAPI, measurements: Measurements, queue: BatchQueue) -> None:
+    """Add what a monitoring system reads."""
+
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
         """Return measurements in the text format of Prometheus."""
         gauges = {"waiting_requests": queue.num_waiting, "batches": queue.batches, "computed_items": queue.items}
         return measurements.text(**gauges)
 
-    @app.get("/", include_in_schema=False)
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
 
-    _explain_errors(app)
-    app.add_middleware(Guard, limits=limits, hosts=hosts, paths=PATHS, record=measurements.record)
-    return app
+async def _answer(queue: BatchQueue, limits: Limits, key: Any, items: Sequence[Any], compute: Compute) -> list[Any]:
+    """Return what the model computes for the items, or refuse: the server is full, slow or ending."""
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await queue.submit(key, items, compute)
+    except QueueFullError:
+        text = f"{limits.waiting} requests wait already. Try again in a second."
+        raise HTTPException(503, text, headers={"Retry-After": "1"}) from None
+    except TimeoutError:
+        raise HTTPException(504, f"not answered within {limits.seconds:g} s. Ask for fewer trips.") from None
+    except asyncio.CancelledError:
+        if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this request itself is canceled
+            raise
+        raise HTTPException(503, "the server is shutting down.") from None
+
+
+def _decoding(request: GenerateRequest, num_roads: int, limits: Limits) -> Decoding:
+    """Return the decoder of a request. Refuses what exceeds the limits, or roads that do not exist."""
+    _at_most(len(request.trips), limits.trips, "trips")
+    max_steps = request.max_steps or min(DEFAULT_EXPANSIONS, limits.expansions)
+    _at_most(max_steps, limits.expansions, "max_steps")
+    for end in ("origin", "destination"):
+        _exist([getattr(trip, end) for trip in request.trips], num_roads, f"trips.{{}}.{end}")
+    try:
+        return Decoding(request.decoder, max_steps, seed=request.seed)
+    except ConfigError as error:
+        raise _RefusedError(str(error), "decoder") from None
 
 
 def docs_page(app: FastAPI) -> str:

@@ -174,6 +174,7 @@ def test_width_one_or_low_temperature_is_greedy(requests, decoding):
         assert roads_found == roads[: len(roads_found)]
         assert trips.times[trips.offsets[i] : trips.offsets[i + 1]].tolist() == times[: len(roads_found)]
         assert not reached or roads_found == roads
+    assert trips.reached.any()
 
 
 def cost_of(model, network, trips, i, destination):

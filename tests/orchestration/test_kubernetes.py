@@ -167,7 +167,7 @@ def test_the_variables_of_the_values_are_those_that_the_code_reads():
     sources = [*ROOT.glob("assets/*.py"), *ROOT.glob("dagster_project/*.py"), *ROOT.glob("hoser_kd/**/*.py")]
     text = "".join(source.read_text() for source in sources)
     ours = [variable["name"] for variable in DEPLOYMENT["env"] if variable["name"].startswith("HOSER_KD_")]
-    assert len(ours) == 4
+    assert len(ours) == 6
     assert [name for name in ours if f'"{name}"' not in text] == []
 
 

@@ -150,7 +150,7 @@ def test_a_workers_error_is_raised_here_with_its_text(inputs, tmp_path):
 
 def test_an_unexpected_error_of_a_worker_has_its_traceback(tmp_path):
     with pytest.raises(ProcessError, match=r"(?s)one of the processes failed:.*KeyError: 'device'"):
-        run_together({"no": "job"}, 2, lambda message: None)
+        run_together({"no": "job"}, 1, lambda message: None)
 
 
 def test_a_single_gpu_cannot_be_named_for_several_processes(inputs, tmp_path, monkeypatch):
