@@ -12,17 +12,20 @@ export PYTHONWARNINGS ?= ignore
 
 setup: $(VENV)/.installed $(VENV)/.tools $(DAGSTER_HOME)/dagster.yaml
 
+# Byte code is made where a module is first imported: making all of it, also what is never imported, takes two minutes.
+PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+
 # What runs the pipeline, first: `make demo` and `make dev` need no more.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON); set PYTHON to a Python 3.11 (3.12 and 3.13 are tested in part)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PIP) torch
+	$(PIP) -e .
 	touch $@
 
 # What checks and tests it.
 $(VENV)/.tools: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs,serve]'
+	$(PIP) -e '.[test,docs,serve]'
 	touch $@
 
 # Dagster keeps its runs in SQLite, or where HOSER_KD_POSTGRES=postgresql+psycopg2://user:password@host/database says.

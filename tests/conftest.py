@@ -46,15 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "last: run after the other tests of its group")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int | None:
-    """Return one worker more than cores: the one with the group `dev` mostly waits for the servers that it has started.
-
-    None leaves the number to pytest-xdist where PYTEST_XDIST_AUTO_NUM_WORKERS says it.
-    """
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[object]:
     """Import the tests, and the libraries that they use, without garbage collections."""

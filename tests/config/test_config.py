@@ -260,10 +260,10 @@ def test_a_change_for_one_run_rejects_true_for_a_number():
 
 
 def test_execution_settings_are_marked_and_excluded_from_versions():
-    assert execution_only_fields(StudentConfig) == {"num_processes"}
+    assert execution_only_fields(StudentConfig) == {"num_processes", "cuda_graphs"}
     assert execution_only_fields(DistillConfig) == {"label_processes", "repo_path"}
     assert execution_only_fields(GridConfig) == frozenset()
-    assert StudentConfig(num_processes=4).of_the_result() == StudentConfig().of_the_result()
+    assert StudentConfig(num_processes=4, cuda_graphs=False).of_the_result() == StudentConfig().of_the_result()
     assert StudentConfig(micro_batch_size=4).of_the_result() != StudentConfig().of_the_result()
 
 

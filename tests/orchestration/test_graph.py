@@ -182,6 +182,6 @@ def test_the_distilled_student_of_the_demo_waits_for_the_vanilla_one_only_in_a_p
     assert (("train_vanilla", "1") in waits["distill", "1"]) == pooled
     assert ("train_vanilla", "0") not in waits["distill", "1"]
     assert waits["evaluate", "1"] >= {("distill", "1"), ("train_vanilla", "1")}
-    assert {run.asset for run in plan if run.job == "distill"} == {
+    assert {run.assets for run in plan if run.job == "distill"} == {
         None if pooled else ("off_path_labels", "distilled_student")
     }

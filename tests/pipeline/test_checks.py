@@ -22,6 +22,8 @@ from hoser_kd.pipeline.check import CheckResult
 from hoser_kd.pipeline.checks import CHECKS, run_checks
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.store import Artifact
+from hoser_kd.student.off_path import OffPathStates, StepScores
+from hoser_kd.student.off_path_labels import save_states
 from hoser_kd.teacher.soft_labels import SoftLabels
 
 
@@ -433,6 +435,22 @@ def test_synthetic_trips_end(summary, passed, words, tmp_path):
         rows, figure = where("synthetic_trips_end", subject)
         assert {row["attempts"]: row["number"] for row in rows}["too_long"] == 11
         assert not figure
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_off_path_states_have_targets(share, tmp_path):
+    """Two trips of two steps with two candidates each; the targets of the last steps are missing."""
+    trips = Trajectories(np.array([0, 3, 6]), np.arange(6), np.zeros(6, np.int64))
+    scores = np.zeros(8, np.float32)
+    scores[int(8 * share) :] = -np.inf
+    save_states(OffPathStates(trips, np.array([7, 9]), StepScores(np.arange(0, 9, 2), scores)), tmp_path)
+    shares = {"signal_share": share, "arrived_share": 1.0, "off_trip_share": 0.5}
+    subject = artifact("off_path_labels", tmp_path, states=4, **shares)
+    assert verdict("off_path_states_have_targets", subject)[0] == (share >= 0.5)
+    if share < 0.5:
+        rows, _ = where("off_path_states_have_targets", subject)
+        assert [row["destination"] for row in rows] == [9, 7]
+        assert [row["without_target"] for row in rows] == [2, 1]
 
 
 @pytest.mark.parametrize("stage", ["vanilla_student", "distilled_student"])

@@ -103,8 +103,8 @@ def test_remaining_steps_count_the_longest_chain():
     remaining = remaining_steps(plan(["distillation_report"]))
     assert remaining["distillation_report", None] == 1
     assert remaining["baseline_trips", None] == 2
-    # teacher, labels, student, trips, metrics, report
-    assert remaining["teacher", None] == 6
+    # teacher, labels, off-path labels, student, trips, metrics, report
+    assert remaining["teacher", None] == 7
     assert max(remaining, key=remaining.get) == ("source_files", None)
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from hub_server import Handler, running_hub
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
 import hoser_kd as hk
 from hoser_kd.cli import main
@@ -20,8 +21,9 @@ def hub(monkeypatch, tmp_path):
     with running_hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
+        disable_progress_bars()  # a changed constant has no effect once the library is imported
         yield server
+        enable_progress_bars()
 
 
 @pytest.fixture
@@ -71,6 +73,7 @@ def test_what_the_server_refuses_is_one_error(hub, bundle, capsys):
     Handler.repositories["people/town"].commit({"model.json": b"{}"})
     with pytest.raises(CheckpointError, match=r"model.json has 2 bytes"):
         hk.load_student("people/town")
+    capsys.readouterr()
     assert main(["pull", "people/town"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
