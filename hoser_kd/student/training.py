@@ -23,7 +23,7 @@ import torch
 from hoser_kd.common.ahead import computed_ahead
 from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
-from hoser_kd.common.optimizer import Optimizer, Precision
+from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER, Batch, StudentOutput, collate
@@ -40,6 +40,7 @@ from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_checkpoint import TrainingCheckpoint, TrainingResult, read_result
 from hoser_kd.student.training_data import TrainingData
 from hoser_kd.student.training_inputs import TrainingInputs
+from hoser_kd.student.training_precision import replays_graphs, training_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -170,20 +171,6 @@ class StudentTrainer:
             f"epoch {epoch + 1}, step {self.optimizer.steps_done + 1}: {what}. Trajectories of the batch: "
             f"{', '.join(names)}. Inspect them, lower student.learning_rate, or set student.precision: fp32."
         )
-
-
-def replays_graphs(config: StudentConfig, device: torch.device) -> bool:
-    """Return whether training steps with precision fp32 are replayed from CUDA graphs.
-
-    With half precision, replayed gradients were not finite on an H100 (torch 2.11), and it is no faster there without.
-    """
-    alone = DistributedContext.current().size == 1 and config.micro_batch_size is None
-    return config.cuda_graphs and device.type == "cuda" and alone and config.road_updates == "dense"
-
-
-def training_precision(config: StudentConfig, device: torch.device) -> Precision:
-    """Return the precision of a training: `auto` is fp32 where CUDA graphs are replayed."""
-    return "fp32" if config.precision == "auto" and replays_graphs(config, device) else config.precision
 
 
 def train_student(

@@ -29,6 +29,7 @@ from hoser_kd.student.training_arguments import (
 from hoser_kd.student.training_budget import TrainingBudget
 from hoser_kd.student.training_data import TrainingData
 from hoser_kd.student.training_key import training_key
+from hoser_kd.student.training_precision import training_precision
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
@@ -182,7 +183,7 @@ class TrainingInputs:
             teacher,
             stored=self.stored_states,
             seed=self.seed,
-            precision=self.config.precision,
+            precision=training_precision(self.config, model.device),
         )
 
 

@@ -15,7 +15,8 @@ from hoser_kd.config.schema import StudentConfig
 from hoser_kd.hoser import HOSER, collate, cuda_graphs
 from hoser_kd.hoser.cuda_graphs import GraphedModel, HostBatch, Shape
 from hoser_kd.student.losses import LossContext, loss_terms
-from hoser_kd.student.training import StudentTrainer, bucketed_batches, training_precision
+from hoser_kd.student.training import StudentTrainer, bucketed_batches
+from hoser_kd.student.training_precision import training_precision
 
 if TYPE_CHECKING:
     from hoser_cities import City
