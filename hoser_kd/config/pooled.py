@@ -24,8 +24,14 @@ class PooledConfig(Section):
     """Weight of the KL divergence to the pool in the loss."""
     members: tuple[PoolMember, ...] = ("teacher", "student", "markov")
     """Models of the pool. teacher: LM-TAD; student: the vanilla student of the same settings and seed; markov: a chain
-    of the student's own training trips. Their exponents are fitted on validation trips. [student, markov] is the
-    control without the teacher."""
+    of training trips. Their exponents are fitted on validation trips. [student, markov] is the control without the
+    teacher."""
+    chain_trips: Literal["own", "all"] = "own"
+    """Trips that the Markov chain counts: the student's own share of the training trips, or all of them, which the
+    teacher has seen too."""
+    leave_trip_out: bool = False
+    """Whether the chain leaves a counted trip out where it predicts the steps of that trip. Its targets are then as
+    uncertain on training trips as on the validation trips that the exponents are fitted on."""
     smoothing: float | None = Field(None, gt=0)
     """Added to the count of every candidate of the Markov chain. None: that of least NLL on validation trips."""
 

@@ -60,16 +60,18 @@ class PooledTargets:
     def fit(
         cls,
         settings: PooledConfig,
-        own_trips: Trajectories,
+        counted_trips: Trajectories,
         val: Trajectories,
         network: RoadNetwork,
         *,
+        num_counted_rows: int | None = None,
         student: HOSER | None = None,
         labels: LabelSource | None = None,
         val_labels: RaggedLabels | LabelSource | None = None,
     ) -> PooledTargets:
-        """Fit the exponents on validation trips, and the chain on the student's own training trips.
+        """Fit the exponents on validation trips, and the chain on `counted_trips`.
 
+        `num_counted_rows`: rows of the trips that are trained on below which all trips are counted ones; None: all.
         `student`: the first generation. `labels`: the teacher's scores of the trips that are trained on, `val_labels`
         those of `val`; both are read if the teacher is a member.
         """
@@ -85,8 +87,9 @@ class PooledTargets:
             members["student"] = _StudentLogits(student)
             on_val["student"] = student_probabilities(student, val, network)
         if "markov" in settings.members:
-            chain = _chain(settings, own_trips, val, network)
-            members["markov"] = _ChainLogProbabilities(chain)
+            chain = _chain(settings, counted_trips, val, network)
+            counted = torch.iinfo(torch.int64).max if num_counted_rows is None else num_counted_rows
+            members["markov"] = _ChainLogProbabilities(chain, counted if settings.leave_trip_out else 0)
             on_val["markov"] = markov_probabilities(chain, val)
         weights = fit_pool(list(on_val.values()), "log_linear")
         exponents = dict(zip(on_val, weights.values, strict=True))
@@ -116,10 +119,10 @@ def student_digest(student: HOSER) -> str:
     return digest_arrays(*(state[name].detach().cpu().numpy() for name in sorted(state)))
 
 
-def _chain(settings: PooledConfig, own_trips: Trajectories, val: Trajectories, network: RoadNetwork) -> MarkovChain:
+def _chain(settings: PooledConfig, trips: Trajectories, val: Trajectories, network: RoadNetwork) -> MarkovChain:
     if settings.smoothing is None:
-        return MarkovChain.tune(own_trips, val, network)
-    return MarkovChain.fit(own_trips, network, settings.smoothing)
+        return MarkovChain.tune(trips, val, network)
+    return MarkovChain.fit(trips, network, settings.smoothing)
 
 
 class _StudentLogits:
@@ -135,16 +138,39 @@ class _StudentLogits:
 
 
 class _ChainLogProbabilities:
-    """A Markov chain of order 1, as a table of connections on the device of the batch."""
+    """A Markov chain of order 1, as a table of connections on the device of the batch.
 
-    def __init__(self, chain: MarkovChain) -> None:
+    Trips in rows below `num_left_out` are left out of the counts that predict their own steps.
+    """
+
+    def __init__(self, chain: MarkovChain, num_left_out: int) -> None:
         self._first = torch.from_numpy(chain.network.successors.indptr[:-1].copy())
         self._log_p = torch.from_numpy(chain.log_probabilities).float()
+        self._counts = torch.from_numpy(chain.counts).float()
+        self._smoothing, self._num_left_out = chain.smoothing, num_left_out
 
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         if self._log_p.device != candidates.device:
-            self._first, self._log_p = self._first.to(candidates.device), self._log_p.to(candidates.device)
+            for name in ("_first", "_log_p", "_counts"):
+                setattr(self, name, getattr(self, name).to(candidates.device))
         mask = candidates >= 0
         place = mask.long().cumsum(-1) - 1
         connection = self._first[batch.road_ids[:, :-1].clamp(min=0)][..., None] + place
-        return self._log_p[torch.where(mask, connection, 0)]
+        connection = torch.where(mask, connection, 0)
+        if self._num_left_out == 0:
+            return self._log_p[connection]
+        own = _times_taken(batch, candidates, connection) * (batch.rows < self._num_left_out)[:, None, None]
+        count = torch.where(mask, self._counts[connection] - own + self._smoothing, 0.0)
+        # of equal value to the logarithm of the probability, up to a constant per step
+        return count.log()
+
+
+def _times_taken(batch: Batch, candidates: Tensor, connection: Tensor) -> Tensor:
+    """Return how often the trip of each row takes each connection (B, T, C), int64."""
+    is_taken = (candidates >= 0) & (candidates == batch.road_ids[:, 1:, None])
+    # the connections of a trip, sorted; steps without one come last
+    taken = torch.where(is_taken, connection, -1).amax(-1)
+    taken = torch.where(taken >= 0, taken, torch.iinfo(torch.int64).max).sort(1).values
+    asked = connection.flatten(1)
+    times = torch.searchsorted(taken, asked, right=True) - torch.searchsorted(taken, asked)
+    return times.view_as(connection)

@@ -273,7 +273,7 @@ def _epochs(
 ) -> Iterator[dict[str, float]]:
     """Train from the state in the checkpoint to the end; yields the metrics of each epoch. Seeds torch's generator."""
     own_trips, data, budget = inputs.own_trips(), inputs.data(), inputs.budget()
-    pooled = inputs.fit_pool(own_trips, device)
+    pooled = inputs.fit_pool(data, own_trips, device)
     torch.manual_seed(inputs.seed)
     model = inputs.build_model(own_trips, device)
     losses = inputs.loss_context(model, data, pooled)

@@ -126,15 +126,16 @@ class TrainingInputs:
     def _own_rows(self) -> Int64Array:
         return training_rows(len(self.train), self.config.train_fraction, self.seed)
 
-    def fit_pool(self, own_trips: Trajectories, device: torch.device) -> PooledTargets | None:
+    def fit_pool(self, data: TrainingData, own_trips: Trajectories, device: torch.device) -> PooledTargets | None:
         """Return the targets of the recipe `pooled`; None without it."""
         if self.distill is None or not self.distill.uses_pooled:
             return None
         return PooledTargets.fit(
             self.distill.pooled,
-            own_trips,
+            self.train if self.distill.pooled.chain_trips == "all" else own_trips,
             self.val,
             self.network,
+            num_counted_rows=data.first_synthetic,
             student=None if self.first_generation is None else self.first_generation.to(device),
             labels=as_label_source(self.labels, self.train),
             val_labels=self.val_labels,

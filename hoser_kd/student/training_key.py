@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hoser_kd.common.arrays import Int64Array
     from hoser_kd.config.off_path import OffPathConfig
+    from hoser_kd.config.pooled import PooledConfig
     from hoser_kd.config.schema import DistillConfig, StudentConfig
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
@@ -64,7 +65,7 @@ def training_key(
         settings["off_path_states"] = states_digest(off_path_states)
     if distill is not None and distill.uses_pooled:
         digest = None if first_generation is None else student_digest(first_generation)
-        settings["pooled"] = {**distill.pooled.model_dump(mode="json"), "student": digest}
+        settings["pooled"] = {**_pooled_settings(distill.pooled), "student": digest}
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
@@ -77,6 +78,13 @@ def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
     added = ("recipe", "synthetic_weight", "synthetic_per_epoch", "time_loss_mean")
     unused |= {name for name in added if getattr(distill, name) == defaults[name]}
     return distill.model_dump(mode="json", exclude=unused)
+
+
+def _pooled_settings(pooled: PooledConfig) -> dict[str, Any]:
+    """Return the section; keys added since 0.1 only if they are set."""
+    defaults = {name: field.default for name, field in type(pooled).model_fields.items()}
+    unused = {name for name in ("chain_trips", "leave_trip_out") if getattr(pooled, name) == defaults[name]}
+    return pooled.model_dump(mode="json", exclude=unused)
 
 
 def states_digest(states: OffPathStates) -> str:

@@ -18,11 +18,14 @@ from hoser_kd.student.losses import LossContext, StoredLabels, kl_loss, loss_ter
 from hoser_kd.student.pooled import PooledTargets
 from hoser_kd.student.pools import (
     PoolWeights,
+    fit_pool,
     markov_probabilities,
     pool,
+    pool_metrics,
     student_probabilities,
     teacher_probabilities,
 )
+from hoser_kd.student.training_inputs import training_rows
 from hoser_kd.student.training_key import training_key
 from hoser_kd.teacher.soft_labels import SoftLabels
 
@@ -111,6 +114,53 @@ def test_the_term_is_the_divergence_to_the_targets(small_city, first):
     assert rows.sum() > 0
 
 
+def test_a_trip_left_out_is_predicted_by_the_chain_of_all_other_trips(small_city, first):
+    trips, network = small_city.trips["train"].take(np.arange(12)), small_city.network
+    settings = PooledConfig(members=["markov"], smoothing=0.5, leave_trip_out=True)
+    # the trips themselves for validation, so that the chain has an exponent above 0
+    targets = PooledTargets.fit(settings, trips, trips, network)
+    batch = collate(trips, np.arange(len(trips)))
+    output = load(first)(batch)
+    found = (targets(batch, output.candidates) / targets.exponents["markov"]).log_softmax(-1)
+    for row in range(len(trips)):
+        others = MarkovChain.fit(trips.take(np.delete(np.arange(len(trips)), row)), network, 0.5)
+        expected = markov_probabilities(others, trips.take(np.array([row]))).log_p
+        valid = output.candidate_mask[row] & output.step_mask[row][:, None]
+        np.testing.assert_allclose(found[row][valid].double().numpy(), expected, atol=1e-5)
+
+
+def test_only_counted_trips_are_left_out(small_city, first):
+    """Synthetic trips follow the own trips in the rows of a training, and are not counted."""
+    trips, network = small_city.trips["train"], small_city.network
+    batch = collate(trips, np.arange(10))
+    candidates = load(first)(batch).candidates
+
+    def targets(num_counted_rows, *, leave_trip_out):
+        settings = PooledConfig(members=["markov"], smoothing=0.5, leave_trip_out=leave_trip_out)
+        fitted = PooledTargets.fit(settings, trips, trips, network, num_counted_rows=num_counted_rows)
+        return fitted(batch, candidates).log_softmax(-1)
+
+    counted, left_out = targets(None, leave_trip_out=False), targets(None, leave_trip_out=True)
+    part = targets(4, leave_trip_out=True)
+    torch.testing.assert_close(part[:4], left_out[:4], equal_nan=True)
+    torch.testing.assert_close(part[4:], counted[4:], equal_nan=True)
+    assert not torch.allclose(left_out.nan_to_num(0, neginf=0), counted.nan_to_num(0, neginf=0), atol=1e-3)
+
+
+def test_the_chain_counts_the_own_share_or_all_trips(small_city, first, tmp_path):
+    """The fit on validation shows what was counted."""
+    tenth, val = TINY.model_copy(update={"train_fraction": 0.1, "max_epochs": 1}), small_city.trips["val"]
+    for chain_trips in ("own", "all"):
+        pooled = {"members": ["markov"], "smoothing": 1.0, "chain_trips": chain_trips}
+        distill = DistillConfig(recipe=["pooled"], pooled=pooled)
+        history = train(small_city, tmp_path / chain_trips, tenth, distill=distill).history
+        counted = small_city.trips["train"]
+        if chain_trips == "own":
+            counted = counted.take(training_rows(len(counted), 0.1, 0))
+        chain = markov_probabilities(MarkovChain.fit(counted, small_city.network, 1.0), val)
+        assert history[-1]["pool_nll"] == pytest.approx(pool_metrics([chain], fit_pool([chain], "log_linear"))["nll"])
+
+
 def test_the_student_comes_closer_to_the_pool(small_city, first, tmp_path):
     """After the same epochs as a vanilla student, its divergence from the pool on validation is smaller."""
     targets = fitted(small_city, first)
@@ -176,6 +226,11 @@ def test_the_key_has_the_pool_only_with_the_recipe(small_city, first, monkeypatc
     training_key(TINY, 0, city, splits, distill=POOLED, first_generation=load(first))
     assert hashed[-1]["pooled"]["members"] == ["teacher", "student", "markov"]
     assert len(hashed[-1]["pooled"]["student"]) == 64
+    # keys of an earlier release, so that its trainings resume
+    assert hashed[-1]["pooled"].keys() == {"weight", "members", "smoothing", "student"}
+    all_trips = POOLED.model_copy(update={"pooled": PooledConfig(chain_trips="all", leave_trip_out=True)})
+    training_key(TINY, 0, city, splits, distill=all_trips, first_generation=load(first))
+    assert {"chain_trips", "leave_trip_out"} <= hashed[-1]["pooled"].keys()
 
 
 @pytest.mark.parametrize(
