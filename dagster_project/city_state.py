@@ -130,9 +130,9 @@ def read_content(config: CityConfig, state: CityState) -> str | None:
 
 
 def _checkpoint_signature(config: CityConfig) -> list[list[Any]]:
-    """Return names, sizes and times of the checkpoint's files; digesting their content takes seconds."""
-    if config.distill.ckpt_path is None:
-        return []
-    path = Path(config.distill.ckpt_path)
-    files = sorted(path.iterdir()) if path.is_dir() else [path] * path.is_file()
+    """Return names, sizes and times of the files of checkpoints; digesting their content takes seconds."""
+    named = [config.distill.ckpt_path, *(config.distill.pooled.other_teachers if config.distill.uses_pooled else ())]
+    files: list[Path] = []
+    for path in (Path(name) for name in named if name is not None):
+        files += sorted(path.iterdir()) if path.is_dir() else [path] * path.is_file()
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -26,6 +26,9 @@ class PooledConfig(Section):
     """Models of the pool. teacher: LM-TAD; student: the vanilla student of the same settings and seed; markov: a chain
     of training trips. Their exponents are fitted on validation trips. [student, markov] is the control without the
     teacher."""
+    other_teachers: tuple[str, ...] = ()
+    """Further LM-TAD checkpoints in the pool: files, or folders such as a `teacher` artifact of another city's YAML.
+    Each takes its grid from its own checkpoint, and scores every batch during the training."""
     chain_trips: Literal["own", "all"] = "own"
     """Trips that the Markov chain counts: the student's own share of the training trips, or all of them, which the
     teacher has seen too."""
@@ -34,6 +37,13 @@ class PooledConfig(Section):
     uncertain on training trips as on the validation trips that the exponents are fitted on."""
     smoothing: float | None = Field(None, gt=0)
     """Added to the count of every candidate of the Markov chain. None: that of least NLL on validation trips."""
+
+    @field_validator("other_teachers")
+    @classmethod
+    def _named_once(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ValueError(f"other_teachers names {', '.join(repeated)} more than once")
+        return paths
 
     @field_validator("members")
     @classmethod

@@ -78,13 +78,15 @@ def _checkpoint(config: CityConfig) -> str | None:
     """Return a digest of the checkpoint's content: a new file of the same name is another teacher."""
     if config.distill.ckpt_path is None:
         return None
-    path = Path(config.distill.ckpt_path)
+    hint = "It is the value of `distill.ckpt_path`: correct it, or remove it to train a teacher in the graph."
+    return _checkpoint_digest(config.distill.ckpt_path, hint)
+
+
+def _checkpoint_digest(name: str, hint: str) -> str:
+    path = Path(name)
     files = sorted(path.glob("*.safetensors")) + sorted(path.glob("config.json")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
-        raise CheckpointError(
-            f"{path}: no such file. It is the value of `distill.ckpt_path`: correct it, or remove it to train a "
-            "teacher in the graph."
-        )
+        raise CheckpointError(f"{path}: no such file. {hint}")
     return digest_json([digest_file(file) for file in files])
 
 
@@ -110,6 +112,10 @@ def _distillation_settings(config: CityConfig) -> dict[str, Any]:
         settings["off_path"] = OffPathConfig().model_dump(mode="json")
     if not config.distill.uses_pooled:
         settings["pooled"] = PooledConfig().model_dump(mode="json")
+    hint = "`distill.pooled.other_teachers` names it: correct it, or remove it."
+    settings["pooled"]["other_teachers"] = [
+        _checkpoint_digest(path, hint) for path in settings["pooled"]["other_teachers"]
+    ]
     return settings
 
 

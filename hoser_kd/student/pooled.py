@@ -33,9 +33,9 @@ from hoser_kd.student.pools import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from hoser_kd.config.pooled import PooledConfig, PoolMember
+    from hoser_kd.config.pooled import PooledConfig
     from hoser_kd.hoser import HOSER, Batch
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 class PooledTargets:
     """Targets of a batch, a label source of `hoser_kd.student.losses`."""
 
-    members: Mapping[PoolMember, LogProbabilities]
-    """Members with an exponent above 0."""
-    exponents: Mapping[PoolMember, float]
+    members: Mapping[str, LogProbabilities]
+    """Members with an exponent above 0: those of `PoolMember`, and `teacher_2`, `teacher_3`, … for further teachers."""
+    exponents: Mapping[str, float]
     """Exponent of each member that was fitted, also if it is 0."""
     val_nll: float
     """NLL of the pool on validation steps, nats per step."""
@@ -68,20 +68,23 @@ class PooledTargets:
         student: HOSER | None = None,
         labels: LabelSource | None = None,
         val_labels: RaggedLabels | LabelSource | None = None,
+        other_teachers: Sequence[LabelSource] = (),
     ) -> PooledTargets:
         """Fit the exponents on validation trips, and the chain on `counted_trips`.
 
         `num_counted_rows`: rows of the trips that are trained on below which all trips are counted ones; None: all.
         `student`: the first generation. `labels`: the teacher's scores of the trips that are trained on, `val_labels`
-        those of `val`; both are read if the teacher is a member.
+        those of `val`; both are read if the teacher is a member. `other_teachers`: further members that score any trip.
         """
-        members: dict[PoolMember, LogProbabilities] = {}
-        on_val: dict[PoolMember, StepProbabilities] = {}
-        if "teacher" in settings.members:
-            assert labels is not None
-            assert val_labels is not None
-            members["teacher"] = labels
-            on_val["teacher"] = teacher_probabilities(val_labels, val, network)
+        teachers = {"teacher": (labels, val_labels)} if "teacher" in settings.members else {}
+        teachers |= {f"teacher_{number}": (each, each) for number, each in enumerate(other_teachers, start=2)}
+        members: dict[str, LogProbabilities] = {}
+        on_val: dict[str, StepProbabilities] = {}
+        for name, (own, of_val) in teachers.items():
+            assert own is not None
+            assert of_val is not None
+            members[name] = own
+            on_val[name] = teacher_probabilities(of_val, val, network)
         if "student" in settings.members:
             assert student is not None
             members["student"] = _StudentLogits(student)

@@ -190,6 +190,7 @@ def train_student(
     online_teacher: LabelSource | None = None,
     off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
+    other_teachers: Sequence[LabelSource] = (),
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | PathLike[str],
@@ -213,9 +214,10 @@ def train_student(
     `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0 or its `costs` are
     not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. The recipe
     `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
-    the same trips, if the student is; its parameters need no gradient afterwards. `resume`: continue an interrupted
-    training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same result bit for bit,
-    interrupted or not.
+    the same trips, if the student is; its parameters need no gradient afterwards. `other_teachers`: one for each of
+    `distill.pooled.other_teachers`, usually from `hoser_kd.teacher.other_teachers.load_other_teacher`. `resume`:
+    continue an interrupted training of the same settings, data and seed in `folder`. On a CPU, a seed gives the same
+    result bit for bit, interrupted or not.
 
     Under `torchrun`, with an initialized process group, every process calls this with the same arguments and takes its
     share of each batch; the main process writes and calls `progress` and `on_epoch`. The result equals that of one
@@ -242,6 +244,7 @@ def train_student(
         online_teacher=online_teacher,
         stored_states=off_path_states,
         first_generation=first_generation,
+        other_teachers=other_teachers,
     ).checked()
     check_validators(config, validators)
     device = device_of(device)

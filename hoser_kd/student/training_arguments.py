@@ -181,7 +181,13 @@ def _check_off_path_states(
         )
 
 
-def check_pooled(distill: DistillConfig | None, first_generation: object, labels: object, val_labels: object) -> None:
+def check_pooled(
+    distill: DistillConfig | None,
+    first_generation: object,
+    labels: object,
+    val_labels: object,
+    other_teachers: Sequence[object] = (),
+) -> None:
     """Raise TypeError or ValueError where the recipe `pooled` lacks an argument, or one is given without it."""
     reads_student = distill is not None and distill.pools("student")
     if first_generation is not None and not isinstance(first_generation, HOSER):
@@ -194,6 +200,12 @@ def check_pooled(distill: DistillConfig | None, first_generation: object, labels
             "first_generation=load_student(folder)."
             if reads_student
             else "first_generation= is read only with the recipe `pooled` and its member student: leave it out."
+        )
+    expected = len(distill.pooled.other_teachers) if distill is not None and distill.uses_pooled else 0
+    if len(other_teachers) != expected or not all(callable(teacher) for teacher in other_teachers):
+        raise ValueError(
+            f"distill.pooled.other_teachers names {expected} checkpoints and other_teachers= has {len(other_teachers)} "
+            "teachers: pass one load_other_teacher(path, network) for each."
         )
     if distill is None or not distill.pools("teacher"):
         return

@@ -32,6 +32,8 @@ from hoser_kd.student.training_key import training_key
 from hoser_kd.student.training_precision import training_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hoser_kd.common.arrays import Int64Array
     from hoser_kd.config.off_path import OffPathConfig
     from hoser_kd.config.schema import DistillConfig, StudentConfig
@@ -61,6 +63,7 @@ class TrainingInputs:
     online_teacher: LabelSource | None = None
     stored_states: OffPathStates | None = None
     first_generation: HOSER | None = None
+    other_teachers: Sequence[LabelSource] = ()
 
     def checked(self) -> TrainingInputs:
         """Return the inputs with zones and their transitions as arrays, and without a `distill` that changes nothing.
@@ -72,7 +75,7 @@ class TrainingInputs:
         check_trips(self.network, train=self.train, val=self.val)
         check_distillation(self.distill, self.labels, self.val_labels, self.grid_tokens, self.network.num_roads)
         check_synthetic(self.distill, self.synthetic, self.network)
-        check_pooled(self.distill, self.first_generation, self.labels, self.val_labels)
+        check_pooled(self.distill, self.first_generation, self.labels, self.val_labels, self.other_teachers)
         check_off_path(
             self.off_path, self.sampler, self.online_teacher, self.stored_states, self.train, self._own_rows()
         )
@@ -100,6 +103,7 @@ class TrainingInputs:
             online_teacher=self.online_teacher,
             off_path_states=self.stored_states,
             first_generation=self.first_generation,
+            other_teachers=self.other_teachers,
         )
 
     @property
@@ -139,6 +143,7 @@ class TrainingInputs:
             student=None if self.first_generation is None else self.first_generation.to(device),
             labels=as_label_source(self.labels, self.train),
             val_labels=self.val_labels,
+            other_teachers=self.other_teachers,
         )
 
     def build_model(self, own_trips: Trajectories, device: torch.device) -> HOSER:

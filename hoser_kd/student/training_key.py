@@ -40,6 +40,7 @@ def training_key(
     online_teacher: LabelSource | None = None,
     off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
+    other_teachers: Sequence[LabelSource] = (),
 ) -> str:
     """Return the sha256 (hex) of settings, seed, network, zones, trips and labels.
 
@@ -66,6 +67,8 @@ def training_key(
     if distill is not None and distill.uses_pooled:
         digest = None if first_generation is None else student_digest(first_generation)
         settings["pooled"] = {**_pooled_settings(distill.pooled), "student": digest}
+        if other_teachers:
+            settings["pooled"]["other_teachers"] = [_identity(teacher) for teacher in other_teachers]
     if extra := extra_loss_terms():
         settings["loss_terms"] = extra
     return digest_json(settings)
@@ -84,7 +87,8 @@ def _pooled_settings(pooled: PooledConfig) -> dict[str, Any]:
     """Return the section; keys added since 0.1 only if they are set."""
     defaults = {name: field.default for name, field in type(pooled).model_fields.items()}
     unused = {name for name in ("chain_trips", "leave_trip_out") if getattr(pooled, name) == defaults[name]}
-    return pooled.model_dump(mode="json", exclude=unused)
+    # a checkpoint is the same teacher wherever it lies
+    return pooled.model_dump(mode="json", exclude={*unused, "other_teachers"})
 
 
 def states_digest(states: OffPathStates) -> str:

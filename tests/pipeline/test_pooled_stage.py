@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
+import pytest
+import torch
 from test_off_path_stage import town
 
+from hoser_kd.common.errors import CheckpointError
+from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, save
+from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make, make_all, version_of
 from hoser_kd.pipeline.store import Artifact, Store
@@ -23,6 +29,29 @@ def test_the_student_is_trained_on_the_vanilla_student(tmp_path):
     assert {"pool_student_exponent", "pool_markov_exponent", "pool_nll"} <= student.summary.keys()
     assert student.inputs["vanilla_student/seed-0"] == inputs["vanilla_student"].version
     assert student.summary["epochs"][0]["train_pooled"] > 0
+
+
+def test_a_further_teacher_is_a_checkpoint_whose_content_is_a_part_of_the_version(tmp_path):
+    store, plain = Store(tmp_path / "store"), town()
+    inputs = make_all(("zone_transitions", "grid_token_table"), plain, store)
+    network = RoadNetwork.load(inputs["road_network"].path)
+    labels = Artifact("teacher_soft_labels", "town", None, "1", tmp_path)
+
+    def config(folder):
+        return town(recipe=["pooled"], pooled={"members": ["markov"], "other_teachers": [str(tmp_path / folder)]})
+
+    for seed, folder in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        shape = LMTADConfig(64, network.num_roads + 3, n_layer=1, n_head=1, n_embd=8)
+        save(LMTADCheckpoint(LMTAD(shape), shape, {"kind": "roads"}), tmp_path / folder)
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    given = {**inputs, "teacher_soft_labels": labels}
+    versions = {folder: version_of(STAGE, config(folder), given, 0) for folder in ("one", "two", "copy")}
+    assert versions["one"] == versions["copy"] != versions["two"]
+    student = make(STAGE, config("one"), store, given, seed=0, device="cpu")
+    assert {"pool_teacher_2_exponent", "pool_markov_exponent"} <= student.summary.keys()
+    with pytest.raises(CheckpointError, match=r"gone: no such file.*distill.pooled.other_teachers"):
+        version_of(STAGE, config("gone"), given, 0)
 
 
 def artifacts_of(names, version):

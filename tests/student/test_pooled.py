@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +163,27 @@ def test_the_chain_counts_the_own_share_or_all_trips(small_city, first, tmp_path
         assert history[-1]["pool_nll"] == pytest.approx(pool_metrics([chain], fit_pool([chain], "log_linear"))["nll"])
 
 
+def test_further_teachers_are_members_of_the_pool(small_city, first):
+    """The first teacher is better than chance, the second one knows less."""
+    trips, val, network = small_city.trips["train"], small_city.trips["val"], small_city.network
+    more = arguments(small_city, first)
+
+    def second(batch, candidates):
+        return torch.where(candidates >= 0, (candidates % 5).float(), -torch.inf)
+
+    fit = partial(PooledTargets.fit, PooledConfig(members=["teacher"]), trips, val, network)
+    labels = {"labels": StoredLabels(more["labels"], trips), "val_labels": more["val_labels"]}
+    targets, alone = fit(**labels, other_teachers=[second]), fit(**labels)
+    assert list(targets.exponents) == ["teacher", "teacher_2"]
+    assert targets.val_nll <= alone.val_nll
+    members = [teacher_probabilities(each, trips, network) for each in (more["labels"], second)]
+    expected = pool(members, PoolWeights("log_linear", tuple(targets.exponents.values())))
+    batch = collate(trips, np.arange(len(trips)))
+    candidates = load(first)(batch).candidates
+    log_q = targets(batch, candidates).log_softmax(-1)[candidates >= 0].double().numpy()
+    np.testing.assert_allclose(log_q, expected.log_p, atol=1e-4)
+
+
 def test_the_student_comes_closer_to_the_pool(small_city, first, tmp_path):
     """After the same epochs as a vanilla student, its divergence from the pool on validation is smaller."""
     targets = fitted(small_city, first)
@@ -248,6 +271,15 @@ def test_missing_arguments_name_the_right_call(small_city, first, tmp_path, with
     assert not any(tmp_path.iterdir())
 
 
+def test_further_teachers_are_those_of_the_settings(small_city, first, tmp_path):
+    named = DistillConfig(recipe=["pooled"], pooled={"members": ["markov"], "other_teachers": ["a.pt"]})
+    with pytest.raises(ValueError, match=r"names 1 checkpoints and other_teachers= has 0 .* load_other_teacher"):
+        train(small_city, tmp_path, distill=named)
+    with pytest.raises(ValueError, match="names 0 checkpoints"):
+        train(small_city, tmp_path, **arguments(small_city, first), other_teachers=[abs])
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_student_without_the_recipe_and_of_another_type_is_refused(small_city, first, tmp_path):
     with pytest.raises(ValueError, match="only with the recipe `pooled`"):
         train(small_city, tmp_path, first_generation=load(first))
@@ -261,6 +293,7 @@ def test_a_student_without_the_recipe_and_of_another_type_is_refused(small_city,
         ({"recipe": ["pooled"], "pooled": {"members": []}}, "members is empty"),
         ({"recipe": ["pooled"], "pooled": {"members": ["markov", "markov"]}}, "each at most once"),
         ({"recipe": ["sequence", "pooled"]}, "needs `labels: online`"),
+        ({"recipe": ["pooled"], "pooled": {"other_teachers": ["a.pt", "a.pt"]}}, "names a.pt more than once"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):

@@ -21,6 +21,8 @@ from hoser_kd.student.off_path import SECONDS
 from hoser_kd.student.training import TrainingResult, frequency_baseline, train_student
 from hoser_kd.student.training_budget import TrainingBudget, training_warnings
 from hoser_kd.student.training_checkpoint import read_result
+from hoser_kd.teacher.online_teacher import OnlineTeacher
+from hoser_kd.teacher.other_teachers import load_other_teacher
 
 _SHOWN = ("accuracy", "decision_accuracy", "nll", "top_3", "calibration_error", "time_mae_s", "time_log_mape")
 
@@ -74,9 +76,20 @@ def _distillation(run: StageRun) -> dict[str, Any]:
         arguments["labels"], arguments["val_labels"] = load_labels(run, "train", "val")
     if run.config.pools_vanilla_student:
         arguments["first_generation"] = load(run.path("vanilla_student"))
+    if distill.uses_pooled and distill.pooled.other_teachers:
+        arguments["other_teachers"] = _other_teachers(run)
     if distill.asks_teacher_off_path:
         (arguments["online_teacher"],) = load_labels(run, "train")
     return arguments
+
+
+def _other_teachers(run: StageRun) -> list[OnlineTeacher]:
+    """Return the further teachers of the pool."""
+    distill, network = run.config.distill, load_network(run)
+    return [
+        load_other_teacher(path, network, distill.window, device=pick_device(run.device), half=distill.teacher_fp16)
+        for path in distill.pooled.other_teachers
+    ]
 
 
 def _train_together(run: StageRun) -> TrainingResult:
