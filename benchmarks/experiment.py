@@ -72,6 +72,8 @@ class Recipe:
     """Hold in all tries."""
     tuned_as: str
     """Recipe whose tries and chosen settings it shares; its own name by default."""
+    other_teachers: tuple[Changes, ...] = ()
+    """Changes of the settings of each further teacher, which is trained first."""
 
 
 class Experiment:
@@ -81,7 +83,13 @@ class Experiment:
         settings = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
         self.city, self.own, self.store = city, settings[city], store
         self.recipes = {
-            name: Recipe(name, each["stage"], each.get("settings", {}), each.get("tuned_as", name))
+            name: Recipe(
+                name,
+                each["stage"],
+                each.get("settings", {}),
+                each.get("tuned_as", name),
+                tuple(each.get("other_teachers", ())),
+            )
             for name, each in settings["recipes"].items()
         }
         self.base = with_changes(load_config(self.own["config"]), self.own["settings"])
@@ -95,7 +103,11 @@ class Experiment:
 
     def config(self, recipe: Recipe, share: float, chosen: Changes) -> CityConfig:
         """Return the settings of a recipe at a share of the trips."""
-        return with_changes(self.base, {"student.train_fraction": share, **chosen, **recipe.changes})
+        changes = {"student.train_fraction": share, **chosen, **recipe.changes}
+        teachers = [self.make("teacher", with_changes(self.base, each)) for each in recipe.other_teachers]
+        if teachers:
+            changes["distill.pooled.other_teachers"] = [str(teacher.path) for teacher in teachers]
+        return with_changes(self.base, changes)
 
     def make(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:
         """Return an artifact of a stage; records the CPU time of the last stage that is computed."""
