@@ -28,8 +28,11 @@ import torch
 from published_code import PublishedMetrics, PublishedSearch, PublishedTraining, published_teacher
 from teacher_labels import city as teacher_city
 
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.config.loading import load_config
-from hoser_kd.config.schema import EvaluationConfig, StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.generation.generator import generate
 from hoser_kd.generation.output_files import write_published_csv

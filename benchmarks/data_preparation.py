@@ -26,7 +26,9 @@ from statistics import median
 import numpy as np
 import torch
 
-from hoser_kd.config.schema import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.road_network import read_hoser
 from hoser_kd.network.synthetic.city import make_city

@@ -19,7 +19,10 @@ import numpy as np
 import torch
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.config.schema import DistillConfig, StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.hoser import HOSER, time_label_statistics
 from hoser_kd.network.road_network import RoadNetwork, read_hoser
 from hoser_kd.network.synthetic.city import make_city

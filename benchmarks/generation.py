@@ -28,7 +28,9 @@ import numpy as np
 import torch
 
 from hoser_kd import hoser
-from hoser_kd.config.schema import StudentConfig, SyntheticConfig, ZonesConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate, generate_to
 from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv

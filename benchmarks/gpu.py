@@ -32,8 +32,10 @@ from published_code import PublishedSearch, PublishedTraining, published_teacher
 from teacher_labels import city as teacher_city
 
 from hoser_kd.common.arrays import offsets_of
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.loading import load_config
-from hoser_kd.config.schema import DistillConfig, StudentConfig, SyntheticConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.generation.generator import generate
 from hoser_kd.hoser import collate
 from hoser_kd.lmtad import LMTAD, LMTADConfig

@@ -86,7 +86,8 @@ def random_walks(network, count: int):
 def measure(num_roads: int, num_trips: int, steps: int, method: str, updates: str) -> dict[str, float]:
     import torch
 
-    from hoser_kd.config.schema import StudentConfig, ZonesConfig
+    from hoser_kd.config.student import StudentConfig
+    from hoser_kd.config.zones import ZonesConfig
     from hoser_kd.hoser import HOSER, time_label_statistics
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.network.zones import partition, transitions

@@ -163,7 +163,7 @@ def _write_teacher(network: RoadNetwork, folder: Path) -> None:
 
 
 def _grid_settings() -> Any:
-    from hoser_kd.config.schema import GridConfig
+    from hoser_kd.config.grid import GridConfig
 
     return GridConfig(bounds="roads", cell_size_m=1000.0)
 
@@ -248,7 +248,7 @@ def _step_times(progress: Any) -> dict[str, float]:
 
 def _teacher_training(artifacts: dict[str, Any], folder: Path, steps: int) -> dict[str, Any]:
     """Train a teacher of one layer of width 16 on all trips, for some steps."""
-    from hoser_kd.config.schema import TeacherConfig
+    from hoser_kd.config.teacher import TeacherConfig
     from hoser_kd.pipeline.stages.grid import load_tokens
     from hoser_kd.teacher.corpus import Corpus
     from hoser_kd.teacher.training import train

@@ -28,7 +28,7 @@ import torch
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.optimizer import resolve_precision
 from hoser_kd.common.progress import silent
-from hoser_kd.config.schema import TeacherConfig
+from hoser_kd.config.teacher import TeacherConfig
 from hoser_kd.lmtad.model import LMTADConfig
 from hoser_kd.teacher.corpus import Corpus, length_batches
 from hoser_kd.teacher.scoring import score

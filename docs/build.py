@@ -32,7 +32,7 @@ def settings_page() -> str:
         "file, the line and the closest known key. `hoser-kd show-config --dataset <city>` prints the settings of a",
         "city with all defaults. In strings, `${NAME}` and `${NAME:-default}` are replaced by environment variables.",
         "",
-        "*Generated from `hoser_kd/config/schema.py` by `python docs/build.py`.*",
+        "*Generated from `hoser_kd/config/` by `python docs/build.py`.*",
     ]
     for name, model in _sections(CityConfig):
         lines += ["", f"## `{name}`", "", _one_line(model.__doc__), ""]
@@ -56,7 +56,7 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, t
 def _type(annotation: object) -> str:
     if isinstance(annotation, type):
         return annotation.__name__
-    text = str(annotation).replace("typing.", "").replace("hoser_kd.config.schema.", "").replace("NoneType", "none")
+    text = str(annotation).replace("typing.", "").replace("NoneType", "none")
     return text.replace("None", "none").replace("|", "or").replace("Literal", "one of ")
 
 

@@ -23,10 +23,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     # for editors and type checkers; the table below says the same at run time, and a test compares the two
+    from hoser_kd.config.distill import DistillConfig as DistillConfig
     from hoser_kd.config.loading import load_config as load_config
-    from hoser_kd.config.schema import DistillConfig as DistillConfig
-    from hoser_kd.config.schema import StudentConfig as StudentConfig
-    from hoser_kd.config.schema import SyntheticConfig as SyntheticConfig
+    from hoser_kd.config.source import SyntheticConfig as SyntheticConfig
+    from hoser_kd.config.student import StudentConfig as StudentConfig
     from hoser_kd.evaluation.metrics import evaluate as evaluate
     from hoser_kd.generation.decoding import Decoding as Decoding
     from hoser_kd.generation.prior import Prior as Prior
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 _API = {
     "City": "hoser_kd.network.city:City",
     "Decoding": "hoser_kd.generation.decoding:Decoding",
-    "DistillConfig": "hoser_kd.config.schema:DistillConfig",
+    "DistillConfig": "hoser_kd.config.distill:DistillConfig",
     "GridSpec": "hoser_kd.grid.spec:GridSpec",
     "Prior": "hoser_kd.generation.prior:Prior",
     "Student": "hoser_kd.sharing.student:Student",
-    "StudentConfig": "hoser_kd.config.schema:StudentConfig",
-    "SyntheticConfig": "hoser_kd.config.schema:SyntheticConfig",
+    "StudentConfig": "hoser_kd.config.student:StudentConfig",
+    "SyntheticConfig": "hoser_kd.config.source:SyntheticConfig",
     "Trajectories": "hoser_kd.network.trajectories:Trajectories",
     "evaluate": "hoser_kd.evaluation.metrics:evaluate",
     "export_next_step": "hoser_kd.sharing.next_step_program:export_next_step",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from small_city import grid_network, random_trips
 
-from hoser_kd.config.schema import StudentConfig
+from hoser_kd.config.student import StudentConfig
 
 if TYPE_CHECKING:
     from hoser_kd.network.road_network import RoadNetwork

@@ -220,7 +220,7 @@ def look_at_training(folder: Path) -> dict[str, object]:
     from small_city import grid_network, random_trips
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.generation.generator import generate
     from hoser_kd.report import ReportData, StudentResult
     from hoser_kd.report.figures import training_figures
@@ -260,7 +260,7 @@ def look_at_city(folder: Path) -> dict[str, object]:
     from hoser_kd.cli import main
     from hoser_kd.common.errors import ConfigError
     from hoser_kd.config.loading import load_config
-    from hoser_kd.config.schema import SyntheticConfig
+    from hoser_kd.config.source import SyntheticConfig
     from hoser_kd.network.synthetic.city import make_city
 
     city = make_city(folder / "raw", SyntheticConfig(blocks=(5, 5), num_trips=30))
@@ -292,7 +292,7 @@ def look_at_city(folder: Path) -> dict[str, object]:
 
 def versions(config) -> dict[str, object]:
     """Return what the version of a student hashes of its settings: as given, by default, and without the new key."""
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.pipeline.graph import SETTINGS, changed_settings
 
     def hashed(student, *, without: str = "") -> dict[str, object]:

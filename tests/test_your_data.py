@@ -17,7 +17,7 @@ from raw_town import drives, town_elements, write_osm_xml, write_overpass
 from hoser_kd.cli import main
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.raw_data import POINT_FORMATS, MapConfig
-from hoser_kd.config.schema import SyntheticConfig
+from hoser_kd.config.source import SyntheticConfig
 from hoser_kd.network.osm.extract import read_osm
 from hoser_kd.network.osm.roads import build_roads
 from hoser_kd.network.synthetic.city import make_city

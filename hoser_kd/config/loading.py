@@ -1,6 +1,6 @@
 """Read settings from YAML; errors name the file, the line, the key and the closest known key.
 
-The settings are defined in `hoser_kd.config.schema`.
+`hoser_kd.config.schema` joins the sections, each of which has a module.
 """
 
 from __future__ import annotations

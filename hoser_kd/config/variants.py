@@ -1,6 +1,6 @@
 """Registries of the variants that a setting chooses by name.
 
-They are declared here, below the packages that fill them, so that `hoser_kd.config.schema` can validate names. To add a
+They are declared here, below the packages that fill them, so that the sections can validate names. To add a
 variant, register it in the home module of its registry; code outside this project registers it before loading settings.
 """
 

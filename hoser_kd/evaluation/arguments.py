@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hoser_kd.common.errors import DataError
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.pairing import od_cells
 from hoser_kd.generation.baselines import BaselineSettings

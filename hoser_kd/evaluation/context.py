@@ -22,7 +22,7 @@ from hoser_kd.network.trip_consistency import has_times
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
-    from hoser_kd.config.schema import EvaluationConfig
+    from hoser_kd.config.evaluation import EvaluationConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hoser_kd.common.errors import DataWarning
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.evaluation.arguments import check_destinations, check_trips, check_types
 from hoser_kd.evaluation.context import EvaluationContext
 from hoser_kd.evaluation.distributions import jensen_shannon

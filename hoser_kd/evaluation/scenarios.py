@@ -21,7 +21,7 @@ from hoser_kd.student.next_step_metrics import StepTable, step_table
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import BoolArray, Int64Array
-    from hoser_kd.config.schema import EvaluationConfig
+    from hoser_kd.config.evaluation import EvaluationConfig
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories

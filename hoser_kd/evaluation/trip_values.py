@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from hoser_kd.common.arrays import Float64Array
-    from hoser_kd.config.schema import EvaluationConfig
+    from hoser_kd.config.evaluation import EvaluationConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.next_step_metrics import StepTable

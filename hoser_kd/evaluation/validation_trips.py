@@ -22,7 +22,7 @@ from hoser_kd.student.model_selection import PREFIX
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.student.training import Validator

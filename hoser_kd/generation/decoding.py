@@ -31,7 +31,7 @@ from hoser_kd.generation.search import Search
 from hoser_kd.generation.trip_state import Expanded, Node, Trip, TripState
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import GenerationConfig
+    from hoser_kd.config.generation import GenerationConfig
     from hoser_kd.generation.prior import Prior
 
 

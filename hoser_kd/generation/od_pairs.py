@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError
-from hoser_kd.config.schema import GenerationConfig
+from hoser_kd.config.generation import GenerationConfig
 from hoser_kd.network.csv_files import describe_number, read_csv_columns, require_columns
 from hoser_kd.network.times import LAST_SECOND, describe_time, parse_times, require_utc
 from hoser_kd.network.trajectories import Trajectories

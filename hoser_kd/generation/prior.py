@@ -38,7 +38,7 @@ from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import PriorConfig
+    from hoser_kd.config.generation import PriorConfig
     from hoser_kd.hoser import HOSER
 
 DEFAULT_SMOOTHING = 3.0

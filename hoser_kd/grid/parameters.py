@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import GridConfig
+from hoser_kd.config.grid import GridConfig
 
 KM_PER_DEGREE_LAT = 110.574
 KM_PER_DEGREE_LNG = 111.320

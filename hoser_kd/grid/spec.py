@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hoser_kd.common.arrays import BoolArray, Float64Array, Int64Array
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import GridConfig
+from hoser_kd.config.grid import GridConfig
 from hoser_kd.grid.parameters import (
     KNOWN_KEYS,
     MAX_CELLS_PER_AXIS,

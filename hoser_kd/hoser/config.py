@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.hoser.features import GraphFeatures
 
 CandidateAngle = Literal["published", "true_bearing"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.hoser.batches import Batch, StepFeatures
     from hoser_kd.network.road_network import RoadNetwork
 

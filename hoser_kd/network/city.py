@@ -11,7 +11,7 @@ from pathlib import Path
 from hoser_kd.common.arguments import check_choice, check_kind, check_path
 from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import DataError, DataWarning
-from hoser_kd.config.schema import ZonesConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.network import zones
 from hoser_kd.network.consistency import network_problems
 from hoser_kd.network.road_network import RoadNetwork, read_network

@@ -21,7 +21,7 @@ from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.imported import PATH_KEYS
 from hoser_kd.config.raw_data import RAW_SECTIONS
-from hoser_kd.config.schema import HANDLING_KEYS
+from hoser_kd.config.source import HANDLING_KEYS
 from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.network.csv_files import FOLDER_HINT
 from hoser_kd.network.importing.city_files import files_of, present_files
@@ -32,7 +32,7 @@ from hoser_kd.network.zones import PARTITION_FILE, TRANSITIONS_FILE
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from hoser_kd.config.schema import SourceConfig
+    from hoser_kd.config.source import SourceConfig
 
 REQUIRED_FILES = ("roadmap.geo", "roadmap.rel", *(f"{split}.csv" for split in SPLITS))
 OPTIONAL_FILES = (PARTITION_FILE, TRANSITIONS_FILE)

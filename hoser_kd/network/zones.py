@@ -17,7 +17,7 @@ from hoser_kd.common.arrays import Csr, Float64Array, Int64Array, offsets_of, re
 from hoser_kd.common.errors import DataError
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import ZonesConfig
+    from hoser_kd.config.zones import ZonesConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
 

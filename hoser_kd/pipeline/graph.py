@@ -18,9 +18,11 @@ from typing import Any
 from hoser_kd.common.errors import CheckpointError, DataError
 from hoser_kd.common.hashing import digest_file, digest_json
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.config.generation import PriorConfig
 from hoser_kd.config.off_path import OffPathConfig
 from hoser_kd.config.pooled import PooledConfig
-from hoser_kd.config.schema import CityConfig, PriorConfig, SourceConfig
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.source import SourceConfig
 from hoser_kd.network.raw_files import digest_if_present, point_files
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.settings_section import SettingsSection

@@ -24,7 +24,8 @@ from hoser_kd.config.section import MAX_TEMPERATURE, MIN_TEMPERATURE
 from hoser_kd.config.variants import LOSS_TERMS
 
 if TYPE_CHECKING:
-    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.config.distill import DistillConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.hoser import Batch, StudentOutput, TimeScale
     from hoser_kd.network.trajectories import Trajectories
 

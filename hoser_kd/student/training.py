@@ -25,7 +25,7 @@ from hoser_kd.common.distributed import DistributedContext, no_sync
 from hoser_kd.common.errors import TrainingError
 from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.config.schema import StudentConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER, Batch, StudentOutput, collate
 from hoser_kd.hoser.cuda_graphs import GraphedModel, HostBatch
 from hoser_kd.network.road_network import RoadNetwork
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from hoser_kd.common.arrays import Float64Array, Int64Array
-    from hoser_kd.config.schema import DistillConfig
+    from hoser_kd.config.distill import DistillConfig
 
 __all__ = [
     "StudentTrainer",

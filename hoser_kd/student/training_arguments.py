@@ -10,8 +10,9 @@ import torch
 from hoser_kd.common.device import pick_device
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.off_path import OffPathConfig
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories

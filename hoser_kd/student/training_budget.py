@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
 
 MIN_STEPS_PER_EPOCH = 10
 """With fewer steps in an epoch, epochs are too coarse to select from and the training has few steps in all."""

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hoser_kd.common.arrays import Int64Array
+    from hoser_kd.config.distill import DistillConfig
     from hoser_kd.config.off_path import OffPathConfig
     from hoser_kd.config.pooled import PooledConfig
-    from hoser_kd.config.schema import DistillConfig, StudentConfig
+    from hoser_kd.config.student import StudentConfig
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from hoser_kd.common.optimizer import Precision
-    from hoser_kd.config.schema import StudentConfig
+    from hoser_kd.config.student import StudentConfig
 
 
 def replays_graphs(config: StudentConfig, device: torch.device) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hoser_kd.common.errors import CheckpointError, ConfigError
-from hoser_kd.config.schema import GridConfig
+from hoser_kd.config.grid import GridConfig
 from hoser_kd.grid.spec import choose_grid
 from hoser_kd.grid.token_table import token_table
 from hoser_kd.lmtad import load_checkpoint

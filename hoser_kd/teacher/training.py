@@ -38,8 +38,8 @@ from hoser_kd.common.optimizer import Optimizer
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.common.seals import digests_of, require_unchanged
 from hoser_kd.common.training_state import TrainingState
-from hoser_kd.config.schema import TeacherConfig
 from hoser_kd.config.section import execution_only_fields
+from hoser_kd.config.teacher import TeacherConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, load_checkpoint, save
 from hoser_kd.lmtad.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from hoser_kd.teacher.corpus import Corpus, check_corpus, length_batches

@@ -8,16 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.bounds import Bounds
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.grid import GridConfig
 from hoser_kd.config.loading import dump_config, load_config, with_changes
-from hoser_kd.config.schema import (
-    Bounds,
-    CityConfig,
-    DistillConfig,
-    GridConfig,
-    StudentConfig,
-    SyntheticConfig,
-)
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.section import execution_only_fields
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.student import StudentConfig
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
 SYNTHETIC = "source: {kind: synthetic}\n"

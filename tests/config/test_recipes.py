@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.recipes import KEYS, describe_recipe, settings_read
-from hoser_kd.config.schema import DistillConfig
 
 
 def test_a_recipe_without_kl_shows_neither_lambda_nor_temperature():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.evaluation.flows import divergence_of_keys
 from hoser_kd.evaluation.metric_registry import METRICS
 from hoser_kd.evaluation.metrics import evaluate, flatten

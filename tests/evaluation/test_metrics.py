@@ -18,7 +18,7 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import DataError, DataWarning
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.evaluation import _similarity_kernels as kernels
 from hoser_kd.evaluation.comparison import compare
 from hoser_kd.evaluation.distributions import histogram_edges

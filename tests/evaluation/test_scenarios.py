@@ -13,7 +13,8 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import EvaluationConfig, StudentConfig
+from hoser_kd.config.evaluation import EvaluationConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.metrics import evaluate

@@ -20,7 +20,8 @@ from small_city import grid_network, random_trips
 from hoser_kd.cli import main
 from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.common.errors import ConfigError, DataError
-from hoser_kd.config.schema import GenerationConfig, StudentConfig
+from hoser_kd.config.generation import GenerationConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.config.variants import DECODERS
 from hoser_kd.generation.decoding import DecoderSpec, Decoding
 from hoser_kd.generation.generator import generate, generate_to

@@ -14,7 +14,9 @@ from small_graphs import network_of
 
 from hoser_kd.common.arrays import Csr, offsets_of
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import CityConfig, GenerationConfig, PriorConfig, StudentConfig
+from hoser_kd.config.generation import GenerationConfig, PriorConfig
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.generation import prior as prior_module
 from hoser_kd.generation.baselines import BaselineSettings, fit_baselines
 from hoser_kd.generation.decoding import Decoding

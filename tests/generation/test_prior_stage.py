@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_city import grid_network, random_trips
 
-from hoser_kd.config.schema import CityConfig, StudentConfig
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.generation.generator import generate
 from hoser_kd.generation.prior import Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from hoser_kd.common.arrays import Csr
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import Bounds, GridConfig, SyntheticConfig
+from hoser_kd.config.bounds import Bounds
+from hoser_kd.config.grid import GridConfig
+from hoser_kd.config.source import SyntheticConfig
 from hoser_kd.grid.spec import GridSpec, RoadTokens, bounds_source, choose_grid, config_fallbacks
 from hoser_kd.grid.token_table import cells_frame, corpus_tokens, coverage, resolution, token_table
 from hoser_kd.network import road_network, trajectories

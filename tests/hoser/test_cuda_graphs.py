@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hoser_kd.config.schema import StudentConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER, collate, cuda_graphs
 from hoser_kd.hoser.cuda_graphs import GraphedModel, HostBatch, Shape
 from hoser_kd.student.losses import LossContext, loss_terms

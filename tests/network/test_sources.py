@@ -16,7 +16,7 @@ import pytest
 from hoser_kd.common.errors import ConfigError, DataError
 from hoser_kd.common.hashing import digest_file
 from hoser_kd.config.loading import load_config
-from hoser_kd.config.schema import SourceConfig, SyntheticConfig
+from hoser_kd.config.source import SourceConfig, SyntheticConfig
 from hoser_kd.config.variants import SOURCE_KINDS
 from hoser_kd.network import road_network
 from hoser_kd.network.sources import (
@@ -213,7 +213,7 @@ def test_raw_data_has_a_map_and_points_with_versions_of_their_own(tmp_path):
 def test_sources_load_without_heavy_libraries():
     script = (
         "import sys\n"
-        "from hoser_kd.config.schema import SourceConfig\n"
+        "from hoser_kd.config.source import SourceConfig\n"
         "SourceConfig(kind='synthetic')\n"
         "heavy = {'torch', 'geopandas', 'pandas', 'tqdm', 'scipy', 'huggingface_hub'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"

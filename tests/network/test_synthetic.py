@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.geodesy import great_circle_m
-from hoser_kd.config.schema import SyntheticConfig
+from hoser_kd.config.source import SyntheticConfig
 from hoser_kd.network import road_network, trajectories
 from hoser_kd.network.synthetic.city import make_city
 from hoser_kd.network.synthetic.trips import MIN_ROADS

@@ -11,7 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from hoser_kd.common.arrays import Csr
 from hoser_kd.common.errors import DataError
-from hoser_kd.config.schema import SyntheticConfig, ZonesConfig
+from hoser_kd.config.source import SyntheticConfig
+from hoser_kd.config.zones import ZonesConfig
 from hoser_kd.network import road_network, trajectories
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.synthetic.city import make_city

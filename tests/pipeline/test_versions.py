@@ -8,8 +8,12 @@ import pytest
 from pydantic import Field, create_model
 
 from assets.settings import settings_version
-from hoser_kd.config.schema import Bounds, CityConfig, GridConfig, SourceConfig, StudentConfig, SyntheticConfig
+from hoser_kd.config.bounds import Bounds
+from hoser_kd.config.grid import GridConfig
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.section import EXECUTION_ONLY
+from hoser_kd.config.source import SourceConfig, SyntheticConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.pipeline.graph import SETTINGS, STAGES
 from hoser_kd.pipeline.run import settings_of, version_of
 from hoser_kd.pipeline.seed_selection import select_seeds

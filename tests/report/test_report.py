@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from small_city import grid_network, random_trips
 
 from hoser_kd import plots
-from hoser_kd.config.schema import EvaluationConfig
+from hoser_kd.config.evaluation import EvaluationConfig
 from hoser_kd.evaluation.comparison import compare, headline_rows
 from hoser_kd.evaluation.evidence import difference_over_trips, gather_evidence
 from hoser_kd.evaluation.failures import Failure

@@ -15,7 +15,8 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.config.variants import LOSS_TERMS
 from hoser_kd.hoser import HOSER, StudentOutput, collate
 from hoser_kd.hoser.batches import RoadTables, road_tables

@@ -18,7 +18,8 @@ from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.tensor_files import read_tensors
 from hoser_kd.config.loading import load_config
-from hoser_kd.config.schema import CityConfig, StudentConfig
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score

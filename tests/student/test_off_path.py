@@ -16,8 +16,8 @@ from test_training import teacher_labels, train, weights
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.progress import silent
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.off_path import OffPathConfig
-from hoser_kd.config.schema import DistillConfig
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import HOSER, collate, load
 from hoser_kd.network.markov import MarkovChain

@@ -13,7 +13,8 @@ from test_off_path import recipe, refined
 from test_training import weights
 
 from hoser_kd.common.errors import ConfigError
-from hoser_kd.config.schema import CityConfig, DistillConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.markov import MarkovChain

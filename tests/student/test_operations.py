@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.student.losses import LossContext, loss_terms
 from hoser_kd.student.training import StudentTrainer
 

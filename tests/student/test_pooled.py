@@ -12,8 +12,8 @@ from test_synthetic_training import synthetic_trips
 from test_training import teacher_labels, train, weights
 
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.pooled import PooledConfig
-from hoser_kd.config.schema import DistillConfig
 from hoser_kd.hoser import collate, load
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.student.losses import LossContext, StoredLabels, kl_loss, loss_terms

@@ -14,7 +14,7 @@ from small_city import grid_network, random_trips
 
 from hoser_kd.common.arrays import offsets_of, row_of_value
 from hoser_kd.common.errors import StoreError
-from hoser_kd.config.schema import StudentConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.student.losses import StoredLabels

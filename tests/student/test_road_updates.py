@@ -8,7 +8,7 @@ from hoser_cities import TINY
 from process_group import in_process_group
 
 from hoser_kd.common.distributed import DistributedContext
-from hoser_kd.config.schema import StudentConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import load
 from hoser_kd.student.training import train_student
 from hoser_kd.student.training_checkpoint import read_result

@@ -11,7 +11,7 @@ from hoser_cities import TINY
 from small_city import random_trips
 from test_training import teacher_labels, train, weights
 
-from hoser_kd.config.schema import DistillConfig
+from hoser_kd.config.distill import DistillConfig
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.network.class_speeds import ClassSpeeds, hour_of_day

@@ -24,7 +24,8 @@ from small_city import random_trips
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import ConfigError, StoreError, TrainingError
 from hoser_kd.common.optimizer import Optimizer, autocast, resolve_precision, warmup_cosine
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.hoser import load, load_checkpoint
 from hoser_kd.student.losses import LossContext, StoredLabels, loss_terms

@@ -12,7 +12,8 @@ from hoser_cities import TINY, count_transitions
 from test_training import train, weights
 
 from hoser_kd.common.distributed import DistributedContext
-from hoser_kd.config.schema import DistillConfig, StudentConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser.features import zone_graph
 from hoser_kd.student import training
 from hoser_kd.student.training_budget import TrainingBudget, training_warnings

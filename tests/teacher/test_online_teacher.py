@@ -10,7 +10,9 @@ import torch
 from small_city import grid_network, random_trips
 from tiny_town import tiny_town
 
-from hoser_kd.config.schema import CityConfig, DistillConfig, StudentConfig
+from hoser_kd.config.distill import DistillConfig
+from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.lmtad import LMTAD, LMTADConfig
 from hoser_kd.pipeline.checks import run_checks

@@ -8,7 +8,7 @@ import torch
 from small_city import grid_network, random_trips
 
 from hoser_kd.common.errors import CheckpointError
-from hoser_kd.config.schema import GridConfig
+from hoser_kd.config.grid import GridConfig
 from hoser_kd.grid.spec import OccupiedCells, RoadTokens, choose_grid
 from hoser_kd.grid.token_table import token_table
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, save

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import CheckpointError, StoreError, TrainingError
-from hoser_kd.config.schema import TeacherConfig
+from hoser_kd.config.teacher import TeacherConfig
 from hoser_kd.lmtad import LMTAD, LMTADConfig, load_checkpoint
 from hoser_kd.teacher.corpus import Corpus
 from hoser_kd.teacher.outliers import OutlierSetting, _as_tokens, detours, outlier_test, route_switches

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import StoreError, TrainingError
-from hoser_kd.config.schema import TeacherConfig
+from hoser_kd.config.teacher import TeacherConfig
 from hoser_kd.lmtad import LMTAD, load_checkpoint
 from hoser_kd.lmtad.model import LMTADConfig
 from hoser_kd.teacher.corpus import Corpus, length_batches

@@ -19,7 +19,7 @@ from hoser_kd.common.arrays import Int64Array
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.common.progress import Progress, silent
-from hoser_kd.config.schema import SyntheticConfig
+from hoser_kd.config.source import SyntheticConfig
 from hoser_kd.network.synthetic.streets import Streets, build_streets
 from hoser_kd.network.synthetic.trips import draw_trips
 from hoser_kd.network.trajectories import SPLITS
