@@ -14,7 +14,7 @@ import dagster as dg
 
 from hoser_kd.common.machine_slots import machine_slots
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import Stage
+from hoser_kd.pipeline.stage import Stage
 
 POOL = "gpu"
 _MAX_RETRIES = 100

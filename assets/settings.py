@@ -1,7 +1,7 @@
 """Settings group: one asset for each section of a city's settings that stages read.
 
 What belongs here: the sections as Dagster assets, whose data versions mark the stages that a changed setting affects.
-What does not: the sections themselves (`SETTINGS` in `hoser_kd.pipeline.graph`).
+What does not: the sections themselves (`SETTINGS` in `hoser_kd.pipeline.settings`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from assets.partitions import city_partitions
 from assets.stage_asset import SETTINGS_PREFIX
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.hashing import digest_json
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 
 CODE_VERSION = "1"
 

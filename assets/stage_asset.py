@@ -16,8 +16,9 @@ from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.progress import TimedLines
 from hoser_kd.config.loading import with_changes
 from hoser_kd.pipeline.checks import CHECKS, run_checks
-from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make
+from hoser_kd.pipeline.stage import Stage
 from hoser_kd.pipeline.store import Artifact
 
 SETTINGS_PREFIX = "settings"

@@ -48,8 +48,8 @@ from hoser_kd.hoser import HOSER, load
 from hoser_kd.network.markov import MarkovChain
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories, concatenate
-from hoser_kd.pipeline.graph import Stage
 from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.stage import Stage
 from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.student.next_step_metrics import step_table, summarize_steps
 from hoser_kd.student.pools import markov_probabilities, student_probabilities, teacher_probabilities

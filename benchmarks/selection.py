@@ -36,8 +36,9 @@ from hoser_kd.evaluation.statistics import paired_difference
 from hoser_kd.evaluation.validation_trips import trip_score
 from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import train_here
 from hoser_kd.pipeline.store import Store

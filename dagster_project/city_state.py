@@ -15,7 +15,7 @@ from hoser_kd.common.hashing import digest_json
 from hoser_kd.config.city_names import city_files, other_files
 from hoser_kd.config.loading import load_config
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 
 
 @dataclass

@@ -17,7 +17,8 @@ from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
 from hoser_kd.evaluation.scenarios import LEAST_TRIPS, MIN_TRIPS_FOR_JSD, SCENARIOS
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, RESAMPLES
 from hoser_kd.generation.baselines import BASELINES
-from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import Stage
 
 DOCS = Path(__file__).resolve().parent
 

@@ -10,8 +10,9 @@ from hoser_kd.common.files import write_json
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig
 from hoser_kd.lmtad.checkpoint import save
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 from hoser_kd.teacher.soft_labels import SoftLabels
 

@@ -22,7 +22,8 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit("the tests have ended")
 from pathlib import Path
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.store import read_artifact
 
 job = json.loads(sys.stdin.read())

@@ -293,7 +293,7 @@ def look_at_city(folder: Path) -> dict[str, object]:
 def versions(config) -> dict[str, object]:
     """Return what the version of a student hashes of its settings: as given, by default, and without the new key."""
     from hoser_kd.config.student import StudentConfig
-    from hoser_kd.pipeline.graph import SETTINGS, changed_settings
+    from hoser_kd.pipeline.settings import SETTINGS, changed_settings
 
     def hashed(student, *, without: str = "") -> dict[str, object]:
         settings = SETTINGS["student"](config.model_copy(update={"student": student}))

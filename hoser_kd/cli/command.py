@@ -20,10 +20,11 @@ from hoser_kd.common.threads import JOBS, num_jobs
 from hoser_kd.config.city_names import why_no_city
 from hoser_kd.config.loading import load_city, load_config
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.parallel import make_steps_side_by_side
 from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.run import make_steps
+from hoser_kd.pipeline.stage import Stage
 from hoser_kd.pipeline.store import Artifact, Store
 
 TRAININGS = ("teacher", "vanilla_student", "distilled_student")

@@ -14,7 +14,7 @@ from hoser_kd.cli.progress_bars import Bars
 from hoser_kd.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hoser_kd.pipeline.graph import Stage
+    from hoser_kd.pipeline.stage import Stage
     from hoser_kd.pipeline.sweep_results import SweepResult
 
 

@@ -13,9 +13,10 @@ from typing import cast
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.common.side_by_side import Message, Send, SideBySide
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, Inputs, Stage
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.plan import Step, StepKey
 from hoser_kd.pipeline.run import check_steps, find_step, make, require_checks
+from hoser_kd.pipeline.stage import Inputs, Stage
 from hoser_kd.pipeline.store import Artifact, Store
 
 OnWarning = Callable[[str], object]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, Inputs, Stage
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import Inputs, Stage
 from hoser_kd.pipeline.store import Artifact
 
 StepKey = tuple[str, int | None]

@@ -22,7 +22,7 @@ from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.output_files import write_lines
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.network.trajectories import SPLITS
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_trips
 from hoser_kd.report.data import CeilingResults, FileLink, Latency, ReportData, first_generated
 

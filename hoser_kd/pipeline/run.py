@@ -20,8 +20,10 @@ from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
 from hoser_kd.pipeline.disk_errors import disk_errors
-from hoser_kd.pipeline.graph import SETTINGS, SOURCE_NOTE, Inputs, Stage, StageRun, changed_settings
+from hoser_kd.pipeline.graph import SOURCE_NOTE
 from hoser_kd.pipeline.plan import Step, StepKey, plan
+from hoser_kd.pipeline.settings import SETTINGS, changed_settings
+from hoser_kd.pipeline.stage import Inputs, Stage, StageRun
 from hoser_kd.pipeline.store import RECORD, Artifact, Store, now_utc, read_artifact
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hoser_kd.common.errors import StoreError
 from hoser_kd.evaluation.metrics import flatten
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.store import RECORD, Artifact, read_artifact
 from hoser_kd.report.runs import RunRecord
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from hoser_kd.common.errors import StoreError
 from hoser_kd.common.hashing import digest_json
-from hoser_kd.pipeline.graph import STAGES, StageRun, changed_settings
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.settings import changed_settings
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.store import Artifact
 
 

@@ -34,8 +34,9 @@ from hoser_kd.common.hashing import digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.loading import with_changes
 from hoser_kd.config.study import Range, StudyConfig
-from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_with_inputs
+from hoser_kd.pipeline.stage import Stage
 
 if TYPE_CHECKING:
     from hoser_kd.config.schema import CityConfig

@@ -19,9 +19,9 @@ from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.trip_files import TripFile, read_trips, require_file
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import Stage, StageRun
 from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.run import find_step, make, make_steps
+from hoser_kd.pipeline.stage import Stage, StageRun
 from hoser_kd.pipeline.stages.baselines import BaselineMetrics
 from hoser_kd.pipeline.stages.report import report_data
 from hoser_kd.pipeline.store import Artifact, Store

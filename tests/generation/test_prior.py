@@ -27,7 +27,7 @@ from hoser_kd.generation.prior_tuning import PriorWeights, choose_prior, tune_pr
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.network.markov import MarkovChain
-from hoser_kd.pipeline.graph import SETTINGS, changed_settings
+from hoser_kd.pipeline.settings import SETTINGS, changed_settings
 
 SMALL = StudentConfig(hidden_dim=16, road_id_dim=8, attribute_dim=2)
 PARTS = ("offsets", "road_ids", "times", "reached", "expansions")

@@ -15,7 +15,8 @@ from hoser_kd.generation.generator import generate
 from hoser_kd.generation.prior import Prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, load, save
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.generation import generated_trajectories
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.student.training_inputs import training_rows

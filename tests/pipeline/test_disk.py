@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_error_and_finished_parts_stay(tmp_path, monkeypatch,
         (each.folder / "part").write_text("finished")
         write(each.folder)
 
-    monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda _: run)
+    monkeypatch.setattr("hoser_kd.pipeline.stage.Stage.function", lambda _: run)
     if write is write_tensors:  # torch says only that it failed; the disk itself is asked
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0}))
     with pytest.raises(StoreError, match=r"the disk is full\. Free some space.*resumes"):

@@ -14,7 +14,7 @@ from stage_process import left_after, running, stage_process
 from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.lmtad import LMTAD, LMTADConfig
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.soft_labels import SoftLabels, label_with, make_shards
 

@@ -13,7 +13,8 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.lmtad import load_checkpoint
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import SETTINGS, StageRun
+from hoser_kd.pipeline.settings import SETTINGS
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.plots.label_maps import mean_by_road, road_value_maps
 

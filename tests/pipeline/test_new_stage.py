@@ -12,7 +12,8 @@ from assets.settings import settings_sections
 from assets.stage_asset import stage_assets
 from dagster_project.resources import ArtifactIOManager, Pipeline
 from hoser_kd.cli import main
-from hoser_kd.pipeline.graph import STAGES, Stage
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import Stage
 
 NAME = "road_count"
 TOWN = "source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 60}}\nzones: {count: 6}\n"

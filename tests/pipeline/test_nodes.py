@@ -16,7 +16,7 @@ import torch
 from hoser_kd.cli import main
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.torchrun import TorchrunConfig
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.workers.nodes import NODES, RENDEZVOUS, Nodes
 
 FILE = Path(__file__).resolve().parents[2] / "deploy" / "torchrun" / "two_hosts.py"

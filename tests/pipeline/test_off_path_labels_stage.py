@@ -17,8 +17,10 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.hoser import load
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.checks import run_checks
-from hoser_kd.pipeline.graph import SETTINGS, STAGES, StageRun, changed_settings
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make, make_all, version_of
+from hoser_kd.pipeline.settings import SETTINGS, changed_settings
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages import off_path_labels as module
 from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.student.off_path_labels import load_states, off_trip_share, save_states

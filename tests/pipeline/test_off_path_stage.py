@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import SETTINGS, STAGES, StageRun, changed_settings
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.settings import SETTINGS, changed_settings
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.student import distilled_student
 from hoser_kd.pipeline.store import Store
 from hoser_kd.student.training_checkpoint import read_result

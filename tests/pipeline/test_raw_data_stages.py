@@ -21,8 +21,9 @@ from hoser_kd.network.osm.roads import OSM_FILE, build_roads
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.pipeline.checks import run_checks
-from hoser_kd.pipeline.graph import SETTINGS, STAGES, changed_settings
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_with_inputs, settings_of, version_of
+from hoser_kd.pipeline.settings import SETTINGS, changed_settings
 from hoser_kd.pipeline.store import Artifact, Store, read_artifact
 
 NAMES = ("osm_extract", "gps_points", "matched_trips", "road_network", "trajectories", "road_zones")

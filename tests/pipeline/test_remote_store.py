@@ -146,7 +146,7 @@ def test_an_upload_that_is_cut_off_is_no_artifact_and_the_next_run_repairs_it(ma
         return {}
 
     with monkeypatch.context() as patch:
-        patch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda _: run)
+        patch.setattr("hoser_kd.pipeline.stage.Stage.function", lambda _: run)
         cut_off(number)
         with pytest.raises(StoreError, match="cut off"):
             make(STAGES["source_files"], tiny_town(), machine("one", beat_s=60), {})
@@ -187,7 +187,7 @@ def test_a_file_that_is_damaged_in_the_bucket_is_named(machine, s3, root):
 
 
 def test_a_missing_bucket_is_an_error_before_any_stage_runs(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda _: pytest.fail)
+    monkeypatch.setattr("hoser_kd.pipeline.stage.Stage.function", lambda _: pytest.fail)
     for bucket in ("absent", "Bad_Name!"):
         with pytest.raises(StoreError, match=f"there is no bucket '{bucket}'.*HOSER_KD_STORE or --store"):
             make(STAGES["source_files"], tiny_town(), Store(f"s3://{bucket}/x", cache=tmp_path), {})

@@ -9,8 +9,9 @@ import pytest
 from hoser_kd.common.errors import CheckError, DataError, HoserKdError
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.synthetic.city import make_city
-from hoser_kd.pipeline.graph import SETTINGS, STAGES
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make, make_all, make_with_inputs, version_of
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.store import Store
 
 
@@ -46,12 +47,12 @@ def test_existing_artifacts_are_reused(tmp_path, monkeypatch):
     def refuse(_):
         raise AssertionError("a stage was computed again")
 
-    monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: refuse)
+    monkeypatch.setattr("hoser_kd.pipeline.stage.Stage.function", lambda stage: refuse)
     assert versions(town(), store) == first
 
 
 def test_the_report_reads_the_given_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr("hoser_kd.pipeline.graph.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
+    monkeypatch.setattr("hoser_kd.pipeline.stage.Stage.function", lambda stage: lambda run: {"content": "0" * 16})
     monkeypatch.setattr("hoser_kd.pipeline.run.run_checks", lambda artifact, inputs: [])
     monkeypatch.setattr("hoser_kd.pipeline.run.CHECKS", {})
     store = Store(tmp_path)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from hoser_kd.pipeline.graph import SETTINGS, STAGES
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.settings import SETTINGS
 
 FILE = Path(__file__).with_name("stage_defaults.json")
 UPDATE = "update the snapshot with `python tests/pipeline/test_stage_defaults.py`"

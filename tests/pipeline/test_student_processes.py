@@ -15,8 +15,9 @@ from hoser_kd.common.arrays import offsets_of
 from hoser_kd.common.errors import ConfigError, ProcessError, StoreError, TrainingError
 from hoser_kd.common.files import write_json
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.stages.student import distilled_student, train_here

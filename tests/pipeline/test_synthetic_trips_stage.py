@@ -18,8 +18,10 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.checks import run_checks
-from hoser_kd.pipeline.graph import SETTINGS, STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make, version_of
+from hoser_kd.pipeline.settings import SETTINGS
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.synthetic_trips import CORRECTION_FILE, TRIPS_FILE
 from hoser_kd.pipeline.store import Artifact, Store
 

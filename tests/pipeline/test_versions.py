@@ -14,9 +14,10 @@ from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.section import EXECUTION_ONLY
 from hoser_kd.config.source import SourceConfig, SyntheticConfig
 from hoser_kd.config.student import StudentConfig
-from hoser_kd.pipeline.graph import SETTINGS, STAGES
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import settings_of, version_of
 from hoser_kd.pipeline.seed_selection import select_seeds
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.store import Artifact
 
 BOUNDS = {"min_lat": 41.0, "max_lat": 41.2, "min_lng": -8.7, "max_lng": -8.5}

@@ -24,7 +24,7 @@ from hoser_kd.config.variants import SELECTION_RULES
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.evaluation.validation_trips import ValidationTrips, trip_score
 from hoser_kd.generation.generator import generate
-from hoser_kd.pipeline.graph import SETTINGS
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.student.model_selection import SelectionRule, best_epoch, patience_exhausted, score, selection_score
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"

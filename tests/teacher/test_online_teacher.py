@@ -16,8 +16,8 @@ from hoser_kd.config.student import StudentConfig
 from hoser_kd.hoser import HOSER, collate
 from hoser_kd.lmtad import LMTAD, LMTADConfig
 from hoser_kd.pipeline.checks import run_checks
-from hoser_kd.pipeline.graph import SETTINGS
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.store import Store
 from hoser_kd.student.losses import Distillation, StoredLabels
 from hoser_kd.student.training import train_student

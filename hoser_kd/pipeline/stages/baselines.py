@@ -21,7 +21,7 @@ from hoser_kd.generation.baselines import BASELINES, TripBaseline, fit_baselines
 from hoser_kd.generation.od_pairs import OdPairs, select_od_pairs
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report.baselines import PRIMARY_TRIP_METRIC

@@ -11,8 +11,8 @@ from hoser_kd.common.files import write_json
 from hoser_kd.evaluation.ceilings import CEILING, CONTROL, Splits, interval_text, measure_ceilings, summary_rows
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.markov import MarkovChain
-from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.seed_selection import comparable_seeds
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.student.pools import markov_probabilities, student_probabilities, teacher_probabilities

@@ -12,8 +12,8 @@ from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
 from hoser_kd.evaluation.trip_values import write_step_sums
-from hoser_kd.pipeline.graph import StageRun
 from hoser_kd.pipeline.report_evidence import STEP_SUMS
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.generation import load_generated, student_folders
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips

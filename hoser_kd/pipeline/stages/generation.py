@@ -26,7 +26,7 @@ from hoser_kd.hoser import HOSER
 from hoser_kd.hoser.checkpoint import CONFIG_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.student.training_inputs import training_rows
 

@@ -18,7 +18,7 @@ from hoser_kd.grid import spec as grids
 from hoser_kd.grid.spec import OCCUPIED_KEY, Grid, GridSpec, OccupiedCells
 from hoser_kd.grid.token_table import cells_frame, coverage, resolution, token_table
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from hoser_kd.common.distributed import DistributedContext
     from hoser_kd.lmtad import LMTADCheckpoint
     from hoser_kd.network.trajectories import Trajectories
-    from hoser_kd.pipeline.graph import StageRun
+    from hoser_kd.pipeline.stage import StageRun
 
 ONLINE_FILE = "online.json"
 """Settings of queries to the teacher; an artifact without this file has stored labels."""

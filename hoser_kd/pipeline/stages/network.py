@@ -21,7 +21,8 @@ from hoser_kd.network.importing.city_files import IDS_FILE
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import SPLITS, Trajectories
 from hoser_kd.network.trip_ingestion import ingest_trips
-from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
+from hoser_kd.pipeline.graph import SOURCE_NOTE
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.raw_data import build_network, divide_matched_trips, record_raw_files
 from hoser_kd.pipeline.store import read_artifact
 

@@ -48,7 +48,7 @@ from hoser_kd.teacher.online_teacher import OnlineTeacher
 if TYPE_CHECKING:
     from hoser_kd.hoser import HOSER
     from hoser_kd.network.trajectories import Trajectories
-    from hoser_kd.pipeline.graph import StageRun
+    from hoser_kd.pipeline.stage import StageRun
 
 STAGE = "off-path labels"
 _PARTS_FOLDER, _RECORD = ".parts", "record.json"

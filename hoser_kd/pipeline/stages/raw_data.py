@@ -35,7 +35,8 @@ from hoser_kd.network.raw_files import map_files, point_files
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.splits import divide
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import SOURCE_NOTE, StageRun
+from hoser_kd.pipeline.graph import SOURCE_NOTE
+from hoser_kd.pipeline.stage import StageRun
 
 if TYPE_CHECKING:
     pass

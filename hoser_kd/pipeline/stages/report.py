@@ -16,9 +16,10 @@ from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.failures import failures
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.report_evidence import latency_rows, with_evidence, write_real_lines
 from hoser_kd.pipeline.seed_selection import SeedSelection, comparable_seeds
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.baselines import (
     BaselineMetrics,
     answers_same_requests,

@@ -8,7 +8,7 @@ from hoser_kd.common.device import pick_device
 from hoser_kd.evaluation.validation_trips import validators_for
 from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import load
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.labels import load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones

@@ -38,7 +38,7 @@ from hoser_kd.teacher.soft_labels import teacher_fingerprint
 from hoser_kd.teacher.trip_sampling import SampledTrips, TripSampler, uniform
 
 if TYPE_CHECKING:
-    from hoser_kd.pipeline.graph import StageRun
+    from hoser_kd.pipeline.stage import StageRun
 
 TRIPS_FILE = "synthetic.arrow"
 CORRECTION_FILE = "length_correction.json"

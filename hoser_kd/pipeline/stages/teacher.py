@@ -18,7 +18,7 @@ from hoser_kd.grid.token_table import corpus_tokens
 from hoser_kd.lmtad import LMTADCheckpoint, check_grid, load_checkpoint, save
 from hoser_kd.network.step_statistics import position_of_step
 from hoser_kd.network.trajectories import SPLITS, Trajectories
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import cell_grid, load_grid, load_tokens
 from hoser_kd.pipeline.stages.labels import keep_teacher, soft_label_scorer, stored_labels
 from hoser_kd.pipeline.stages.network import load_network, load_trips

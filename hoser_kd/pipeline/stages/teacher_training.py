@@ -5,7 +5,7 @@ from __future__ import annotations
 from hoser_kd.common.device import check_room_for, pick_device
 from hoser_kd.config.teacher import TeacherConfig
 from hoser_kd.network.trajectories import SPLITS
-from hoser_kd.pipeline.graph import StageRun
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import describe_grid, load_grid
 from hoser_kd.pipeline.workers.launcher import job_of, run_together
 from hoser_kd.pipeline.workers.nodes import Nodes

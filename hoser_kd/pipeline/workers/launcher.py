@@ -35,7 +35,7 @@ from hoser_kd.pipeline.workers.nodes import Nodes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hoser_kd.pipeline.graph import StageRun
+    from hoser_kd.pipeline.stage import StageRun
 
 WORKER = "hoser_kd.pipeline.workers.worker"
 TRAINING, LABELS, JOINED = "training", "labels", "joined"

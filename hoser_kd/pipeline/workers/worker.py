@@ -35,7 +35,8 @@ from hoser_kd.common.distributed import DistributedContext
 from hoser_kd.common.errors import HoserKdError, ProcessError, StoreError
 from hoser_kd.common.files import atomic_path
 from hoser_kd.config.schema import CityConfig
-from hoser_kd.pipeline.graph import STAGES, StageRun
+from hoser_kd.pipeline.graph import STAGES
+from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.labels import write_shards
 from hoser_kd.pipeline.stages.student import train_here
 from hoser_kd.pipeline.stages.teacher_training import train_teacher
