@@ -189,8 +189,8 @@ def difference_of(
 ) -> dict[str, Any]:
     """Return each metric of a model minus that of another, over their common seeds, with intervals and tests.
 
-    `baseline`: the other has no seeds and stands beside each seed. `p` is that of a Wilcoxon signed-rank test over the
-    test trips, or of a paired t-test over the seeds for metrics that no single trip has (`p_over`); `p_holm` adjusts
+    `baseline`: the other has no seeds and stands beside each seed. `p` is that of a permutation test over the test
+    trips, or of a paired t-test over the seeds for metrics that no single trip has (`p_over`); `p_holm` adjusts
     the metrics that are not primary.
     """
     seeds = list(runs) if baseline else [seed for seed in runs if seed in others]
@@ -207,10 +207,7 @@ def difference_of(
         if name in sides[0] and name in sides[1]:
             first, second = sides[0][name], sides[1][name]
             row["trips"] = _ends(bootstrap_difference(first.totals, second.totals, first.counts))
-            used = first.counts > 0
-            row["p"] = paired_trip_test(
-                first.totals[used] / first.counts[used], second.totals[used] / second.counts[used]
-            ).p_value
+            row["p"] = paired_trip_test(first.totals, second.totals, first.counts).p_value
             row["p_over"] = "trips"
         elif len(seeds) > 1 and np.ptp(np.subtract(a, b)) > 0:
             row |= {"p": float(ttest_rel(a, b).pvalue), "p_over": "seeds"}

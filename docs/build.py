@@ -125,10 +125,11 @@ Two intervals describe two kinds of randomness and are reported separately:
   resampled, because the steps of a trip are not independent; the NLL of next steps is a ratio of sums over the
   resampled trips. The difference of two models is paired: both are measured on the same resampled trips.
 
-Metrics that each trip has, such as EDR, are tested trip by trip with the Wilcoxon signed-rank test
-(`paired_trip_test`). `temperature_scaled_nll` in `hoser_kd.student.pools` is the NLL at the temperature of least NLL on
-validation trips: it separates what a model predicts from how confident it is. [Ceilings](ceilings.md) compare the NLL
-of the students with that of pools with the teacher, with other students and with a Markov chain.
+Metrics that each trip has, such as EDR and NLL, are tested with a permutation test (`paired_trip_test`): if two models
+do not differ, their values of a trip can be swapped. It tests the same difference as the interval.
+`temperature_scaled_nll` in `hoser_kd.student.pools` is the NLL at the temperature of least NLL on validation trips: it
+separates what a model predicts from how confident it is. [Ceilings](ceilings.md) compare the NLL of the students with
+that of pools with the teacher, with other students and with a Markov chain.
 
 ## Sampling floor
 

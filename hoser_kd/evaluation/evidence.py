@@ -41,7 +41,7 @@ class Evidence:
     p_value: float | None = None
     """Two-sided p-value; None where there is no test."""
     test: Literal["trips", "seeds", ""] = ""
-    """What it comes from: Wilcoxon's signed-rank test over the test trips, or the paired t-test over the seeds."""
+    """What it comes from: a permutation test over the test trips, or the paired t-test over the seeds."""
     adjusted: float | None = None
     """The p-value after Holm's correction; None for the primary metrics, which are not adjusted."""
 
@@ -86,6 +86,6 @@ def difference_over_trips(a: TripValues, b: TripValues, *, confidence: float = 0
 
 def _evidence(row: Row, vanilla: TripValues | None, distilled: TripValues | None) -> Evidence:
     if vanilla is not None and distilled is not None and vanilla.counts.sum() > 0 and distilled.counts.sum() > 0:
-        test = paired_trip_test(distilled.per_trip, vanilla.per_trip)
+        test = paired_trip_test(distilled.totals, vanilla.totals, distilled.counts, vanilla.counts)
         return Evidence(difference_over_trips(distilled, vanilla), test.p_value, "trips")
     return Evidence(p_value=row.p_value, test="" if row.p_value is None else "seeds")

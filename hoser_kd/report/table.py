@@ -82,8 +82,8 @@ _OPTIONAL = (
     Column(
         "p_value",
         "p (Holm)",
-        "two-sided p-value over the test trips (Wilcoxon) or, with *, over the seeds (t-test), adjusted for all "
-        "secondary metrics; those of primary metrics are not adjusted",
+        "two-sided p-value over the test trips (permutation test) or, with *, over the seeds (t-test), adjusted for "
+        "all secondary metrics; those of primary metrics are not adjusted",
     ),
     Column("verdict", "distilled is"),
 )

@@ -189,20 +189,56 @@ def test_holm_refuses_what_is_no_p_value(p_values):
         holm(p_values)
 
 
-def test_the_paired_test_is_that_of_scipy_without_equal_and_undefined_pairs():
+def test_the_paired_test_is_that_of_scipy():
+    """All 2^8 swaps, against the swaps that are drawn."""
     rng = np.random.default_rng(5)
-    a, b = rng.random((2, 60))
-    b = b + 0.2
-    result = paired_trip_test(np.append(a, [1.0, math.nan]), np.append(b, [1.0, 2.0]))
-    assert result.p_value == pytest.approx(stats.wilcoxon(a - b).pvalue)
-    assert result.p_value < 0.01
-    assert result.num_trips == 61
-    assert result.lower_share + result.higher_share == pytest.approx(60 / 61)
-    assert result.lower_share > 0.5
+    a, b = rng.random((2, 8))
+    b = b + 0.25
+    exact = stats.permutation_test((a, b), lambda x, y: x.mean() - y.mean(), permutation_type="samples")
+    result = paired_trip_test(a, b)
+    assert result.p_value == pytest.approx(exact.pvalue, abs=0.01)
+    assert 0 < exact.pvalue < 0.2
+    assert result.num_trips == 8
+    assert (result.lower_share, result.higher_share) == ((a < b).mean(), (a > b).mean())
+
+
+def test_the_paired_test_is_of_the_difference_that_has_the_interval():
+    """Long trips count more: most trips are lower, the ratio of the sums is higher."""
+    rng = np.random.default_rng(6)
+    counts = np.where(np.arange(200) < 20, 500.0, 5.0)
+    per_step = np.where(np.arange(200) < 20, 0.5, -0.2) + rng.normal(0, 0.02, 200)
+    result = paired_trip_test(per_step * counts, np.zeros(200), counts)
+    interval = bootstrap_difference(per_step * counts, np.zeros(200), counts)
+    assert interval.low > 0
+    assert result.p_value < 0.05
+    assert result.lower_share == 0.9
+    # of equal weight, the lower trips would decide
+    assert paired_trip_test(per_step, np.zeros(200)).p_value < 0.05
+    assert per_step.mean() < 0
+
+
+def test_p_values_of_equal_models_are_uniform():
+    rng = np.random.default_rng(7)
+    counts = rng.integers(1, 30, (300, 40)).astype(float)
+    both = rng.normal(1, 1, (2, 300, 40)) * counts
+    p = [paired_trip_test(a, b, c, resamples=199).p_value for a, b, c in zip(*both, counts, strict=True)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_many_trips_take_the_limit_of_the_swaps(monkeypatch):
+    rng = np.random.default_rng(8)
+    counts_a, counts_b = rng.integers(1, 30, (2, 500)).astype(float)
+    a, b = rng.normal(1, 1, 500) * counts_a, rng.normal(1.12, 1, 500) * counts_b
+    drawn = paired_trip_test(a, b, counts_a, counts_b).p_value
+    monkeypatch.setattr("hoser_kd.evaluation.statistics._EXACT_TRIPS", 100)
+    assert paired_trip_test(a, b, counts_a, counts_b).p_value == pytest.approx(drawn, abs=0.02)
+    assert 0.005 < drawn < 0.5
 
 
 def test_equal_trips_do_not_differ():
     assert paired_trip_test([1, 2, 3], [1, 2, 3]) == (1.0, 3, 0.0, 0.0)
-    assert paired_trip_test([math.nan], [1.0]) == (1.0, 0, 0.0, 0.0)
+    assert paired_trip_test([1.0], [2.0], [0.0]) == (1.0, 0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        paired_trip_test([math.nan], [1.0])
     with pytest.raises(ValueError, match="same length"):
         paired_trip_test([1], [1, 2])
