@@ -310,7 +310,7 @@ def write_results(experiment: Experiment) -> None:
         "next_step_baselines": next_step,
         "floors": {name: floor._asdict() for name, floor in floors.items()},
         "shares": {
-            share: share_results(experiment, Manifest(experiment), share, members, baselines["markov"])
+            share: share_results(experiment, Manifest(experiment), share, members, baselines)
             for share in sorted(Manifest(experiment).content, key=float, reverse=True)
         },
     }
@@ -319,23 +319,32 @@ def write_results(experiment: Experiment) -> None:
 
 
 def share_results(
-    experiment: Experiment, manifest: Manifest, share: str, members: Mapping[str, Splits], markov: Measured
+    experiment: Experiment,
+    manifest: Manifest,
+    share: str,
+    members: Mapping[str, Splits],
+    baselines: Mapping[str, Measured],
 ) -> dict[str, Any]:
     """Return the rows, ceilings and tries of a share of the trips."""
     recipes = manifest.content[share]
     runs = {name: manifest.runs(share, name) for name in recipes}
     ceilings = _ceilings(experiment, manifest, share, runs[VANILLA], members)
+    own = {} if float(share) == 1 else {seed: experiment.own_markov(share, seed) for seed in runs[VANILLA]}
     rows = {}
     for name, of_recipe in runs.items():
         row = {**row_of(of_recipe, experiment.steps), "settings": recipes[name]["settings"]}
-        row["minus_markov"] = difference_of(of_recipe, {0: markov}, experiment.steps, baseline=True)
+        row["minus_baselines"] = {
+            each: difference_of(of_recipe, {0: measured}, experiment.steps, baseline=True)
+            for each, measured in baselines.items()
+        }
+        if set(of_recipe) & set(own):
+            row["minus_baselines"]["own_markov"] = difference_of(of_recipe, own, experiment.steps)
         if name != VANILLA and set(of_recipe) & set(runs[VANILLA]):
             row["minus_vanilla"] = difference_of(of_recipe, runs[VANILLA], experiment.steps)
             row["gap_closed"] = gap_of(of_recipe, runs[VANILLA], ceilings)
         rows[name] = row
     results = {"tried": {each["tuned_as"]: each["tried"] for each in recipes.values()}, "rows": rows}
-    if float(share) < 1:
-        own = {seed: experiment.own_markov(share, seed) for seed in runs[VANILLA]}
+    if own:
         results["own_markov"] = row_of(own, experiment.steps)
     return {**results, "ceilings": ceilings}
 

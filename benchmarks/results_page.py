@@ -54,6 +54,12 @@ GROUPS = {
     "Better over seeds and over test trips": "better",
 }
 """Titles of the findings by their verdicts, the negative ones first."""
+BASELINE_LETTERS = {"markov": "M", "own_markov": "O", "shortest": "S", "fastest": "F", "retrieval": "N"}
+BASELINES_LEGEND = (
+    "The same against each baseline, by the rule of the verdicts: M the Markov chain of all trips, O that of the "
+    "student's own trips, S the shortest and F the fastest path, N the nearest training trip."
+)
+AGAINST_BASELINES = ("paired.edr", "paired.hausdorff", "paired.dtw", "paired.identical_share", "duration.jsd")
 COLORS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 Row = Mapping[str, Any]
 
@@ -187,6 +193,23 @@ def trips_table(results: Row, part: Row) -> list[str]:
     return table(["model", "seeds", *TRIPS.values()], rows)
 
 
+def baselines_table(part: Row) -> list[str]:
+    """Return by recipe and metric the baselines that the recipe is better and worse than."""
+    names = [name for name in TRIPS if name in AGAINST_BASELINES]
+    rows = []
+    for recipe, row in part["rows"].items():
+        cells = []
+        for name in names:
+            words: dict[str, list[str]] = {}
+            for baseline, difference in row["minus_baselines"].items():
+                word = verdict(name, difference["metrics"][name]).split(",")[0]
+                words.setdefault(word, []).append(BASELINE_LETTERS[baseline])
+            found = [f"{word} {' '.join(words[word])}" for word in ("better", "worse", "not clear") if word in words]
+            cells.append("; ".join(found))
+        rows.append([f"**{recipe}**", seeds_text(row["seeds"]), *cells])
+    return table(["recipe", "seeds", *(TRIPS[name] for name in names)], rows)
+
+
 def difference_table(difference: Row, names: Collection[str]) -> list[str]:
     """Return the differences of a recipe in these metrics, with intervals and p-values."""
     rows = []
@@ -243,7 +266,10 @@ def sentences(results: Row) -> Iterator[tuple[str, str]]:
             if "minus_vanilla" in row:
                 for metric in (PRIMARY_NEXT_STEP, PRIMARY_TRIP) if name in students(part) else (PRIMARY_TRIP,):
                     yield finding(place, metric, row["minus_vanilla"], "vanilla")
-            yield finding(place, PRIMARY_TRIP, row["minus_markov"], "the Markov chain's most probable path")
+            for baseline, label in (("markov", "the Markov chain's"), ("own_markov", "the own trips' Markov chain's")):
+                if baseline in row["minus_baselines"]:
+                    difference = row["minus_baselines"][baseline]
+                    yield finding(place, PRIMARY_TRIP, difference, f"{label} most probable path")
 
 
 def finding(place: str, metric: str, difference: Row, other: str) -> tuple[str, str]:
@@ -330,6 +356,7 @@ def city_lines(results: Row) -> list[str]:
         lines += [*next_step_table(results, part), beyond_markov(part["ceilings"]["teacher_beyond_markov"]), ""]
         lines += ["Trips of the same request, without anything added to the search unless the row names it:", ""]
         lines += trips_table(results, part)
+        lines += [BASELINES_LEGEND, "", *baselines_table(part)]
         for name, row in part["rows"].items():
             if "minus_vanilla" in row:
                 seeds = ", ".join(map(str, row["minus_vanilla"]["seeds"]))
@@ -344,9 +371,12 @@ def reproduce_lines(cities: Sequence[Row]) -> list[str]:
     lines = ["## How to reproduce it", "", "```sh", "export PORTO_DATA=/path/to/porto  # only for porto"]
     for results in cities:
         for share, part in results["shares"].items():
-            seeds = " ".join(map(str, part["rows"][VANILLA]["seeds"]))
-            options = f"--shares {share} --recipes {' '.join(part['rows'])} --seeds {seeds}"
-            lines.append(f"python benchmarks/experiment.py --city {results['city']} {options}")
+            of_seeds: dict[tuple[int, ...], list[str]] = {}
+            for name, row in part["rows"].items():
+                of_seeds.setdefault(tuple(row["seeds"]), []).append(name)
+            for seeds, names in of_seeds.items():
+                options = f"--shares {share} --recipes {' '.join(names)} --seeds {' '.join(map(str, seeds))}"
+                lines.append(f"python benchmarks/experiment.py --city {results['city']} {options}")
     city, (share, part) = cities[0]["city"], list(cities[0]["shares"].items())[-1]
     cost = part["rows"][VANILLA]["cost"]
     seconds = cost["cost.train_cpu_s"] + cost["cost.generate_cpu_s"]
