@@ -105,9 +105,12 @@ class _Servers:
 
     def wait(self, timeout: float | None = None) -> str | None:
         """Wait until a server ends, and return which one, or None after `timeout` seconds."""
-        wait([process.sentinel for process in self._processes], timeout)
-        ended = [process for process in self._processes if process.exitcode is not None]
-        return f"the {ended[0].name} has ended with status {ended[0].exitcode}" if ended else None
+        ended = wait([process.sentinel for process in self._processes], timeout)
+        for process in self._processes:
+            if process.sentinel in ended:
+                process.join()  # its status is known a moment after its end
+                return f"the {process.name} has ended with status {process.exitcode}"
+        return None
 
     def wait_for(self, family: socket.AddressFamily, address: Any) -> None:
         """Wait until a server listens at an address, or one has ended."""
