@@ -12,7 +12,8 @@ export PYTHONWARNINGS ?= ignore
 
 setup: $(VENV)/.installed $(VENV)/.tools $(DAGSTER_HOME)/dagster.yaml
 
-# Byte code is made where a module is first imported: making all of it, also what is never imported, takes two minutes.
+# Byte code is made for what `make demo` and `make dev` import, on two cores; making all of it takes two minutes.
+SERVERS = dagster_project.definitions, dagster_webserver.cli, dagster._daemon.cli, dagster._grpc.proxy_server
 PIP = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
 # What runs the pipeline, first: `make demo` and `make dev` need no more.
@@ -20,7 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON); set PYTHON to a Python 3.11 (3.12 and 3.13 are tested in part)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e .
+	$(BIN)/python -c "import torch" & $(PIP) -e . && wait
+	$(BIN)/python -c "import hoser_kd.pipeline.stages.all, torch.utils.tensorboard, matplotlib.backends.backend_agg" & \
+	$(BIN)/python -c "import $(SERVERS)"; wait
 	touch $@
 
 # What checks and tests it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import dagster as dg
 import pyarrow.parquet as pq
 
+from assets.addresses import files_address, tensorboard_address
 from assets.run_table import run_table
 from hoser_kd.pipeline.check import Check, CheckResult
 from hoser_kd.pipeline.store import Artifact
@@ -129,22 +129,6 @@ def _commands(artifact: Artifact) -> dict[str, str]:
     if not (artifact.path / "tensorboard").is_dir():
         return {}
     return {"tensorboard_command": f"tensorboard --logdir {_stage_folder(artifact.path)}"}
-
-
-def files_address() -> str:
-    """Return the address of the file server over the store (`dagster_project.files`, started by `make dev`).
-
-    By default it is a path at the address of the UI, so that stored links work with any port.
-    """
-    return os.environ.get("HOSER_KD_FILES", "/files").rstrip("/")
-
-
-def tensorboard_address() -> str:
-    """Return the address of TensorBoard over the store (`dagster_project.tensorboard`, started by `make dev`).
-
-    By default it is a path at the address of the UI.
-    """
-    return os.environ.get("HOSER_KD_TENSORBOARD", "/tensorboard").rstrip("/")
 
 
 def _stage_folder(folder: Path) -> Path:

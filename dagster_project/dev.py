@@ -15,16 +15,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from assets.showing import files_address, tensorboard_address
+from assets.addresses import files_address, tensorboard_address
 from dagster_project.paths import HOST, ROOT, store_root
+from dagster_project.probe import listens
 from dagster_project.storage import require_database
 from hoser_kd.common.errors import HoserKdError
-from hoser_kd.pipeline.store import Store
 
 _REQUEST_S = 300
 """Time in which Dagster's code server answers. By default 60 s, and a run that it starts later than that has failed."""
+_POLL_S = 0.2
 _GRACE_S = 30
 """Time in which Dagster ends its runs and servers itself; remaining processes are then killed."""
 
@@ -41,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         require_database()
-        Store(store_root())
+        _require_store()
     except HoserKdError as error:
         sys.exit(f"make dev: {error}")
     ends = [signal.SIGINT, signal.SIGTERM]
@@ -50,17 +52,18 @@ def main() -> None:
     for number in ends:
         # a shell's background job ignores interrupts, which child processes would inherit
         signal.signal(number, signal.default_int_handler)
-    dagster, *helpers = _start_all(options.port)
+    processes: list[subprocess.Popen[bytes]] = []
     status = 0
     with contextlib.suppress(KeyboardInterrupt):
-        status = dagster.wait()
+        for process in _start_all(options.port):
+            processes.append(process)  # noqa: PERF402  an interrupt comes at any time
+        status = processes[0].wait()
     for number in ends:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleanup
-    _signal(dagster, signal.SIGINT)
-    for process in helpers:
-        _signal(process, signal.SIGTERM)
+    for process in processes:
+        _signal(process, signal.SIGINT if process is processes[0] else signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S
-    for process in (dagster, *helpers):
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
         _signal(process, signal.SIGKILL)  # TensorBoard leaves a separate process in the group
@@ -68,8 +71,16 @@ def main() -> None:
     sys.exit(status)
 
 
-def _start_all(port: int) -> list[subprocess.Popen[bytes]]:
-    """Start all servers and return their processes, Dagster first. An address in the environment sets its port."""
+def _require_store() -> None:
+    """Raise StoreError if the address of a store in a bucket is not valid."""
+    if "://" in store_root():  # a folder is always valid, and the import takes a second
+        from hoser_kd.pipeline.store import Store
+
+        Store(store_root())
+
+
+def _start_all(port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start all servers and yield their processes, Dagster first. An address in the environment sets its port."""
     free = _free_ports(3)
     ports = {
         "dagster": free[0],
@@ -77,11 +88,16 @@ def _start_all(port: int) -> list[subprocess.Popen[bytes]]:
         "tensorboard": urlsplit(tensorboard_address()).port or free[2],
     }
     behind = [word for name, number in ports.items() for word in (f"--{name}", str(number))]
-    return [
-        _start("dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-p", str(ports["dagster"])),
-        _start("dagster_project.gateway", "--port", str(port), *behind),
-        *(_start(f"dagster_project.{name}", "--port", str(ports[name])) for name in ("files", "tensorboard")),
-    ]
+    dagster = _start("dagster_project.dagster_servers", "--port", str(ports["dagster"]))
+    yield dagster
+    yield _start("dagster_project.gateway", "--port", str(port), *behind)
+    # what the first page does not need would compete with it for the cores
+    while not listens(socket.AF_INET, (HOST, ports["dagster"])):
+        if dagster.poll() is not None:
+            return
+        time.sleep(_POLL_S)
+    for name in ("files", "tensorboard"):
+        yield _start(f"dagster_project.{name}", "--port", str(ports[name]))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from assets.showing import files_address
+from assets.addresses import files_address
 from dagster_project.bucket_files import BucketFiles
 from dagster_project.paths import FILES_PREFIX, HOST, local_store, store_root
 from hoser_kd.pipeline.store import Store

@@ -123,7 +123,8 @@ class Gateway:
             opening = asyncio.open_connection(HOST, self.port_of(request.target))
             answer, behind = await asyncio.wait_for(opening, _CONNECT_S)
         except (OSError, TimeoutError):
-            await _say(writer, "502 Bad Gateway", "This server is still starting, or it has ended. Try again shortly.")
+            text = "This server is still starting, or it has ended. The page loads again every second."
+            await _say(writer, "502 Bad Gateway", text, "Refresh: 1")
             return
         behind.write(request.head())
         body = asyncio.create_task(_pump(reader, behind))
@@ -150,9 +151,10 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def _say(writer: asyncio.StreamWriter, status: str, text: str) -> None:
+async def _say(writer: asyncio.StreamWriter, status: str, text: str, *fields: str) -> None:
     body = f"{text}\n".encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    known = ("Content-Type: text/plain", f"Content-Length: {len(body)}", "Connection: close")
+    head = "\r\n".join([f"HTTP/1.1 {status}", *known, *fields, "", ""])
     writer.write(head.encode() + body)
     await writer.drain()
 

@@ -11,7 +11,7 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-from assets.showing import tensorboard_address
+from assets.addresses import tensorboard_address
 from dagster_project.paths import HOST, TENSORBOARD_PREFIX, local_store
 
 

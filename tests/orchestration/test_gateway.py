@@ -123,7 +123,10 @@ def test_a_server_that_does_not_answer_is_said(port):
         await close(serving)
         return result
 
-    assert asyncio.run(run()) == (502, "This server is still starting, or it has ended. Try again shortly.\n")
+    assert asyncio.run(run()) == (
+        502,
+        "This server is still starting, or it has ended. The page loads again every second.\n",
+    )
 
 
 def test_a_web_socket_passes_in_both_directions():
