@@ -11,21 +11,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.project import project_folder
 from hoser_kd.config.city_names import city_files
+from hoser_kd.config.compared_seeds import num_seeds
 
 CONFIG_FOLDER = Path(os.environ.get("HOSER_KD_CONFIG") or project_folder() / "config")
 """Folder of the cities' YAML files: HOSER_KD_CONFIG, or `config/` of the project."""
 
-_MOST_SEEDS = 1000
-
 
 def seeds_of(text: str) -> tuple[str, ...]:
     """Return the partitions of a number of seeds, 0 to n - 1. Raises ConfigError for another text."""
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:5]) <= _MOST_SEEDS):
-        raise ConfigError(f"HOSER_KD_SEEDS is {text[:40]!r}, not a whole number from 1 to {_MOST_SEEDS}. Correct it.")
-    return tuple(map(str, range(int(text))))
+    return tuple(map(str, range(num_seeds(text))))
 
 
 SEEDS = seeds_of(os.environ.get("HOSER_KD_SEEDS") or "5")

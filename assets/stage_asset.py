@@ -15,6 +15,7 @@ from assets.showing import asset_check_result, show
 from hoser_kd.common.errors import HoserKdError
 from hoser_kd.common.progress import TimedLines
 from hoser_kd.config.loading import with_changes
+from hoser_kd.config.without_effect import without_effect
 from hoser_kd.pipeline.checks import CHECKS, run_checks
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make
@@ -81,6 +82,8 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
                 context.log.warning(message)
             changed = changes(stage.name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
+            for sentence in without_effect(settings) if stage.name == "distilled_student" else ():
+                context.log.warning(sentence)
             with slots_of(stage, settings, config.device, context.log.info) as device:
                 artifact = make(
                     stage,

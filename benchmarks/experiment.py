@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of
+from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of, stored_row
 from results_page import RESULTS, write_page
 
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.common.hashing import digest_json
 from hoser_kd.common.progress import TimedLines
 from hoser_kd.config.loading import load_config, with_changes
@@ -367,8 +368,7 @@ def _ceilings(
 
 def reproduce(experiment: Experiment, name: str, share: float, seed: int) -> None:
     """Train and measure one student with the settings that were chosen, and print it beside its stored row."""
-    stored = json.loads((RESULTS / f"{experiment.city}.json").read_text(encoding="utf-8"))
-    row = stored["shares"][f"{share:g}"]["rows"][name]
+    row = stored_row(RESULTS / f"{experiment.city}.json", name, share)
     recipe = experiment.recipes[name]
     started = time.perf_counter(), time.process_time()
     measured = Measured.load(experiment.measure(recipe, experiment.config(recipe, share, row["settings"]), seed))
@@ -389,6 +389,11 @@ def main() -> None:
     parser.add_argument("--only", nargs=3, metavar=("RECIPE", "SHARE", "SEED"), help="reproduce one student")
     parser.add_argument("--no-rows", action="store_true", help="measure, but write no results and no page")
     options = parser.parse_args()
+    if options.only:
+        try:
+            stored_row(RESULTS / f"{options.city}.json", options.only[0], float(options.only[1]))
+        except (ConfigError, ValueError) as error:
+            parser.error(str(error))
     experiment = Experiment(options.city, Store(os.environ.get("HOSER_KD_STORE") or "data"))
     if options.only:
         name, share, seed = options.only

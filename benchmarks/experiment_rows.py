@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy.stats import ttest_rel
 
 from hoser_kd.common.arrays import row_of_value
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.evaluation.ceilings import CEILING, CONTROL, Splits, measure_ceilings
 from hoser_kd.evaluation.metrics import flatten
 from hoser_kd.evaluation.statistics import (
@@ -270,3 +271,19 @@ def _ends(interval: Any) -> list[float] | None:
     if interval is None or not np.isfinite([interval.low, interval.high]).all():
         return None
     return [interval.low, interval.high]
+
+
+def stored_row(file: Path, name: str, share: float) -> dict[str, Any]:
+    """Return the row of a recipe at a share of the trips in a file of results.
+
+    Raises ConfigError, with the shares and recipes of the file, where it has none.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file. Run the experiment of this city without --only first.")
+    shares = json.loads(file.read_text(encoding="utf-8"))["shares"]
+    rows = shares.get(f"{share:g}", {}).get("rows", {})
+    if name not in rows:
+        known = "; ".join(f"{each}: {', '.join(content['rows'])}" for each, content in shares.items())
+        raise ConfigError(f"{file.name} has no recipe {name} at share {share:g}. Recipes by share: {known}.")
+    row: dict[str, Any] = rows[name]
+    return row

@@ -65,6 +65,9 @@ def bad_studies() -> Iterator[BadInput]:
         "a key twice": f"{GOOD}{GOOD}",
         "a list as key": "search: {[a, b]: [1]}\n",
         "the city": "search: {city: [a, b]}\n",
+        "a key that the stage does not depend on": "stage: vanilla_student\nsearch: {distill.lambda_kl: [0.1, 1.0]}\n",
+        "an unknown metric": f"metric: val_nlll\n{GOOD}",
+        "a compared seed": f"seeds: [0]\n{GOOD}",
         "values twice": "search: {student.learning_rate: [0.1, 0.1]}\n",
         "a python object": "search: !!python/object/apply:os.system [true]\n",
     }.items():

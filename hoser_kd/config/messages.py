@@ -6,6 +6,7 @@ They replace pydantic's own, for settings from YAML and for sections built in Py
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -50,10 +51,19 @@ def _line(
         if section is not None:
             given = "is empty" if value is None else f"is {value!r}"
             return f"{where} {given}. Give {_shape(known[-1], section)}, or remove the key."
+    if problem["type"] in ("tuple_type", "list_type") and isinstance(value, str | int | float) and known:
+        return f"{where}: write a list, `[{value}]` (given: {value!r})."
     message = str(problem["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(value, dict) or repr(value) in message else f" (given: {value!r})"
     stop = "" if not given and message.endswith((".", "?")) else "."
-    return f"{where}: {message[:1].lower()}{message[1:]}{given}{stop}".removeprefix(": ")
+    return f"{where}: {message[:1].lower()}{message[1:]}{given}{stop}{_meant(problem)}".removeprefix(": ")
+
+
+def _meant(problem: Mapping[str, Any]) -> str:
+    """Return the question whether the closest of the allowed words is meant; empty where the problem is another."""
+    if problem["type"] != "literal_error" or not isinstance(problem.get("input"), str):
+        return ""
+    return nearest(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
 
 
 def nearest(key: str, known: Any) -> str:

@@ -64,6 +64,18 @@ class CityConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _off_path_in_one_process(self) -> Self:
+        if not self.distill.enabled or not self.distill.uses_off_path:
+            return self
+        processes, nodes = self.student.num_processes, self.torchrun.nodes
+        if processes > 1 or nodes > 1:
+            key = f"student.num_processes is {processes}" if processes > 1 else f"torchrun.nodes is {nodes}"
+            raise ValueError(
+                f"{key}, and distill.recipe has off_path, which runs in one process: set it to 1, or remove off_path"
+            )
+        return self
+
     @property
     def is_raw(self) -> bool:
         """Whether roads and trips are made of an OpenStreetMap extract and GPS points."""

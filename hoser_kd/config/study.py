@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hoser_kd.common.errors import ConfigError
 from hoser_kd.config.loading import read_tree, with_changes
@@ -87,6 +87,14 @@ class StudyConfig(Section):
     search: Mapping[str, tuple[Any, ...] | Range] = Field(min_length=1)
     """Settings that are varied: a list of values, or a range."""
 
+    @field_validator("search", mode="before")
+    @classmethod
+    def _lists_or_ranges(cls, search: Any) -> Any:
+        """Read ranges here: pydantic would name both what a list and what a range needs."""
+        if not isinstance(search, Mapping):
+            return search
+        return {key: _list_or_range(str(key), values) for key, values in search.items()}
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if empty := [key for key, values in self.search.items() if isinstance(values, tuple) and not values]:
@@ -117,6 +125,18 @@ class StudyConfig(Section):
             [(key, values)] = self.search.items()
             for value in (values.low, values.high) if isinstance(values, Range) else values:
                 yield {key: value}
+
+
+def _list_or_range(key: str, values: Any) -> Any:
+    """Return the values of a searched key, a range as such. Raises ValueError with the key."""
+    if isinstance(values, Mapping):
+        try:
+            return Range.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"{key}: {' '.join(explain(error, Range))}") from None
+    if isinstance(values, list | tuple | Range):
+        return values
+    raise ValueError(f"{key} is {values!r}: write a list of values, or a range such as {Range.example}")
 
 
 def load_study(path: str | PathLike[str]) -> StudyConfig:

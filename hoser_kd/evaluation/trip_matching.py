@@ -28,6 +28,23 @@ class TripMatch:
     """n."""
     message: str
     """How the trips were matched, or why they are not paired; a sentence or two."""
+    num_test: int
+    """Number of test trips."""
+
+    @property
+    def num_covered(self) -> int:
+        """Number of different test trips that are answered; all of them where the trips are not paired."""
+        return self.num_test if self.test_rows is None else len(np.unique(self.test_rows))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the trips are compared with all test trips."""
+        return self.num_covered == self.num_test
+
+    @property
+    def most_repeats(self) -> int:
+        """Largest number of generated trips that answer the same test trip; 1 where the trips are not paired."""
+        return 1 if self.test_rows is None else int(np.bincount(self.test_rows).max(initial=0))
 
 
 def match_test_trips(
@@ -42,7 +59,7 @@ def match_test_trips(
     """
     if destinations is None and _same_starts(trips, test):
         message = f"All {len(trips):,} trips have the origin and the start time of the test trip of the same row."
-        return TripMatch(np.arange(len(test)), len(trips), len(trips), f"{message} They are paired by row.")
+        return TripMatch(np.arange(len(test)), len(trips), len(trips), f"{message} They are paired by row.", len(test))
     requested = origins is not None and destinations is not None
     first = trips.origins if origins is None else origins
     last = trips.destinations if destinations is None else destinations
@@ -55,13 +72,13 @@ def match_test_trips(
             f"All {matched:,} trips are paired with test trips by {what}; they cover {covered:,} of {len(test):,} test "
             "trips."
         )
-        return TripMatch(rows, matched, len(trips), message)
+        return TripMatch(rows, matched, len(trips), message, len(test))
     message = (
         f"{matched:,} of {len(trips):,} trips match the origin and destination of a test trip by {what}, so the trips "
         "are not paired, and metrics of the same request are left out. To get them, generate trips for ODs of test "
         "trips only, or add the columns origin_road_id and destination_road_id with the requested roads."
     )
-    return TripMatch(None, matched, len(trips), message)
+    return TripMatch(None, matched, len(trips), message, len(test))
 
 
 def _same_starts(trips: Trajectories, test: Trajectories) -> bool:

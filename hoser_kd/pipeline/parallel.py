@@ -44,7 +44,7 @@ def make_steps_side_by_side(
     Raises:
         HoserKdError: as `make_steps`; ProcessError if the process of a step was killed.
     """
-    check_steps(steps, config)
+    check_steps(steps, config, on_warning)
     with SideBySide([PRELOAD]) as processes:
         return _Run(steps, config, store, processes, jobs, on_start, device, on_warning).finish()
 

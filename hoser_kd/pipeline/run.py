@@ -16,6 +16,7 @@ from hoser_kd.common.errors import CheckError, StoreError
 from hoser_kd.common.hashing import digest_json, same_bytes
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.config.without_effect import without_effect
 from hoser_kd.grid.parameters import check_settings
 from hoser_kd.network.sources import kind_of
 from hoser_kd.pipeline.checks import CHECKS, run_checks
@@ -242,14 +243,15 @@ def make_steps(
 ) -> dict[StepKey, Artifact]:
     """Run the steps of a plan one after the other and return their artifacts.
 
-    `on_warning` is called with the message of each failed check that does not stop, and of a damaged artifact.
+    `on_warning` is called with the message of each failed check that does not stop, of a damaged artifact, and of each
+    setting that has no effect.
 
     Raises:
         ConfigError, CheckpointError, DataError: a setting of one of the steps is missing or names a missing file.
             Raised before the first step is run.
         CheckError: a blocking check failed, unless `stop_at_checks` is off.
     """
-    check_steps(steps, config)
+    check_steps(steps, config, on_warning)
     artifacts: dict[StepKey, Artifact] = {}
     for step in steps:
         stage, inputs = step.stage, step.inputs(artifacts)
@@ -270,8 +272,16 @@ def find_step(step: Step, config: CityConfig, store: Store, artifacts: Mapping[S
     return store.find(step.stage.name, config.city, version, step.seed)
 
 
-def check_steps(steps: Sequence[Step], config: CityConfig) -> None:
-    """Read all settings of the steps, and find the raw files, so that an error in the last one costs no training."""
+def check_steps(
+    steps: Sequence[Step], config: CityConfig, on_warning: Callable[[str], object] = lambda _: None
+) -> None:
+    """Read all settings of the steps, and find the raw files, so that an error in the last one costs no training.
+
+    `on_warning` is called with a sentence for each setting of the distilled student that has no effect.
+    """
+    if any(step.stage.name == "distilled_student" for step in steps):
+        for sentence in without_effect(config):
+            on_warning(f"{config.city}: {sentence}")
     names = dict.fromkeys(name for step in steps for name in step.stage.settings)
     if "grid" in names and config.distill.ckpt_path is None:
         check_settings(config.grid)

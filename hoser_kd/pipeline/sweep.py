@@ -34,9 +34,9 @@ from hoser_kd.common.hashing import digest_json
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.loading import with_changes
 from hoser_kd.config.study import Range, StudyConfig
-from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_with_inputs
 from hoser_kd.pipeline.stage import Stage
+from hoser_kd.pipeline.sweep_checks import check_sweep
 
 if TYPE_CHECKING:
     from hoser_kd.config.schema import CityConfig
@@ -56,13 +56,9 @@ class Sweep:
     def __init__(self, name: str, study: StudyConfig, config: CityConfig, store: Store) -> None:
         """Open a study, or create it. A study with other settings or on another city's YAML is another study.
 
-        Raises ConfigError where the study does not fit the city or the stage.
+        Raises ConfigError where the study does not fit the city or the stage, or no value of a searched key can matter.
         """
-        study.check(config)
-        stage = STAGES.get(study.stage)
-        if stage is None or not stage.per_seed:
-            known = ", ".join(each.name for each in STAGES.values() if each.per_seed)
-            raise ConfigError(f"study {name}: stage {study.stage} has no artifact per seed. Known: {known}.")
+        check_sweep(name, study, config)
         self.name, self.study, self.config, self.store = name, study, config, store
         self.folder = store.local_root / config.city / FOLDER / name / _version(study, config)
         self.folder.mkdir(parents=True, exist_ok=True)

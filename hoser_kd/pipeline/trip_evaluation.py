@@ -13,10 +13,11 @@ from hoser_kd.common.errors import ConfigError, StoreError
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.evaluation import metrics
+from hoser_kd.evaluation.file_metrics import cautions, evaluate_matched
 from hoser_kd.evaluation.metric_registry import METRICS
 from hoser_kd.evaluation.trip_matching import TripMatch, match_test_trips
 from hoser_kd.generation.baselines import BASELINES
-from hoser_kd.generation.trip_files import TripFile, read_trips, require_file
+from hoser_kd.generation.trip_files import read_trips, require_file
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.plan import Step, StepKey, plan
@@ -47,24 +48,33 @@ class TripFileMetrics:
     """Metrics by `section.metric` of each student and baseline."""
     students_message: str = ""
     """Why there are no students, if so; a sentence."""
+    trip_cautions: tuple[str, ...] = ()
+    """What makes the metrics of the file incomparable (`hoser_kd.evaluation.file_metrics.cautions`); sentences."""
 
     @property
     def caution(self) -> str:
-        """Why the columns do not compare, if so: they are measured on other numbers of requests; a sentence."""
+        """Why the columns do not compare, if so; sentences."""
         own = self.metrics["counts"]["real"]
-        others = {values["counts.real"] for values in self.beside.values()} - {own}
+        others = {values["counts.real"] for values in self.beside.values()} - {own, self.match.num_trips}
         if not others:
-            return ""
+            return " ".join(self.trip_cautions)
         counts = " and ".join(f"{count:,.0f}" for count in sorted(others))
-        return (
+        different = (
             f"{self.name} is compared with {own:,.0f} test trips, the other columns with {counts}: differences between "
             "the columns can come from the choice of trips."
         )
+        return " ".join((*self.trip_cautions, different))
+
+    @property
+    def column(self) -> str:
+        """Heading of the file's column: its name, and how many test trips it answers unless it answers all."""
+        match = self.match
+        return self.name if match.is_complete else f"{self.name} ({match.num_covered:,} of {match.num_test:,} trips)"
 
     @property
     def columns(self) -> dict[str, Mapping[str, float]]:
         """Metrics by `section.metric` of students, baselines and the file."""
-        return {**self.beside, self.name: metrics.flatten(self.metrics)}
+        return {**self.beside, self.column: metrics.flatten(self.metrics)}
 
     @property
     def metric_names(self) -> list[str]:
@@ -81,6 +91,8 @@ class TripFileMetrics:
             "num_matched": self.match.num_matched,
             "paired": self.match.test_rows is not None,
             "matching": self.match.message,
+            "num_covered": self.match.num_covered,
+            "num_test": self.match.num_test,
             **({"caution": self.caution} if self.caution else {}),
             "metrics": self.metrics,
             "beside": self.beside,
@@ -124,8 +136,18 @@ def evaluate_trip_file(
     baselines = BaselineMetrics.read(artifacts["baseline_trips", None].path).trips
     students, message = _students(config, store, seed, artifacts)
     match = match_test_trips(trip_file.trips, trips["test"], trip_file.origins, trip_file.destinations)
-    result = _metrics(trip_file, match, trips, network, config)
-    return TripFileMetrics(label, trip_file.layout, match, result, {**students, **baselines}, message)
+    generated, test = trip_file.trips, trips["test"]
+    result = evaluate_matched(
+        generated,
+        match,
+        test,
+        network,
+        config.evaluation,
+        destinations=trip_file.destinations,
+        training=trips["train"],
+    )
+    warnings = tuple(cautions(label, generated, match, test))
+    return TripFileMetrics(label, trip_file.layout, match, result, {**students, **baselines}, message, warnings)
 
 
 def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, store: Store, *, seed: int = 0) -> None:
@@ -144,7 +166,7 @@ def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, s
         )
     with tempfile.TemporaryDirectory() as folder:
         data = report_data(StageRun(steps[-1].stage, config, None, steps[-1].inputs(found), Path(folder)))
-    columns = {**data.baselines.trips, result.name: metrics.flatten(result.metrics)}
+    columns = {**data.baselines.trips, result.column: metrics.flatten(result.metrics)}
     note = " ".join(filter(None, (data.baselines.note, f"{result.name}: {result.match.message}", result.caution)))
     # the addresses of the files are relative to the report's place in the store
     write_report(path, replace(data, baselines=replace(data.baselines, trips=columns, note=note), files=()))
@@ -162,23 +184,6 @@ def _with_baselines(
     if find_step(step, config, store, artifacts) is None:
         on_stage(step.stage)
     return {step.key: make(step.stage, config, store, step.inputs(artifacts), progress=progress)}
-
-
-def _metrics(
-    file: TripFile, match: TripMatch, trips: Mapping[str, Trajectories], network: RoadNetwork, config: CityConfig
-) -> dict[str, dict[str, Any]]:
-    """Return the metrics of a file's trips, paired with test trips if all match one."""
-    test = trips["test"]
-    real = test if match.test_rows is None else test.take(match.test_rows)
-    return metrics.evaluate(
-        real,
-        file.trips,
-        network,
-        config.evaluation,
-        destinations=file.destinations,
-        training=trips["train"],
-        paired=match.test_rows is not None,
-    )
 
 
 def _students(

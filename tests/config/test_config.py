@@ -92,7 +92,18 @@ def test_the_recipe_switches_the_divergence(config, uses_kl):
         (SYNTHETIC + "distill: {window: true}", ["`distill.window`", "must be a number"]),
         (SYNTHETIC + "distill: {recipe: []}", ["`distill.recipe`", "recipe is empty", "enabled: false"]),
         (SYNTHETIC + "distill: {recipe: [kl, kl]}", ["`distill.recipe`", "kl, kl", "at most once"]),
-        (SYNTHETIC + "distill: {recipe: [sequnce]}", ["`distill.recipe", "'sequence'", "'sequnce'"]),
+        (
+            SYNTHETIC + "distill: {recipe: [sequnce]}",
+            ["`distill.recipe", "'sequence'", "'sequnce'", "Did you mean `sequence`?"],
+        ),
+        (
+            SYNTHETIC + "distill: {recipe: sequence}",
+            ["`distill.recipe`: write a list, `[sequence]` (given: 'sequence')."],
+        ),
+        (
+            SYNTHETIC + "student: {num_processes: 2}\ndistill: {recipe: [off_path]}",
+            ["student.num_processes is 2", "off_path, which runs in one process: set it to 1, or remove off_path"],
+        ),
         (SYNTHETIC + "zones:\n  seed: off", ["line 3", "`zones.seed`", "must be a number"]),
         ("source: {kind: synthetic, synthetic: {blocks: [8, true]}}", ["`source.synthetic.blocks`", "a number"]),
         (SYNTHETIC + "evaluation: {peak_hours: [[7, on]]}", ["`evaluation.peak_hours`", "a number"]),

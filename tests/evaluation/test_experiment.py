@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from small_city import grid_network, random_trips
 
+from hoser_kd.common.errors import ConfigError
 from hoser_kd.evaluation.ceilings import Splits
 from hoser_kd.evaluation.statistics import holm
 from hoser_kd.student.pools import StepProbabilities, temperature_scaled_nll
@@ -30,6 +32,15 @@ def rows():
     import experiment_rows
 
     return experiment_rows
+
+
+@pytest.mark.parametrize(("recipe", "share"), [("vanilla", 1.0), ("kll", 0.1)])
+def test_a_row_that_is_not_stored_names_the_recipes_by_share(rows, tmp_path, recipe, share):
+    file = tmp_path / "town.json"
+    file.write_text(json.dumps({"shares": {"0.1": {"rows": {"vanilla": {"seeds": [0]}, "kl": {}}}}}))
+    assert rows.stored_row(file, "vanilla", 0.1) == {"seeds": [0]}
+    with pytest.raises(ConfigError, match=rf"no recipe {recipe} at share {share:g}. .* share: 0.1: vanilla, kl\."):
+        rows.stored_row(file, recipe, share)
 
 
 @pytest.fixture(scope="module")

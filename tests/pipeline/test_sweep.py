@@ -18,8 +18,10 @@ from hoser_kd.config.loading import load_config, with_changes
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.study import StudyConfig, find_study, load_study, patch_of
 from hoser_kd.pipeline import sweep as module
+from hoser_kd.pipeline.stages import student
 from hoser_kd.pipeline.store import Store
 from hoser_kd.pipeline.sweep import Sweep
+from hoser_kd.pipeline.sweep_checks import STUDENT_METRICS, check_sweep
 from hoser_kd.pipeline.sweep_results import results_of
 
 TOWN = """
@@ -191,6 +193,24 @@ def test_changed_settings_are_another_study(tmp_path, computed):
         ({"search": {"distill.lambda": [1]}}, "distill.lambda is no setting. Did you mean `distill.lambda_kl`"),
         ({"settings": {"students.train_fraction": 1}}, "students.train_fraction is no setting"),
         ({"stage": "teacher"}, "stage teacher has no artifact per seed"),
+        ({"metric": "val_nlll"}, "distilled_student has no number `val_nlll`. Did you mean `val_nll`"),
+        ({"metric": "val_generation_score"}, "generate none. Add `student.select_num_ods: 200`"),
+        ({"seeds": [100, 3]}, "seed 3 is one of the compared seeds, 0 to 4.* Use seeds from 100"),
+        ({"stage": "vanilla_student"}, "distill.lambda_kl has no effect on vanilla_student.*read by distilled_student"),
+        ({"settings": {"distill.recipe": ["sequence"]}}, "lambda_kl has no effect.*: `distill.recipe` has no kl"),
+        (
+            {"search": {"distill.off_path.jsd_beta": [0.2, 0.5]}, "settings": {"distill.recipe": ["off_path"]}},
+            "jsd_beta has no effect.*`distill.off_path.divergence` is forward_kl, not jsd",
+        ),
+        (
+            {"search": {"generation.max_steps": [100, 200]}},
+            "generation.max_steps has no effect on distilled_student.*read by generated_trajectories",
+        ),
+        (
+            {"search": {"distill.lambda_kl": [0.1, 1], "generation.prior.markov_weight": [0.1, 0.5]}},
+            "generation.prior.markov_weight has no effect on distilled_student",
+        ),
+        ({"search": {"student.num_processes": [1, 2]}}, "student.num_processes has no effect.*No stage reads it"),
     ],
 )
 def test_studies_that_do_not_fit_are_refused(tmp_path, values, message):
@@ -203,8 +223,16 @@ def test_studies_that_do_not_fit_are_refused(tmp_path, values, message):
     [
         ({"search": {}}, "search"),
         ({"search": {"distill.lambda_kl": []}}, "has no values"),
-        ({"search": {"distill.lambda_kl": {"low": 1, "high": 0}}}, "must be below high"),
-        ({"search": {"distill.lambda_kl": {"low": 0, "high": 1, "log": True}}}, "log needs a low above 0"),
+        (
+            {"search": {"distill.lambda_kl": {"low": 1, "high": 0}}},
+            r"^StudyConfig: `search`: distill.lambda_kl: low \(1\) must be below high \(0\)\.$",
+        ),
+        (
+            {"search": {"distill.lambda_kl": {"low": 0, "high": 1, "log": True}}},
+            r"^StudyConfig: `search`: distill.lambda_kl: log needs a low above 0, not 0\.$",
+        ),
+        ({"search": {"distill.lambda_kl": {"low": 0, "hihg": 1}}}, r"^StudyConfig: `search`: .*Did you mean `high`"),
+        ({"search": {"distill.lambda_kl": 0.3}}, r"distill.lambda_kl is 0.3: write a list of values, or a range"),
         ({"sampler": "grid"}, "sampler grid needs lists"),
         ({"settings": {"distill.lambda_kl": 1}}, "both settings and search"),
         ({"serch": 1}, "Did you mean `search`"),
@@ -215,8 +243,17 @@ def test_studies_that_cannot_work_are_refused(values, message):
         study(**values)
 
 
+def test_a_key_that_matters_in_one_combination_is_searched(tmp_path):
+    search = {"distill.recipe": [["sequence"], ["kl"]], "distill.lambda_kl": [0.1, 1]}
+    assert Sweep("x", study(search=search), config(), Store(tmp_path)).num_trials == 4
+
+
+def test_the_known_metrics_are_those_of_a_student():
+    assert {f"val_{name}" for name in student._SHOWN} <= set(STUDENT_METRICS)
+
+
 def test_an_unknown_metric_fails_the_trial_with_the_known_ones(tmp_path, computed):
-    sweep = Sweep("x", study(metric="val_nl", trials=1), config(), Store(tmp_path))
+    sweep = Sweep("x", study(stage="trajectory_metrics", metric="val_nl", trials=1), config(), Store(tmp_path))
     sweep.work()
     assert "Known: val_nll." in results_of(sweep).rows[0]["error"]
 
@@ -238,7 +275,7 @@ def test_the_studies_of_the_project_fit_every_city():
     for file in files:
         one = load_study(file)
         assert one.description
-        one.check(load_config(folder / "demo.yaml"))
+        check_sweep(file.stem, one, load_config(folder / "demo.yaml"))
         for key, values in one.search.items():
             for value in values if isinstance(values, tuple) else (values.low, values.high):
                 with_changes(load_config(folder / "demo.yaml"), {**one.settings, key: value})

@@ -116,6 +116,11 @@ def test_some_of_the_test_trips_are_compared_with_a_caution(town, tmp_path, caps
     out = capsys.readouterr().out
     assert f"All 3 trips are paired with test trips by the first and the last road; they cover 3 of {len(test)}" in out
     assert f"some is compared with 3 test trips, the other columns with {len(test)}" in out
+    assert f"some answers 3 of {len(test)} test trips" in out
+    head = next(line for line in out.splitlines() if "metric on test trips" in line)
+    assert head.endswith(f"some (3 of {len(test)} trips)")
+    row = next(line for line in out.splitlines() if line.strip().startswith("distance.jsd "))
+    assert row.endswith("–")
 
 
 def test_students_that_are_not_evaluated_are_left_out_and_nothing_is_trained(town, tmp_path, capsys):

@@ -17,7 +17,7 @@ from hoser_kd.common.progress import Progress
 from hoser_kd.evaluation.baseline_settings import baseline_settings
 from hoser_kd.generation import od_pairs as od
 from hoser_kd.generation.decoding import Decoding
-from hoser_kd.generation.generator import RATE, generate_to
+from hoser_kd.generation.generator import RATE, generate, generate_to
 from hoser_kd.generation.output_files import read_chunks, write_lines, write_published_csv
 from hoser_kd.generation.prior import Prior
 from hoser_kd.generation.prior_tuning import choose_prior
@@ -32,6 +32,8 @@ from hoser_kd.student.training_inputs import training_rows
 
 STUDENTS = {"vanilla": "vanilla_student", "distilled": "distilled_student"}
 """Stage of each kind of student."""
+_WARM_UP = 8
+"""Trips that are generated before the speed is measured."""
 
 
 def student_folders(run: StageRun) -> dict[str, Path]:
@@ -47,6 +49,8 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
     pq.write_table(requests.to_table(), run.folder / "requests.parquet", compression="zstd")
     decoding = Decoding.from_config(settings)
     summary: dict[str, Any] = {"num_trips": len(requests), "od_source": settings.od_source}
+    columns = requests.origins, requests.start_times, requests.destinations
+    is_warm = False
     decoders: dict[str, str] = {}
     tried: list[dict[str, Any]] = []
     sample: dict[str, Trajectories] = {}
@@ -59,13 +63,14 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
         tried += [{"student": kind, **row} for row in rows]
         decoders[kind] = decoding.describe(prior)
         if not file.is_file():  # a killed run of the same version may have finished this student
+            if not is_warm:  # compilation and first use are no part of the speed, nor of the first student's alone
+                generate(model, *(each[:_WARM_UP] for each in columns), decoding=decoding, prior=prior)
+                is_warm = True
             generate_to(
                 file,
                 run.folder / "parts",
                 model,
-                requests.origins,
-                requests.start_times,
-                requests.destinations,
+                *columns,
                 decoding,
                 prior=prior,
                 progress=speed,
