@@ -82,7 +82,7 @@ def next_nodes(places, trips, frontier, seen, node_cost, node, outcome):  # type
         outcome[i] = STOPPED
         while heap_size[a] > 0 and expansions[a] < max_steps[a]:
             node_cost[i] = heap_cost[a, 0]
-            node[i] = heap[a, 0]
+            node[i, 0], node[i, 1], node[i, 2] = heap[a, 0, 0], heap[a, 0, 1], heap[a, 0, 2]
             heap_size[a] -= 1
             swap(heap_cost[a], heap_order[a], heap[a], 0, heap_size[a])
             sift_down(heap_cost[a], heap_order[a], heap[a], 0, heap_size[a])
@@ -181,7 +181,8 @@ def begin_finish(a, frontier, seen, to_go):  # type: ignore[no-untyped-def]  # n
         # of several entries of a road, only the cheapest has a path that is still stored
         if np.isfinite(to_go[road]) and not seen_expanded[a, entry] and heap_cost[a, at] == seen_best[a, entry]:
             heap_cost[a, kept], heap_order[a, kept] = to_go[road], heap_order[a, at]
-            heap[a, kept] = heap[a, at]
+            for part in range(heap.shape[2]):
+                heap[a, kept, part] = heap[a, at, part]
             kept += 1
     heap_size[a] = kept
     seen_best[a, :] = np.inf

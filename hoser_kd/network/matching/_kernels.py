@@ -18,7 +18,7 @@ of all pieces.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ GAP, NO_PATH = 1, 2
 BYTES_PER_ENTRY = 16
 LIMIT_STEP_M = 250.0
 """Searches reach to a multiple of this distance, so that a slightly larger request does not repeat them."""
+# numba compiles a function once more for every argument that is a literal number in one call and a variable in another
+_NONE: Any = np.int64(-1)
 
 
 class States(NamedTuple):
@@ -176,7 +178,7 @@ def choose_states(graph, reach, model, offsets, t, xy, states):  # type: ignore[
     score = np.full((len(xy), model.candidates), -np.inf)
     came_from = np.full((len(xy), model.candidates), -1, np.int64)
     for trip in range(len(offsets) - 1):
-        last = -1
+        last = _NONE
         for p in range(offsets[trip], offsets[trip + 1]):
             if states.road[p, 0] < 0:
                 continue
@@ -306,10 +308,10 @@ def _search(graph, reach, source, limit):  # type: ignore[no-untyped-def]  # noq
     """Run Dijkstra's algorithm from the end of `source`; return how many roads start within `limit`."""
     reach.searches[0] += 1
     number = reach.searches[0]
-    queued = _relax(graph, reach, source, -1, 0.0, 0)
+    queued = _relax(graph, reach, source, _NONE, 0.0, np.int64(0))
     count = 0
     while queued > 0:
-        road, away_m = reach.heap_road[0], reach.heap_key[0]
+        road, away_m = np.int64(reach.heap_road[0]), reach.heap_key[0]
         queued = _pop(reach.heap_key, reach.heap_road, queued)
         if reach.done[road] == number:
             continue
@@ -373,9 +375,9 @@ def assemble(graph, reach, model, offsets, t, xy, states, chosen, begins, roads,
     receive the position of each piece's first road, and its first point.
     """
     stack = np.empty(len(graph.length_m), np.int64)
-    count, used = 0, 0
+    count, used = 0, np.int64(0)
     for trip in range(len(offsets) - 1):
-        last, first_left_m = -1, 0.0
+        last, first_left_m = _NONE, 0.0
         for p in range(offsets[trip], offsets[trip + 1] + 1):
             is_end = p == offsets[trip + 1]
             if not is_end and chosen[p] < 0:
