@@ -41,7 +41,9 @@ def test_dagster_waits_longer_for_its_code_server_on_a_busy_machine(monkeypatch)
             monkeypatch.setenv("DAGSTER_GRPC_TIMEOUT_SECONDS", given)
         process = start("http.server", "--bind", "127.0.0.1", "0")
         try:
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            variables = Path(f"/proc/{process.pid}/environ")
+            # empty for a moment: Popen returns before the kernel has written it
+            environment = wait_until(variables.read_bytes, 30, "the environment").split(b"\0")
         finally:
             process.kill()
             process.wait()
