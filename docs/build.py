@@ -174,11 +174,11 @@ Trips are paired with test trips for the metrics of the same request if each of 
 The k-th trip of an OD answers the k-th test trip of that OD; further trips start again with the first. The output says
 how many trips match. If one does not, no trip is paired, and the metrics of the same request are left out.
 
-Several trips may answer one test trip, as samples of its request. Metrics of the same request are then means over all trips, and
-distributions are compared with each answered test trip once. A file that does not answer all test trips gets a caution in the
-output, the JSON and the report, and its column says how many it answers; with fewer than 200 of them, or fewer than 10 %, its
-divergences (JSD) are left out. Further cautions: a median duration 100 times that of the real trips or a hundredth of it, and
-start times that no test trip of the origin and destination has.
+Several trips may answer one test trip, as samples of its request. Metrics of the same request are then means over all
+trips, and distributions are compared with each answered test trip once. A file that does not answer all test trips
+gets a caution in the output, the JSON and the report, and its column says how many it answers; with fewer than 200 of
+them, or fewer than 10 %, its divergences (JSD) are left out. Further cautions: a median duration 100 times that of
+the real trips or a hundredth of it, and start times that no test trip of the origin and destination has.
 """
 
 
