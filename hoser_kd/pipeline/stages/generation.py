@@ -64,7 +64,8 @@ def generated_trajectories(run: StageRun) -> dict[str, Any]:
         decoders[kind] = decoding.describe(prior)
         if not file.is_file():  # a killed run of the same version may have finished this student
             if not is_warm:  # compilation and first use are no part of the speed, nor of the first student's alone
-                generate(model, *(each[:_WARM_UP] for each in columns), decoding=decoding, prior=prior)
+                origins, start_times, destinations = (each[:_WARM_UP] for each in columns)
+                generate(model, origins, start_times, destinations, decoding=decoding, prior=prior)
                 is_warm = True
             generate_to(
                 file,
