@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from results_plot import CEILING, COUNTING, VANILLA, primary_plot, students
 
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP
 from hoser_kd.generation.baselines import BASELINES
@@ -22,7 +21,6 @@ from hoser_kd.plots import png
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "results"
-VANILLA = "vanilla"
 NEXT_STEP = {
     "next_step.nll": "NLL, nats",
     "next_step.nll_scaled": "NLL, temperature scaled",
@@ -42,9 +40,7 @@ LABELS = {**NEXT_STEP, **TRIPS}
 HIGHER_IS_BETTER = {"next_step.decision_accuracy", "paired.identical_share", "requests.reached_share"}
 DIGITS = {"paired.dtw": 2, "paired.edr": 3, "paired.hausdorff": 3}
 SHARES = {"paired.identical_share", "requests.reached_share"}
-COUNTING = {"frequency": "frequency", "markov_1": "Markov chain, order 1", "markov_2": "Markov chain, order 2"}
 POOLS = ("student_student", "student_markov", "student_teacher", "student_teacher_markov")
-CEILING, CONTROL = "student_teacher", "student_markov"
 ONE_SEED = "with one seed, which does not describe the randomness of training"
 GROUPS = {
     "Worse": "worse",
@@ -60,7 +56,6 @@ BASELINES_LEGEND = (
     "student's own trips, S the shortest and F the fastest path, N the nearest training trip."
 )
 AGAINST_BASELINES = ("paired.edr", "paired.hausdorff", "paired.dtw", "paired.identical_share", "duration.jsd")
-COLORS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 Row = Mapping[str, Any]
 
 
@@ -110,14 +105,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a Markdown table and an empty line."""
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(each) + " |" for each in lines] + [""]
-
-
-def students(part: Row) -> list[str]:
-    """Return the recipes without those that search the same students as an earlier one, whose next steps are equal."""
-    first: dict[tuple[float, ...], str] = {}
-    for name, row in part["rows"].items():
-        first.setdefault(tuple(row["metrics"][PRIMARY_NEXT_STEP]["by_seed"]), name)
-    return list(first.values())
 
 
 def next_step_table(results: Row, part: Row) -> list[str]:
@@ -282,58 +269,6 @@ def finding(place: str, metric: str, difference: Row, other: str) -> tuple[str, 
     return word, f"{text} ({over_seeds}over test trips {ends(metric, row['trips'])})."
 
 
-def primary_plot(results: Row) -> Figure:
-    """Plot the two primary metrics by share of the trips: recipes, baselines and ceilings."""
-    figure = Figure(figsize=(9.5, 3.9), layout="constrained")
-    shares = sorted(results["shares"], key=float)
-    recipes = list(dict.fromkeys(name for share in shares for name in results["shares"][share]["rows"]))
-    panels: list[Axes] = list(figure.subplots(1, 2))
-    for axes, metric in zip(panels, (PRIMARY_NEXT_STEP, PRIMARY_TRIP), strict=True):
-        for place, name in enumerate(recipes):
-            plot_recipe(
-                axes, results, name, metric, COLORS[place % len(COLORS)], 0.7 * (place + 0.5) / len(recipes) - 0.35
-            )
-        axes.set_xticks(range(len(shares)), [percent(share) for share in shares])
-        axes.set_xlim(-0.6, len(shares) - 0.4)
-        axes.set(xlabel="share of the training trips", title=f"{LABELS[metric]} (lower is better)")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].axhline(results["next_step_baselines"]["markov_1"]["nll"], color="#999999", ls=":", label="Markov chain")
-    for name, style, label in ((CEILING, "--", "teacher"), (CONTROL, ":", "Markov chain")):
-        nll = [pool_nll(results["shares"][share], name) for share in shares]
-        left, right = ([place + half for place in range(len(shares))] for half in (-0.45, 0.45))
-        panels[0].hlines(nll, left, right, color="black", ls=style, lw=1, label=f"pool of vanilla and {label}")
-    styles: tuple[Any, ...] = (":", "-.", "--", (0, (1, 4)))
-    for (name, row), dashes in zip(results["baselines"].items(), styles, strict=False):
-        mean = row["metrics"][PRIMARY_TRIP]["mean"]
-        panels[1].axhline(mean, color="#999999", ls=dashes, lw=1, label=BASELINES[name].label)
-    for axes in panels:
-        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
-    return figure
-
-
-def pool_nll(part: Row, name: str) -> float:
-    """Return the NLL of a log-linear pool."""
-    rows = part["ceilings"]["rows"]
-    return float(next(row["nll"] for row in rows if (row["name"], row["kind"]) == (name, "log_linear")))
-
-
-def plot_recipe(axes: Axes, results: Row, name: str, metric: str, color: str, offset: float) -> None:
-    """Plot a recipe: means, thick bars over seeds and thin bars over test trips."""
-    points = [
-        (place + offset, results["shares"][share]["rows"][name]["metrics"][metric])
-        for place, share in enumerate(sorted(results["shares"], key=float))
-        if name in results["shares"][share]["rows"]
-        and (metric != PRIMARY_NEXT_STEP or name in students(results["shares"][share]))
-    ]
-    if not points:
-        return
-    axes.plot([x for x, _ in points], [row["mean"] for _, row in points], "o", color=color, ms=5, label=name)
-    for x, row in points:
-        for kind, width, opacity in (("seeds", 5, 0.35), ("trips", 1.2, 1.0)):
-            if row[kind]:
-                axes.plot([x, x], row[kind], color=color, lw=width, alpha=opacity, solid_capstyle="butt")
-
-
 def city_lines(results: Row) -> list[str]:
     """Return the section of a city."""
     city, trips = results["city"], results["trips"]
@@ -348,7 +283,11 @@ def city_lines(results: Row) -> list[str]:
         "",
         f"![Primary metrics by share of the trips, {city}](figures/{plot_name(results)})",
         "",
-        "Wide bars: 95 % over seeds; thin bars: 95 % over test trips.",
+        (
+            "A row for each model, the best on top. Thick pale lines: 95 % over seeds; thin lines: 95 % over test "
+            "trips. Orange: vanilla; blue: recipes; gray: baselines; green: pools with the teacher (the ceiling, "
+            "dashed) and with a Markov chain."
+        ),
         "",
     ]
     for share, part in results["shares"].items():

@@ -1,7 +1,9 @@
 """Sampling floor of the distribution metrics: the divergence of real trips from real trips at the same number of trips.
 
-A Jensen-Shannon divergence of histograms is positive for two finite samples of the same distribution. Generated trips
-cannot be expected below this floor, and differences within it are noise.
+A Jensen-Shannon divergence of histograms is positive for two finite samples of the same distribution. Below this floor,
+the metric cannot tell generated trips from real ones; that does not show that they are equal. The samples of the floor
+are independent, while generated trips have the origins, destinations and start times of the test trips. They can be
+closer to these than the floor and still differ systematically, as shortest paths do, which are too short.
 
 Shapes: n trips of a sample, N real trips, K values of all trips.
 """

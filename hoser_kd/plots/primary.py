@@ -43,18 +43,22 @@ class Point(NamedTuple):
     """Interval over the seeds."""
 
 
-def primary_chart(panels: Mapping[str, Sequence[Point]]) -> Figure:
+def primary_chart(panels: Mapping[str, Sequence[Point]], columns: int = 1) -> Figure:
     """Draw each metric as a panel of horizontal points with intervals, best on top; titles are the keys.
 
-    Thin lines are intervals over the test trips, thick lines over the seeds. Labels and values stand at the points. A
-    point far beyond the others is at the right edge, with its value.
+    The panels fill rows of `columns`. Thin lines are intervals over the test trips, thick lines over the seeds. A
+    ceiling is also a dashed line over its panel. Labels and values stand at the points. A point far beyond the others
+    is at the right edge, with its value.
     """
-    rows = [len(points) for points in panels.values()]
-    figure = Figure(figsize=(6.6, 0.29 * sum(rows) + 0.62 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[count + 1 for count in rows]).ravel()
-    for panel, (title, points) in zip(axes, panels.items(), strict=True):
+    counts = [len(points) for points in panels.values()]
+    rows = [max(counts[start : start + columns]) for start in range(0, len(counts), columns)]
+    figure = Figure(figsize=(6.6 * columns, 0.29 * sum(rows) + 0.62 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=[count + 1 for count in rows]).ravel()
+    for panel, (title, points) in zip(axes, panels.items(), strict=False):
         _draw_points(panel, points)
         panel.set_title(title, size=10, color=INK, loc="left", weight="bold")
+    for panel in axes[len(panels) :]:
+        panel.set_visible(False)
     return figure
 
 
@@ -64,9 +68,13 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     for place, point in enumerate(reversed(ordered)):
         color = COLORS.get(point.kind, _CEILING if point.kind in {"ceiling", "control"} else _BASELINE)
         at = min(point.value, high)
-        for ends, width in ((point.trips, 1.4), (point.seeds, 3.6)):
+        # the interval over the seeds is wide and pale, so that the other one shows where it is shorter
+        for ends, width, alpha in ((point.seeds, 5.0, 0.4), (point.trips, 1.4, 1.0)):
             if ends is not None and point.value <= high:
-                axes.plot(np.minimum(ends, high), [place, place], color=color, linewidth=width, solid_capstyle="butt")
+                xs = np.minimum(ends, high)
+                axes.plot(xs, [place, place], color=color, linewidth=width, alpha=alpha, solid_capstyle="butt")
+        if point.kind == "ceiling":
+            axes.axvline(at, color=color, linewidth=1, linestyle="--", zorder=0.5)
         marker = "D" if point.kind in {"ceiling", "control"} else "o" if point.value <= high else ">"
         axes.plot(at, place, marker, color=color, markersize=6.5, markeredgecolor="white", zorder=3)
         right = max([at, *(min(end, high) for ends in (point.trips, point.seeds) if ends for end in ends)])

@@ -18,8 +18,8 @@ from hoser_kd.evaluation.sampling_floor import Floor
 from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.trip_values import TripValues
 
-WITHIN_FLOOR = "within the floor"
-"""Verdict where both students are no farther from the real trips than real trips are from each other."""
+ONE_SEED = ", one seed"
+"""Ends a verdict that holds over the test trips, where one seed says nothing about another training."""
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,46 @@ class Judgment:
     def verdict(self, row: Row) -> str:
         """Return whether the distilled student is better on a metric; empty for a description.
 
-        “better” and “worse” need at least two seeds, an interval over the seeds and one over the test trips (where
-        there is one) that exclude 0, and for secondary metrics an adjusted p-value below `ALPHA`.
+        This is the only rule of the page. “better” and “worse” need at least two seeds, an interval over the seeds and
+        one over the test trips (where there is one) that exclude 0, and for secondary metrics an adjusted p-value below
+        `ALPHA`. With one seed they end in `ONE_SEED` and need the interval over the test trips. All other differences
+        “lean”. The sampling floor decides nothing.
         """
-        if row.verdict is None:
-            return ""
-        if self._within_floor(row):
-            return WITHIN_FLOOR
-        if row.verdict in {"better", "worse"} and not self._is_clear(row):
-            return f"leans {row.verdict}"
-        return row.verdict
+        if row.verdict is None or row.verdict == "same":
+            return row.verdict or ""
+        direction = row.verdict.removeprefix("leans ")
+        if has_one_seed(row):
+            return f"{direction}{ONE_SEED}" if self._is_clear_over_trips(row) else f"leans {direction}"
+        return row.verdict if self._trips_agree(row) else f"leans {direction}"
 
     def secondary(self) -> list[Row]:
         """Return the rows with a verdict, each measured quantity once, without the primary metrics."""
         return [row for row in judged_rows(self.rows) if row.name not in PRIMARY]
 
-    def _is_clear(self, row: Row) -> bool:
+    def is_tested(self, row: Row) -> bool:
+        """Return whether a difference has an interval or a p-value: with one seed it needs values per trip."""
+        evidence = self.evidence.get(row.name, Evidence())
+        return evidence.trips is not None or evidence.p_value is not None
+
+    def is_below_floor(self, row: Row) -> bool:
+        """Return whether all students are below the 95 % quantile of a floor.
+
+        The metric cannot tell such trips from real ones. That does not show that they are equal: the floor is that of
+        independent samples, while generated trips have the origins and destinations of the test trips.
+        """
+        floor = self.floors.get(row.name)
+        means = [float(np.mean(values)) for values in (row.vanilla, row.distilled) if values]
+        return floor is not None and all(mean <= floor.quantile_95 for mean in means)
+
+    def _trips_agree(self, row: Row) -> bool:
         evidence = self.evidence.get(row.name, Evidence())
         over_trips = evidence.trips is None or excludes_zero(evidence.trips.low, evidence.trips.high)
         return over_trips and (evidence.adjusted is None or evidence.adjusted < ALPHA)
 
-    def _within_floor(self, row: Row) -> bool:
-        floor = self.floors.get(row.name)
-        means = [float(np.mean(values)) for values in (row.vanilla, row.distilled) if values]
-        return floor is not None and all(mean <= floor.quantile_95 for mean in means)
+    def _is_clear_over_trips(self, row: Row) -> bool:
+        # an interval of a metric with a target is not that of the distance from the target
+        has_interval = self.evidence.get(row.name, Evidence()).trips is not None
+        return has_interval and row.metric.target is None and self._trips_agree(row)
 
 
 def judge(
@@ -129,6 +145,11 @@ def judged_rows(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with a verdict, each measured quantity once: no variants and no repeated metrics."""
     repeated = repeated_metrics(rows)
     return [row for row in rows if row.verdict is not None and not row.metric.variant and row.name not in repeated]
+
+
+def has_one_seed(row: Row) -> bool:
+    """Return whether the students are compared with one seed, which gives no interval over seeds."""
+    return row.difference is not None and not np.isfinite(row.difference.low)
 
 
 def excludes_zero(low: float, high: float) -> bool:

@@ -6,6 +6,7 @@ What belongs here: the choice of tables, sentences and figures on the page. Its 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,7 @@ from hoser_kd.evaluation.comparison import Row, compare, heading_of
 from hoser_kd.evaluation.failures import CAUSES, LEAST_SHARED
 from hoser_kd.evaluation.metrics import NO_TIMES, flatten
 from hoser_kd.evaluation.scenarios import SCENARIOS
+from hoser_kd.evaluation.statistics import PRIMARY_TRIP
 from hoser_kd.network.trip_consistency import has_times
 from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import ReportData, StudentResult, answered_trips, first_generated
@@ -39,7 +41,7 @@ from hoser_kd.report.figures import (
 from hoser_kd.report.judgment import Judgment, judge
 from hoser_kd.report.labels import Value, describe, describe_values, is_number
 from hoser_kd.report.primary_metrics import CEILING, INTRODUCTION, headline, num_pairs, sentences
-from hoser_kd.report.table import Beside, Group, Table, format_row, short_label, table_of
+from hoser_kd.report.table import BELOW_FLOOR, Beside, Group, Table, format_row, short_label, table_of
 from hoser_kd.report.templating import template_environment
 from hoser_kd.report.text import caveat, definitions_of, secondary_sentences, training_caveat
 from hoser_kd.report.trip_map import map_name, write_map
@@ -51,12 +53,11 @@ if TYPE_CHECKING:
 SCENARIO_METRICS = (
     "next_step.decision_accuracy",
     "requests.reached_share",
+    PRIMARY_TRIP,
     "paired.edit_similarity",
-    "similarity.dtw",
-    "distance.jsd",
-    "duration.jsd",
+    "paired.dtw",
 )
-"""Metrics shown for each scenario; metrics.json has all of them."""
+"""Metrics shown for each scenario; metrics.json has all of them. Divergences have no floor there, so none is shown."""
 _TIME_METRICS = ("next_step.time", *(f"{section}." for section in ("duration", "trip_duration", "paired_duration")))
 """Beginnings of the names of metrics that mean nothing without times."""
 _HIDDEN_SECTIONS = ("next_step", "counts")
@@ -148,6 +149,7 @@ def _tables(data: ReportData, judgment: Judgment) -> dict[str, Any]:
         data.baselines.trips,
         judgment.evidence,
         judgment.floors,
+        {row.name for row in judgment.rows if judgment.is_below_floor(row)},
         _ceiling_metrics(data),
         {row.name: judgment.verdict(row) for row in judgment.rows},
     )
@@ -169,7 +171,8 @@ def _tables(data: ReportData, judgment: Judgment) -> dict[str, Any]:
         "baselines_note": data.baselines.note,
         "generation": _table_or_none(groups),
         "floors": next(iter(data.floors.values()), None),
-        "ceilings": [dict(row) for row in summary_rows(data.ceilings.rows)],
+        "below_floor": BELOW_FLOOR,
+        "ceilings": _without_empty_columns(summary_rows(data.ceilings.rows)),
         "ceilings_note": data.ceilings.note,
         "decoder": data.decoder,
         "scenarios": _table_or_none(list(_scenarios(data))),
@@ -190,6 +193,12 @@ def _tables(data: ReportData, judgment: Judgment) -> dict[str, Any]:
         "versions": [dict(version) for version in data.versions],
         "definitions": definitions_of(judgment.rows),
     }
+
+
+def _without_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without the columns that have a dash in all of them."""
+    kept = [name for name in (rows[0] if rows else ()) if any(row[name] != "–" for row in rows)]
+    return [{name: row[name] for name in kept} for row in rows]
 
 
 def _ceiling_metrics(data: ReportData) -> dict[str, float]:
@@ -243,17 +252,25 @@ def _scenarios(data: ReportData) -> Iterator[Group]:
             }
             for kind in ("vanilla", "distilled")
         )
-        beside = Beside({label: scenarios.get(name, {}) for label, scenarios in data.baselines.scenarios.items()})
         by_name = {row.name: row for row in _measurable(data, compare(vanilla, distilled))}
+        beside = Beside(
+            {label: scenarios.get(name, {}) for label, scenarios in data.baselines.scenarios.items()},
+            verdicts={name: _untested(row) for name, row in by_name.items()},
+        )
         rows = [by_name[metric] for metric in SCENARIO_METRICS if metric in by_name]
         if rows:
             counts = [values["counts.generated"] for values in vanilla.values()]
-            text = about.replace("`", "")
+            text = re.sub(r" \(`.*`\)", "", about)  # keys of the settings are for the docs
             yield Group(
                 name.replace("_", " ").capitalize(),
                 [format_row(row, beside)._replace(label=short_label(row), about="") for row in rows],
                 f"{text}: {np.mean(counts):,.0f}" if counts else text,
             )
+
+
+def _untested(row: Row) -> str:
+    """Return the verdict on a row that has no test over the trips and no adjusted p-value: it leans at most."""
+    return f"leans {row.verdict}" if row.verdict in {"better", "worse"} else row.verdict or ""
 
 
 def _of_scenario(result: StudentResult, name: str) -> dict[str, float]:

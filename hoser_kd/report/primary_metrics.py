@@ -15,7 +15,7 @@ from hoser_kd.evaluation.comparison import Row
 from hoser_kd.evaluation.evidence import interval_over_trips
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval, interval_over_seeds
 from hoser_kd.report.data import ReportData
-from hoser_kd.report.judgment import Judgment, excludes_zero
+from hoser_kd.report.judgment import Judgment, has_one_seed
 
 STUDENTS = {"vanilla": "vanilla student", "distilled": "distilled student"}
 CEILING = "student_teacher"
@@ -24,6 +24,8 @@ _POOLS = {
     CEILING: "ceiling: vanilla student + teacher",
     CONTROL: "control: vanilla student + Markov chain",
 }
+NOT_SHOWN = "one seed, so not shown for another training"
+"""What follows a difference that holds over the test trips of one seed."""
 NAMES = {PRIMARY_NEXT_STEP: "test NLL", PRIMARY_TRIP: "EDR"}
 UNITS = {PRIMARY_NEXT_STEP: " nat", PRIMARY_TRIP: ""}
 INTRODUCTION = (
@@ -88,7 +90,7 @@ def headline(data: ReportData, judgment: Judgment) -> str:
     ]
     if not texts:
         return "The students are not compared."
-    return ". ".join(texts) + (" (one seed: another training may differ)." if num_pairs(data) == 1 else ".")
+    return ". ".join(texts) + "."
 
 
 def sentences(data: ReportData, judgment: Judgment) -> list[str]:
@@ -129,30 +131,26 @@ def ceiling_note(data: ReportData) -> str:
 
 
 def _outcome(data: ReportData, judgment: Judgment, name: str) -> str:
-    """Return which student is better on a primary metric, and whether a baseline is better than it."""
+    """Return which student is better on a primary metric by `Judgment.verdict`, and whether a baseline is lower."""
     row = judgment.by_name[name]
     found = contenders(data, judgment.by_name, name)
     baseline = next((each for each in found if each.role == "baseline"), None)
     if not _is_clear(judgment, row):
-        text, compared = "no clear difference", min(each.value for each in found if each.role == "student")
-        behind = "both behind"
+        text = f"no clear difference{' (one seed)' if has_one_seed(row) else ''}"
+        compared, behind = min(each.value for each in found if each.role == "student"), "both behind"
     else:
-        is_better = row.difference is not None and row.difference.mean < 0
-        text = f"{'distilled' if is_better else 'vanilla'} is better"
+        is_better = judgment.verdict(row).startswith("better")
+        winner = "distilled" if is_better else "vanilla"
+        text = f"{winner} has the lower {NAMES[name]} on these trips" if has_one_seed(row) else f"{winner} is better"
         compared, behind = float(np.mean(row.distilled if is_better else row.vanilla)), "but behind"
     if baseline is not None and _is_lower(baseline.value, compared):
-        return f"{text}, {behind} the baseline {baseline.label}"
-    return text
+        text += f", {behind} the baseline {baseline.label} in the mean"
+    return f"{text}; {NOT_SHOWN}" if _is_clear(judgment, row) and has_one_seed(row) else text
 
 
 def _is_clear(judgment: Judgment, row: Row) -> bool:
-    """Return whether all intervals that exist, over the seeds and over the test trips, exclude 0."""
-    evidence = judgment.evidence.get(row.name)
-    ends = [] if row.difference is None else [(row.difference.low, row.difference.high)]
-    if evidence is not None and evidence.trips is not None:
-        ends.append((evidence.trips.low, evidence.trips.high))
-    known = [pair for pair in ends if np.isfinite(pair).all()]
-    return bool(known) and all(excludes_zero(*pair) for pair in known)
+    """Return whether the verdict on a metric is better or worse, over seeds or over the test trips of one seed."""
+    return judgment.verdict(row).startswith(("better", "worse"))
 
 
 def _gain_sentence(data: ReportData, judgment: Judgment, name: str, start: str) -> str:
@@ -160,11 +158,9 @@ def _gain_sentence(data: ReportData, judgment: Judgment, name: str, start: str) 
     vanilla, distilled = float(np.mean(row.vanilla)), float(np.mean(row.distilled))
     mean = row.difference.mean if row.difference is not None else distilled - vanilla
     unit = UNITS[name]
-    if mean == 0:
-        change = "no difference"
-    else:
-        change = f"{abs(mean):.4f}{unit} {'lower (better)' if mean < 0 else 'higher (worse)'}"
-    clear = "" if _is_clear(judgment, row) else "; not a clear difference"
+    change = "equal" if mean == 0 else f"{abs(mean):.4f}{unit} {'lower' if mean < 0 else 'higher'}"
+    one_seed = f"; {NOT_SHOWN}" if has_one_seed(row) else ""
+    clear = one_seed if _is_clear(judgment, row) else "; not a clear difference"
     return (
         f"{start}: the distilled student has {'a' if name == PRIMARY_NEXT_STEP else 'an'} {NAMES[name]} of "
         f"{distilled:.4f}{unit}, the vanilla one {vanilla:.4f}{unit}: {change}{_intervals(data, judgment, row)}{clear}."
@@ -191,7 +187,7 @@ def _references(data: ReportData, judgment: Judgment) -> Iterator[str]:
     ]
     if parts:
         text = " and ".join(parts)
-        yield " ".join(filter(None, (f"{text[:1].upper()}{text[1:]}.", ceiling_note(data))))
+        yield " ".join(filter(None, (f"By the means, {text[:1].lower()}{text[1:]}.", ceiling_note(data))))
     elif note := ceiling_note(data):
         yield note
 

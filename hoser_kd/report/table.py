@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from hoser_kd.evaluation.comparison import Row, heading_of
 from hoser_kd.evaluation.evidence import PRIMARY, Evidence
 from hoser_kd.evaluation.metric_registry import SECTIONS
 from hoser_kd.evaluation.sampling_floor import Floor
+
+BELOW_FLOOR = "†"
+"""Marks a floor that all students are below: the metric cannot tell their trips from real ones."""
 
 
 class Line(NamedTuple):
@@ -47,6 +51,8 @@ class Beside(NamedTuple):
     """Evidence by `section.metric`."""
     floors: Mapping[str, Floor] = {}
     """Sampling floors by `section.metric`."""
+    below_floor: Collection[str] = ()
+    """`section.metric` of those that all students are below."""
     ceiling: Mapping[str, float] = {}
     """Metrics of the ceiling by `section.metric`."""
     verdicts: Mapping[str, str] = {}
@@ -68,11 +74,22 @@ class Column(NamedTuple):
         """Return the text of a line in this column."""
         return line.baselines.get(self.key, "") if self.is_baseline else str(getattr(line, self.key))
 
+    def parts(self, line: Line) -> list[str]:
+        """Return the text in the parts between which it may wrap: the ends of an interval, mean and quantile."""
+        return _PART.split(self.of(line)) if self.key in _WRAPPED else [self.of(line)]
 
+
+_WRAPPED = frozenset({"interval", "trips", "floor"})
+_PART = re.compile(r"(?<=to) | (?=\()")
 _OPTIONAL = (
     Column("unit", "unit"),
     Column("real", "real"),
-    Column("floor", "floor", "two sets of real trips of the same size: mean (95 % quantile) of their divergence"),
+    Column(
+        "floor",
+        "floor",
+        "two independent sets of real trips of the same size: mean (95 % quantile) of their divergence; "
+        f"{BELOW_FLOOR}: all students are below the quantile",
+    ),
     Column("ceiling", "ceiling", "log-linear pool of vanilla student and teacher"),
     Column("vanilla", "vanilla"),
     Column("distilled", "distilled"),
@@ -154,7 +171,7 @@ def format_row(row: Row, beside: Beside | None = None) -> Line:
         interval=interval,
         verdict=beside.verdicts.get(row.name, row.verdict or ""),
         about=first_sentence(row.metric.text),
-        floor="" if floor is None else " ".join(_floor_parts(row, floor, decimals)),
+        floor="" if floor is None else _floor(row, floor, decimals, is_above=row.name not in beside.below_floor),
         ceiling="" if ceiling is None else _text(row, ceiling, decimals),
         trips="" if over_trips is None else _interval(row, over_trips.low, over_trips.high, decimals),
         p_value=_p_value(row, evidence),
@@ -180,8 +197,9 @@ def _direction(row: Row) -> str:
     return f"→ {target}" if isinstance(target, str) else f"→ {target:g}"
 
 
-def _floor_parts(row: Row, floor: Floor, decimals: int) -> tuple[str, str]:
-    return _text(row, floor.mean, decimals), f"({_text(row, floor.quantile_95, decimals)})"
+def _floor(row: Row, floor: Floor, decimals: int, *, is_above: bool) -> str:
+    text = f"{_text(row, floor.mean, decimals)} ({_text(row, floor.quantile_95, decimals)})"
+    return text if is_above else f"{text}{BELOW_FLOOR}"
 
 
 def _p_value(row: Row, evidence: Evidence) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hoser_kd.evaluation.comparison import Row, heading_of
 from hoser_kd.report.data import StudentResult
-from hoser_kd.report.judgment import WITHIN_FLOOR, Judgment
+from hoser_kd.report.judgment import ONE_SEED, Judgment
 from hoser_kd.report.table import format_row, short_label, unit_of
 
 
@@ -23,17 +23,33 @@ class Definition(NamedTuple):
     source: str
 
 
+_CLEAR = {
+    "better": "Clearly better with the teacher",
+    "worse": "Clearly worse with the teacher",
+    f"better{ONE_SEED}": "Better over the test trips (one seed, so not shown for another training)",
+    f"worse{ONE_SEED}": "Worse over the test trips (one seed, so not shown for another training)",
+}
+"""Verdicts that name their metrics, with the words before the names."""
+
+
 def secondary_sentences(judgment: Judgment) -> Iterator[str]:
-    """Yield what the secondary metrics say, each measured quantity once."""
+    """Yield what the secondary metrics say, each measured quantity once and by the verdict of its row in the tables."""
     rows = judgment.secondary()
     verdicts = {row.name: judgment.verdict(row) for row in rows}
-    for verdict, words in (("better", "Clearly better with the teacher"), ("worse", "Clearly worse with the teacher")):
+    for verdict, words in _CLEAR.items():
         names = [short_label(row) for row in rows if verdicts[row.name] == verdict]
         if names:
             yield f"{words}: {'; '.join(names)}."
-    unclear = [verdict for verdict in verdicts.values() if verdict not in {"better", "worse"}]
+    unclear = {row.name: row for row in rows if verdicts[row.name] not in _CLEAR}
     if unclear:
-        yield _unclear_sentence(unclear, len(rows))
+        yield _unclear_sentence([verdicts[name] for name in unclear], len(rows))
+        yield from _untested_sentence(judgment, [row for name, row in unclear.items() if verdicts[name] != "same"])
+    below = [short_label(row) for row in rows if judgment.is_below_floor(row)]
+    if below:
+        yield (
+            f"Below the sampling floor with both students: {'; '.join(below)}. There the metric cannot tell the trips "
+            "from real ones; that does not show that they are equal."
+        )
 
 
 def _unclear_sentence(verdicts: Sequence[str], total: int) -> str:
@@ -44,10 +60,22 @@ def _unclear_sentence(verdicts: Sequence[str], total: int) -> str:
         f"{counts['leans better']} lean toward the distilled student",
         f"{counts['leans worse']} toward the vanilla one",
         *([f"{counts['same']} are equal"] if counts["same"] else []),
-        *([f"{counts[WITHIN_FLOOR]} do not differ from the sampling floor"] if counts[WITHIN_FLOOR] else []),
     ]
     listed = ", ".join(parts[:-1]) + f" and {parts[-1]}"
     return f"Of the {other}{len(verdicts)} secondary metrics, {listed}; none of these is a clear difference."
+
+
+def _untested_sentence(judgment: Judgment, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a sentence on the differences that no test could show, with the names of those for the vanilla student."""
+    untested = [row for row in rows if not judgment.is_tested(row)]
+    if not untested:
+        return
+    worse = [short_label(row) for row in untested if judgment.verdict(row) == "leans worse"]
+    named = f" Worse among them: {'; '.join(worse)}." if worse else ""
+    yield (
+        f"{len(untested)} of these {'has' if len(untested) == 1 else 'have'} no interval and no test, however large "
+        f"the difference: a metric without a value per trip needs two seeds.{named}"
+    )
 
 
 def caveat(num_pairs: int) -> str:

@@ -174,6 +174,21 @@ def test_the_stored_page_is_the_page_of_the_stored_results():
         assert (DOCS / "figures" / plot_name(results)).is_file()
 
 
+def test_the_figure_names_every_model_at_the_axis():
+    from results_page import stored_cities
+    from results_plot import primary_plot
+
+    for results in stored_cities():
+        figure = primary_plot(results)
+        shares = sorted(results["shares"], key=float, reverse=True)
+        assert len(figure.axes) == 2 * len(shares)
+        assert all(axes.get_legend() is None for axes in figure.axes)
+        for share, axes in zip(shares, figure.axes[1::2], strict=True):
+            named = {label.get_text() for label in axes.get_yticklabels()}
+            assert {*results["shares"][share]["rows"], "Shortest path"} <= named
+            assert f"{float(share):.0%} of the trips" in axes.get_title(loc="left")
+
+
 def test_negative_findings_come_first():
     from results_page import GROUPS, page, stored_cities
 

@@ -203,3 +203,21 @@ def test_by_group_leaves_gaps_where_a_group_has_no_value():
 def test_a_real_city(porto: Path):
     network = read_hoser(porto)
     assert num_lines(plots.network_map(network).axes[0]) == network.num_roads
+
+
+def test_primary_metrics_fill_rows_of_panels_with_a_row_for_each_model():
+    points = [
+        plots.Point("kl", 0.3, "distilled", (0.2, 0.4), (0.25, 0.35)),
+        plots.Point("pool", 0.1, "ceiling"),
+        plots.Point("vanilla", 0.5, "vanilla"),
+    ]
+    figure = plots.primary_chart({"a": points, "b": points[:2], "c": points}, columns=2)
+    assert len(figure.axes) == 4
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+    first = figure.axes[0]
+    assert [label.get_text() for label in first.get_yticklabels()] == ["vanilla", "kl", "pool"]  # the best on top
+    assert first.get_legend() is None
+    lines = [(list(line.get_xdata()), line.get_linewidth()) for line in first.lines]
+    assert ([0.25, 0.35], 5.0) in lines
+    assert ([0.2, 0.4], 1.4) in lines
+    assert [list(line.get_xdata()) for line in first.lines if line.get_linestyle() == "--"] == [[0.1, 0.1]]

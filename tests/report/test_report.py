@@ -27,11 +27,21 @@ from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import CeilingResults, FileLink, Latency
 from hoser_kd.report.judgment import judge, judged_rows, repeated_metrics
 from hoser_kd.report.labels import describe_values
-from hoser_kd.report.table import Beside, format_row
+from hoser_kd.report.page import SCENARIO_METRICS, _untested, _without_empty_columns, verdict
+from hoser_kd.report.table import Beside, Group, Line, format_row, short_label, table_of
+from hoser_kd.report.text import secondary_sentences
 
 NETWORK = grid_network()
 REAL = random_trips(NETWORK, 20, seed=0, lengths=(4, 16))
 TRAINING = random_trips(NETWORK, 30, seed=9)
+SEEDS = tuple(
+    {
+        seed: {"paired.edr": edr + seed / 100, "paired.jaccard": jaccard + seed / 100, "paired.own": 1.0}
+        for seed in range(3)
+    }
+    for edr, jaccard in ((0.5, 0.5), (0.4, 0.3))
+)
+"""Metrics by seed of two students; the second is better in one, worse in one, and one has no direction."""
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -232,7 +242,7 @@ class TestVerdict:
         words = Page(page).words
         assert "Next road: vanilla is better. Trips: " in words
         assert "the distilled student has a test NLL of 0.4500 nat, the vanilla one 0.4000 nat" in words
-        assert "0.0500 nat higher (worse) (95 % interval +0.0500 to +0.0500 over 3 seeds)" in words
+        assert "0.0500 nat higher (95 % interval +0.0500 to +0.0500 over 3 seeds)" in words
         assert "Primary metrics, chosen before the results" in words
 
     def test_secondary_metrics_are_named_if_clear_after_correction(self, page):
@@ -269,7 +279,7 @@ class TestVerdict:
         words = text_of(one).words
         assert words.count("There is one seed, so no interval over seeds") == 1
         assert "Clearly" not in words.replace("“Clearly”", "")
-        assert "(one seed: another training may differ)" in words
+        assert "Next road: no clear difference (one seed). Trips: " in words
         row = text_of(one).row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "leans better"]
 
@@ -462,14 +472,17 @@ class TestCounting:
         assert METRICS["distance.jsd"].text not in words
         assert METRICS["distance.generated_mean"].text in words
 
-    def test_divergences_within_the_floor_are_no_verdict(self):
+    def test_a_floor_is_marked_and_decides_no_verdict(self):
         rows = compare({0: {"distance.jsd": 0.02}}, {0: {"distance.jsd": 0.01}})
         within = judge(rows, floors={"distance.jsd": Floor(0.02, 0.03, 300, disjoint=True)})
         beyond = judge(rows, floors={"distance.jsd": Floor(0.005, 0.015, 300, disjoint=True)})
-        assert within.verdict(rows[0]) == "within the floor"
-        assert beyond.verdict(rows[0]) == "leans better"
-        (line,) = [format_row(row, Beside(floors=beyond.floors)) for row in rows]
-        assert line.floor == "0.0050 (0.0150)"
+        assert [each.verdict(rows[0]) for each in (within, beyond)] == ["leans better", "leans better"]
+        assert [each.is_below_floor(rows[0]) for each in (within, beyond)] == [True, False]
+        assert "that does not show that they are equal" in " ".join(secondary_sentences(within))
+        assert "floor" not in " ".join(secondary_sentences(beyond))
+        assert format_row(rows[0], Beside(floors=beyond.floors)).floor == "0.0050 (0.0150)"
+        marked = format_row(rows[0], Beside(floors=within.floors, below_floor={"distance.jsd"}))
+        assert marked.floor == "0.0200 (0.0300)†"
 
 
 class TestEvidence:
@@ -486,8 +499,44 @@ class TestEvidence:
         one = {kind: {0: runs[0]} for kind, runs in data.students.items()}
         parsed = text_of(replace(data, students=one, trip_values=values))
         row = parsed.row("accuracy")
-        assert row[2:] == ["80.00", "85.00", "+5.00", "+10.00 to +10.00", "< 0.001", "leans better"]
-        assert "over the test trips" in parsed.words
+        assert row[2:] == ["80.00", "85.00", "+5.00", "+10.00 to +10.00", "< 0.001", "better, one seed"]
+        assert "Better over the test trips (one seed, so not shown for another training): accuracy" in parsed.words
+
+    def test_the_headline_of_one_seed_claims_no_more_than_its_row(self, data):
+        values = {"vanilla": {"next_step.nll": self.values(0.1)}, "distilled": {"next_step.nll": self.values(0.2)}}
+        one = replace(data, students={kind: {0: runs[0]} for kind, runs in data.students.items()}, trip_values=values)
+        first, *more = verdict(one)
+        limit = "one seed, so not shown for another training"
+        assert f"Next road: vanilla has the lower test NLL on these trips; {limit}. Trips: " in first
+        assert "is better" not in first
+        assert limit in more[0]
+        assert text_of(one).row("negative log-likelihood")[-1] == "worse, one seed"
+
+    def test_the_sentences_on_secondary_metrics_count_as_the_table_does(self):
+        names = ("next_step.time_mape", "next_step.top_3", "next_step.calibration_error", "next_step.accuracy")
+        rows = compare({0: dict.fromkeys(names, 0.5)}, {0: dict(zip(names, (0.7, 0.4, 0.9, 0.5), strict=True))})
+        base = self.values(0.0)
+        trips = {
+            "vanilla": {"next_step.time_mape": base, "next_step.top_3": self.values(0, 1)},
+            "distilled": {"next_step.time_mape": self.values(0.2), "next_step.top_3": self.values(0, 2)},
+        }
+        judgment = judge(rows, trips)
+        assert [judgment.verdict(row) for row in rows] == ["worse, one seed", "leans worse", "leans worse", "same"]
+        clear, unclear, untested = secondary_sentences(judgment)
+        assert (
+            clear
+            == "Worse over the test trips (one seed, so not shown for another training): " + short_label(rows[0]) + "."
+        )
+        assert unclear.startswith("Of the other 3 secondary metrics, 0 lean toward the distilled student, 2 toward")
+        assert untested.startswith("1 of these has no interval and no test")
+        assert untested.endswith(f"Worse among them: {short_label(rows[2])}.")
+
+    def test_one_seed_shows_nothing_of_a_metric_with_a_target(self):
+        metric = METRICS["paired.detour_ratio"]
+        rows = compare({0: {metric.name: 1.2}}, {0: {metric.name: 1.1}})
+        trips = {"vanilla": {metric.name: self.values(0.1)}, "distilled": {metric.name: self.values(0.0)}}
+        assert metric.target == 1.0
+        assert judge(rows, trips).verdict(rows[0]) == "leans better"
 
     def test_secondary_metrics_are_adjusted_together_and_primary_ones_are_not(self):
         rng = np.random.default_rng(1)
@@ -558,6 +607,35 @@ class TestBesideTheMetrics:
         assert 'href="map.html#2"' in page
 
 
+class TestScenarios:
+    """Parts of the test trips: metrics that need no floor, verdicts without a test, no keys of the settings."""
+
+    def table(self, data, scenario="peak") -> str:
+        runs = {
+            kind: {seed: replace(run, scenarios={scenario: run.scenarios["weekday"]}) for seed, run in seeds.items()}
+            for kind, seeds in data.students.items()
+        }
+        return text_of(replace(data, students=runs)).words.partition("with the number of generated trips per seed")[2]
+
+    def test_headings_have_no_keys_of_the_settings(self, data):
+        assert "Peak trips that start in the peak hours: 20" in self.table(data)
+        assert "trips that start or end in the center: 20" in self.table(data, "center")
+
+    def test_pairs_are_those_of_the_request_and_divergences_are_left_out(self, data):
+        assert "EDR (same request)" in self.table(data)
+        assert not any(name.startswith("similarity.") or name.endswith("jsd") for name in SCENARIO_METRICS)
+
+    def test_a_difference_leans_at_most(self):
+        verdicts = [_untested(row) for row in compare(*SEEDS)]
+        assert verdicts == ["leans better", "leans worse", ""]
+
+
+def test_columns_of_dashes_are_left_out():
+    rows = [{"model": "a", "over seeds": "–", "weights": "–"}, {"model": "b", "over seeds": "–", "weights": "b 1"}]
+    assert _without_empty_columns(rows) == [{"model": "a", "weights": "–"}, {"model": "b", "weights": "b 1"}]
+    assert _without_empty_columns([]) == []
+
+
 class TestLabels:
     def test_stored_names_become_labels_with_an_explanation(self, page):
         parsed = Page(page)
@@ -584,6 +662,17 @@ class TestColumns:
             assert not {"95 % over seeds", "95 % over trips", "p (Holm)"} & {
                 cell.replace("\N{NO-BREAK SPACE}", " ") for cell in head
             }
+
+    def test_intervals_and_floors_wrap_between_their_ends(self):
+        line = Line("m", "", "", "", "1", "2", "1", "", "same", floor="0.1 (0.2)†", trips="−1 to +2", p_value="< 0.001")
+        parts = {column.key: column.parts(line) for column in table_of([Group("", [line])]).columns}
+        assert (parts["floor"], parts["trips"], parts["p_value"]) == (["0.1", "(0.2)†"], ["−1 to", "+2"], ["< 0.001"])
+
+    def test_the_middle_of_a_wide_table_scrolls_in_a_box(self, data):
+        many = Baselines({name: {"paired.edr": 0.5} for name in "ABCD"})
+        page = render(replace(data, baselines=many), with_figures=False)
+        assert page.count('class="wide box"') == page.count("The table scrolls in its box") == 1
+        assert 'class="wide box"' not in render(replace(data, students={"vanilla": {}}), with_figures=False)
 
     @pytest.mark.parametrize("seeds", [1, 3])
     def test_every_column_has_content_and_every_row_has_every_column(self, data, seeds):
