@@ -35,7 +35,10 @@ NETWORK = grid_network()
 REAL = random_trips(NETWORK, 20, seed=0, lengths=(4, 16))
 TRAINING = random_trips(NETWORK, 30, seed=9)
 SEEDS = tuple(
-    {seed: {"paired.edr": edr + seed / 100, "paired.jaccard": jaccard + seed / 100, "paired.own": 1.0} for seed in range(3)}
+    {
+        seed: {"paired.edr": edr + seed / 100, "paired.jaccard": jaccard + seed / 100, "paired.own": 1.0}
+        for seed in range(3)
+    }
     for edr, jaccard in ((0.5, 0.5), (0.4, 0.3))
 )
 """Metrics by seed of two students; the second is better in one, worse in one, and one has no direction."""
