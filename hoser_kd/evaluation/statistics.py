@@ -22,7 +22,7 @@ RESAMPLES = 2000
 """Bootstrap samples."""
 SWAPS = 9999
 """Random swaps of the paired test."""
-_EXACT_TRIPS = 10_000
+_MAX_SWAPPED_TRIPS = 10_000
 """With more trips, the paired test uses the normal distribution."""
 MEMORY_BYTES = 64 * 2**20
 """Memory for the bootstrap samples of one chunk."""
@@ -244,7 +244,7 @@ def _swap_p_value(values: npt.NDArray[np.float64], resamples: int, seed: int) ->
     """Return the two-sided p-value of (4, n) totals and counts of two models under swaps of the two."""
     sums, num_trips = values.sum(1), values.shape[1]
     observed = abs(sums[0] / sums[1] - sums[2] / sums[3])
-    if num_trips > _EXACT_TRIPS:
+    if num_trips > _MAX_SWAPPED_TRIPS:
         pooled = (sums[0] + sums[2]) / (sums[1] + sums[3])
         parts = (values[0] - pooled * values[1]) / sums[1] - (values[2] - pooled * values[3]) / sums[3]
         return float(erfc(observed / np.sqrt(2 * (parts**2).sum())))
