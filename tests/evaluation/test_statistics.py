@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -202,19 +203,23 @@ def test_the_paired_test_is_that_of_scipy():
     assert (result.lower_share, result.higher_share) == ((a < b).mean(), (a > b).mean())
 
 
-def test_the_paired_test_is_of_the_difference_that_has_the_interval():
-    """Long trips count more: most trips are lower, the ratio of the sums is higher."""
-    rng = np.random.default_rng(6)
-    counts = np.where(np.arange(200) < 20, 500.0, 5.0)
-    per_step = np.where(np.arange(200) < 20, 0.5, -0.2) + rng.normal(0, 0.02, 200)
-    result = paired_trip_test(per_step * counts, np.zeros(200), counts)
-    interval = bootstrap_difference(per_step * counts, np.zeros(200), counts)
-    assert interval.low > 0
-    assert result.p_value < 0.05
-    assert result.lower_share == 0.9
-    # of equal weight, the lower trips would decide
-    assert paired_trip_test(per_step, np.zeros(200)).p_value < 0.05
-    assert per_step.mean() < 0
+def test_the_paired_test_is_of_ratios_of_sums():
+    """All 2^8 swaps of totals and counts together; long trips count more, and the models have counts of their own."""
+    rng = np.random.default_rng(22)
+    counts_a, counts_b = rng.integers(1, 60, (2, 8)).astype(float)
+    a, b = rng.random(8) * counts_a, (rng.random(8) + 0.3) * counts_b
+    swaps = np.array(list(product((0, 1), repeat=8)))
+
+    def ratios(first, second):
+        return (np.where(swaps, second[0], first[0])).sum(1) / (np.where(swaps, second[1], first[1])).sum(1)
+
+    found = np.abs(ratios((a, counts_a), (b, counts_b)) - ratios((b, counts_b), (a, counts_a)))
+    expected = (found >= found[0] - 1e-12).mean()
+    assert 0.02 < expected < 0.6
+    assert paired_trip_test(a, b, counts_a, counts_b).p_value == pytest.approx(expected, abs=0.015)
+    # sums, or a trip's means of equal weight, are other differences
+    assert abs(paired_trip_test(a, b).p_value - expected) > 0.1
+    assert abs(paired_trip_test(a / counts_a, b / counts_b).p_value - expected) > 0.1
 
 
 def test_p_values_of_equal_models_are_uniform():
