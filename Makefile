@@ -59,7 +59,7 @@ lint: setup
 
 # The inner loop: lint, types, layers, words, and the tests of folders that need no training, without the examples of the
 # docs, which train.
-FAST := tests/test_layers.py tests/test_words.py tests/test_readme.py tests/test_cases.py tests/config tests/network \
+FAST := tests/test_layers.py tests/test_words.py tests/test_links.py tests/test_readme.py tests/test_cases.py tests/config tests/network \
         tests/grid tests/lmtad tests/hoser
 check: lint
 	$(PYTEST) $(FAST) --deselect tests/test_readme.py::test_python_blocks_run
