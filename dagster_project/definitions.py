@@ -19,7 +19,11 @@ from dagster_project.jobs import jobs_of, run_study  # noqa: E402
 from dagster_project.paths import store_root as default_store_root  # noqa: E402
 from dagster_project.plain_logger import plain_logger  # noqa: E402
 from dagster_project.resources import ArtifactIOManager, Pipeline  # noqa: E402
+from dagster_project.sqlite_engines import keep_engines  # noqa: E402
 from dagster_project.verification import verify_store, weekly_verification  # noqa: E402
+
+# every process that runs a job or serves the code location
+keep_engines()
 
 
 def build_defs(
