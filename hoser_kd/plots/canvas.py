@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -26,13 +27,15 @@ FAINT = "#d4d4d4"
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """Return the figure as PNG; equal figures give equal bytes."""
+    figure.set_dpi(dpi)
     layout = figure.get_layout_engine()
-    if layout is not None:  # lay out once: `savefig` would draw everything twice
-        figure.set_dpi(dpi)
+    if layout is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    # `savefig` would draw a figure that had a layout once more, without output
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 
