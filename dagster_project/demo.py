@@ -30,7 +30,7 @@ from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, ProcessError, StoreError
 from hoser_kd.common.progress import duration
 from hoser_kd.common.side_by_side import Send, SideBySide
-from hoser_kd.common.threads import num_jobs
+from hoser_kd.common.threads import available_cores, num_jobs
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -165,6 +165,8 @@ def _plan(city: str, seeds: list[str], only: list[str] | None, *, vanilla_first:
 
 
 _PER_SEED = {job.name for job in (train_vanilla, distill, evaluate)}
+_GENERATING = {evaluate.name, report.name}
+"""Jobs that generate trips and compute their metrics."""
 _NEEDS = {
     prepare_city.name: (),
     train_teacher.name: (prepare_city.name,),
@@ -183,6 +185,7 @@ def _run_side_by_side(plan: Mapping[_JobRun, set[_JobRun]], jobs: int) -> None:
     waiting: list[_JobRun] = []
     started: dict[_JobRun, float] = {}
     with SideBySide(["dagster_project.preload"]) as processes:
+        compiles = available_cores() > 1 and not _GENERATING.isdisjoint(run.job for run in plan)
         while order.is_active():
             waiting = sorted([*waiting, *order.get_ready()], key=list(plan).index)
             while waiting and processes.num_running < jobs:
@@ -190,11 +193,21 @@ def _run_side_by_side(plan: Mapping[_JobRun, set[_JobRun]], jobs: int) -> None:
                 started[run] = time.monotonic()
                 sys.stderr.write(f"[{len(started)}/{len(plan)}] {run}\n")
                 processes.start(run, _execute_in_process, run)
+            if compiles:  # the first job leaves a core idle
+                processes.start_aside(_compile_loops)
+                compiles = False
             message = processes.receive()
             assert isinstance(message.key, _JobRun)
             seconds = time.monotonic() - started[message.key]
             sys.stderr.write(f"      {message.key} done in {duration(seconds)}\n")
             order.done(message.key)
+
+
+def _compile_loops() -> None:
+    """Compile what the runs of `_GENERATING` would compile themselves in a fresh clone, each of them."""
+    from hoser_kd.evaluation.compilation import compile_loops
+
+    compile_loops()
 
 
 def _execute_in_process(_send: Send, run: _JobRun) -> None:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -21,6 +22,8 @@ from hoser_kd.common.errors import HoserKdError, ProcessError, error_named
 
 GRACE_S = 5.0
 """Time that a task has to end after an interrupt, and after SIGTERM."""
+_LOW_PRIORITY = 10
+"""Niceness of what runs aside: a tenth of a core where tasks need all cores."""
 
 Send = Callable[[Any], None]
 Function = Callable[..., Any]
@@ -58,6 +61,7 @@ class SideBySide:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
         self._running: dict[Connection, tuple[Hashable, ForkServerProcess]] = {}
+        self._aside: list[ForkServerProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +87,12 @@ class SideBySide:
         process.start()
         sender.close()
         self._running[receiver] = key, process
+
+    def start_aside(self, function: Callable[[], object]) -> None:
+        """Start a function at low priority; its output and errors are ignored. It ends with the `with` statement."""
+        process = self._context.Process(target=_run_aside, args=(function,))
+        process.start()
+        self._aside.append(process)
 
     def receive(self) -> Message:
         """Wait for the next message of any task.
@@ -112,7 +122,7 @@ class SideBySide:
 
     def _end(self, *, interrupted: bool) -> None:
         """End all tasks; none runs when this returns."""
-        processes = [process for _, process in self._running.values()]
+        processes = [process for _, process in self._running.values()] + self._aside
         if interrupted:
             _join(processes)
         for process in processes:
@@ -124,6 +134,7 @@ class SideBySide:
         for receiver in self._running:
             receiver.close()
         self._running.clear()
+        self._aside.clear()
 
 
 def _join(processes: Sequence[ForkServerProcess]) -> None:
@@ -143,6 +154,16 @@ def _run(sender: Connection, function: Function, arguments: tuple[Any, ...]) -> 
         sender.send(_Error(ProcessError.__name__, format_exc()))
     except BaseException:  # noqa: BLE001  an interrupt, which the caller has got too
         os._exit(130)
+
+
+def _run_aside(function: Callable[[], object]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(_LOW_PRIORITY)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    with suppress(Exception):
+        function()
 
 
 def _end_with_parent() -> None:

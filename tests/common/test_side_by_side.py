@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,43 @@ def test_a_task_ends_with_a_caller_that_is_killed():
     while is_alive(task):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def note_and_fail(file: Path) -> None:
+    print("output")
+    file.write_text(f"{os.getpid()} {os.nice(0)}")
+    raise ZeroDivisionError("an error")
+
+
+def test_what_runs_aside_has_low_priority_and_its_errors_are_ignored(tmp_path, capfd):
+    file = tmp_path / "note"
+    with SideBySide([]) as processes:
+        processes.start_aside(partial(note_and_fail, file))
+        assert processes.num_running == 0
+        processes.start("task", wait_for, file)
+        assert processes.receive().is_result
+    process, niceness = map(int, file.read_text().split())
+    assert niceness > os.nice(0)
+    assert not is_alive(process)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_runs_aside_ends_with_the_others(tmp_path):
+    file = tmp_path / "note"
+    with SideBySide([]) as processes:
+        processes.start_aside(partial(note_and_sleep, file))
+        processes.start("task", wait_for, file)
+        processes.receive()
+    assert not is_alive(int(file.read_text()))
+
+
+def note_and_sleep(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def wait_for(_send, file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -17,6 +17,7 @@ from homes import ROOT, start_module, wait_until
 
 from dagster_project import demo
 from hoser_kd.cli import main
+from hoser_kd.common.side_by_side import Message
 from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.store import read_artifact
 
@@ -185,3 +186,43 @@ def test_the_distilled_student_of_the_demo_waits_for_the_vanilla_one_only_in_a_p
     assert {run.assets for run in plan if run.job == "distill"} == {
         None if pooled else ("off_path_labels", "distilled_student")
     }
+
+
+class Processes:
+    """Stands for `SideBySide`: tasks end at once."""
+
+    def __init__(self, preload: list[str]) -> None:
+        self.started: list[object] = []
+        self.aside: list[object] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def num_running(self) -> int:
+        return len(self.started)
+
+    def start(self, key, _function, *_arguments) -> None:
+        self.started.append(key)
+
+    def start_aside(self, function) -> None:
+        self.aside.append(function)
+
+    def receive(self) -> Message:
+        return Message(self.started.pop(), None, is_result=True)
+
+
+@pytest.mark.parametrize(
+    ("only", "cores", "compiles"),
+    [(None, 2, True), (["distill", "report"], 2, True), (["train_teacher", "distill"], 2, False), (None, 1, False)],
+)
+def test_the_demo_compiles_aside_where_a_later_job_generates_and_a_core_is_idle(monkeypatch, only, cores, compiles):
+    processes = Processes([])
+    monkeypatch.setattr(demo, "SideBySide", lambda _: processes)
+    monkeypatch.setattr(demo, "available_cores", lambda: cores)
+    demo._run_side_by_side(demo._plan("demo", ["0"], only, vanilla_first=False), 2)
+    assert processes.aside == [demo._compile_loops] * compiles
+    assert processes.num_running == 0
