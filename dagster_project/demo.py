@@ -17,6 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
+from hoser_kd.common.side_by_side import Send, SideBySide, begin_preload
+from hoser_kd.common.threads import available_cores, num_jobs
+
+_PRELOAD = ["dagster_project.preload"]
+_RUNS_HERE = {"-h", "--help", "--only"}
+"""Options with which nothing, or usually one job, runs."""
+if __name__ == "__main__" and os.environ.get("DAGSTER_HOME") and num_jobs() > 1 and _RUNS_HERE.isdisjoint(sys.argv):
+    begin_preload(_PRELOAD)  # the imports below take seconds too
+
 import dagster as dg
 
 from assets.partitions import CONFIG_FOLDER, SEEDS, cities
@@ -29,8 +38,6 @@ from dagster_project.records import recorded_version
 from dagster_project.storage import require_database
 from hoser_kd.common.errors import ConfigError, HoserKdError, ProcessError, StoreError
 from hoser_kd.common.progress import duration
-from hoser_kd.common.side_by_side import Send, SideBySide
-from hoser_kd.common.threads import available_cores, num_jobs
 from hoser_kd.config.loading import load_config
 from hoser_kd.pipeline.store import Artifact, Store
 
@@ -184,7 +191,7 @@ def _run_side_by_side(plan: Mapping[_JobRun, set[_JobRun]], jobs: int) -> None:
     order.prepare()
     waiting: list[_JobRun] = []
     started: dict[_JobRun, float] = {}
-    with SideBySide(["dagster_project.preload"]) as processes:
+    with SideBySide(_PRELOAD) as processes:
         compiles = available_cores() > 1 and not _GENERATING.isdisjoint(run.job for run in plan)
         while order.is_active():
             waiting = sorted([*waiting, *order.get_ready()], key=list(plan).index)

@@ -53,6 +53,14 @@ class _Result:
     value: Any
 
 
+def begin_preload(preload: Sequence[str]) -> None:
+    """Start the server of a later `SideBySide(preload)` now, so that it imports while the caller does other work."""
+    from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+
+    set_forkserver_preload(list(preload))
+    ensure_running()
+
+
 class SideBySide:
     """Runs tasks in processes and receives their messages; used in a `with` statement, which ends all of them."""
 

@@ -27,6 +27,27 @@ if __name__ == "__main__":
         print(processes.receive().content, flush=True)
         processes.receive()
 """
+EARLY = """
+import sys
+from multiprocessing import forkserver
+sys.path[:0] = ["tests/common", "."]
+import test_side_by_side as tasks
+from hoser_kd.common.side_by_side import begin_preload
+if __name__ == "__main__":
+    begin_preload(["wave"])
+    server = forkserver._forkserver._forkserver_pid
+    with tasks.SideBySide(["wave"]) as processes:
+        processes.start("task", tasks.parent_and_modules)
+        parent, modules = processes.receive().content
+    assert "wave" not in sys.modules
+    assert server is not None
+    assert parent == server
+    assert "wave" in modules
+"""
+
+
+def parent_and_modules(_send) -> tuple[int, list[str]]:
+    return os.getppid(), list(sys.modules)
 
 
 def meet(send, own: Path, other: Path) -> str:
@@ -159,3 +180,8 @@ def wait_for(_send, file: Path) -> None:
     while not (file.exists() and file.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_tasks_are_forked_from_the_server_that_began_early():
+    done = subprocess.run([sys.executable, "-c", EARLY], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
