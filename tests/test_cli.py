@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import hoser_kd
@@ -11,6 +15,7 @@ from hoser_kd.cli.main import _parser
 from hoser_kd.common.errors import ProcessError
 from hoser_kd.pipeline.plan import plan
 
+ROOT = Path(__file__).resolve().parents[1]
 TOWN = """\
 source: {kind: synthetic, synthetic: {blocks: [6, 6], num_trips: 150}}
 zones: {count: 6}
@@ -191,3 +196,15 @@ def test_evaluate_says_which_models_it_trains(capsys):
 def test_a_report_takes_several_seeds_after_one_option():
     options = _parser().parse_args(["report", "--dataset", "town", "--seeds", "0", "2"])
     assert options.seeds == [0, 2]
+
+
+def test_the_commands_load_without_heavy_libraries():
+    code = (
+        "import sys\n"
+        "from hoser_kd.cli.main import _parser\n"
+        "_parser()\n"
+        "heavy = {'torch', 'numba', 'matplotlib', 'geopandas', 'pandas', 'scipy', 'tensorboard', 'dagster', 'bokeh'}\n"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

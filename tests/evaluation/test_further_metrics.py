@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +191,16 @@ class TestPrivacy:
     def test_auc_is_the_share_of_ordered_pairs(self, members, others):
         pairs = [(m > o) + 0.5 * (m == o) for m in members for o in others]
         assert auc(np.array(members, float), np.array(others, float)) == pytest.approx(np.mean(pairs))
+
+    def test_auc_does_not_load_scipy_stats(self):
+        code = (
+            "import sys, numpy as np\n"
+            "from hoser_kd.evaluation.privacy import auc\n"
+            "auc(np.ones(2), np.zeros(2))\n"
+            "sys.exit('scipy.stats' in sys.modules)"
+        )
+        root = Path(__file__).parents[2]
+        assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
     def test_copied_training_trips_are_given_away_and_new_trips_are_not(self):
         training, real = random_trips(NETWORK, 60, seed=5), random_trips(NETWORK, 60, seed=6)
