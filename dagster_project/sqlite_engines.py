@@ -1,4 +1,4 @@
-"""Keeps the SQLAlchemy engines of Dagster's SQLite files, which Dagster makes anew for every statement.
+"""Keeps the SQLAlchemy engines of Dagster's SQLite files, of which Dagster creates one for every statement.
 
 A new engine compiles each SQL statement again. With one engine per file, a statement is compiled once per process.
 Engines hold no connection (`NullPool`), so they stay valid in threads, in forked processes, and when a file is deleted.
