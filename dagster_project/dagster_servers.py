@@ -32,6 +32,7 @@ import yaml
 
 from dagster_project.paths import HOST, ROOT
 from dagster_project.probe import listens
+from dagster_project.sqlite_engines import keep_engines
 from hoser_kd.common.forked_imports import imports_before_fork
 from hoser_kd.common.project import WORKSPACE
 
@@ -157,6 +158,7 @@ def _command(package: str, name: str) -> Command:
 
 def _create_instance() -> None:
     """Create the databases of a new instance before several processes open them, and import what opens them."""
+    keep_engines()
     with importlib.import_module("dagster").DagsterInstance.get():
         pass
 

@@ -11,6 +11,7 @@ from multiprocessing import active_children
 import pytest
 from ports import free_ports
 
+from dagster_project import dagster_servers
 from dagster_project.dagster_servers import _command, _Servers, python_module
 from dagster_project.paths import ROOT
 
@@ -81,3 +82,12 @@ def test_the_workspaces_of_the_checkout_and_of_a_project_are_one_named_module():
 )
 def test_dagster_has_the_commands(package, name):
     assert callable(_command(package, name))
+
+
+def test_the_servers_keep_the_engines_of_their_files(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(dagster_servers, "keep_engines", lambda: kept.append(list(tmp_path.iterdir())))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_servers._create_instance()
+    assert kept == [[]]  # before the first statement
+    assert (tmp_path / "history" / "runs.db").is_file()
