@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
-from hoser_kd.evaluation.scenarios import LEAST_TRIPS, MIN_TRIPS_FOR_JSD, SCENARIOS
+from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, RESAMPLES
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.pipeline.graph import STAGES
@@ -98,7 +99,7 @@ generated trip belongs to the scenarios of its request (origin, start time, dest
 _SCENARIOS_NOTES = """
 Each of the pairs weekday/weekend, peak/off-peak and center/suburb divides all trips in two. Hours and days are taken
 from the trips' times without conversion. A scenario with fewer than {least} real or generated trips has no metrics.
-One with fewer than {jsd} has no divergence (JSD), since two samples of real trips differ too
+One with fewer than {jsd} has no divergence (JSD), flows included, since two samples of real trips differ too
 ([sampling floor](#sampling-floor)).
 
 Next-step metrics (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are also grouped by the `scenario` of

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hoser_kd.config.evaluation import EvaluationConfig
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.sampling_floor import Floor, jsd_floors
-from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.trip_values import TripValues, mean_of_seeds, read_step_values, request_values
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.output_files import write_lines

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.evidence import ALPHA, PRIMARY, Evidence, gather_evidence
 from hoser_kd.evaluation.metric_registry import SECTIONS
 from hoser_kd.evaluation.sampling_floor import Floor
-from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.trip_values import TripValues
 
 ONE_SEED = ", one seed"
@@ -100,8 +100,8 @@ def judge(
         )
     shown = [row for row in rows if row.name not in repeated]
     num_trips = fewest_trips(rows)
-    if num_trips < MIN_TRIPS_FOR_JSD and any(is_divergence(row) for row in shown):
-        shown = [row for row in shown if not is_divergence(row)]
+    if num_trips < MIN_TRIPS_FOR_JSD and any(row.metric.is_divergence for row in shown):
+        shown = [row for row in shown if not row.metric.is_divergence]
         notes.append(
             f"Divergences (JSD) are left out: they need {MIN_TRIPS_FOR_JSD} trips, and there are {num_trips:,.0f}. Two "
             "sets of real trips of this size differ by as much."
@@ -115,11 +115,6 @@ def fewest_trips(rows: Sequence[Row]) -> float:
     """Return the number of real or generated trips, whichever is smaller; infinite if the rows do not hold it."""
     counts = [min(row.vanilla + row.distilled) for row in rows if row.name in {"counts.real", "counts.generated"}]
     return min(counts, default=float("inf"))
-
-
-def is_divergence(row: Row) -> bool:
-    """Return whether a metric is a Jensen-Shannon divergence."""
-    return row.metric.key.endswith("jsd")
 
 
 def repeated_metrics(rows: Sequence[Row]) -> set[str]:
