@@ -153,7 +153,8 @@ _BASELINES_INTRO = """
 
 The stage `baseline_trips` generates trips for the same requests as the students, fitted on training trips only. They
 are columns of the report and of `hoser-kd evaluate`. They have no seeds, so no interval over seeds. The primary metric
-of trips is `paired.edr`; the report states which baselines beat which student on it. Next-step metrics are compared
+of trips is `paired.edr`; the report states which baselines are better and worse than which student on it, by the paired
+differences and their intervals, and which are not shown to differ. Next-step metrics are compared
 with counting models: the frequency of the next road, and Markov chains of order 1 and 2.
 """
 _TRIP_FILES = """

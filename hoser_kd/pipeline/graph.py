@@ -320,7 +320,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="9",
+            code_version="10",
             module="hoser_kd.pipeline.stages.report",
         ),
     )

@@ -121,7 +121,7 @@ def _verdict(data: ReportData, judgment: Judgment) -> dict[str, Any]:
         "sentences": sentences(data, judgment),
         "scope": _scope(data),
         "secondary": [*secondary_sentences(judgment), *judgment.notes],
-        "baseline_sentences": list(baseline_sentences(data.baselines.trips, judgment.rows)),
+        "baseline_sentences": list(baseline_sentences(data.baselines.trips, judgment.rows, data.trip_values)),
         "caveat": caveat(pairs) if has_distilled else "",
         "training_caveat": training_caveat(data.students),
         "times_note": "" if has_times(data.real) else NO_TIMES,

@@ -261,9 +261,12 @@ class TestVerdict:
         gap = {"student_teacher": {"share": 0.25}}
         ceilings = CeilingResults([pool | shown], gap)
         parsed = text_of(replace(data, baselines=both, ceilings=ceilings))
-        assert "the best baseline (Count, 0.4200 nat) beats the distilled student only" in parsed.words
-        assert "the best baseline (Chain, 0.0100) beats both students" in parsed.words
-        assert "behind the baseline Chain" in parsed.words
+        assert (
+            "the best baseline (Count, 0.4200 nat) does not have a lower mean than the vanilla student and has a lower "
+            "mean than the distilled student (only the means are known)."
+        ) in parsed.words
+        assert "the best baseline (Chain, 0.0100) has a lower mean than both students (only the" in parsed.words
+        assert "behind the baseline Chain in the mean" in parsed.words
         assert "closes 25 % of the gap in NLL" in parsed.words
         row = parsed.row("negative log-likelihood")
         assert row[2] == "0.3000"  # the ceiling beside the students
@@ -388,30 +391,89 @@ class TestCompare:
 class TestBaselines:
     """Baselines beside the students, and the sentence on the primary metric."""
 
-    def sentence(self, students, baselines, metric="paired.edr"):
+    EDR = np.random.default_rng(3).random(60)
+
+    def sentence(self, students, baselines, metric="paired.edr", noise=None):
+        """Sentences where each trip has the mean of its model, but for one model with `noise` in addition."""
         vanilla, distilled = ({seed: {metric: value} for seed, value in enumerate(values)} for values in students)
         rows = compare(vanilla, distilled)
-        return " ".join(baseline_sentences({name: {metric: value} for name, value in baselines.items()}, rows))
+        means = {"vanilla": students[0], "distilled": students[1], **baselines}
+        values = {
+            name: {metric: TripValues(self.EDR + np.mean(mean) - self.EDR.mean(), np.ones(60))}
+            for name, mean in means.items()
+            if np.size(mean)
+        }
+        for name, added in (noise or {}).items():
+            values[name] = {metric: TripValues(values[name][metric].totals + added, np.ones(60))}
+        known = {name: {metric: value} for name, value in baselines.items()}
+        return list(baseline_sentences(known, rows, values))
 
-    def test_each_baseline_is_named_with_the_students_that_it_beats(self):
-        text = self.sentence(([0.3, 0.5], [0.2]), {"C": 0.3, "A": 0.1, "D": 0.45, "B": 0.15, "E": 0.4})
-        assert "EDR (same request), lower is better, vanilla 0.4000, distilled 0.2000: " in text
-        assert "A (0.1000) and B (0.1500) beat both students" in text
-        assert "C (0.3000) beats the vanilla student only" in text
-        assert "E (0.4000) and D (0.4500) beat neither student" in text
+    def test_baselines_are_better_or_worse_by_paired_differences(self):
+        sentences = self.sentence(([0.41, 0.40], [0.21, 0.20]), {"C": 0.3, "A": 0.1, "B": 0.15})
+        vanilla, distilled, rule = (each.replace("\N{NO-BREAK SPACE}", " ") for each in sentences)
+        assert vanilla.startswith(
+            "Baselines beside the vanilla student (0.4050) on the primary metric of generated trips"
+        )
+        assert (
+            "EDR (same request), lower is better. Better: A 0.1000 (difference −0.3050, 95 % interval −0.3685"
+            in vanilla
+        )
+        assert "over 2 seeds, −0.3050 to −0.3050 over the test trips); B" in vanilla
+        assert "Better: A 0.1000" in distilled
+        assert "Worse: C 0.3000 (difference +0.0950, " in distilled
+        assert "all intervals exclude 0" in rule
 
-    def test_the_sentence_follows_the_numbers(self):
-        assert "A (0.3000) beats the distilled student only" in self.sentence(([0.2], [0.4]), {"A": 0.3})
-        assert "A (0.1000) beats both students" in self.sentence(([0.2], [0.4]), {"A": 0.1})
-        assert "A (0.3000) beats neither" in self.sentence(([0.1 + 0.2], [0.3]), {"A": 0.3})
+    def test_an_interval_with_zero_shows_no_difference(self):
+        wide_seeds, _, _ = self.sentence(([0.3, 0.5], [0.2]), {"A": 0.35})
+        assert "Not shown to differ: A 0.3500 (difference −0.0500" in wide_seeds
+        noise = np.random.default_rng(0).normal(0, 1, 60)
+        wide_trips, _, _ = self.sentence(([0.40, 0.41], [0.2]), {"A": 0.35}, noise={"A": noise - noise.mean()})
+        assert "Not shown to differ: A 0.3500 (difference −0.0550" in wide_trips
+        assert "Better" not in wide_seeds + wide_trips
+        [same, _] = self.sentence(([0.1 + 0.2], []), {"A": 0.3})
+        assert "Not shown to differ: A 0.3000" in same
 
-    def test_without_a_distilled_student(self):
-        assert "A (0.3000) beats the vanilla student." in self.sentence(([0.4], []), {"A": 0.3})
-        assert "A (0.5000) does not beat the vanilla student." in self.sentence(([0.4], []), {"A": 0.5})
+    def test_one_seed_shows_nothing_of_another_training(self):
+        [text, _] = self.sentence(([0.4], []), {"A": 0.3})
+        assert "Better on these trips (one seed, so not shown for another training): A 0.3000 (" in text
+        assert "seeds" not in text
+
+    def test_without_values_per_trip_only_means_are_known(self):
+        rows = compare({0: {"paired.edr": 0.4}, 1: {"paired.edr": 0.4}}, {})
+        text, _ = baseline_sentences({"A": {"paired.edr": 0.3}}, rows, {})
+        assert text.endswith("Only the means are known, because values per trip are missing: A 0.3000.")
+        assert "Better" not in text
 
     def test_without_the_primary_metric_there_is_no_sentence(self):
         assert not self.sentence(([0.4], [0.5]), {"A": 0.3}, "similarity.edr")
         assert not self.sentence(([0.4], [0.5]), {})
+
+    def test_the_first_screen_claims_no_more_than_the_intervals(self, data):
+        """Beside equal means, one with a wide interval: better in the mean is not behind."""
+        edr = {
+            kind: float(np.mean([run.metrics["paired"]["edr"] for run in runs.values()]))
+            for kind, runs in data.students.items()
+        }
+        low = min(edr.values()) / 2
+        noise = np.random.default_rng(0).normal(0, 2, 60)
+
+        def first_screen(shift):
+            values = {
+                name: {"paired.edr": TripValues(self.EDR + value - self.EDR.mean(), np.ones(60))}
+                for name, value in {**edr, "Chain": low}.items()
+            }
+            chain = values["Chain"]["paired.edr"]
+            values["Chain"] = {"paired.edr": chain._replace(totals=chain.totals + shift)}
+            baselines = Baselines({"Chain": {"paired.edr": low}})
+            # one seed: the interval over the trips decides
+            students = {kind: {0: runs[0]} for kind, runs in data.students.items()}
+            return verdict(replace(data, students=students, trip_values=values, baselines=baselines))
+
+        clear, unclear = " ".join(first_screen(0)), " ".join(first_screen(noise - noise.mean()))
+        assert "behind the baseline Chain" in clear
+        assert "is better than both students (on these trips, one seed)" in clear
+        assert "behind" not in unclear
+        assert "is not shown to differ from both students" in unclear
 
     def test_they_are_columns_beside_the_students_without_an_interval(self, data):
         metrics = flatten(evaluate(REAL, REAL, NETWORK, paired=True, training=TRAINING))
@@ -429,13 +491,13 @@ class TestBaselines:
         assert parsed.row("negative log-likelihood")[4] == "0.7500"
         scenarios = _tables_of(parsed.rows)[2]
         assert "Chain" in scenarios[0]
-        assert "Chain (0.0000) beats both students" in parsed.words
+        assert "Only the means are known, because values per trip are missing: Chain 0.0000." in parsed.words
 
     def test_a_note_says_why_there_are_none(self, data):
         note = "The baselines answer other requests."
         parsed = text_of(replace(data, baselines=Baselines(note=note)))
         assert note in parsed.words
-        assert "Primary metric of generated trips" not in parsed.words
+        assert "primary metric of generated trips" not in parsed.words
 
 
 class TestCounting:
