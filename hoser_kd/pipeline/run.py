@@ -278,7 +278,8 @@ def check_steps(
 ) -> None:
     """Read all settings of the steps, and find the raw files, so that an error in the last one costs no training.
 
-    The environment's number of machines is a setting too. `on_warning` is called with a sentence for each setting of the distilled student that has no effect.
+    The environment's number of machines is a setting too. `on_warning` is called with a sentence for each setting of
+    the distilled student that has no effect.
     """
     if any(step.stage.name == "distilled_student" for step in steps):
         for sentence in without_effect(config):

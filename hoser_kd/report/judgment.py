@@ -46,7 +46,7 @@ class Judgment:
         This is the only rule of the page. “better” and “worse” need at least two seeds, an interval over the seeds and
         one over the test trips (where there is one) that exclude 0, and for secondary metrics an adjusted p-value below
         `ALPHA`. With one seed they end in `ONE_SEED` and need the interval over the test trips. All other differences
-        “lean”. The sampling floor decides nothing.
+        “lean”, such as those of variants, which are no part of the family of tests. The sampling floor decides nothing.
         """
         if row.verdict is None or row.verdict == "same":
             return row.verdict or ""
@@ -75,7 +75,9 @@ class Judgment:
         return floor is not None and all(mean <= floor.quantile_95 for mean in means)
 
     def _trips_agree(self, row: Row) -> bool:
-        evidence = self.evidence.get(row.name, Evidence())
+        evidence = self.evidence.get(row.name)
+        if evidence is None:  # a variant: neither tested nor adjusted
+            return False
         over_trips = evidence.trips is None or excludes_zero(evidence.trips.low, evidence.trips.high)
         return over_trips and (evidence.adjusted is None or evidence.adjusted < ALPHA)
 

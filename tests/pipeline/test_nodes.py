@@ -88,17 +88,11 @@ def test_dagster_refuses_them_in_the_first_stage(monkeypatch, tmp_path):
     monkeypatch.setenv(RENDEZVOUS, "host0:29500")
     (tmp_path / "town.yaml").write_text("source: {kind: synthetic}\ndistill: {recipe: [off_path]}\n")
     pipeline = Pipeline(config_folder=str(tmp_path), store_root=str(tmp_path / "store"))
-    with (
-        dg.DagsterInstance.ephemeral() as instance,
-        pytest.raises(dg.Failure, match="HOSER_KD_NODES=2: the students train on 2 machines"),
-    ):
+    resources = {"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)}
+    with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("city", ["town"])
-        dg.materialize(
-            [stage_asset("source_files")],
-            partition_key="town",
-            instance=instance,
-            resources={"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)},
-        )
+        with pytest.raises(dg.Failure, match="HOSER_KD_NODES=2: the students train on 2 machines"):
+            dg.materialize([stage_asset("source_files")], partition_key="town", instance=instance, resources=resources)
     assert not (tmp_path / "store").exists()
 
 

@@ -623,6 +623,14 @@ class TestEvidence:
         assert judgment.verdict(rows[0]) == "leans better"
         assert judge(rows).verdict(rows[0]) == "better"
 
+    def test_a_variant_leans_at_most(self):
+        """Nothing tests or adjusts it."""
+        name = "paired.edr_published"
+        rows = compare({s: {name: 2.0 + s / 100} for s in range(3)}, {s: {name: 1.0} for s in range(3)})
+        assert METRICS[name].variant
+        assert rows[0].verdict == "better"
+        assert judge(rows).verdict(rows[0]) == "leans better"
+
     def test_p_value_over_seeds_agrees_with_the_interval(self):
         differences = [0.4, 0.1, 0.3, -0.05]
         assert paired_t_test(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue)
