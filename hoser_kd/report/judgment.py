@@ -106,7 +106,7 @@ def judge(
         shown = [row for row in shown if not row.metric.is_divergence]
         notes.append(
             f"Divergences (JSD) are left out: they need {MIN_TRIPS_FOR_JSD} trips, and there are {num_trips:,.0f}. Two "
-            "sets of real trips of this size differ by as much."
+            "sets of so few real trips differ from each other too, so a divergence would say little about the students."
         )
     values = trip_values or {}
     evidence = gather_evidence(judged_rows(shown), values.get("vanilla", {}), values.get("distilled", {}))

@@ -214,7 +214,7 @@ def _figures(data: ReportData, judgment: Judgment) -> dict[str, Iterable[Caption
         "primary": primary_figures(data, judgment),
         "request": request_figures(data),
         "group": group_figures(data),
-        "difference": difference_figures(judgment.rows),
+        "difference": difference_figures(judgment),
         "trip": trip_figures(data),
         "training": training_figures(data),
         "teacher": teacher_figures(data),

@@ -16,7 +16,7 @@ from hoser_kd.evaluation.evidence import Evidence, interval_over_trips
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval, interval_over_seeds
 from hoser_kd.report.baselines import Standing, intervals_text, standing
 from hoser_kd.report.data import ReportData
-from hoser_kd.report.judgment import Judgment, has_one_seed
+from hoser_kd.report.judgment import Judgment, excludes_zero, has_one_seed
 
 STUDENTS = {"vanilla": "vanilla student", "distilled": "distilled student"}
 CEILING = "student_teacher"
@@ -124,11 +124,23 @@ def ceiling_note(data: ReportData) -> str:
         return ""
     text = f"the ceiling, a log-linear pool of vanilla student and teacher, {pool['nll']:.4f} nat"
     share = shares.get("share") if shares else None
-    if share is None:
+    if shares is None or share is None:
         return f"The test NLL of {text}."
+    note = _share_note(shares)
     if share < 0:
-        return f"The distilled student is farther than the vanilla one from {text}."
-    return f"The distilled student closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to {text}."
+        return f"In the mean, the distilled student is farther than the vanilla one from {text}{note}."
+    closes = f"closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to"
+    return f"In the mean, the distilled student {closes} {text}{note}."
+
+
+def _share_note(shares: Mapping[str, Any]) -> str:
+    """Return the interval of a share of the gap over the seeds, and whether it contains 0, in parentheses."""
+    ends = shares.get("seeds")
+    if ends is None:
+        return " (no interval over seeds)"
+    low, high = (f"{100 * end:.0f}".replace("-", "−") for end in ends)
+    shown = "" if excludes_zero(*ends) else ", which includes 0"
+    return f" (95\N{NO-BREAK SPACE}% interval of the share {low} to {high}\N{NO-BREAK SPACE}% over seeds{shown})"
 
 
 def _outcome(data: ReportData, judgment: Judgment, name: str) -> str:
@@ -219,8 +231,10 @@ def _against_baselines(data: ReportData, row: Row, start: str) -> str:
 def _words(each: Standing) -> str:
     """Return how a baseline compares, as a verb to put before the student."""
     if each.outcome == "means only":
-        is_lower = each.seeds.mean < 0 and not np.isclose(each.value, each.value - each.seeds.mean, rtol=1e-9, atol=0)
-        return "has a lower mean than" if is_lower else "does not have a lower mean than"
+        # means over the same trips in another order may differ by rounding
+        if np.isclose(each.value, each.value - each.seeds.mean, rtol=1e-9, atol=0):
+            return "has the mean of"
+        return f"has a {'lower' if each.seeds.mean < 0 else 'higher'} mean than"
     return "is not shown to differ from" if each.outcome == "unclear" else f"is {each.outcome} than"
 
 

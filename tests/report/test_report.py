@@ -25,9 +25,11 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.report import Baselines, ReportData, StudentResult, render, write_report
 from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import CeilingResults, FileLink, Latency
+from hoser_kd.report.figures import difference_figures
 from hoser_kd.report.judgment import judge, judged_rows, repeated_metrics
 from hoser_kd.report.labels import describe_values
 from hoser_kd.report.page import SCENARIO_METRICS, _untested, _without_empty_columns, verdict
+from hoser_kd.report.primary_metrics import ceiling_note
 from hoser_kd.report.table import Beside, Group, Line, format_row, short_label, table_of
 from hoser_kd.report.text import secondary_sentences
 
@@ -247,7 +249,7 @@ class TestVerdict:
 
     def test_secondary_metrics_are_named_if_clear_after_correction(self, page):
         words = Page(page).words
-        better = words.split("Clearly better with the teacher:")[1].split(".")[0]
+        better = words.split("The distilled student is clearly better:")[1].split(".")[0]
         assert "accuracy (next step)" in better
         assert "negative log-likelihood" not in better  # a primary metric is not counted again
         assert "none of these is a clear difference" in words
@@ -262,14 +264,34 @@ class TestVerdict:
         ceilings = CeilingResults([pool | shown], gap)
         parsed = text_of(replace(data, baselines=both, ceilings=ceilings))
         assert (
-            "the best baseline (Count, 0.4200 nat) does not have a lower mean than the vanilla student and has a lower "
-            "mean than the distilled student (only the means are known)."
+            "the best baseline (Count, 0.4200 nat) has a higher mean than the vanilla student and has a lower mean "
+            "than the distilled student (only the means are known)."
         ) in parsed.words
         assert "the best baseline (Chain, 0.0100) has a lower mean than both students (only the" in parsed.words
         assert "behind the baseline Chain in the mean" in parsed.words
-        assert "closes 25 % of the gap in NLL" in parsed.words
+        assert "In the mean, the distilled student closes 25 % of the gap in NLL" in parsed.words
+        assert "0.3000 nat (no interval over seeds)." in parsed.words
         row = parsed.row("negative log-likelihood")
         assert row[2] == "0.3000"  # the ceiling beside the students
+
+    @pytest.mark.parametrize(("ends", "shown"), [((-1.76, 1.99), ", which includes 0"), ((0.69, 1.14), "")])
+    def test_a_share_of_the_gap_has_its_interval(self, data, ends, shown):
+        pool = {"name": "student_teacher", "kind": "log_linear", "nll": 0.3}
+        gap = {"student_teacher": {"share": 0.25, "seeds": ends}}
+        note = ceiling_note(replace(data, ceilings=CeilingResults([pool], gap))).replace("\N{NO-BREAK SPACE}", " ")
+        low, high = (f"{100 * end:.0f}".replace("-", "−") for end in ends)
+        assert note.endswith(f"0.3000 nat (95 % interval of the share {low} to {high} % over seeds{shown}).")
+
+    def test_a_filled_difference_has_the_verdict_of_its_row(self):
+        """Clear over the seeds is not enough."""
+        seeds = [{s: {"paired.dtw": mean + s / 100} for s in range(3)} for mean in (2.0, 1.0)]
+        rng = np.random.default_rng(0)
+        values = [{"paired.dtw": TripValues(rng.random(60), np.ones(60))} for _ in range(2)]
+        noise = {"vanilla": values[0], "distilled": values[1]}
+        for trips, face in (({}, plots.COLORS["distilled"]), (noise, "white")):
+            [(figure, _)] = difference_figures(judge(compare(*seeds), trips))
+            [mark] = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+            assert mark.get_markerfacecolor() == face
 
     def test_tables_give_means_differences_and_intervals(self, page):
         row = Page(page).row("negative log-likelihood")
@@ -562,7 +584,7 @@ class TestEvidence:
         parsed = text_of(replace(data, students=one, trip_values=values))
         row = parsed.row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "+10.00 to +10.00", "< 0.001", "better, one seed"]
-        assert "Better over the test trips (one seed, so not shown for another training): accuracy" in parsed.words
+        assert "is better over the test trips (one seed, so not shown for another training): accuracy" in parsed.words
 
     def test_the_headline_of_one_seed_claims_no_more_than_its_row(self, data):
         values = {"vanilla": {"next_step.nll": self.values(0.1)}, "distilled": {"next_step.nll": self.values(0.2)}}
@@ -587,7 +609,9 @@ class TestEvidence:
         clear, unclear, untested = secondary_sentences(judgment)
         assert (
             clear
-            == "Worse over the test trips (one seed, so not shown for another training): " + short_label(rows[0]) + "."
+            == "The distilled student is worse over the test trips (one seed, so not shown for another training): "
+            + short_label(rows[0])
+            + "."
         )
         assert unclear.startswith("Of the other 3 secondary metrics, 0 lean toward the distilled student, 2 toward")
         assert untested.startswith("1 of these has no interval and no test")
