@@ -21,6 +21,7 @@ from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make
 from hoser_kd.pipeline.stage import Stage
 from hoser_kd.pipeline.store import Artifact
+from hoser_kd.pipeline.workers.nodes import Nodes
 
 SETTINGS_PREFIX = "settings"
 
@@ -82,6 +83,7 @@ def _compute_function(stage: Stage) -> Callable[..., Iterator[dg.Output[Artifact
                 context.log.warning(message)
             changed = changes(stage.name, config, settings, context.run.tags)
             settings = with_changes(settings, changed)
+            Nodes.require_one(settings)  # in every stage: the first one is hours before the training
             for sentence in without_effect(settings) if stage.name == "distilled_student" else ():
                 context.log.warning(sentence)
             with slots_of(stage, settings, config.device, context.log.info) as device:

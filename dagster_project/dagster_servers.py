@@ -1,4 +1,4 @@
-"""Dagster's code server, web server and daemon, forked from one process that has imported Dagster.
+"""Dagster's code server, web server and daemon, and the run server: forks of one process that has imported Dagster.
 
 `dagster dev` starts the same servers one after the other, in five processes that each import Dagster. Here the code
 server loads the code location while this process imports what the web server needs, and the daemon starts when the web
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import distribution
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -32,6 +33,7 @@ import yaml
 
 from dagster_project.paths import HOST, ROOT
 from dagster_project.probe import listens
+from dagster_project.run_server import VARIABLE, serve
 from dagster_project.sqlite_engines import keep_engines
 from hoser_kd.common.forked_imports import imports_before_fork
 from hoser_kd.common.project import WORKSPACE
@@ -80,6 +82,7 @@ class _Servers:
 
     def __init__(self) -> None:
         self._processes: list[ForkProcess] = []
+        self._ends_with: dict[str, signal.Signals] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +92,7 @@ class _Servers:
         if not interrupted:  # an interrupt has reached all processes of the group
             for process in self._processes:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, signal.SIGINT)
+                    os.kill(process.pid or 0, self._ends_with[process.name])
         deadline = time.monotonic() + _GRACE_S
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -98,8 +101,9 @@ class _Servers:
             process.join()
         return interrupted
 
-    def start(self, name: str, command: Command, *words: str) -> None:
-        """Fork a process that runs a command of Dagster."""
+    def start(self, name: str, command: Command, *words: str, ends_with: signal.Signals = signal.SIGINT) -> None:
+        """Fork a process that runs a command of Dagster, and ends with a signal."""
+        self._ends_with[name] = ends_with
         process = multiprocessing.get_context("fork").Process(target=_run, args=(command, words), name=name)
         process.start()
         self._processes.append(process)
@@ -139,6 +143,7 @@ def _start(servers: _Servers, location: Mapping[str, str], port: int, folder: Pa
     with imports_before_fork():
         webserver = _command("dagster-webserver", "dagster-webserver")
         daemon = _command("dagster", "dagster-daemon")
+    os.environ[VARIABLE] = str(folder / "runs")
     workspace = folder / WORKSPACE
     server = {"location_name": location["location_name"], "socket": str(at), "additional_metadata": dict(location)}
     workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}), encoding="utf-8")
@@ -147,6 +152,7 @@ def _start(servers: _Servers, location: Mapping[str, str], port: int, folder: Pa
     servers.start("web server", webserver, "dagster-webserver", "--workspace", str(workspace), *at_port)
     servers.wait_for(socket.AF_INET, (HOST, port))
     servers.start("daemon", daemon, "dagster-daemon", "run", "--workspace", str(workspace))
+    servers.start("run server", partial(serve, os.environ[VARIABLE], dagster), "run server", ends_with=signal.SIGTERM)
 
 
 def _command(package: str, name: str) -> Command:

@@ -10,26 +10,34 @@ import os
 from collections.abc import Callable, Mapping
 
 import dagster as dg
+from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.multiprocess import MultiprocessExecutor
 
+from dagster_project.run_server import is_forked_run
 from hoser_kd.common.errors import ConfigError
 
 VARIABLE = "HOSER_KD_EXECUTOR"
 DEFAULT = "multiprocess"
 
 
-def _multiprocess() -> dg.ExecutorDefinition:
-    """Return the executor with a process per step, forked from one that has imported what steps need."""
-    return dg.multiprocess_executor.configured(
-        {
-            "start_method": {"forkserver": {"preload_modules": ["dagster_project.preload"]}},
-            "max_concurrent": 1,
-        }
+@dg.executor(name="multiprocess", requirements=multiple_process_executor_requirements())
+def _multiprocess(_: dg.InitExecutorContext) -> MultiprocessExecutor:
+    """Return the executor with a process per step, forked from one that has imported what steps need.
+
+    That is the process of the run itself, if it was forked from such a process, else a server of `multiprocessing`.
+    """
+    return MultiprocessExecutor(
+        retries=RetryMode.ENABLED,
+        max_concurrent=1,
+        start_method="fork" if is_forked_run() else "forkserver",
+        explicit_forkserver_preload=["dagster_project.preload"],
     )
 
 
 _EXECUTORS: Mapping[str, Callable[[], dg.ExecutorDefinition] | str] = {
     "in_process": lambda: dg.in_process_executor,
-    "multiprocess": _multiprocess,
+    "multiprocess": lambda: _multiprocess,
     "celery": "dagster_celery:celery_executor",
     "k8s": "dagster_k8s:k8s_job_executor",
 }

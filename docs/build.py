@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.failures import CAUSES
 from hoser_kd.evaluation.metric_registry import SECTIONS, Metric, all_metrics
-from hoser_kd.evaluation.scenarios import LEAST_TRIPS, MIN_TRIPS_FOR_JSD, SCENARIOS
+from hoser_kd.evaluation.scenarios import LEAST_TRIPS, SCENARIOS
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, RESAMPLES
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.pipeline.graph import STAGES
@@ -98,7 +99,7 @@ generated trip belongs to the scenarios of its request (origin, start time, dest
 _SCENARIOS_NOTES = """
 Each of the pairs weekday/weekend, peak/off-peak and center/suburb divides all trips in two. Hours and days are taken
 from the trips' times without conversion. A scenario with fewer than {least} real or generated trips has no metrics.
-One with fewer than {jsd} has no divergence (JSD), since two samples of real trips differ too
+One with fewer than {jsd} has no divergence (JSD), flows included, since two samples of real trips differ too
 ([sampling floor](#sampling-floor)).
 
 Next-step metrics (`accuracy`, `decision_accuracy`, `nll`, `time_mae_s`, `steps`) are also grouped by the `scenario` of
@@ -152,7 +153,8 @@ _BASELINES_INTRO = """
 
 The stage `baseline_trips` generates trips for the same requests as the students, fitted on training trips only. They
 are columns of the report and of `hoser-kd evaluate`. They have no seeds, so no interval over seeds. The primary metric
-of trips is `paired.edr`; the report states which baselines beat which student on it. Next-step metrics are compared
+of trips is `paired.edr`; the report states which baselines are better and worse than which student on it, by the paired
+differences and their intervals, and which are not shown to differ. Next-step metrics are compared
 with counting models: the frequency of the next road, and Markov chains of order 1 and 2.
 """
 _TRIP_FILES = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,17 +59,23 @@ class Row:
         return Difference(100 * self.difference.mean / mean, low, high)
 
 
-def compare(vanilla: Runs, distilled: Runs, confidence: float = 0.95) -> list[Row]:
+def compare(
+    vanilla: Runs,
+    distilled: Runs,
+    confidence: float = 0.95,
+    record: Callable[[str], Metric] | None = None,
+) -> list[Row]:
     """Return a row for each metric that either student has, in the order of `SECTIONS`.
 
     Metrics are named `section.metric`, as `hoser_kd.evaluation.metrics.flatten` names them. Where a record has a
     `target`, the student closer to it is better. Values of real trips are part of the row they belong to. A name
-    without a record gets a row without a direction, so no verdict.
+    without a record gets a row without a direction, so no verdict. `record` returns the record of a name;
+    `metric_of` by default.
     """
     names = dict.fromkeys(name for runs in (vanilla, distilled) for values in runs.values() for name in values)
     order = {section: place for place, section in enumerate(SECTIONS)}
     beside = {metric.real for metric in all_metrics()}
-    chosen = [metric_of(name) for name in names if name not in beside]
+    chosen = [(record or metric_of)(name) for name in names if name not in beside]
     chosen.sort(key=lambda metric: order.get(metric.section, len(order)))
     return [_row(metric, vanilla, distilled, confidence) for metric in chosen]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hoser_kd.common.progress import duration
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD, without_divergences
 from hoser_kd.evaluation.metrics import evaluate
-from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.trip_measures import trip_minutes
 from hoser_kd.network.trip_consistency import has_times
 
@@ -45,7 +45,7 @@ def evaluate_matched(
 
     Metrics of the same request are means over all generated trips. Distributions are compared with each test trip that
     is answered once, however often it is: otherwise, one trip written n times would equal its n copies. Divergences
-    (`jsd`) are left out where `has_divergences` is False.
+    are left out where `has_divergences` is False.
     """
     if match.test_rows is None:
         return evaluate(test, trips, network, config, destinations=destinations, training=training)
@@ -54,7 +54,7 @@ def evaluate_matched(
     if match.most_repeats > 1:
         once = evaluate(test.take(np.unique(match.test_rows)), trips, network, config, training=training)
         result = {section: _with(section, values, once.get(section, {})) for section, values in result.items()}
-    return result if has_divergences(match) else _without_divergences(result)
+    return result if has_divergences(match) else without_divergences(result)
 
 
 def has_divergences(match: TripMatch) -> bool:
@@ -68,14 +68,6 @@ def _with(section: str, over_trips: dict[str, Any], once: dict[str, Any]) -> dic
     return over_trips | {
         key: value for key, value in once.items() if not {section, f"{section}.{key}"} & set(_OVER_PAIRS)
     }
-
-
-def _without_divergences(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    kept = {
-        section: {key: value for key, value in values.items() if not key.endswith("jsd")}
-        for section, values in metrics.items()
-    }
-    return {section: values for section, values in kept.items() if values}
 
 
 def cautions(name: str, trips: Trajectories, match: TripMatch, test: Trajectories) -> Iterator[str]:

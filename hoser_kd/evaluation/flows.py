@@ -83,6 +83,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_od_jsd,
+        is_divergence=True,
         source="trip error of AdaTrace (Gursoy et al., CCS 2018), there over 6 by 6 cells",
     ),
     Metric(
@@ -93,6 +94,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_turn_jsd,
+        is_divergence=True,
         source="transition error of RetraSyn (Hu et al., ICDE 2024), there over grid cells and per time step",
     ),
     Metric(
@@ -103,6 +105,7 @@ FLOWS = (
         unit="nat",
         better="lower",
         compute=_cell_jsd,
+        is_divergence=True,
         source="density error of DiffTraj (Zhu et al., NeurIPS 2023)",
     ),
 )

@@ -86,13 +86,16 @@ class Metric:
     `variant` is set."""
     variant: bool = False
     """Whether it is a second version of `same_as`, never counted in the verdict."""
+    is_divergence: bool = False
+    """Whether it is a divergence between the distributions of real and generated trips. Its value depends on their
+    number, so `hoser_kd.evaluation.divergences` leaves it out where there are too few."""
     source: str = ""
     """Paper that defines it; empty where the definition is our own."""
 
     def __post_init__(self) -> None:
         for field in ("name", "label", "text", "unit", "source"):
             _require(isinstance(getattr(self, field), str), self, field, "Use a string.", TypeError)
-        for field in ("is_share", "headline", "variant"):
+        for field in ("is_share", "headline", "variant", "is_divergence"):
             _require(isinstance(getattr(self, field), bool), self, field, "Use True or False.", TypeError)
         _require(_is_name(self.name), self, "name", "Use 'section.metric'.")
         _require(self.better in ("lower", "higher", None), self, "better", "Use 'lower', 'higher' or None.")

@@ -210,6 +210,7 @@ def _register_distribution(section: str, quantity: str, unit: str, *, headline: 
             better="lower",
             compute=value("jsd"),
             headline=headline,
+            is_divergence=True,
             source=_HOSER if headline else "",
         )
     )
@@ -237,6 +238,7 @@ register(
         compute=lambda context: jensen_shannon(
             road_use(context.real, context.network), road_use(context.generated, context.network)
         ),
+        is_divergence=True,
     )
 )
 

@@ -15,6 +15,7 @@ import numpy as np
 from hoser_kd.common.calendar import SECONDS_PER_HOUR, hour_of_day, is_weekend, second_of_day
 from hoser_kd.common.geodesy import great_circle_m
 from hoser_kd.common.progress import Progress, silent
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD, without_divergences
 from hoser_kd.evaluation.memorization import copied
 from hoser_kd.evaluation.metrics import evaluate
 from hoser_kd.student.next_step_metrics import StepTable, step_table
@@ -43,13 +44,6 @@ Weekday and weekend, peak and off-peak, center and suburb each divide all trips;
 those of center."""
 LEAST_TRIPS = 5
 """Scenarios with fewer real or fewer generated trips get no metrics."""
-MIN_TRIPS_FOR_JSD = 200
-"""Scenarios with fewer real or fewer generated trips get no Jensen-Shannon divergence.
-
-Two samples of real trips differ too (`hoser_kd.evaluation.sampling_floor`): their divergence of traveled distance
-(Porto) is 0.34, 0.20, 0.12, 0.061 and 0.035 nats at 50, 100, 187, 375 and 650 trips each. At 200 trips it is 0.11, a
-sixth of the largest possible divergence (ln 2) and twice that of the students over all test trips (0.04 to 0.06); with
-fewer trips a divergence measures their number more than the model."""
 _CENTER_SHARE = 0.25
 _TO_GO_EDGES_KM = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -102,7 +96,7 @@ def evaluate_scenarios(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the metrics of `hoser_kd.evaluation.metrics.evaluate` for each scenario with `LEAST_TRIPS` trips or more.
 
-    Divergences (`jsd`) are left out of scenarios with fewer than `MIN_TRIPS_FOR_JSD` trips on either side.
+    Divergences are left out of scenarios with fewer than `MIN_TRIPS_FOR_JSD` trips on either side.
     `requests`: (n,) int64 origins, start times and destinations of the generated trips; `training` and `paired` as in
     `evaluate`.
     """
@@ -124,21 +118,13 @@ def evaluate_scenarios(
                 paired=paired,
             )
             if min(len(rows), len(real_rows)) < MIN_TRIPS_FOR_JSD:
-                results[name] = _without_divergences(results[name])
+                results[name] = without_divergences(results[name])
             if copies is not None:
                 results[name]["training"] = {
                     "memorized_share": float(copies[0][rows].mean()),
                     "real_memorized_share": float(copies[1][real_rows].mean()),
                 }
     return results
-
-
-def _without_divergences(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the result of `evaluate` without `jsd`, and without sections that have nothing else."""
-    kept = {
-        section: {key: value for key, value in values.items() if key != "jsd"} for section, values in metrics.items()
-    }
-    return {section: values for section, values in kept.items() if values}
 
 
 def next_step_by(

@@ -20,7 +20,7 @@ from hoser_kd.evaluation.trip_measures import trip_minutes
 if TYPE_CHECKING:
     from os import PathLike
 
-    from hoser_kd.common.arrays import Float64Array
+    from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.config.evaluation import EvaluationConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
@@ -37,6 +37,18 @@ _STEP_METRICS = {
 }
 """Column with the sum over the steps of a trip, and column with their number, by next-step metric."""
 _SHAPES = ("hausdorff", "dtw", "edr", "hausdorff_per_road", "dtw_per_road", "edit_similarity", "jaccard")
+_OF_REQUESTS = (
+    *(f"paired.{name}" for name in (*_SHAPES, "identical_share")),
+    "requests.reached_share",
+    "paired_duration.mae_min",
+    "paired_duration.mape",
+)
+PER_TRIP_METRICS = frozenset((*(f"next_step.{name}" for name in _STEP_METRICS), *_OF_REQUESTS))
+"""Metrics that each test trip has a value of, by `section.metric`."""
+STEP_SUMS = "{kind}_step_sums.parquet"
+"""File of `trajectory_metrics` with the step results of a student by test trip."""
+REQUEST_VALUES = "{kind}_request_values.parquet"
+"""File of `trajectory_metrics` with the metrics of a student's generated trips by test trip."""
 
 
 class TripValues(NamedTuple):
@@ -103,6 +115,61 @@ def request_values(
     values["paired_duration.mae_min"] = TripValues(np.where(reached, errors, 0.0), reached.astype(np.float64))
     values["paired_duration.mape"] = TripValues(relative, moving.astype(np.float64))
     return values
+
+
+def values_by_test_trip(
+    real: Trajectories, generated: Trajectories, rows: Int64Array, network: RoadNetwork, config: EvaluationConfig
+) -> tuple[Int64Array, dict[str, TripValues]]:
+    """Return the requested test trips, sorted, and `request_values` added up over the requests of each.
+
+    `real`: all test trips; `rows`: (n,) int64, the test trip of each request. Samples of one request are not
+    independent, so they are one trip of the bootstrap.
+    """
+    used, place = np.unique(rows, return_inverse=True)
+    return used, {
+        name: TripValues(*(np.asarray(np.bincount(place, each, len(used)), np.float64) for each in values))
+        for name, values in request_values(real.take(rows), generated, network, config).items()
+    }
+
+
+def write_request_values(path: str | PathLike[str], used: Int64Array, values: Mapping[str, TripValues]) -> None:
+    """Write what `values_by_test_trip` returns: a row per requested test trip."""
+    columns = {"test_row": used}
+    columns |= {f"{name}:{part}": getattr(each, part) for name, each in values.items() for part in TripValues._fields}
+    with atomic_path(path) as beside:
+        pq.write_table(pa.table(columns), beside, compression="zstd")
+
+
+def read_request_values(path: str | PathLike[str], num_test: int) -> dict[str, TripValues]:
+    """Return the metrics of the requests for all `num_test` test trips, by `section.metric`.
+
+    Trips that were not requested have counts of 0. Empty if the file does not exist.
+    """
+    if not Path(path).is_file():
+        return {}
+    table = pq.read_table(path)
+    used = table["test_row"].to_numpy()
+
+    def of_all_trips(name: str) -> Float64Array:
+        whole = np.zeros(num_test)
+        whole[used] = table[name].to_numpy()
+        return whole
+
+    names = [name.removesuffix(":totals") for name in table.column_names if name.endswith(":totals")]
+    return {name: TripValues(*(of_all_trips(f"{name}:{part}") for part in TripValues._fields)) for name in names}
+
+
+def stored_trip_values(folder: Path, kind: str) -> dict[str, TripValues]:
+    """Return the metrics of each test trip that an artifact of `trajectory_metrics` has of a student.
+
+    Empty without the step results; only these where the requests are not those of test trips, or the artifact is of an
+    older release.
+    """
+    steps = read_step_values(folder / STEP_SUMS.format(kind=kind))
+    if not steps:
+        return {}
+    num_test = len(next(iter(steps.values())).totals)
+    return steps | read_request_values(folder / REQUEST_VALUES.format(kind=kind), num_test)
 
 
 def mean_of_seeds(runs: Sequence[Mapping[str, TripValues]]) -> dict[str, TripValues]:

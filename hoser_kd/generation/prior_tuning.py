@@ -43,7 +43,11 @@ class PriorWeights(NamedTuple):
 
 
 PRIOR_GRID = tuple(PriorWeights(*weights) for weights in product((0.0, 0.25, 0.5, 0.75), (1.0, 2.0), (0.0,)))
-"""Settings to try, in this order; the first is the published search without a prior."""
+"""Settings to try, in this order; the first is the published search without a prior.
+
+A Markov weight of 1 is not among them. The student's term has the factor 0 there, so the costs are those of the Markov
+chain alone and the roads are the chain's likeliest path, whichever student was trained. That is a baseline, which has
+its own row (`hoser_kd.generation.baselines`); chosen here, its result would stand in a student's row."""
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ STAGES: dict[str, Stage] = {
             per_seed=True,
             uses_model=True,
             kinds=("numba",),
-            code_version="6",
+            code_version="7",
         ),
         Stage(
             "baseline_trips",
@@ -285,7 +285,7 @@ STAGES: dict[str, Stage] = {
             inputs=("road_network", "trajectories"),
             settings=("requests", "evaluation"),
             kinds=("numba", "parquet"),
-            code_version="2",
+            code_version="3",
             module="hoser_kd.pipeline.stages.baselines",
         ),
         Stage(
@@ -320,7 +320,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="9",
+            code_version="10",
             module="hoser_kd.pipeline.stages.report",
         ),
     )

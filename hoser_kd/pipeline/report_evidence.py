@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hoser_kd.config.evaluation import EvaluationConfig
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.sampling_floor import Floor, jsd_floors
-from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
-from hoser_kd.evaluation.trip_values import TripValues, mean_of_seeds, read_step_values, request_values
+from hoser_kd.evaluation.trip_values import (
+    STEP_SUMS,
+    TripValues,
+    mean_of_seeds,
+    read_step_values,
+    values_by_test_trip,
+)
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.output_files import write_lines
 from hoser_kd.generation.trajectories import GeneratedTrajectories
@@ -28,15 +34,12 @@ from hoser_kd.report.data import CeilingResults, FileLink, Latency, ReportData, 
 
 if TYPE_CHECKING:
     from hoser_kd.common.arrays import Int64Array
-    from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.pipeline.store import Artifact
 
 CEILINGS_FILE = "ceilings.json"
 REAL_LINES = "real_lines.parquet"
 """File beside the report with the real test trips as lines."""
-STEP_SUMS = "{kind}_step_sums.parquet"
-"""File of `trajectory_metrics` with the step results of a student by test trip."""
 
 
 def with_evidence(run: StageRun, data: ReportData) -> ReportData:
@@ -67,13 +70,13 @@ def _trip_values(run: StageRun, data: ReportData) -> dict[str, dict[str, TripVal
     config = _evaluation(run)
     for kind, results in data.students.items():
         runs = [
-            _by_test_trip(data.real, result.generated, rows, data.network, config)
+            values_by_test_trip(data.real, result.generated, rows, data.network, config)[1]
             for result in results.values()
             if result.generated is not None
         ]
         values[kind] |= mean_of_seeds(runs)
     for name, trips in data.baseline_trips.items():
-        values[name] = _by_test_trip(data.real, trips, rows, data.network, config)
+        values[name] = values_by_test_trip(data.real, trips, rows, data.network, config)[1]
     return values
 
 
@@ -83,17 +86,6 @@ def _common_requests(data: ReportData) -> Int64Array | None:
     first = rows[0] if rows else None
     same = first is not None and all(each is not None and np.array_equal(each, first) for each in rows)
     return first if same else None
-
-
-def _by_test_trip(
-    real: Trajectories, generated: Trajectories, rows: Int64Array, network: RoadNetwork, config: EvaluationConfig
-) -> dict[str, TripValues]:
-    """Return the metrics of the requests, added up by test trip: samples of one request are not independent."""
-    used, place = np.unique(rows, return_inverse=True)
-    return {
-        name: TripValues(*(np.asarray(np.bincount(place, each, len(used)), np.float64) for each in values))
-        for name, values in request_values(real.take(rows), generated, network, config).items()
-    }
 
 
 def _evaluation(run: StageRun) -> EvaluationConfig:

@@ -26,6 +26,7 @@ from hoser_kd.pipeline.plan import Step, StepKey, plan
 from hoser_kd.pipeline.settings import SETTINGS, changed_settings
 from hoser_kd.pipeline.stage import Inputs, Stage, StageRun
 from hoser_kd.pipeline.store import RECORD, Artifact, Store, now_utc, read_artifact
+from hoser_kd.pipeline.workers.nodes import Nodes
 
 
 def input_versions(inputs: Inputs) -> dict[str, str]:
@@ -277,11 +278,13 @@ def check_steps(
 ) -> None:
     """Read all settings of the steps, and find the raw files, so that an error in the last one costs no training.
 
-    `on_warning` is called with a sentence for each setting of the distilled student that has no effect.
+    The environment's number of machines is a setting too. `on_warning` is called with a sentence for each setting of
+    the distilled student that has no effect.
     """
     if any(step.stage.name == "distilled_student" for step in steps):
         for sentence in without_effect(config):
             on_warning(f"{config.city}: {sentence}")
+        Nodes.require_one(config)
     names = dict.fromkeys(name for step in steps for name in step.stage.settings)
     if "grid" in names and config.distill.ckpt_path is None:
         check_settings(config.grid)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hoser_kd.common.errors import StoreError
 from hoser_kd.evaluation.metrics import flatten
+from hoser_kd.evaluation.trip_values import stored_trip_values
 from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.store import RECORD, Artifact, read_artifact
 from hoser_kd.report.runs import RunRecord
@@ -78,6 +80,8 @@ class _CityRecords:
                 settings={**run.settings, **settings},
                 origin={**run.origin, **code},
                 metrics={**run.metrics, **_numbers(metrics)},
+                test_split=evaluation.inputs.get("trajectories", ""),
+                trip_values=partial(stored_trip_values, evaluation.path, kind),
             )
 
     def _run(self, student: Artifact) -> RunRecord:

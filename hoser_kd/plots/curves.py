@@ -215,26 +215,24 @@ def histograms(values: Mapping[str, npt.NDArray[Any]], color: str = COLORS["teac
     return figure
 
 
-def differences(rows: Sequence[tuple[str, float, float, float, str | None]]) -> Figure:
-    """Draw relative differences with their intervals: rows (label, mean, low, high, better), in percent.
+def differences(rows: Sequence[tuple[str, float, float, float, str | None, bool]]) -> Figure:
+    """Draw relative differences with their intervals: rows (label, mean, low, high, better, is_clear), in percent.
 
     `better` (lower, higher or None) decides the color: blue for better, orange for worse, gray for None. The marker is
-    hollow where the interval includes 0 or is missing (low and high not finite).
+    hollow unless the difference is clear. Without an interval, low and high are not finite.
     """
     figure = Figure(figsize=(8.4, 0.34 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
-    for place, (_, mean, low, high, better) in enumerate(reversed(rows)):
-        known = np.isfinite([low, high]).all()
+    for place, (_, mean, low, high, better, is_clear) in enumerate(reversed(rows)):
         good = None if better is None or mean == 0 else (mean < 0) == (better == "lower")
         color = COLORS["real"] if good is None else COLORS["distilled"] if good else COLORS["vanilla"]
-        if known:
+        if np.isfinite([low, high]).all():
             axes.plot([low, high], [place, place], color=color, linewidth=2, solid_capstyle="round")
-        clear = known and (low > 0 or high < 0)
         axes.plot(
             mean,
             place,
             "o",
-            color=color if clear else "white",
+            color=color if is_clear else "white",
             markeredgecolor=color,
             markersize=7,
             markeredgewidth=1.6,

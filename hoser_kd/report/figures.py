@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from hoser_kd import plots
 from hoser_kd.common.arrays import row_of_value
 from hoser_kd.config.variants import LOSS_TERMS
-from hoser_kd.evaluation.comparison import Row
 from hoser_kd.evaluation.metric_registry import METRICS, epoch_label
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, ends_of
 from hoser_kd.evaluation.trip_similarity import road_overlap
@@ -81,8 +80,9 @@ def primary_figures(data: ReportData, judgment: Judgment) -> Iterator[CaptionedF
     yield (
         plots.primary_chart(panels),
         (
-            f"Lines are 95 % intervals, {lines}; baselines have no seeds. Diamonds combine models: the ceiling has the "
-            "teacher's knowledge at test time, the control replaces the teacher by counts of training trips."
+            f"Lines are 95 % intervals, {lines}; baselines have no seeds. Diamonds are pools of models: the ceiling "
+            "uses the teacher at test time too, the control a Markov chain (counts of training trips) in its place. "
+            "Intervals of two models can overlap although their paired difference is clear."
         ),
     )
 
@@ -98,7 +98,7 @@ def _point(each: Contender) -> plots.Point:
 
 
 def request_figures(data: ReportData) -> Iterator[CaptionedFigure]:
-    """Draw four requests: two by the length of the real trip, and the extremes of the difference of the students."""
+    """Draw up to four requests: two by the length of the real trip, and the extremes of the students' difference."""
     trips = {kind: each.generated for kind, each in first_generated(data).items() if each.generated is not None}
     real = answered_trips(data)
     if real is None or not trips:
@@ -109,9 +109,9 @@ def request_figures(data: ReportData) -> Iterator[CaptionedFigure]:
     yield (
         plots.request_panels(data.network, {"real": real, **trips}, list(rows.values()), titles),
         (
-            "Four requests of the first seed, selected by rule: the median and the 90th percentile of the real trips' "
-            "roads, and the largest difference of the students' overlap with the real trip in either direction. Lines "
-            "are nested where trips share roads."
+            "Requests of the first seed, selected by rule: the median and the 90th percentile of the real trips' "
+            "roads, and the largest difference of the students' overlap with the real trip in either direction. They "
+            "are examples, not evidence. Lines are nested where trips share roads."
         ),
     )
 
@@ -122,7 +122,8 @@ def _example_requests(num_roads: int, real: Trajectories, trips: Mapping[str, Tr
     rows = {"median length": int(order[(len(order) - 1) // 2]), "long": int(order[int(0.9 * (len(order) - 1))])}
     if {"vanilla", "distilled"} <= trips.keys():
         gain = road_overlap(real, trips["distilled"], num_roads) - road_overlap(real, trips["vanilla"], num_roads)
-        rows |= {"distilled most ahead": int(gain.argmax()), "vanilla most ahead": int(gain.argmin())}
+        rows |= {"distilled closer": int(gain.argmax())} if gain.max() > 0 else {}
+        rows |= {"vanilla closer": int(gain.argmin())} if gain.min() < 0 else {}
     return rows
 
 
@@ -144,20 +145,28 @@ def group_figures(data: ReportData) -> Iterator[CaptionedFigure]:
     if values:
         yield (
             plots.by_group(values, _GROUPINGS, weights, METRICS["next_step.decision_accuracy"].label),
-            "Accuracy of the next step where there are two or more candidates, mean over the seeds.",
+            (
+                "Accuracy of the next step where there are two or more candidates, mean over the seeds. The groups are "
+                "not tested: differences in small ones can be chance."
+            ),
         )
 
 
-def difference_figures(rows: Sequence[Row]) -> Iterator[CaptionedFigure]:
-    """Draw the relative difference of the students, metric by metric."""
-    shown = [(row, row.relative) for row in judged_rows(rows) if row.metric.better is not None]
-    drawn = [(short_label(row), *relative, row.metric.better) for row, relative in shown if relative is not None]
+def difference_figures(judgment: Judgment) -> Iterator[CaptionedFigure]:
+    """Draw the relative difference of the students, metric by metric; filled where the verdict is better or worse."""
+    shown = [(row, row.relative) for row in judged_rows(judgment.rows) if row.metric.better is not None]
+    drawn = [
+        (short_label(row), *relative, row.metric.better, judgment.verdict(row) in {"better", "worse"})
+        for row, relative in shown
+        if relative is not None
+    ]
     if drawn:
         yield (
             plots.differences(drawn),
             (
-                "Differences in percent of the vanilla student, with 95 % intervals for several seeds. Blue is better, "
-                "orange is worse; a hollow marker means that the interval includes 0 or is missing."
+                "Differences in percent of the vanilla student, with 95 % intervals over the seeds. Blue is in favor "
+                "of the distilled student, orange of the vanilla one; only a filled marker is better or worse by the "
+                "rule of the tables, over the seeds and the test trips."
             ),
         )
 
@@ -203,7 +212,7 @@ def _wins(data: ReportData) -> Iterator[CaptionedFigure]:
             (
                 "Each road shows the difference of the two students' overlap (Jaccard) with the real trips through it, "
                 "mean over trips and seeds: blue where the distilled student is closer to the real trips, orange where "
-                "the vanilla one is. Roads with few trips are dominated by chance."
+                "the vanilla one is. No road is tested; where few trips pass, the difference is mostly chance."
             ),
         )
 

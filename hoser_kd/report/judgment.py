@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row
+from hoser_kd.evaluation.divergences import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.evidence import ALPHA, PRIMARY, Evidence, gather_evidence
 from hoser_kd.evaluation.metric_registry import SECTIONS
 from hoser_kd.evaluation.sampling_floor import Floor
-from hoser_kd.evaluation.scenarios import MIN_TRIPS_FOR_JSD
 from hoser_kd.evaluation.trip_values import TripValues
 
 ONE_SEED = ", one seed"
@@ -46,7 +46,7 @@ class Judgment:
         This is the only rule of the page. “better” and “worse” need at least two seeds, an interval over the seeds and
         one over the test trips (where there is one) that exclude 0, and for secondary metrics an adjusted p-value below
         `ALPHA`. With one seed they end in `ONE_SEED` and need the interval over the test trips. All other differences
-        “lean”. The sampling floor decides nothing.
+        “lean”, such as those of variants, which are no part of the family of tests. The sampling floor decides nothing.
         """
         if row.verdict is None or row.verdict == "same":
             return row.verdict or ""
@@ -75,7 +75,9 @@ class Judgment:
         return floor is not None and all(mean <= floor.quantile_95 for mean in means)
 
     def _trips_agree(self, row: Row) -> bool:
-        evidence = self.evidence.get(row.name, Evidence())
+        evidence = self.evidence.get(row.name)
+        if evidence is None:  # a variant: neither tested nor adjusted
+            return False
         over_trips = evidence.trips is None or excludes_zero(evidence.trips.low, evidence.trips.high)
         return over_trips and (evidence.adjusted is None or evidence.adjusted < ALPHA)
 
@@ -100,11 +102,11 @@ def judge(
         )
     shown = [row for row in rows if row.name not in repeated]
     num_trips = fewest_trips(rows)
-    if num_trips < MIN_TRIPS_FOR_JSD and any(is_divergence(row) for row in shown):
-        shown = [row for row in shown if not is_divergence(row)]
+    if num_trips < MIN_TRIPS_FOR_JSD and any(row.metric.is_divergence for row in shown):
+        shown = [row for row in shown if not row.metric.is_divergence]
         notes.append(
             f"Divergences (JSD) are left out: they need {MIN_TRIPS_FOR_JSD} trips, and there are {num_trips:,.0f}. Two "
-            "sets of real trips of this size differ by as much."
+            "sets of so few real trips differ from each other too, so a divergence would say little about the students."
         )
     values = trip_values or {}
     evidence = gather_evidence(judged_rows(shown), values.get("vanilla", {}), values.get("distilled", {}))
@@ -115,11 +117,6 @@ def fewest_trips(rows: Sequence[Row]) -> float:
     """Return the number of real or generated trips, whichever is smaller; infinite if the rows do not hold it."""
     counts = [min(row.vanilla + row.distilled) for row in rows if row.name in {"counts.real", "counts.generated"}]
     return min(counts, default=float("inf"))
-
-
-def is_divergence(row: Row) -> bool:
-    """Return whether a metric is a Jensen-Shannon divergence."""
-    return row.metric.key.endswith("jsd")
 
 
 def repeated_metrics(rows: Sequence[Row]) -> set[str]:

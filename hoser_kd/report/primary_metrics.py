@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from hoser_kd.evaluation.comparison import Row
-from hoser_kd.evaluation.evidence import interval_over_trips
+from hoser_kd.evaluation.evidence import Evidence, interval_over_trips
 from hoser_kd.evaluation.statistics import PRIMARY_NEXT_STEP, PRIMARY_TRIP, Interval, interval_over_seeds
+from hoser_kd.report.baselines import Standing, intervals_text, standing
 from hoser_kd.report.data import ReportData
-from hoser_kd.report.judgment import Judgment, has_one_seed
+from hoser_kd.report.judgment import Judgment, excludes_zero, has_one_seed
 
 STUDENTS = {"vanilla": "vanilla student", "distilled": "distilled student"}
 CEILING = "student_teacher"
@@ -123,29 +124,53 @@ def ceiling_note(data: ReportData) -> str:
         return ""
     text = f"the ceiling, a log-linear pool of vanilla student and teacher, {pool['nll']:.4f} nat"
     share = shares.get("share") if shares else None
-    if share is None:
+    if shares is None or share is None:
         return f"The test NLL of {text}."
+    note = _share_note(shares)
     if share < 0:
-        return f"The distilled student is farther than the vanilla one from {text}."
-    return f"The distilled student closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to {text}."
+        return f"In the mean, the distilled student is farther than the vanilla one from {text}{note}."
+    closes = f"closes {100 * share:.0f}\N{NO-BREAK SPACE}% of the gap in NLL to"
+    return f"In the mean, the distilled student {closes} {text}{note}."
+
+
+def _share_note(shares: Mapping[str, Any]) -> str:
+    """Return the interval of a share of the gap over the seeds, and whether it contains 0, in parentheses."""
+    ends = shares.get("seeds")
+    if ends is None:
+        return " (no interval over seeds)"
+    low, high = (f"{100 * end:.0f}".replace("-", "−") for end in ends)
+    shown = "" if excludes_zero(*ends) else ", which includes 0"
+    return f" (95\N{NO-BREAK SPACE}% interval of the share {low} to {high}\N{NO-BREAK SPACE}% over seeds{shown})"
 
 
 def _outcome(data: ReportData, judgment: Judgment, name: str) -> str:
-    """Return which student is better on a primary metric by `Judgment.verdict`, and whether a baseline is lower."""
+    """Return which student is better on a primary metric by `Judgment.verdict`, and whether a baseline is better."""
     row = judgment.by_name[name]
-    found = contenders(data, judgment.by_name, name)
-    baseline = next((each for each in found if each.role == "baseline"), None)
     if not _is_clear(judgment, row):
         text = f"no clear difference{' (one seed)' if has_one_seed(row) else ''}"
-        compared, behind = min(each.value for each in found if each.role == "student"), "both behind"
+        compared, behind = [kind for kind in STUDENTS if getattr(row, kind)], "both behind"
     else:
-        is_better = judgment.verdict(row).startswith("better")
-        winner = "distilled" if is_better else "vanilla"
+        winner = "distilled" if judgment.verdict(row).startswith("better") else "vanilla"
         text = f"{winner} has the lower {NAMES[name]} on these trips" if has_one_seed(row) else f"{winner} is better"
-        compared, behind = float(np.mean(row.distilled if is_better else row.vanilla)), "but behind"
-    if baseline is not None and _is_lower(baseline.value, compared):
-        text += f", {behind} the baseline {baseline.label} in the mean"
+        compared, behind = [winner], "but behind"
+    standings = _best_baseline(data, row, compared)
+    if standings:
+        outcomes, best = {each.outcome for each in standings}, standings[0]
+        if outcomes == {"better"}:
+            text += f", {behind} the baseline {best.baseline}"
+        elif outcomes == {"means only"} and all(each.seeds.mean < 0 for each in standings):
+            text += f", {behind} the baseline {best.baseline} in the mean"
     return f"{text}; {NOT_SHOWN}" if _is_clear(judgment, row) and has_one_seed(row) else text
+
+
+def _best_baseline(data: ReportData, row: Row, kinds: Sequence[str]) -> list[Standing]:
+    """Return how the baseline of the lowest mean compares with each student; empty without a baseline."""
+    known = data.baselines.next_step if row.name == PRIMARY_NEXT_STEP else data.baselines.trips
+    values = {label: metrics[row.name] for label, metrics in known.items() if row.name in metrics}
+    if not values:
+        return []
+    best = min(values, key=values.__getitem__)
+    return [standing(row, kind, best, values[best], data.trip_values) for kind in kinds]
 
 
 def _is_clear(judgment: Judgment, row: Row) -> bool:
@@ -168,50 +193,53 @@ def _gain_sentence(data: ReportData, judgment: Judgment, name: str, start: str) 
 
 
 def _intervals(data: ReportData, judgment: Judgment, row: Row) -> str:
-    """Return the intervals of a difference as text; empty if there is none."""
-    parts = []
-    if row.difference is not None and np.isfinite(row.difference.low):
-        parts.append(f"{_ends(row.difference)} over {num_pairs(data)} seeds")
-    evidence = judgment.evidence.get(row.name)
-    if evidence is not None and evidence.trips is not None and np.isfinite(evidence.trips.low):
-        parts.append(f"{_ends(evidence.trips)} over the test trips")
-    return f" (95\N{NO-BREAK SPACE}% interval {', '.join(parts)})" if parts else ""
+    """Return the intervals of a difference in parentheses; empty if there is none."""
+    text = intervals_text(row.difference, num_pairs(data), judgment.evidence.get(row.name, Evidence()).trips)
+    return f" ({text})" if text else ""
 
 
 def _references(data: ReportData, judgment: Judgment) -> Iterator[str]:
-    """Yield one sentence on baselines and ceiling; none where nothing is known."""
+    """Yield one sentence on the best baselines and the ceiling; none where nothing is known."""
     parts = [
         text
-        for name, subject in ((PRIMARY_NEXT_STEP, "On the next road"), (PRIMARY_TRIP, "on trips"))
-        if (text := _against_baselines(contenders(data, judgment.by_name, name), name, subject))
+        for name, start in ((PRIMARY_NEXT_STEP, "On the next road"), (PRIMARY_TRIP, "On trips"))
+        if name in judgment.by_name and (text := _against_baselines(data, judgment.by_name[name], start))
     ]
-    if parts:
-        text = " and ".join(parts)
-        yield " ".join(filter(None, (f"By the means, {text[:1].lower()}{text[1:]}.", ceiling_note(data))))
-    elif note := ceiling_note(data):
-        yield note
+    if text := " ".join(filter(None, (*parts, ceiling_note(data)))):
+        yield text
 
 
-def _against_baselines(found: Sequence[Contender], name: str, subject: str) -> str:
-    baselines = [each for each in found if each.role == "baseline"]
-    students = [each for each in found if each.role == "student"]
-    if not baselines or not students:
+def _against_baselines(data: ReportData, row: Row, start: str) -> str:
+    """Return a sentence on the baseline of the lowest mean and each student, by their paired differences."""
+    kinds = [kind for kind in STUDENTS if getattr(row, kind)]
+    standings = _best_baseline(data, row, kinds)
+    if not standings:
         return ""
-    best = baselines[0]
-    beaten = [each for each in students if _is_lower(best.value, each.value)]
-    label = f"the best baseline ({best.label}, {best.value:.4f}{UNITS[name]})"
-    if len(students) == 1:
-        return f"{subject} {label} {'beats' if beaten else 'does not beat'} the {students[0].label}"
-    if len(beaten) == len(students):
-        return f"{subject} {label} beats both students"
-    if not beaten:
-        return f"{subject} both students beat {label}"
-    return f"{subject} {label} beats the {beaten[0].label} only"
+    by_words: dict[str, list[str]] = {}
+    for kind, each in zip(kinds, standings, strict=True):
+        by_words.setdefault(_words(each), []).append(kind)
+    clauses = " and ".join(f"{words} {_students(students)}" for words, students in by_words.items())
+    outcomes, best = {each.outcome for each in standings}, standings[0]
+    note = ""
+    if "means only" in outcomes:
+        note = " (only the means are known)"
+    elif best.num_seeds == 1 and outcomes & {"better", "worse"}:
+        note = " (on these trips, one seed)"
+    return f"{start}, the best baseline ({best.baseline}, {best.value:.4f}{UNITS[row.name]}) {clauses}{note}."
 
 
-def _is_lower(a: float, b: float) -> bool:
-    """Return whether a is lower than b by more than rounding."""
-    return a < b and not np.isclose(a, b, rtol=1e-9, atol=0)
+def _words(each: Standing) -> str:
+    """Return how a baseline compares, as a verb to put before the student."""
+    if each.outcome == "means only":
+        # means over the same trips in another order may differ by rounding
+        if np.isclose(each.value, each.value - each.seeds.mean, rtol=1e-9, atol=0):
+            return "has the mean of"
+        return f"has a {'lower' if each.seeds.mean < 0 else 'higher'} mean than"
+    return "is not shown to differ from" if each.outcome == "unclear" else f"is {each.outcome} than"
+
+
+def _students(kinds: Sequence[str]) -> str:
+    return f"the {STUDENTS[kinds[0]]}" if len(kinds) == 1 else "both students"
 
 
 def _pools(rows: Sequence[Mapping[str, Any]]) -> list[Contender]:
@@ -241,10 +269,6 @@ def _interval(value: float, ends: Sequence[float] | None) -> Interval | None:
 def _over_trips(data: ReportData, name: str, metric: str) -> Interval | None:
     values = data.trip_values.get(name, {}).get(metric)
     return None if values is None else interval_over_trips(values)
-
-
-def _ends(interval: Any) -> str:
-    return f"{interval.low:+.4f} to {interval.high:+.4f}".replace("-", "−")
 
 
 def _seeds(number: int) -> str:

@@ -6,13 +6,14 @@ training. Groups of one city are compared with the reference of that city, paire
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hoser_kd.evaluation.comparison import metric_of
 from hoser_kd.evaluation.metric_registry import Metric
 from hoser_kd.evaluation.statistics import Difference, Interval, interval_over_seeds, paired_difference
+from hoser_kd.evaluation.trip_values import TripValues
 
 ABSENT = "–"
 """Text in place of a setting that a run does not read."""
@@ -40,6 +41,10 @@ class RunRecord:
     """Metrics by `section.metric`; those of the section `val` are of validation trips."""
     history: Sequence[Mapping[str, float]] = ()
     """Metrics of each epoch."""
+    test_split: str = ""
+    """Version of the test trips that it was evaluated on; empty if it was not."""
+    trip_values: Callable[[], Mapping[str, TripValues]] = field(default=dict, compare=False)
+    """Reads the metrics of each test trip, by `section.metric`; empty where the artifact has none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class RunComparison:
     """Settings that differ between cities only."""
     metrics: tuple[Metric, ...]
     """Records of all metrics that a run has, in the order in which runs hold them."""
+
+    def reference_of(self, group: RunGroup) -> RunGroup:
+        """Return the reference of a group's city."""
+        return next(each for each in self.groups if each.is_reference and each.first.city == group.first.city)
 
     @property
     def shown(self) -> tuple[Metric, ...]:

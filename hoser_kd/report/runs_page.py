@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hoser_kd.common.files import atomic_path
 from hoser_kd.evaluation.comparison import heading_of
 from hoser_kd.evaluation.metric_registry import Metric
 from hoser_kd.evaluation.statistics import Difference, Interval, ends_of
+from hoser_kd.report.run_verdicts import group_verdicts
 from hoser_kd.report.runs import ABSENT, RunComparison, RunGroup, value_of
 from hoser_kd.report.templating import template_environment
 
@@ -67,6 +68,7 @@ def _heading(metric: Metric, *, is_shown: bool) -> dict[str, Any]:
 
 
 def _row(comparison: RunComparison, number: int, group: RunGroup) -> dict[str, Any]:
+    verdicts = {} if group.is_reference else group_verdicts(group, comparison.reference_of(group))
     return {
         "number": number,
         "color": COLORS[number % len(COLORS)],
@@ -75,7 +77,7 @@ def _row(comparison: RunComparison, number: int, group: RunGroup) -> dict[str, A
         "is_reference": group.is_reference,
         "seeds": ", ".join(str(run.seed) for run in group.runs),
         "values": [value_of(group, column) for column in comparison.columns],
-        "cells": [_cell(metric, group) for metric in comparison.metrics],
+        "cells": [_cell(metric, group, verdicts) for metric in comparison.metrics],
         "runs": [
             {"seed": run.seed, "version": run.version, "created_at": run.created_at, "epochs": len(run.history)}
             for run in group.runs
@@ -83,19 +85,18 @@ def _row(comparison: RunComparison, number: int, group: RunGroup) -> dict[str, A
     }
 
 
-def _cell(metric: Metric, group: RunGroup) -> dict[str, str]:
+def _cell(metric: Metric, group: RunGroup, verdicts: Mapping[str, str]) -> dict[str, str]:
     interval = group.intervals.get(metric.name)
     if interval is None:
         return {"text": ABSENT, "difference": "", "verdict": ""}
     difference = group.differences.get(metric.name)
     if difference is None:
         return {"text": format_interval(metric, interval), "difference": "", "verdict": ""}
-    good = (difference.mean < 0) == (metric.better == "lower")
-    clear = difference.is_clear and metric.better is not None
+    verdict = verdicts.get(metric.name, "")
     return {
         "text": format_interval(metric, interval),
         "difference": format_interval(metric, difference, is_difference=True),
-        "verdict": ("better" if good else "worse") if clear else "",
+        "verdict": verdict if verdict.startswith(("better", "worse")) else "",
     }
 
 

@@ -23,11 +23,12 @@ class Definition(NamedTuple):
     source: str
 
 
+_NOT_SHOWN = "(one seed, so not shown for another training)"
 _CLEAR = {
-    "better": "Clearly better with the teacher",
-    "worse": "Clearly worse with the teacher",
-    f"better{ONE_SEED}": "Better over the test trips (one seed, so not shown for another training)",
-    f"worse{ONE_SEED}": "Worse over the test trips (one seed, so not shown for another training)",
+    "better": "The distilled student is clearly better",
+    "worse": "The distilled student is clearly worse",
+    f"better{ONE_SEED}": f"The distilled student is better over the test trips {_NOT_SHOWN}",
+    f"worse{ONE_SEED}": f"The distilled student is worse over the test trips {_NOT_SHOWN}",
 }
 """Verdicts that name their metrics, with the words before the names."""
 

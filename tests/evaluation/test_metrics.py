@@ -449,6 +449,12 @@ class TestRecords:
             elif metric.name in built_in:
                 assert metric.unit == {"s": "s", "min": "min"}.get(metric.key.split("_")[-1], ""), metric.name
 
+    def test_every_divergence_has_a_record_of_being_one(self):
+        """Subsets of few trips leave them out by this field (`hoser_kd.evaluation.divergences`)."""
+        marked = [metric.name for metric in all_metrics() if metric.is_divergence]
+        assert marked == [metric.name for metric in all_metrics() if metric.key.split("_")[-1] == "jsd"]
+        assert {"distance.jsd", "road_use.jsd", "flows.od_jsd", "flows.turn_jsd", "flows.cell_jsd"} <= set(marked)
+
     def test_shares_are_shown_in_percent(self):
         for metric in all_metrics():
             if metric.key.endswith("_share"):
@@ -499,6 +505,7 @@ class TestRecords:
             ({"same_as": "counts.wiggle"}, ValueError, "of another metric"),
             ({"variant": True}, ValueError, "It needs `same_as`"),
             ({"headline": "yes"}, TypeError, "Use True or False"),
+            ({"is_divergence": "yes"}, TypeError, "Use True or False"),
             ({"is_share": True, "unit": "km"}, ValueError, "A share has no unit"),
         ],
     )

@@ -64,7 +64,8 @@ def test_metrics_of_a_scenario_are_those_of_its_trips():
     expected = evaluate(real.take(rows), generated.take(rows), NETWORK, SETTINGS, paired=True)
     # too few trips for a divergence
     kept = {
-        section: {key: value for key, value in values.items() if key != "jsd"} for section, values in expected.items()
+        section: {key: value for key, value in values.items() if not key.endswith("jsd")}
+        for section, values in expected.items()
     }
     assert results["off_peak"] == {section: values for section, values in kept.items() if values}
 
@@ -78,6 +79,7 @@ def test_scenarios_of_enough_trips_have_divergences(monkeypatch):
         metrics = evaluate_scenarios(real, generated, NETWORK, SETTINGS, requests=requests, paired=True)["off_peak"]
         assert ("jsd" in metrics["distance"]) == has_divergence
         assert ("road_use" in metrics) == has_divergence
+        assert ("flows" in metrics) == has_divergence
         assert "generated_mean" in metrics["distance"]
 
 

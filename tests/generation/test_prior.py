@@ -23,7 +23,7 @@ from hoser_kd.generation.decoding import Decoding
 from hoser_kd.generation.generator import generate, generate_to
 from hoser_kd.generation.od_pairs import OdPairs
 from hoser_kd.generation.prior import CostsToGo, Prior
-from hoser_kd.generation.prior_tuning import PriorWeights, choose_prior, tune_prior
+from hoser_kd.generation.prior_tuning import PRIOR_GRID, PriorWeights, choose_prior, tune_prior
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.hoser import HOSER, IncrementalHOSER
 from hoser_kd.network.markov import MarkovChain
@@ -417,6 +417,12 @@ def test_versions_change_only_when_the_prior_is_on():
 
 
 GRID = [PriorWeights(0.0, 1.0, 0.0), PriorWeights(0.0, 2.0, 0.0), PriorWeights(1.0, 1.0, 0.0)]
+
+
+def test_no_setting_to_try_is_a_baseline():
+    """At weight 1, the roads are those of the Markov chain, as `test_markov_weight_one_gives_the_likeliest_path`."""
+    assert max(weights.markov_weight for weights in PRIOR_GRID) < 1
+    assert PRIOR_GRID[0] == PriorWeights(0.0, 1.0, 0.0)
 
 
 def test_tuning_picks_the_best_row_and_the_first_of_equal_ones(city):

@@ -40,6 +40,8 @@ def test_a_setting_is_changed_in_a_launchpad_filled_in_from_the_yaml(dev_town, b
     line.filter(has_text=re.compile(r"lambda_kl: 1$")).wait_for()
     known = len(ui.query(RUNS)["runsOrError"]["results"])
     page.get_by_text("Materialize", exact=True).last.click()
+    page.wait_for_url(re.compile(r"/runs"))
+    page.goto("about:blank")  # a page of Dagster asks its server all the time
 
     def succeeded():
         runs = ui.query(RUNS)["runsOrError"]["results"]

@@ -246,6 +246,8 @@ def test_a_click_opens_the_report(past, window):
     assert "village" in report.locator("body").inner_text()
     assert report.evaluate("document.images.length > 0 && [...document.images].every(image => image.naturalWidth > 0)")
     assert not errors, errors
+    for opened_page in (report, page):  # a page of Dagster asks its server all the time
+        opened_page.close()
 
 
 def backfill(server, seconds=480, **params):

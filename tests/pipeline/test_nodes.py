@@ -10,12 +10,19 @@ import sys
 import threading
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import torch
 
+from assets.stage_asset import stage_asset
+from dagster_project.resources import ArtifactIOManager, Pipeline
 from hoser_kd.cli import main
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.loading import with_changes
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.torchrun import TorchrunConfig
+from hoser_kd.pipeline.plan import plan
+from hoser_kd.pipeline.run import check_steps
 from hoser_kd.pipeline.settings import SETTINGS
 from hoser_kd.pipeline.workers.nodes import NODES, RENDEZVOUS, Nodes
 
@@ -56,6 +63,37 @@ def test_the_environment_overrides_the_settings():
 def test_machines_that_cannot_meet_are_refused(environment, message):
     with pytest.raises(ConfigError, match=message):
         Nodes.of(TorchrunConfig(), environment)
+
+
+CITY = CityConfig(city="town", source={"kind": "synthetic"}, grid={"bounds": "roads", "cell_size_m": 80})
+OFF_PATH = with_changes(CITY, {"distill.recipe": ["off_path"]})
+
+
+def test_several_machines_with_off_path_are_refused_before_the_first_stage(monkeypatch):
+    monkeypatch.setenv(NODES, "2")
+    monkeypatch.setenv(RENDEZVOUS, "host0:29500")
+    steps = plan(["distillation_report"], config=OFF_PATH)
+    with pytest.raises(ConfigError, match=r"HOSER_KD_NODES=2: .* `distill.recipe` of town has off_path.* Unset HOSER"):
+        check_steps(steps, OFF_PATH)
+    check_steps(plan(["distillation_report"], config=CITY), CITY)
+    check_steps(plan(["vanilla_student"], config=OFF_PATH), OFF_PATH)
+    disabled = with_changes(OFF_PATH, {"distill.enabled": False})
+    check_steps(plan(["distillation_report"], config=disabled), disabled)
+    monkeypatch.setenv(NODES, "1")
+    check_steps(steps, OFF_PATH)
+
+
+def test_dagster_refuses_them_in_the_first_stage(monkeypatch, tmp_path):
+    monkeypatch.setenv(NODES, "2")
+    monkeypatch.setenv(RENDEZVOUS, "host0:29500")
+    (tmp_path / "town.yaml").write_text("source: {kind: synthetic}\ndistill: {recipe: [off_path]}\n")
+    pipeline = Pipeline(config_folder=str(tmp_path), store_root=str(tmp_path / "store"))
+    resources = {"pipeline": pipeline, "artifacts": ArtifactIOManager(pipeline)}
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("city", ["town"])
+        with pytest.raises(dg.Failure, match="HOSER_KD_NODES=2: the students train on 2 machines"):
+            dg.materialize([stage_asset("source_files")], partition_key="town", instance=instance, resources=resources)
+    assert not (tmp_path / "store").exists()
 
 
 def test_trainings_of_one_machine_use_a_rendezvous_one_after_the_other(tmp_path, monkeypatch):

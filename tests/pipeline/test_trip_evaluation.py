@@ -11,8 +11,11 @@ import yaml
 
 from hoser_kd.cli import main
 from hoser_kd.config.schema import CityConfig
+from hoser_kd.evaluation.metrics import flatten
+from hoser_kd.evaluation.trip_values import PER_TRIP_METRICS, stored_trip_values
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.run_records import run_records
 from hoser_kd.pipeline.store import Store, read_artifact
 
 TOWN = {
@@ -39,6 +42,22 @@ def town(tmp_path_factory):
 def evaluate(town, *arguments, file="town.yaml"):
     path, store, _ = town
     return main(["evaluate", "--config", str(path), "--store", str(store), *map(str, arguments)])
+
+
+def test_the_values_of_each_test_trip_are_stored_beside_the_metrics(town):
+    artifact = town[2]["trajectory_metrics"]
+    results = json.loads((artifact.path / "metrics.json").read_text())
+    for kind in ("vanilla", "distilled"):
+        means = flatten(results[kind]["trips"]) | {
+            f"next_step.{name}": value for name, value in results[kind]["next_step"].items()
+        }
+        for name, values in stored_trip_values(artifact.path, kind).items():
+            assert name in PER_TRIP_METRICS
+            assert values.mean == pytest.approx(means[name], rel=1e-5), name
+        assert {"paired.edr", "next_step.nll"} <= stored_trip_values(artifact.path, kind).keys()
+    [run] = [run for run in run_records(town[1]) if run.student == "vanilla"]
+    assert run.trip_values().keys() == stored_trip_values(artifact.path, "vanilla").keys()
+    assert run.test_split == town[2]["trajectories"].version
 
 
 def test_a_student_s_own_trips_get_the_metrics_of_that_student(town, tmp_path, capsys):
@@ -77,19 +96,22 @@ def test_real_trips_are_perfect_and_a_report_shows_them(town, tmp_path, capsys):
     text = page.read_text()
     assert "&lt;Real&gt;" in text
     assert "<Real>" not in text
-    assert re.search(r"&lt;Real&gt; \(0\.0000\)[^;]* both students", text)
+    assert "Only the means are known, because values per trip are missing: &lt;Real&gt; 0.0000" in text
 
 
-def test_the_report_shows_the_baselines_and_says_which_beat_which_student(town):
+def test_the_report_shows_the_baselines_and_how_they_compare_with_each_student(town):
     record = read_artifact(town[2]["distillation_report"].path)
     row = record.summary["baselines"][0]
     assert row["metric"] == "paired.edr"
     page = (record.path / "report.html").read_text()
-    sentence = re.search(r"Primary metric of generated trips, [^<]*", page)[0]
-    for name in ("Markov chain", "Shortest path", "Fastest path", "Nearest training trip"):
-        assert f"{name} ({row[name]:.4f})" in sentence
-        assert f">{name}</th>" in page
-    assert f"vanilla {row['vanilla']:.4f}, distilled {row['distilled']:.4f}" in sentence
+    for kind in ("vanilla", "distilled"):
+        sentence = re.search(rf"Baselines beside the {kind} student \({row[kind]:.4f}\) [^<]*", page)[0]
+        for name in ("Markov chain", "Shortest path", "Fastest path", "Nearest training trip"):
+            assert re.search(
+                rf"{name} {row[name]:.4f} \(difference \S+, 95\s% interval [^;)]* over the test trips\)", sentence
+            )
+            assert f">{name}</th>" in page
+        assert "Only the means are known" not in sentence
     assert {"Frequency", "Markov chain, order 2"} <= set(record.summary["next_step_baselines"][0])
     assert ">Markov chain, order 2</th>" in page
 

@@ -65,7 +65,9 @@ ALL = {
     "by group": lambda: plots.by_group(
         {"hour": {"vanilla": {"08": 0.5}}}, {"hour": "hour of the day"}, {"hour": {"08": 3.0, "09": 1.0}}, "accuracy"
     ),
-    "differences": lambda: plots.differences([("EDR", -1.0, -2.0, 0.5, "lower"), ("DTW", 1.0, np.nan, np.nan, None)]),
+    "differences": lambda: plots.differences(
+        [("EDR", -1.0, -2.0, 0.5, "lower", False), ("DTW", 1.0, np.nan, np.nan, None, False)]
+    ),
 }
 
 
@@ -189,8 +191,12 @@ def test_training_losses_share_the_panel_of_the_metric_that_measures_the_same():
     ]
 
 
-def test_difference_is_filled_only_where_its_interval_excludes_zero():
-    rows = [("a", -1.0, -2.0, -0.5, "lower"), ("b", -1.0, -2.0, 0.5, "lower"), ("c", 2.0, np.nan, np.nan, "lower")]
+def test_difference_is_filled_only_where_it_is_clear():
+    rows = [
+        ("a", -1.0, -2.0, -0.5, "lower", True),
+        ("b", -1.0, -2.0, -0.5, "lower", False),
+        ("c", 2.0, np.nan, np.nan, "lower", False),
+    ]
     axes = plots.differences(rows).axes[0]
     faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"]
     assert faces == ["white", "white", plots.COLORS["distilled"]]  # drawn from the bottom

@@ -25,9 +25,11 @@ from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.report import Baselines, ReportData, StudentResult, render, write_report
 from hoser_kd.report.baselines import baseline_sentences
 from hoser_kd.report.data import CeilingResults, FileLink, Latency
+from hoser_kd.report.figures import difference_figures
 from hoser_kd.report.judgment import judge, judged_rows, repeated_metrics
 from hoser_kd.report.labels import describe_values
 from hoser_kd.report.page import SCENARIO_METRICS, _untested, _without_empty_columns, verdict
+from hoser_kd.report.primary_metrics import ceiling_note
 from hoser_kd.report.table import Beside, Group, Line, format_row, short_label, table_of
 from hoser_kd.report.text import secondary_sentences
 
@@ -247,7 +249,7 @@ class TestVerdict:
 
     def test_secondary_metrics_are_named_if_clear_after_correction(self, page):
         words = Page(page).words
-        better = words.split("Clearly better with the teacher:")[1].split(".")[0]
+        better = words.split("The distilled student is clearly better:")[1].split(".")[0]
         assert "accuracy (next step)" in better
         assert "negative log-likelihood" not in better  # a primary metric is not counted again
         assert "none of these is a clear difference" in words
@@ -261,12 +263,35 @@ class TestVerdict:
         gap = {"student_teacher": {"share": 0.25}}
         ceilings = CeilingResults([pool | shown], gap)
         parsed = text_of(replace(data, baselines=both, ceilings=ceilings))
-        assert "the best baseline (Count, 0.4200 nat) beats the distilled student only" in parsed.words
-        assert "the best baseline (Chain, 0.0100) beats both students" in parsed.words
-        assert "behind the baseline Chain" in parsed.words
-        assert "closes 25 % of the gap in NLL" in parsed.words
+        assert (
+            "the best baseline (Count, 0.4200 nat) has a higher mean than the vanilla student and has a lower mean "
+            "than the distilled student (only the means are known)."
+        ) in parsed.words
+        assert "the best baseline (Chain, 0.0100) has a lower mean than both students (only the" in parsed.words
+        assert "behind the baseline Chain in the mean" in parsed.words
+        assert "In the mean, the distilled student closes 25 % of the gap in NLL" in parsed.words
+        assert "0.3000 nat (no interval over seeds)." in parsed.words
         row = parsed.row("negative log-likelihood")
         assert row[2] == "0.3000"  # the ceiling beside the students
+
+    @pytest.mark.parametrize(("ends", "shown"), [((-1.76, 1.99), ", which includes 0"), ((0.69, 1.14), "")])
+    def test_a_share_of_the_gap_has_its_interval(self, data, ends, shown):
+        pool = {"name": "student_teacher", "kind": "log_linear", "nll": 0.3}
+        gap = {"student_teacher": {"share": 0.25, "seeds": ends}}
+        note = ceiling_note(replace(data, ceilings=CeilingResults([pool], gap))).replace("\N{NO-BREAK SPACE}", " ")
+        low, high = (f"{100 * end:.0f}".replace("-", "−") for end in ends)
+        assert note.endswith(f"0.3000 nat (95 % interval of the share {low} to {high} % over seeds{shown}).")
+
+    def test_a_filled_difference_has_the_verdict_of_its_row(self):
+        """Clear over the seeds is not enough."""
+        seeds = [{s: {"paired.dtw": mean + s / 100} for s in range(3)} for mean in (2.0, 1.0)]
+        rng = np.random.default_rng(0)
+        values = [{"paired.dtw": TripValues(rng.random(60), np.ones(60))} for _ in range(2)]
+        noise = {"vanilla": values[0], "distilled": values[1]}
+        for trips, face in (({}, plots.COLORS["distilled"]), (noise, "white")):
+            [(figure, _)] = difference_figures(judge(compare(*seeds), trips))
+            [mark] = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+            assert mark.get_markerfacecolor() == face
 
     def test_tables_give_means_differences_and_intervals(self, page):
         row = Page(page).row("negative log-likelihood")
@@ -388,30 +413,89 @@ class TestCompare:
 class TestBaselines:
     """Baselines beside the students, and the sentence on the primary metric."""
 
-    def sentence(self, students, baselines, metric="paired.edr"):
+    EDR = np.random.default_rng(3).random(60)
+
+    def sentence(self, students, baselines, metric="paired.edr", noise=None):
+        """Sentences where each trip has the mean of its model, but for one model with `noise` in addition."""
         vanilla, distilled = ({seed: {metric: value} for seed, value in enumerate(values)} for values in students)
         rows = compare(vanilla, distilled)
-        return " ".join(baseline_sentences({name: {metric: value} for name, value in baselines.items()}, rows))
+        means = {"vanilla": students[0], "distilled": students[1], **baselines}
+        values = {
+            name: {metric: TripValues(self.EDR + np.mean(mean) - self.EDR.mean(), np.ones(60))}
+            for name, mean in means.items()
+            if np.size(mean)
+        }
+        for name, added in (noise or {}).items():
+            values[name] = {metric: TripValues(values[name][metric].totals + added, np.ones(60))}
+        known = {name: {metric: value} for name, value in baselines.items()}
+        return list(baseline_sentences(known, rows, values))
 
-    def test_each_baseline_is_named_with_the_students_that_it_beats(self):
-        text = self.sentence(([0.3, 0.5], [0.2]), {"C": 0.3, "A": 0.1, "D": 0.45, "B": 0.15, "E": 0.4})
-        assert "EDR (same request), lower is better, vanilla 0.4000, distilled 0.2000: " in text
-        assert "A (0.1000) and B (0.1500) beat both students" in text
-        assert "C (0.3000) beats the vanilla student only" in text
-        assert "E (0.4000) and D (0.4500) beat neither student" in text
+    def test_baselines_are_better_or_worse_by_paired_differences(self):
+        sentences = self.sentence(([0.41, 0.40], [0.21, 0.20]), {"C": 0.3, "A": 0.1, "B": 0.15})
+        vanilla, distilled, rule = (each.replace("\N{NO-BREAK SPACE}", " ") for each in sentences)
+        assert vanilla.startswith(
+            "Baselines beside the vanilla student (0.4050) on the primary metric of generated trips"
+        )
+        assert (
+            "EDR (same request), lower is better. Better: A 0.1000 (difference −0.3050, 95 % interval −0.3685"
+            in vanilla
+        )
+        assert "over 2 seeds, −0.3050 to −0.3050 over the test trips); B" in vanilla
+        assert "Better: A 0.1000" in distilled
+        assert "Worse: C 0.3000 (difference +0.0950, " in distilled
+        assert "all intervals exclude 0" in rule
 
-    def test_the_sentence_follows_the_numbers(self):
-        assert "A (0.3000) beats the distilled student only" in self.sentence(([0.2], [0.4]), {"A": 0.3})
-        assert "A (0.1000) beats both students" in self.sentence(([0.2], [0.4]), {"A": 0.1})
-        assert "A (0.3000) beats neither" in self.sentence(([0.1 + 0.2], [0.3]), {"A": 0.3})
+    def test_an_interval_with_zero_shows_no_difference(self):
+        wide_seeds, _, _ = self.sentence(([0.3, 0.5], [0.2]), {"A": 0.35})
+        assert "Not shown to differ: A 0.3500 (difference −0.0500" in wide_seeds
+        noise = np.random.default_rng(0).normal(0, 1, 60)
+        wide_trips, _, _ = self.sentence(([0.40, 0.41], [0.2]), {"A": 0.35}, noise={"A": noise - noise.mean()})
+        assert "Not shown to differ: A 0.3500 (difference −0.0550" in wide_trips
+        assert "Better" not in wide_seeds + wide_trips
+        [same, _] = self.sentence(([0.1 + 0.2], []), {"A": 0.3})
+        assert "Not shown to differ: A 0.3000" in same
 
-    def test_without_a_distilled_student(self):
-        assert "A (0.3000) beats the vanilla student." in self.sentence(([0.4], []), {"A": 0.3})
-        assert "A (0.5000) does not beat the vanilla student." in self.sentence(([0.4], []), {"A": 0.5})
+    def test_one_seed_shows_nothing_of_another_training(self):
+        [text, _] = self.sentence(([0.4], []), {"A": 0.3})
+        assert "Better on these trips (one seed, so not shown for another training): A 0.3000 (" in text
+        assert "seeds" not in text
+
+    def test_without_values_per_trip_only_means_are_known(self):
+        rows = compare({0: {"paired.edr": 0.4}, 1: {"paired.edr": 0.4}}, {})
+        text, _ = baseline_sentences({"A": {"paired.edr": 0.3}}, rows, {})
+        assert text.endswith("Only the means are known, because values per trip are missing: A 0.3000.")
+        assert "Better" not in text
 
     def test_without_the_primary_metric_there_is_no_sentence(self):
         assert not self.sentence(([0.4], [0.5]), {"A": 0.3}, "similarity.edr")
         assert not self.sentence(([0.4], [0.5]), {})
+
+    def test_the_first_screen_claims_no_more_than_the_intervals(self, data):
+        """Beside equal means, one with a wide interval: better in the mean is not behind."""
+        edr = {
+            kind: float(np.mean([run.metrics["paired"]["edr"] for run in runs.values()]))
+            for kind, runs in data.students.items()
+        }
+        low = min(edr.values()) / 2
+        noise = np.random.default_rng(0).normal(0, 2, 60)
+
+        def first_screen(shift):
+            values = {
+                name: {"paired.edr": TripValues(self.EDR + value - self.EDR.mean(), np.ones(60))}
+                for name, value in {**edr, "Chain": low}.items()
+            }
+            chain = values["Chain"]["paired.edr"]
+            values["Chain"] = {"paired.edr": chain._replace(totals=chain.totals + shift)}
+            baselines = Baselines({"Chain": {"paired.edr": low}})
+            # one seed: the interval over the trips decides
+            students = {kind: {0: runs[0]} for kind, runs in data.students.items()}
+            return verdict(replace(data, students=students, trip_values=values, baselines=baselines))
+
+        clear, unclear = " ".join(first_screen(0)), " ".join(first_screen(noise - noise.mean()))
+        assert "behind the baseline Chain" in clear
+        assert "is better than both students (on these trips, one seed)" in clear
+        assert "behind" not in unclear
+        assert "is not shown to differ from both students" in unclear
 
     def test_they_are_columns_beside_the_students_without_an_interval(self, data):
         metrics = flatten(evaluate(REAL, REAL, NETWORK, paired=True, training=TRAINING))
@@ -429,13 +513,13 @@ class TestBaselines:
         assert parsed.row("negative log-likelihood")[4] == "0.7500"
         scenarios = _tables_of(parsed.rows)[2]
         assert "Chain" in scenarios[0]
-        assert "Chain (0.0000) beats both students" in parsed.words
+        assert "Only the means are known, because values per trip are missing: Chain 0.0000." in parsed.words
 
     def test_a_note_says_why_there_are_none(self, data):
         note = "The baselines answer other requests."
         parsed = text_of(replace(data, baselines=Baselines(note=note)))
         assert note in parsed.words
-        assert "Primary metric of generated trips" not in parsed.words
+        assert "primary metric of generated trips" not in parsed.words
 
 
 class TestCounting:
@@ -500,7 +584,7 @@ class TestEvidence:
         parsed = text_of(replace(data, students=one, trip_values=values))
         row = parsed.row("accuracy")
         assert row[2:] == ["80.00", "85.00", "+5.00", "+10.00 to +10.00", "< 0.001", "better, one seed"]
-        assert "Better over the test trips (one seed, so not shown for another training): accuracy" in parsed.words
+        assert "is better over the test trips (one seed, so not shown for another training): accuracy" in parsed.words
 
     def test_the_headline_of_one_seed_claims_no_more_than_its_row(self, data):
         values = {"vanilla": {"next_step.nll": self.values(0.1)}, "distilled": {"next_step.nll": self.values(0.2)}}
@@ -525,7 +609,9 @@ class TestEvidence:
         clear, unclear, untested = secondary_sentences(judgment)
         assert (
             clear
-            == "Worse over the test trips (one seed, so not shown for another training): " + short_label(rows[0]) + "."
+            == "The distilled student is worse over the test trips (one seed, so not shown for another training): "
+            + short_label(rows[0])
+            + "."
         )
         assert unclear.startswith("Of the other 3 secondary metrics, 0 lean toward the distilled student, 2 toward")
         assert untested.startswith("1 of these has no interval and no test")
@@ -560,6 +646,14 @@ class TestEvidence:
         assert rows[0].verdict == "better"
         assert judgment.verdict(rows[0]) == "leans better"
         assert judge(rows).verdict(rows[0]) == "better"
+
+    def test_a_variant_leans_at_most(self):
+        """Nothing tests or adjusts it."""
+        name = "paired.edr_published"
+        rows = compare({s: {name: 2.0 + s / 100} for s in range(3)}, {s: {name: 1.0} for s in range(3)})
+        assert METRICS[name].variant
+        assert rows[0].verdict == "better"
+        assert judge(rows).verdict(rows[0]) == "leans better"
 
     def test_p_value_over_seeds_agrees_with_the_interval(self):
         differences = [0.4, 0.1, 0.3, -0.05]

@@ -7,13 +7,28 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
+from small_city import grid_network, random_trips
 
 from assets.run_table import run_table
 from hoser_kd.cli import main
 from hoser_kd.common.errors import StoreError
+from hoser_kd.config.evaluation import EvaluationConfig
+from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.trip_values import (
+    PER_TRIP_METRICS,
+    REQUEST_VALUES,
+    STEP_SUMS,
+    TripValues,
+    stored_trip_values,
+    values_by_test_trip,
+    write_request_values,
+)
 from hoser_kd.pipeline.run_records import run_records
+from hoser_kd.report.run_verdicts import group_verdicts
 from hoser_kd.report.runs import RunRecord, compare_runs, value_of
 from hoser_kd.report.runs_page import render_runs
 
@@ -85,6 +100,90 @@ def test_the_page_is_self_contained_and_escapes_texts():
     assert data["groups"][0]["intervals"]["val.nll"][0] == pytest.approx(0.42)
     assert data["groups"][0]["runs"][1]["history"]["nll"] == [0.44]
     assert data["groups"][1]["intervals"]["val.nll"][1] is None
+
+
+TRIPS = np.random.default_rng(0).random(60)
+NOISE = np.random.default_rng(1).normal(0, 1, 60)
+TESTED = {"next_step.nll", "paired.edr"}
+STEP_COLUMNS = (
+    "steps", "decision", "correct", "decision_correct", "in_top_3", "nll", "error_s", "relative_error", "log_error",
+)  # fmt: skip
+
+
+def measured(make, seed, nll, *, noise=0.0, names=TESTED, split="town-1"):
+    """Return a run with test metrics and, for `names`, values of trips that all have its difference, plus `noise`."""
+    values = {name: TripValues(TRIPS - TRIPS.mean() + nll + noise, np.ones(60)) for name in names}
+    made = make(seed, nll)
+    metrics = {**made.metrics, "next_step.nll": nll, "paired.edr": nll}
+    return replace(made, metrics=metrics, test_split=split, trip_values=lambda: values)
+
+
+def verdict_of(references, runs, name="next_step.nll"):
+    """Return the verdict, and the class and text of the difference on the page."""
+    comparison = compare_runs([*references, *runs])
+    group = comparison.groups[1]
+    page = render_runs(comparison)
+    place = [metric.name for metric in comparison.metrics].index(name)
+    row = page.partition('data-group="1"')[2].partition("</tr>")[0]
+    cell = re.findall(r"<td.*?</td>", row)[place + 1]
+    return group_verdicts(group, comparison.reference_of(group))[name], re.search(r"<small.*</small>", cell)[0]
+
+
+class TestVerdicts:
+    """A color is the verdict of the report: over the seeds and over the test trips."""
+
+    BEFORE = (measured(run, 0, 0.40), measured(run, 1, 0.41))
+
+    def test_better_needs_seeds_and_trips(self):
+        after = [measured(distilled, 0, 0.30), measured(distilled, 1, 0.311)]
+        verdict, cell = verdict_of(self.BEFORE, after)
+        assert verdict == "better"
+        assert cell.startswith('<small class="better">-0.0995')
+        assert cell.endswith(", better</small>")
+
+    def test_an_interval_over_seeds_is_not_enough(self):
+        noise = NOISE - NOISE.mean()
+        after = [measured(distilled, seed, 0.30 + seed / 90, noise=noise) for seed in (0, 1)]
+        verdict, cell = verdict_of(self.BEFORE, after)
+        assert verdict == "leans better"
+        assert cell.startswith("<small>-0.0")
+
+    @pytest.mark.parametrize("missing", [{"names": ()}, {"split": "town-2"}])
+    def test_without_values_per_trip_there_is_no_color(self, missing):
+        """An artifact of an older release, or students of other test trips."""
+        after = [measured(distilled, 0, 0.30, **missing), measured(distilled, 1, 0.311, **missing)]
+        for name in TESTED:
+            verdict, cell = verdict_of(self.BEFORE, after, name)
+            assert verdict == "leans better"
+            assert "class" not in cell
+
+    def test_one_seed_has_no_color_without_the_test_trips(self):
+        verdict, cell = verdict_of(self.BEFORE[:1], [measured(distilled, 0, 0.2, names=())])
+        assert verdict == "leans better"
+        assert "class" not in cell
+        verdict, cell = verdict_of(self.BEFORE[:1], [measured(distilled, 0, 0.2)])
+        assert verdict == "better, one seed"
+        assert 'class="better-one-seed"' in cell
+
+    def test_the_legend_says_what_a_color_means(self):
+        page = re.sub(r"\s+", " ", render_runs(compare_runs(self.BEFORE)))
+        assert "excludes 0, so does that over the test trips" in page
+        assert "the same over the test trips alone, which shows nothing of another training" in page
+
+
+def test_values_of_the_requests_are_read_for_all_test_trips(tmp_path):
+    network = grid_network(5)
+    test, generated = random_trips(network, 9, 0), random_trips(network, 4, 1)
+    rows = np.array([7, 2, 7, 4])
+    used, values = values_by_test_trip(test, generated, rows, network, EvaluationConfig())
+    write_request_values(tmp_path / REQUEST_VALUES.format(kind="vanilla"), used, values)
+    pq.write_table(pa.table({name: np.ones(9) for name in STEP_COLUMNS}), tmp_path / STEP_SUMS.format(kind="vanilla"))
+    read = stored_trip_values(tmp_path, "vanilla")
+    assert read.keys() == PER_TRIP_METRICS
+    edr = read["paired.edr"]
+    assert edr.counts.tolist() == [0, 0, 1, 0, 1, 0, 0, 2, 0]
+    assert edr.mean == pytest.approx(evaluate(test.take(rows), generated, network, paired=True)["paired"]["edr"])
+    assert stored_trip_values(tmp_path, "distilled") == {}
 
 
 def write(store, stage, seed, version, *, settings=None, inputs=None, summary=None, files=()):

@@ -11,8 +11,13 @@ from hoser_kd.common.files import write_json
 from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.scenarios import evaluate_scenarios, next_step_by
-from hoser_kd.evaluation.trip_values import write_step_sums
-from hoser_kd.pipeline.report_evidence import STEP_SUMS
+from hoser_kd.evaluation.trip_values import (
+    REQUEST_VALUES,
+    STEP_SUMS,
+    values_by_test_trip,
+    write_request_values,
+    write_step_sums,
+)
 from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.generation import load_generated, student_folders
 from hoser_kd.pipeline.stages.labels import load_labels
@@ -34,6 +39,9 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
         model = hoser.load(folder).to(pick_device(run.device))
         steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
         write_step_sums(run.folder / STEP_SUMS.format(kind=kind), steps, len(test))
+        if "test_row" in requests:
+            by_trip = values_by_test_trip(test, generated[kind], requests["test_row"], network, run.config.evaluation)
+            write_request_values(run.folder / REQUEST_VALUES.format(kind=kind), *by_trip)
         trips = metrics.evaluate(
             real,
             generated[kind],

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from hoser_kd.common.errors import ConfigError
+from hoser_kd.config.schema import CityConfig
 from hoser_kd.config.torchrun import TorchrunConfig
 
 NODES, RENDEZVOUS = "HOSER_KD_NODES", "HOSER_KD_RENDEZVOUS"
@@ -57,6 +58,21 @@ class Nodes:
                 f"`torchrun.rendezvous: <host>:<port>` or {RENDEZVOUS}."
             )
         return cls(config.nodes, 0, config.rendezvous or "", config.join_timeout_s, config.silence_timeout_s)
+
+    @classmethod
+    def require_one(cls, config: CityConfig, environment: Mapping[str, str] = os.environ) -> None:
+        """Raise ConfigError if the environment gives several machines to a recipe that runs in one process.
+
+        The settings refuse `torchrun.nodes` themselves. Call it before the first stage, not before the training.
+        """
+        if not config.distill.enabled or not config.distill.uses_off_path:
+            return
+        count = cls.of(config.torchrun, environment).count
+        if count > 1:
+            raise ConfigError(
+                f"{NODES}={count}: the students train on {count} machines, but `distill.recipe` of {config.city} has "
+                f"off_path, which runs in one process. Unset {NODES}, or remove off_path from `distill.recipe`."
+            )
 
     @contextmanager
     def one_training(self) -> Iterator[None]:
