@@ -26,6 +26,8 @@ def test_the_template_is_accepted_as_it_is(tmp_path):
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] > 0
         assert instance.global_op_concurrency_default_limit == 1
+        assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 4
+        assert instance.run_coordinator.dequeue_interval_seconds == 1
 
 
 def test_two_simultaneous_runs_of_a_partition_train_it_once(copy_of_town):
