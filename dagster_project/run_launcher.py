@@ -17,6 +17,8 @@ from dagster_project.run_server import FORKED, INTERRUPTED, VARIABLE, ask
 
 SERVER_TAG = "hoser_kd/run_server"
 """Run tag: socket of the server that has forked the run."""
+NOT_LISTENING = (ConnectionRefusedError, FileNotFoundError)
+"""Errors of `ask` after which the server has done nothing. Another one fails the launch, as the run may have begun."""
 
 
 class ForkingRunLauncher(DefaultRunLauncher):
@@ -35,7 +37,7 @@ class ForkingRunLauncher(DefaultRunLauncher):
         self._instance.add_run_tags(run.run_id, {SERVER_TAG: server})
         try:
             answer = ask(server, {"run": run.run_id, "execute": serialize_value(arguments)})
-        except OSError as error:
+        except NOT_LISTENING as error:
             answer = str(error)
         if answer == FORKED:
             self._run_ids.add(run.run_id)
@@ -55,6 +57,6 @@ class ForkingRunLauncher(DefaultRunLauncher):
         self._instance.report_run_canceling(run)
         try:
             return ask(server, {"run": run_id}) == INTERRUPTED
-        except OSError:
+        except NOT_LISTENING:
             self._instance.report_run_canceled(run, "Its process has ended with `make dev`.")
             return True

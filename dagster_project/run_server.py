@@ -36,7 +36,9 @@ _PRELOADED = (
     "dagster._core.executor.multiprocess",
     "dagster_project.preload_stages",
 )
-_TIMEOUT_S = 10.0
+_ANSWER_S = 300.0
+"""Time for an answer. A busy server must not be taken for one that is gone: its run would be started twice."""
+_REQUEST_S = 10.0
 _POLL_S = 2.0
 _GRACE_S = 15.0
 """Time in which interrupted runs end, when the server ends."""
@@ -50,9 +52,13 @@ def is_forked_run() -> bool:
 
 
 def ask(address: str, request: Mapping[str, object]) -> str:
-    """Send a request to the server and return its answer. Raises OSError if no server answers."""
+    """Send a request to the server and return its answer.
+
+    Raises ConnectionRefusedError or FileNotFoundError if no server listens, and another OSError if it does not answer,
+    which leaves open what it has done.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
+        connection.settimeout(_ANSWER_S)
         connection.connect(address)
         connection.sendall(json.dumps(request).encode() + b"\n")
         connection.shutdown(socket.SHUT_WR)
@@ -105,13 +111,13 @@ class _RunServer:
         if listener in ready:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # gone, or no request
-                connection.settimeout(_TIMEOUT_S)
+                connection.settimeout(_REQUEST_S)
                 request = json.loads(_read(connection))
                 connection.sendall(self._answer(request, listener, connection).encode() + b"\n")
         for run_id, process in list(self._runs.items()):
             if not process.is_alive():
                 del self._runs[run_id]
-                self._fork(f"end of run {run_id}", report_end, run_id, process.exitcode or 0).join()
+                self._fork(f"end of run {run_id}", report_end, run_id, process.exitcode or 0)
 
     def _answer(self, request: Mapping[str, str], *inherited: socket.socket) -> str:
         run_id = request["run"]
@@ -182,4 +188,3 @@ def report_end(run_id: str, exit_code: int) -> None:
         else:
             instance.report_engine_event(f"{message} Its output is that of `make dev`.", run)
             instance.report_run_failed(run)
-        instance.event_log_storage.free_concurrency_slots_for_run(run_id)

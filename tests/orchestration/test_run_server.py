@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -170,6 +171,30 @@ def test_a_launcher_without_a_server_starts_a_python_process(home, monkeypatch):
 @dg.job
 def a_job():
     pass
+
+
+def closes_next(listener):
+    """Accept a connection and close it without an answer."""
+    listener.accept()[0].close()
+
+
+def test_a_server_that_does_not_answer_is_not_taken_for_one_that_is_gone(home, tmp_path, monkeypatch):
+    """It may have forked the run; another process would run it twice, or the run would go on as canceled."""
+    monkeypatch.setattr(ForkingRunLauncher.__base__, "launch_run", lambda *_: pytest.fail("started twice"))
+    run = home.create_run_for_job(a_job, job_code_origin=dg.reconstructable(a_job).get_python_origin())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "runs"))
+        listener.listen()
+        for ask_it in (
+            lambda: home.run_launcher.launch_run(type("Context", (), {"dagster_run": run})),
+            lambda: home.run_launcher.terminate(run.run_id),
+        ):
+            silent = threading.Thread(target=closes_next, args=(listener,))
+            silent.start()
+            with pytest.raises(OSError, match=r"without an answer|Broken pipe|reset|not connected"):
+                ask_it()
+            silent.join()
+    assert home.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELING
 
 
 def test_canceling_a_run_whose_server_is_gone_cancels_it(home, tmp_path):
