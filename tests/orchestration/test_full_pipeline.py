@@ -18,6 +18,7 @@ import pytest
 from chromium import new_window
 from homes import REPOSITORY, TOWN, Server, stop_sensor, wait_until
 
+from dagster_project.run_launcher import SERVER_TAG
 from hoser_kd.pipeline.store import read_artifact
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -233,6 +234,8 @@ def test_a_canceled_run_ends_with_its_processes_and_stops_the_chain(past):
 
 def test_a_re_executed_run_lets_the_chain_continue_to_the_report(past):
     assert past.at_end == Counter(DONE)
+    [report] = [run for run, (job, _) in past.chain.runs().items() if job == "report"]
+    assert past.chain.instance.get_run_by_id(report).tags[SERVER_TAG]  # a fork of the run server, long since ready
 
 
 def test_a_click_opens_the_report(past, window):
