@@ -179,7 +179,7 @@ def closes_next(listener):
 
 
 def test_a_server_that_does_not_answer_is_not_taken_for_one_that_is_gone(home, tmp_path, monkeypatch):
-    """It may have forked the run; another process would run it twice, or a run that counts as canceled would continue."""
+    """It may have forked the run, which another process would run twice."""
     monkeypatch.setattr(ForkingRunLauncher.__base__, "launch_run", lambda *_: pytest.fail("started twice"))
     run = home.create_run_for_job(a_job, job_code_origin=dg.reconstructable(a_job).get_python_origin())
     with socket.socket(socket.AF_UNIX) as listener:
