@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of, stored_row
+from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of, stored_row, stored_tries
 from results_page import RESULTS, write_page
 
 from hoser_kd.common.errors import ConfigError
@@ -139,13 +139,21 @@ class Experiment:
         sys.stderr.write(f"{time.strftime('%H:%M:%S')} {self.city}: {text}\n")
 
     def tune(self, recipe: Recipe, share: float, start: Changes) -> list[dict[str, Any]]:
-        """Return each try of a recipe with its validation metrics, the best first."""
+        """Return each try of a recipe with its validation metrics, the best first.
+
+        Tries that the results already have are not run again: they would cost more than the seeds.
+        """
         tries = self.own["tries"][recipe.name]
+        known = stored_tries(RESULTS / f"{self.city}.json", recipe.name, share)
         rows = []
         for changes in tries.get(share, tries.get("any")):
-            self._say(f"{recipe.name} {share:g}: try {changes}")
             settings = {**start, **changes}
             seed = settings.pop("seed", self.own["search_seed"])
+            stored = [row for row in known if row["seed"] == seed and row["settings"] == settings]
+            if stored:
+                rows.append(stored[0])
+                continue
+            self._say(f"{recipe.name} {share:g}: try {changes}")
             summary = self.make(recipe.stage, self.config(recipe, share, settings), seed).summary
             names = ("val_nll", "val_decision_accuracy", "best_epoch", "steps")
             rows.append({"seed": seed, "settings": settings, **{name: summary[name] for name in names}})

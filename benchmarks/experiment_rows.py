@@ -287,3 +287,12 @@ def stored_row(file: Path, name: str, share: float) -> dict[str, Any]:
         raise ConfigError(f"{file.name} has no recipe {name} at share {share:g}. Recipes by share: {known}.")
     row: dict[str, Any] = rows[name]
     return row
+
+
+def stored_tries(file: Path, name: str, share: float) -> list[dict[str, Any]]:
+    """Return the tries of a recipe at a share of the trips in a file of results; none if it has none."""
+    if not file.is_file():
+        return []
+    shares = json.loads(file.read_text(encoding="utf-8"))["shares"]
+    tries: list[dict[str, Any]] = shares.get(f"{share:g}", {}).get("tried", {}).get(name, [])
+    return tries

@@ -215,3 +215,12 @@ def test_recipes_have_equally_many_tries_and_valid_settings():
         for tries in own["tries"].values():
             for changes in (each for of_share in tries.values() for each in of_share):
                 with_changes(base, {key: value for key, value in changes.items() if key != "seed"})
+
+
+def test_tries_that_are_stored_are_read_by_recipe_and_share(rows, tmp_path):
+    file = tmp_path / "town.json"
+    assert rows.stored_tries(file, "vanilla", 1.0) == []
+    tries = [{"seed": 100, "settings": {"student.min_steps": 30}, "val_nll": 0.5}]
+    file.write_text(json.dumps({"shares": {"0.3": {"tried": {"vanilla": tries}}}}))
+    assert rows.stored_tries(file, "vanilla", 0.3) == tries
+    assert rows.stored_tries(file, "kl", 0.3) == rows.stored_tries(file, "vanilla", 1.0) == []
