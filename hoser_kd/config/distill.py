@@ -82,11 +82,6 @@ class DistillConfig(Section):
                 "off_path.teacher_weight above 0, and off_path.costs other than markov, need `labels: online`, because "
                 "no trip is known beforehand; or set off_path.labels: stored"
             )
-        if self.pools("teacher") and "sequence" in self.recipe and self.labels == "stored":
-            raise ValueError(
-                "recipe [sequence, pooled] needs `labels: online`, because stored labels have no synthetic trips; or "
-                "remove `teacher` from pooled.members"
-            )
         return self
 
     @field_validator("recipe")

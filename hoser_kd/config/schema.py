@@ -87,6 +87,14 @@ class CityConfig(Section):
         return self.distill.enabled and ("sequence" in self.distill.recipe or self.distill.averages_histories)
 
     @property
+    def labels_synthetic_trips(self) -> bool:
+        """Whether the teacher's labels of synthetic trips are stored: the student's pool has the teacher."""
+        distill = self.distill
+        return (
+            distill.enabled and "sequence" in distill.recipe and distill.pools("teacher") and distill.labels == "stored"
+        )
+
+    @property
     def reads_vanilla_student(self) -> bool:
         """Whether the distilled student needs the vanilla one: in its pool, or for its off-path labels."""
         return self.pools_vanilla_student or self.stores_off_path_labels

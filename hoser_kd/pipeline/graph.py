@@ -172,17 +172,6 @@ STAGES: dict[str, Stage] = {
             code_version="2",
         ),
         Stage(
-            "teacher_soft_labels",
-            "teacher",
-            "Scores of the candidates of each step, from one causal pass of the teacher per trip, at temperature 1 and "
-            "not normalized: temperature, weight and sharing rule are applied in the student's training. A sample is "
-            "scored over the whole vocabulary to measure the teacher's probability mass on the candidates.",
-            inputs=("teacher", "grid_token_table", "trajectories", "road_network"),
-            settings=("labels",),
-            uses_model=True,
-            kinds=("pytorch", "arrow"),
-        ),
-        Stage(
             "synthetic_trips",
             "teacher",
             "Trips sampled from the teacher along the road graph (Arrow IPC, like `trajectories`, without times), for "
@@ -194,6 +183,19 @@ STAGES: dict[str, Stage] = {
             uses_model=True,
             kinds=("pytorch", "arrow"),
             module="hoser_kd.pipeline.stages.synthetic_trips",
+        ),
+        Stage(
+            "teacher_soft_labels",
+            "teacher",
+            "Scores of the candidates of each step, from one causal pass of the teacher per trip, at temperature 1 and "
+            "not normalized: temperature, weight and sharing rule are applied in the student's training. A sample is "
+            "scored over the whole vocabulary to measure the teacher's probability mass on the candidates. Synthetic "
+            "trips are labeled too if the student is trained on a pool with the teacher.",
+            inputs=("teacher", "grid_token_table", "trajectories", "road_network", "synthetic_trips"),
+            optional_inputs={"synthetic_trips": lambda config: config.labels_synthetic_trips},
+            settings=("labels",),
+            uses_model=True,
+            kinds=("pytorch", "arrow"),
         ),
         Stage(
             "vanilla_student",
@@ -320,7 +322,7 @@ STAGES: dict[str, Stage] = {
                 "teacher_soft_labels",
             ),
             kinds=("html",),
-            code_version="10",
+            code_version="11",
             module="hoser_kd.pipeline.stages.report",
         ),
     )

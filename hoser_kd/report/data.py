@@ -127,6 +127,8 @@ class ReportData:
     """Description of the decoder that generated the trips."""
     recipe: str = ""
     """Recipe of the distilled students, with its weights."""
+    student_trips: tuple[int, int] | None = None
+    """Training trips of a student and of the city, if students have a share of them (`student.train_fraction`)."""
     baselines: Baselines = field(default_factory=Baselines)
     """Baselines and other generators, shown beside the students."""
     trip_values: Mapping[str, Mapping[str, TripValues]] = field(default_factory=dict)

@@ -133,6 +133,23 @@ def ceiling_note(data: ReportData) -> str:
     return f"In the mean, the distilled student {closes} {text}{note}."
 
 
+def share_note(data: ReportData) -> str:
+    """Return that students have fewer trips than what they are compared with; empty if they have all."""
+    if data.student_trips is None:
+        return ""
+    own, every = data.student_trips
+    share = f"{100 * own / every:.0f}\N{NO-BREAK SPACE}%"
+    text = f"A student has {own:,} of the {every:,} training trips ({share})"
+    others = [
+        # a teacher from elsewhere was trained on trips that are not known here
+        *(["LM-TAD"] if data.teacher.get("teacher", {}).get("imported") is False else []),
+        *(["the baselines"] if data.baselines.trips or data.baselines.next_step else []),
+    ]
+    if not others:
+        return f"{text}."
+    return f"{text}; {' and '.join(others)} {'has' if others == ['LM-TAD'] else 'have'} all of them."
+
+
 def _share_note(shares: Mapping[str, Any]) -> str:
     """Return the interval of a share of the gap over the seeds, and whether it contains 0, in parentheses."""
     ends = shares.get("seeds")
@@ -205,7 +222,7 @@ def _references(data: ReportData, judgment: Judgment) -> Iterator[str]:
         for name, start in ((PRIMARY_NEXT_STEP, "On the next road"), (PRIMARY_TRIP, "On trips"))
         if name in judgment.by_name and (text := _against_baselines(data, judgment.by_name[name], start))
     ]
-    if text := " ".join(filter(None, (*parts, ceiling_note(data)))):
+    if text := " ".join(filter(None, (*parts, ceiling_note(data), share_note(data)))):
         yield text
 
 

@@ -186,6 +186,7 @@ def train_student(
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
     synthetic: Trajectories | None = None,
+    synthetic_labels: RaggedLabels | LabelSource | None = None,
     sampler: TripSampler | None = None,
     online_teacher: LabelSource | None = None,
     off_path_states: OffPathStates | None = None,
@@ -209,7 +210,9 @@ def train_student(
     online; required by the recipe `kl` of `distill`, not read if its `lambda_kl` is 0. `val_labels` only add metrics.
     `grid_tokens` (N,) int64 are required if `distill.shared_cells` is not `replicate`. `synthetic`: trips sampled from
     the teacher, whose times are not read; required by the recipe `sequence`. An epoch then has own and synthetic trips.
-    They are also histories for `distill.off_path.costs` other than markov.
+    They are also histories for `distill.off_path.costs` other than markov. `synthetic_labels`: the teacher's scores of
+    every step of `synthetic`, for the recipe `[sequence, pooled]`; not needed if `labels` is a teacher that scores any
+    batch.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
     `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0 or its `costs` are
     not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. The recipe
@@ -240,6 +243,7 @@ def train_student(
         val_labels=val_labels,
         grid_tokens=grid_tokens,
         synthetic=synthetic,
+        synthetic_labels=synthetic_labels,
         sampler=sampler,
         online_teacher=online_teacher,
         stored_states=off_path_states,

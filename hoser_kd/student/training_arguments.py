@@ -188,6 +188,7 @@ def check_pooled(
     labels: object,
     val_labels: object,
     other_teachers: Sequence[object] = (),
+    synthetic_labels: object = None,
 ) -> None:
     """Raise TypeError or ValueError where the recipe `pooled` lacks an argument, or one is given without it."""
     reads_student = distill is not None and distill.pools("student")
@@ -214,15 +215,32 @@ def check_pooled(
         raise ValueError(
             "distill.pooled.members has teacher, whose exponent is fitted on validation trips: pass val_labels=."
         )
-    if "sequence" in distill.recipe and not callable(labels):
+    if "sequence" in distill.recipe and not callable(labels) and synthetic_labels is None:
         raise ValueError(
-            "the recipe [sequence, pooled] requires a teacher that scores synthetic trips: pass "
+            "the recipe [sequence, pooled] requires the teacher's scores of synthetic trips too: pass "
+            "synthetic_labels=label(teacher, grid_tokens, synthetic, network), or "
             "labels=OnlineTeacher(teacher, grid_tokens, network)."
         )
 
 
-def check_synthetic(distill: DistillConfig | None, synthetic: Trajectories | None, network: RoadNetwork) -> None:
-    """Raise TypeError or ValueError where synthetic trips are wrong, missing, or given without the recipe for them."""
+def check_synthetic(
+    distill: DistillConfig | None,
+    synthetic: Trajectories | None,
+    network: RoadNetwork,
+    synthetic_labels: object = None,
+) -> None:
+    """Raise TypeError or ValueError where synthetic trips are wrong, missing, or given without the recipe for them.
+
+    Their labels are read by the recipe `[sequence, pooled]` with the teacher in the pool.
+    """
+    _check_labels(synthetic_labels=synthetic_labels)
+    if synthetic_labels is not None and not (
+        distill is not None and "sequence" in distill.recipe and distill.pools("teacher")
+    ):
+        raise ValueError(
+            "synthetic_labels= is read only with the recipe [sequence, pooled] and the teacher in pooled.members: "
+            "leave it out."
+        )
     needs = distill is not None and "sequence" in distill.recipe
     off_path = distill.off_path if distill is not None and distill.uses_off_path else None
     is_read = needs or (off_path is not None and off_path.costs != "markov")

@@ -95,6 +95,15 @@ class TrainingData:
         """Return the teacher's labels for the rows of `trips`; `source` has those of the training split."""
         return source if source is None or self.own_rows is None else _OwnLabels(source, self.own_rows)
 
+    def labels_of_all(self, source: LabelSource | None, of_synthetic: LabelSource | None) -> LabelSource | None:
+        """Return the teacher's labels for the rows of `trips`, those of the synthetic trips from `of_synthetic`.
+
+        Without `of_synthetic`, `source` scores any trip, whatever its row.
+        """
+        if source is None or of_synthetic is None or self.own_rows is None:
+            return source
+        return _LabelsOfAll(source, of_synthetic, self.own_rows)
+
 
 def with_times(synthetic: Trajectories, own: Trajectories, network: RoadNetwork, seed: int) -> Trajectories:
     """Return the synthetic trips with times from the student's own trips, so that no other trip has an influence.
@@ -121,10 +130,32 @@ class _OwnLabels:
         rows = batch.on_host.rows.numpy()
         own = np.flatnonzero(rows < len(self._own_rows))
         scores = torch.full(candidates.shape, -torch.inf, device=candidates.device)
-        if len(own):
-            at = batch.rows.new_tensor(own)
-            part = Batch(
-                batch.road_ids[at], batch.times[at], batch.lengths[at], batch.rows.new_tensor(self._own_rows[rows[own]])
-            )
-            scores[at] = self._source(part, candidates[at]).to(scores.dtype)
+        _fill(scores, self._source, batch, candidates, own, self._own_rows[rows[own]])
         return scores
+
+
+class _LabelsOfAll:
+    """Labels of own and of synthetic trips, each from a source that counts its own rows."""
+
+    def __init__(self, own: LabelSource, synthetic: LabelSource, own_rows: Int64Array) -> None:
+        self._own, self._synthetic, self._own_rows = own, synthetic, own_rows
+
+    def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
+        rows = batch.on_host.rows.numpy()
+        is_own = rows < len(self._own_rows)
+        own, synthetic = np.flatnonzero(is_own), np.flatnonzero(~is_own)
+        scores = torch.full(candidates.shape, -torch.inf, device=candidates.device)
+        _fill(scores, self._own, batch, candidates, own, self._own_rows[rows[own]])
+        _fill(scores, self._synthetic, batch, candidates, synthetic, rows[synthetic] - len(self._own_rows))
+        return scores
+
+
+def _fill(
+    scores: Tensor, source: LabelSource, batch: Batch, candidates: Tensor, chosen: Int64Array, rows: Int64Array
+) -> None:
+    """Write the scores of the trips at positions `chosen` of a batch, which are `rows` of the source."""
+    if not len(chosen):
+        return
+    at = batch.rows.new_tensor(chosen)
+    part = Batch(batch.road_ids[at], batch.times[at], batch.lengths[at], batch.rows.new_tensor(rows))
+    scores[at] = source(part, candidates[at]).to(scores.dtype)

@@ -60,6 +60,7 @@ class TrainingInputs:
     val_labels: RaggedLabels | LabelSource | None = None
     grid_tokens: Int64Array | None = None
     synthetic: Trajectories | None = None
+    synthetic_labels: RaggedLabels | LabelSource | None = None
     sampler: TripSampler | None = None
     online_teacher: LabelSource | None = None
     stored_states: OffPathStates | None = None
@@ -75,8 +76,15 @@ class TrainingInputs:
         counts = transition_counts(self.zone_transitions, zones)
         check_trips(self.network, train=self.train, val=self.val)
         check_distillation(self.distill, self.labels, self.val_labels, self.grid_tokens, self.network.num_roads)
-        check_synthetic(self.distill, self.synthetic, self.network)
-        check_pooled(self.distill, self.first_generation, self.labels, self.val_labels, self.other_teachers)
+        check_synthetic(self.distill, self.synthetic, self.network, self.synthetic_labels)
+        check_pooled(
+            self.distill,
+            self.first_generation,
+            self.labels,
+            self.val_labels,
+            self.other_teachers,
+            self.synthetic_labels,
+        )
         check_off_path(
             self.off_path, self.sampler, self.online_teacher, self.stored_states, self.train, self._own_rows()
         )
@@ -100,6 +108,7 @@ class TrainingInputs:
             val_labels=self.val_labels,
             grid_tokens=self.grid_tokens,
             synthetic=self.synthetic,
+            synthetic_labels=self.synthetic_labels,
             off_path=self.off_path,
             online_teacher=self.online_teacher,
             off_path_states=self.stored_states,
@@ -142,10 +151,17 @@ class TrainingInputs:
             self.network,
             num_counted_rows=data.first_synthetic,
             student=None if self.first_generation is None else self.first_generation.to(device),
-            labels=as_label_source(self.labels, self.train),
+            labels=self._labels_of_all(data),
             val_labels=self.val_labels,
             other_teachers=self.other_teachers,
         )
+
+    def _labels_of_all(self, data: TrainingData) -> LabelSource | None:
+        """Return the teacher's labels of own and synthetic trips."""
+        of_synthetic = None
+        if self.synthetic is not None:
+            of_synthetic = as_label_source(self.synthetic_labels, self.synthetic)
+        return data.labels_of_all(as_label_source(self.labels, self.train), of_synthetic)
 
     def build_model(self, own_trips: Trajectories, device: torch.device) -> HOSER:
         """Return the student before the first step, from torch's generator."""

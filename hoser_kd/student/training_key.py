@@ -37,6 +37,7 @@ def training_key(
     val_labels: RaggedLabels | LabelSource | None = None,
     grid_tokens: Int64Array | None = None,
     synthetic: Trajectories | None = None,
+    synthetic_labels: RaggedLabels | LabelSource | None = None,
     off_path: OffPathConfig | None = None,
     online_teacher: LabelSource | None = None,
     off_path_states: OffPathStates | None = None,
@@ -59,6 +60,8 @@ def training_key(
     }
     if synthetic is not None:
         settings["synthetic"] = digest_arrays(synthetic.offsets, synthetic.road_ids)
+    if synthetic_labels is not None:
+        settings["synthetic_labels"] = _identity(synthetic_labels)
     if distill is not None and distill.shared_cells != "replicate" and grid_tokens is not None:
         settings["grid_tokens"] = digest_arrays(np.asarray(grid_tokens, np.int64))
     if off_path is not None:

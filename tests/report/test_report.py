@@ -801,6 +801,27 @@ def test_trips_without_times_have_no_metrics_of_times(data):
     assert "time to the next road" not in page.lower()
 
 
+@pytest.mark.parametrize(
+    ("imported", "others"),
+    [
+        (False, "; LM-TAD and the baselines have all of them."),
+        (True, "; the baselines have all of them."),
+        (None, "; the baselines have all of them."),
+    ],
+)
+def test_students_with_a_share_of_the_trips_are_said_to_have_fewer(data, imported, others):
+    teacher = {} if imported is None else {"teacher": {"imported": imported}}
+    baselines = Baselines(trips={"markov": {"paired.edr": 0.1}})
+    few = replace(data, student_trips=(210, 2100), teacher=teacher, baselines=baselines)
+    assert f"A student has 210 of the 2,100 training trips (10\N{NO-BREAK SPACE}%){others}" in verdict(few)[-1]
+    assert "training trips" not in " ".join(verdict(data))
+
+
+def test_only_the_teacher_has_all_trips_without_baselines(data):
+    few = replace(data, student_trips=(1, 4), teacher={"teacher": {"imported": False}})
+    assert verdict(few)[-1].endswith("A student has 1 of the 4 training trips (25\N{NO-BREAK SPACE}%); LM-TAD has all of them.")
+
+
 def test_a_registered_metric_reaches_the_page(data):
     metric = Metric("training.wiggle", label="wiggliness", text="How much <trips> wiggle.", unit="rad", better="lower")
     register(metric)

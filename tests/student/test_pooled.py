@@ -11,7 +11,8 @@ from hoser_cities import TINY
 from test_synthetic_training import synthetic_trips
 from test_training import teacher_labels, train, weights
 
-from hoser_kd.common.errors import ConfigError
+from hoser_kd.common.arrays import take_rows
+from hoser_kd.common.errors import ConfigError, StoreError
 from hoser_kd.config.distill import DistillConfig
 from hoser_kd.config.pooled import PooledConfig
 from hoser_kd.hoser import collate, load
@@ -212,8 +213,56 @@ def test_synthetic_trips_have_targets_too(small_city, first, tmp_path):
     result = train(small_city, tmp_path, ONE_EPOCH, synthetic=synthetic_trips(small_city), **more)
     assert result.history[-1]["train_pooled"] > 0
     stored = {**more, "labels": informed_labels(small_city.network, small_city.trips["train"])}
-    with pytest.raises(ValueError, match="OnlineTeacher"):
+    with pytest.raises(ValueError, match=r"synthetic_labels=label\(.*OnlineTeacher"):
         train(small_city, tmp_path / "stored", ONE_EPOCH, synthetic=synthetic_trips(small_city), **stored)
+
+
+def scores_of_roads(network, trips):
+    """Stored labels that equal `road_scores`."""
+    at, _ = trips.step_positions()
+    offsets, places = take_rows(network.successors.indptr, trips.road_ids[at])
+    return SoftLabels(offsets, _score(network.successors.indices[places]).astype(np.float32))
+
+
+def _score(roads):
+    return roads * 7 % 5 - roads * 3 % 4
+
+
+def road_scores(batch, candidates):  # noqa: ARG001
+    """Scores that depend on the candidate only, so that any trip has them."""
+    return torch.where(candidates >= 0, _score(candidates).float(), -torch.inf)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_stored_labels_of_synthetic_trips_train_the_same_student(small_city, first, tmp_path, share):
+    """Own and synthetic trips are mixed in a batch, and their labels counted each from their own first row."""
+    config = TINY.model_copy(update={"max_epochs": 2, "train_fraction": share})
+    network, synthetic = small_city.network, synthetic_trips(small_city)
+    results = {}
+    for labels in ("online", "stored"):
+        both = DistillConfig(recipe=["sequence", "pooled"], labels=labels)
+        more = arguments(small_city, first, both) | {"labels": road_scores}
+        if labels == "stored":
+            more |= {"labels": scores_of_roads(network, small_city.trips["train"])}
+            more |= {"synthetic_labels": scores_of_roads(network, synthetic)}
+        results[labels] = train(small_city, tmp_path / labels, config, synthetic=synthetic, **more)
+    stored, online = (results[name].model for name in ("stored", "online"))
+    assert results["stored"].history[-1]["pool_teacher_exponent"] > 0
+    assert torch.equal(weights(stored), weights(online))
+
+
+def test_stored_labels_of_synthetic_trips_are_read_by_their_recipe_only(small_city, first, tmp_path):
+    synthetic = synthetic_trips(small_city)
+    more = {"synthetic": synthetic, "synthetic_labels": scores_of_roads(small_city.network, synthetic)}
+    with pytest.raises(ValueError, match="synthetic_labels= is read only with"):
+        train(small_city, tmp_path, distill=DistillConfig(recipe=["sequence"]), **more)
+    with pytest.raises(ValueError, match="synthetic_labels= is read only with"):
+        train(small_city, tmp_path, **arguments(small_city, first), synthetic_labels=more["synthetic_labels"])
+    both = arguments(small_city, first, DistillConfig(recipe=["sequence", "pooled"]))
+    with pytest.raises(StoreError, match="the labels belong to other trips"):
+        train(small_city, tmp_path, **both, **{**more, "synthetic_labels": both["val_labels"]})
+    with pytest.raises(TypeError, match="synthetic_labels"):
+        train(small_city, tmp_path, **both, **{**more, "synthetic_labels": 3})
 
 
 def test_without_teacher_and_student_neither_is_read(small_city, tmp_path):
@@ -292,7 +341,6 @@ def test_a_student_without_the_recipe_and_of_another_type_is_refused(small_city,
     [
         ({"recipe": ["pooled"], "pooled": {"members": []}}, "members is empty"),
         ({"recipe": ["pooled"], "pooled": {"members": ["markov", "markov"]}}, "each at most once"),
-        ({"recipe": ["sequence", "pooled"]}, "needs `labels: online`"),
         ({"recipe": ["pooled"], "pooled": {"other_teachers": ["a.pt", "a.pt"]}}, "names a.pt more than once"),
     ],
 )

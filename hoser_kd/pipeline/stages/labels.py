@@ -1,6 +1,7 @@
 """Reading and writing of `teacher_soft_labels` artifacts, for the stage that writes them and those that read them.
 
-What belongs here: the contents of the artifact. With `distill.labels: stored` it has one Arrow file per split. With
+What belongs here: the contents of the artifact. With `distill.labels: stored` it has one Arrow file per split, and one
+for synthetic trips if the student is trained on a pool with the teacher. With
 `online` it has what is needed to query the teacher: its weights, the roads' tokens, the window and the precision. In
 both cases a stage that reads labels needs no other input.
 """
@@ -21,6 +22,7 @@ from hoser_kd.lmtad import load_checkpoint, save
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.stages.grid import load_tokens
 from hoser_kd.pipeline.stages.network import load_network, load_trips
+from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
 from hoser_kd.pipeline.workers.launcher import LABELS, job_of, run_together
 from hoser_kd.teacher.label_scoring import SoftLabelScorer
 from hoser_kd.teacher.online_teacher import OnlineTeacher
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 ONLINE_FILE = "online.json"
 """Settings of queries to the teacher; an artifact without this file has stored labels."""
 TEACHER_FOLDER, TOKENS_FILE = "teacher", "tokens.npy"
+SYNTHETIC = "synthetic"
+"""Name of the synthetic trips beside the splits."""
 
 
 def keep_teacher(run: StageRun, teacher: LMTADCheckpoint, tokens: Int64Array) -> None:
@@ -73,16 +77,16 @@ def soft_label_scorer(run: StageRun) -> SoftLabelScorer:
 
 
 def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabels]:
-    """Label all trips, in `distill.label_processes` processes; writes one Arrow file per split.
+    """Label all trips, in `distill.label_processes` processes; writes one Arrow file per split and of synthetic trips.
 
     Complete files and complete shards of a killed run of the same version are reused, unless they are damaged. The
     files' seals stay in the folder.
     """
     done = {
-        split: found_labels(_file(run, split), fingerprint_of(scorer, load_trips(run, split)))
+        split: found_labels(_file(run, split), fingerprint_of(scorer, _trips(run, split)))
         if _is_unchanged(run, split)
         else None
-        for split in SPLITS
+        for split in _labeled(run)
     }
     missing = [split for split, labels in done.items() if labels is None]
     progress = run.progress
@@ -90,7 +94,7 @@ def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabel
         _write_shards_together(run, missing)
         progress = silent
     for split in missing:
-        trips = load_trips(run, split)
+        trips = _trips(run, split)
         done[split] = write_labels(
             scorer,
             trips,
@@ -100,7 +104,7 @@ def stored_labels(run: StageRun, scorer: SoftLabelScorer) -> dict[str, SoftLabel
             shard_steps=_shard_steps(run, trips),
         )
         seal(seal_of(_file(run, split)), _file(run, split))
-    for split in SPLITS:
+    for split in done:
         shutil.rmtree(_shards(run, split), ignore_errors=True)
     return {split: labels for split, labels in done.items() if labels is not None}
 
@@ -112,7 +116,7 @@ def write_shards(
     scorer = soft_label_scorer(run)
     before = 0
     for split in splits:
-        trips = load_trips(run, split)
+        trips = _trips(run, split)
         before += make_shards(
             scorer,
             trips,
@@ -126,7 +130,7 @@ def write_shards(
 def _write_shards_together(run: StageRun, splits: Sequence[str]) -> None:
     count = run.config.distill.label_processes
     check_room_for(count, "distill.label_processes", run.device)
-    total = sum(load_trips(run, split).num_steps for split in splits)
+    total = sum(_trips(run, split).num_steps for split in splits)
     done: dict[int, int] = {}
 
     def relay(message: dict[str, Any]) -> None:
@@ -134,6 +138,19 @@ def _write_shards_together(run: StageRun, splits: Sequence[str]) -> None:
         run.progress("labels", min(sum(done.values()), total), total)
 
     run_together({**job_of(run), "splits": list(splits)}, count, relay, LABELS)
+
+
+def _labeled(run: StageRun) -> list[str]:
+    """Return the splits, and the synthetic trips if the student reads their labels."""
+    return [*SPLITS, *([SYNTHETIC] if run.config.labels_synthetic_trips else [])]
+
+
+def _trips(run: StageRun, split: str) -> Trajectories:
+    if split != SYNTHETIC:
+        return load_trips(run, split)
+    trips = load_synthetic_trips(run)
+    assert trips is not None, "an input where they are labeled"
+    return trips
 
 
 def _file(run: StageRun, split: str) -> Path:
@@ -155,7 +172,7 @@ def _shard_steps(run: StageRun, trips: Trajectories) -> int:
 
 
 def load_labels(run: StageRun, *splits: str) -> list[SoftLabels | OnlineTeacher]:
-    """Return the stored labels of these splits, or the same online teacher for each of them.
+    """Return the stored labels of these splits (or `SYNTHETIC`), or the same online teacher for each of them.
 
     Raises:
         StoreError: stored labels belong to other trips, roads or tokens than the inputs of this run.
@@ -175,6 +192,6 @@ def load_labels(run: StageRun, *splits: str) -> list[SoftLabels | OnlineTeacher]
         return [teacher for _ in splits]
     tokens = load_tokens(run.path("grid_token_table")) if "grid_token_table" in run.inputs else None
     return [
-        SoftLabels.load(folder / f"{split}.arrow", data_fingerprint(network, load_trips(run, split), tokens))
+        SoftLabels.load(folder / f"{split}.arrow", data_fingerprint(network, _trips(run, split), tokens))
         for split in splits
     ]

@@ -90,6 +90,7 @@ def report_data(run: StageRun, selection: SeedSelection | None = None) -> Report
         figures=_figures(run),
         decoder=_decoder(run),
         recipe=_recipes(run),
+        student_trips=_student_trips(run),
         baselines=_baselines(run),
     )
     return with_evidence(run, data)
@@ -142,6 +143,14 @@ def _recipes(run: StageRun) -> str:
     """Return the recipe of the distilled students."""
     settings = (artifact.settings.get("distillation", {}) for artifact in run.seeds("distilled_student").values())
     return "; ".join(dict.fromkeys(describe_recipe(each) for each in settings if each.get("enabled", True)))
+
+
+def _student_trips(run: StageRun) -> tuple[int, int] | None:
+    """Return the training trips of a student and of the city; None if the students have all."""
+    splits = run.artifact("trajectories").summary["splits"]
+    every = next(row["trips"] for row in splits if row["split"] == "train")
+    own = max(artifact.summary["train_trips"] for artifact in run.seeds("vanilla_student").values())
+    return (own, every) if own < every else None
 
 
 def _decoder(run: StageRun) -> str:

@@ -10,7 +10,7 @@ from hoser_kd.generation.student_trips import sample_trips
 from hoser_kd.hoser import load
 from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.grid import load_tokens
-from hoser_kd.pipeline.stages.labels import load_labels
+from hoser_kd.pipeline.stages.labels import SYNTHETIC, load_labels
 from hoser_kd.pipeline.stages.network import load_network, load_transitions, load_trips, load_zones
 from hoser_kd.pipeline.stages.off_path_labels import load_off_path_states
 from hoser_kd.pipeline.stages.synthetic_trips import load_synthetic_trips
@@ -74,6 +74,8 @@ def _distillation(run: StageRun) -> dict[str, Any]:
     }
     if "kl" in distill.recipe or distill.pools("teacher"):
         arguments["labels"], arguments["val_labels"] = load_labels(run, "train", "val")
+    if run.config.labels_synthetic_trips:
+        (arguments["synthetic_labels"],) = load_labels(run, SYNTHETIC)
     if run.config.pools_vanilla_student:
         arguments["first_generation"] = load(run.path("vanilla_student"))
     if distill.uses_pooled and distill.pooled.other_teachers:
