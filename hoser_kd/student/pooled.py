@@ -7,21 +7,28 @@ At every step, with candidates k and members m (teacher, first-generation studen
 The exponents a_m are those of least NLL on validation steps (`hoser_kd.student.pools`). A student that is trained on
 the predictions of an earlier one of the same kind follows born-again networks (Furlanello et al., ICML 2018); the pool
 adds what teacher and counts know. Targets are computed batch by batch, so that memory does not grow with the trips and
-synthetic trips have targets too.
+synthetic trips have targets too. The first generation's scores are the same in every epoch: with several epochs, they
+are computed once and mapped from a file.
 
 Shapes: B trips, T steps, C maximum number of candidates per step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hoser_kd.common.array_files import GrowingArray
 from hoser_kd.common.hashing import digest_arrays
+from hoser_kd.common.progress import Progress, silent
 from hoser_kd.network.markov import MarkovChain
+from hoser_kd.student.losses import StoredLabels
 from hoser_kd.student.pools import (
     LOG_FLOOR,
     StepProbabilities,
@@ -43,6 +50,10 @@ if TYPE_CHECKING:
 
     LogProbabilities = Callable[[Batch, Tensor], Tensor]
     """Returns the log-probabilities of `candidates` (B, T, C) int64 road ids, -1 where there is none."""
+
+
+CHUNK_TRIPS = 8192
+"""Trips that the first generation scores together, before they are written."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,21 @@ class PooledTargets:
         nll = float(pool(list(on_val.values()), weights).nll.mean())
         return cls({name: members[name] for name, value in exponents.items() if value > 0}, exponents, nll)
 
+    def with_scores_computed_once(
+        self, trips: Trajectories, network: RoadNetwork, folder: Path, progress: Progress = silent
+    ) -> PooledTargets:
+        """Return the targets with the first generation's scores of every step of `trips` mapped from a file.
+
+        `trips`: the rows that batches are taken from. The file is in `folder` and has no name, so nothing is left of it
+        when the process ends. `progress` gets the number of scored trips.
+        """
+        student = self.members.get("student")
+        if not isinstance(student, _StudentLogits):
+            return self
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = StoredLabels(student.scores(trips, network, folder, progress), trips)
+        return replace(self, members={**self.members, "student": stored})
+
     def __call__(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Return (B, T, C) float32 log-targets up to a constant per step, -inf where there is no candidate."""
         mask = candidates >= 0
@@ -138,6 +164,23 @@ class _StudentLogits:
         with torch.no_grad():
             logits: Tensor = self._student(batch).logits
         return logits.to(candidates.device)
+
+    def scores(self, trips: Trajectories, network: RoadNetwork, folder: Path, progress: Progress) -> RaggedLabels:
+        """Return the log-probabilities of the candidates of every step, mapped from files without a name."""
+        with (
+            GrowingArray(folder / "first_generation_offsets", np.int64) as offsets,
+            GrowingArray(folder / "first_generation_scores", np.float32) as scores,
+        ):
+            offsets.append(np.zeros(1, np.int64))
+            written = 0
+            for first in range(0, len(trips), CHUNK_TRIPS):
+                rows = np.arange(first, min(first + CHUNK_TRIPS, len(trips)))
+                part = student_probabilities(self._student, trips.take(rows), network)
+                offsets.append(written + part.offsets[1:])
+                scores.append(part.log_p)
+                written += int(part.offsets[-1])
+                progress("first generation", int(rows[-1]) + 1, len(trips))
+            return SimpleNamespace(offsets=offsets.mapped(), scores=scores.mapped())
 
 
 class _ChainLogProbabilities:

@@ -281,6 +281,8 @@ def _epochs(
     """Train from the state in the checkpoint to the end; yields the metrics of each epoch. Seeds torch's generator."""
     own_trips, data, budget = inputs.own_trips(), inputs.data(), inputs.budget()
     pooled = inputs.fit_pool(data, own_trips, device)
+    if pooled is not None and _reads_scores_again(data, budget):
+        pooled = pooled.with_scores_computed_once(data.trips, inputs.network, checkpoint.path, progress)
     torch.manual_seed(inputs.seed)
     model = inputs.build_model(own_trips, device)
     losses = inputs.loss_context(model, data, pooled)
@@ -292,6 +294,16 @@ def _epochs(
     yield from _training_epochs(trainer, budget, run)
     if states is not None:
         yield from _off_path_epochs(trainer, states, run, loss_terms(replace(losses, own_step_share=1.0)))
+
+
+def _reads_scores_again(data: TrainingData, budget: TrainingBudget) -> bool:
+    """Return whether scoring every trip once takes fewer passes than scoring the trips of every batch.
+
+    The answer does not depend on how far a training has come, so that a resumed one has the same rounding. Each of
+    several processes would score all trips, so they score their own batches.
+    """
+    in_epoch = len(data.rows_of(0))
+    return DistributedContext.current().size == 1 and budget.num_epochs * in_epoch > len(data.trips)
 
 
 def _pool_metrics(pooled: PooledTargets | None) -> list[Validator]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -185,6 +186,44 @@ def test_further_teachers_are_members_of_the_pool(small_city, first):
     np.testing.assert_allclose(log_q, expected.log_p, atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [7, 8192])
+def test_scores_computed_once_are_those_of_the_batches(small_city, first, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("hoser_kd.student.pooled.CHUNK_TRIPS", chunk)
+    targets, trips = fitted(small_city, first), small_city.trips["train"]
+    assert targets.exponents["student"] > 0
+    done = []
+    once = targets.with_scores_computed_once(
+        trips, small_city.network, tmp_path / "new", lambda *numbers: done.append(numbers)
+    )
+    assert not list((tmp_path / "new").iterdir())
+    assert done[-1][1:] == (len(trips), len(trips))
+    for rows in (np.array([5, 0, 40]), np.arange(30)):
+        batch = collate(trips, rows)
+        candidates = load(first)(batch).candidates
+        expected, scores = (torch.where(candidates >= 0, each(batch, candidates), 0.0) for each in (targets, once))
+        torch.testing.assert_close(scores, expected, atol=2e-5, rtol=0)
+    without = replace(targets, members={"markov": targets.members["markov"]})
+    assert without.with_scores_computed_once(trips, small_city.network, tmp_path / "none") is without
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("epochs", "share", "times"), [(1, 1.0, 0), (2, 1.0, 1), (2, 0.5, 0), (3, 0.5, 1)])
+def test_scores_are_computed_once_where_that_is_less_work(
+    small_city, first, tmp_path, monkeypatch, epochs, share, times
+):
+    calls = []
+    original = PooledTargets.with_scores_computed_once
+
+    def counted(self, *arguments):
+        calls.append(arguments)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(PooledTargets, "with_scores_computed_once", counted)
+    config = TINY.model_copy(update={"max_epochs": epochs, "train_fraction": share})
+    train(small_city, tmp_path, config, **arguments(small_city, first))
+    assert len(calls) == times
+
+
 def test_the_student_comes_closer_to_the_pool(small_city, first, tmp_path):
     """After the same epochs as a vanilla student, its divergence from the pool on validation is smaller."""
     targets = fitted(small_city, first)
@@ -228,7 +267,7 @@ def _score(roads):
     return roads * 7 % 5 - roads * 3 % 4
 
 
-def road_scores(batch, candidates):  # noqa: ARG001
+def road_scores(batch, candidates):
     """Scores that depend on the candidate only, so that any trip has them."""
     return torch.where(candidates >= 0, _score(candidates).float(), -torch.inf)
 
