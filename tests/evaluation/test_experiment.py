@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -495,6 +496,59 @@ def test_own_chains_and_tries_are_kept_where_the_store_has_fewer(share, results,
 def test_a_share_without_vanilla_is_an_error(share, results, rows, city):
     with pytest.raises(ConfigError, match=r"share 0\.1: no vanilla student .* --recipes"):
         merged(results, rows, city, {}, share((), (0,)))
+
+
+def test_a_second_store_adds_a_seed_to_the_results_of_the_first(rows, city, tmp_path, monkeypatch):
+    import experiment
+    from experiment_manifest import Manifest, Recipe
+
+    class Town(experiment.Experiment):
+        """Measurements without stages."""
+
+        def __init__(self, store):
+            self.city, self.folder, self.network, self.steps, self.base = "town", tmp_path / store, NETWORK, city, None
+            self.own = {"settings": {"student.hidden_dim": 8}, "search_seed": 100}
+            self.trips = {"train": random_trips(NETWORK, 60, 2), "val": VAL, "test": TEST}
+            self.pool_members = {"teacher": splits(10, 2.0), "markov": splits(11, 1.0)}
+            self.folder.mkdir()
+
+        def make(self, stage, config, seed=0):
+            return SimpleNamespace(version="1")
+
+        def baselines(self):
+            return {"markov": baseline_run(rows, city)}, {"markov_1": {"nll": 1.0}}
+
+        def own_markov(self, share, seed):
+            return runs_of(rows, city, 1.0, [seed])[seed]
+
+        def add(self, share, name, seeds, informed):
+            for seed in seeds:
+                file = self.folder / f"{share}-{name}-{seed}.npz"
+                measured(rows, seed, informed).save(file)
+                recipe, tried = Recipe(name, "s", {}, name), [{"settings": {"a": 1}}]
+                Manifest(self.folder).add(share, recipe, tried, {seed: file})
+
+    monkeypatch.setattr(experiment, "RESULTS", tmp_path / "results")
+    first, second = Town("first"), Town("second")
+    for share, seeds in ((0.1, (0, 1)), (0.3, (0,))):
+        first.add(share, "vanilla", seeds, 1.0)
+        first.add(share, "kl", seeds, 1.5)
+    experiment.write_results(first)
+    file = tmp_path / "results" / "town.json"
+    before = json.loads(file.read_text())
+    second.add(0.1, "vanilla", (2,), 1.0)
+    second.add(0.1, "kl", (2,), 1.5)
+    experiment.write_results(second)
+    after = json.loads(file.read_text())
+    assert after["shares"]["0.3"] == before["shares"]["0.3"]
+    part = after["shares"]["0.1"]
+    assert part["rows"]["kl"]["seeds"] == part["rows"]["kl"]["minus_vanilla"]["seeds"] == [0, 1, 2]
+    assert len(part["rows"]["kl"]["gap_closed"]["student_teacher"]["by_seed"]) == 3
+    assert part["own_markov"]["seeds"] == [0, 1, 2]
+    assert part["ceilings"]["seeds"] == before["shares"]["0.1"]["ceilings"]["seeds"] == [0, 1]
+    written = {path.relative_to(tmp_path / "results/runs/town").as_posix() for path in tmp_path.rglob("*.parquet")}
+    shares = {f"{share}/{name}.parquet" for share in ("0.1", "0.3") for name in ("vanilla", "kl")}
+    assert written == shares | {"baselines/markov.parquet", "own_markov/0.1.parquet", "own_markov/0.3.parquet"}
 
 
 @pytest.mark.parametrize("key", ["trips", "test_steps", "base_settings"])
