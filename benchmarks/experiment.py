@@ -7,7 +7,8 @@
 benchmarks/experiment.yaml names the recipes and what each tries on validation. Students are stages of the pipeline, so
 the artifact store (HOSER_KD_STORE, default `data`) keeps them: an interrupted run resumes, and a later run trains only
 what is missing. Each student is measured once on test, beside its artifact in `experiment/` of the store, because the
-stage `trajectory_metrics` would measure the vanilla student again for each recipe. Results: docs/results/<city>.json.
+stage `trajectory_metrics` would measure the vanilla student again for each recipe. Results: docs/results/<city>.json,
+and the values by test trip in docs/results/runs/<city>, so that seeds can be added without this store.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from experiment_rows import City, Measured, ceilings_of, difference_of, gap_of, row_of, stored_row, stored_tries
+from experiment_manifest import Changes, Manifest, Recipe
+from experiment_results import ShareRuns, share_results, stored_results, write_file
+from experiment_rows import City, Measured, ceilings_of, row_of, run_of, stored_row, stored_tries
+from experiment_runs import BASELINES, OWN_MARKOV, RecipeRuns, Run, RunFiles, merge_runs, seeds_of
 from results_page import RESULTS, write_page
 
 from hoser_kd.common.errors import ConfigError
@@ -60,21 +65,6 @@ from hoser_kd.teacher.soft_labels import SoftLabels
 SETTINGS_FILE = Path(__file__).with_suffix(".yaml")
 VANILLA = "vanilla"
 SPLITS = ("train", "val", "test")
-Changes = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A way to train and search a student: a stage and changes of the settings."""
-
-    name: str
-    stage: str
-    changes: Changes
-    """Hold in all tries."""
-    tuned_as: str
-    """Recipe whose tries and chosen settings it shares; its own name by default."""
-    other_teachers: tuple[Changes, ...] = ()
-    """Changes of the settings of each further teacher, which is trained first."""
 
 
 class Experiment:
@@ -101,6 +91,15 @@ class Experiment:
         self.trips = {split: Trajectories.load(trips / f"{split}.arrow") for split in SPLITS}
         self.network = RoadNetwork.load(self.make("road_network", self.base).path)
         self.steps = City(self.network, self.trips["val"], self.trips["test"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What stored results must be equal in to stand beside new ones (`experiment_results.SAME`)."""
+        return {
+            "trips": {split: len(trips) for split, trips in self.trips.items()},
+            "test_steps": self.trips["test"].num_steps,
+            "base_settings": self.own["settings"],
+        }
 
     def config(self, recipe: Recipe, share: float, chosen: Changes) -> CityConfig:
         """Return the settings of a recipe at a share of the trips."""
@@ -220,7 +219,7 @@ class Experiment:
             details=True,
         )
 
-    def baselines(self) -> tuple[dict[str, Measured], dict[str, Any]]:
+    def baselines(self) -> tuple[dict[str, Run], dict[str, Any]]:
         """Return the measurements of the baselines on the same requests, and next-step metrics of counting models."""
         artifact = self.make("baseline_trips", self.base)
         stored = json.loads((artifact.path / "metrics.json").read_text(encoding="utf-8"))
@@ -229,10 +228,10 @@ class Experiment:
             generated = GeneratedTrajectories.read_parquet(artifact.path / f"{name}.parquet")
             cost = {"cost.generate_s": artifact.summary[f"{name}_seconds"]}
             result = self._trip_metrics(self.base, generated)
-            measured[name] = Measured.of(cost, self.trips["test"], generated, result)
+            measured[name] = run_of(Measured.of(cost, self.trips["test"], generated, result), self.steps)
         return measured, stored["next_step"]
 
-    def own_markov(self, share: str, seed: int) -> Measured:
+    def own_markov(self, share: str, seed: int) -> Run:
         """Return the measurements of a Markov chain of the trips that a student of this seed trains on."""
         file = self.folder / f"own-markov-{share}-{seed}.npz"
         if not file.is_file():
@@ -242,8 +241,9 @@ class Experiment:
             chain = fit_baselines(own, self.trips["val"], self.network, settings, ["markov"])["markov"]
             generated = chain.generate(OdPairs(test.origins, test.start_times, test.destinations, None))
             Measured.of({}, test, generated, self._trip_metrics(self.base, generated)).save(file)
-        return Measured.load(file)
+        return run_of(Measured.load(file), self.steps)
 
+    @cached_property
     def pool_members(self) -> dict[str, Splits]:
         """Return the probabilities of teacher and Markov chain on validation and test trips."""
         labels = self.make("teacher_soft_labels", self.base).path
@@ -260,31 +260,6 @@ class Experiment:
         }
 
 
-class Manifest:
-    """What was measured, by share and recipe: tries, chosen settings, and the file of each seed."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.file = experiment.folder / "manifest.json"
-        self.content: dict[str, dict[str, Any]] = (
-            json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
-        )
-
-    def add(self, share: float, recipe: Recipe, tried: list[dict[str, Any]], files: Mapping[int, Path]) -> None:
-        """Add seeds of a recipe; those of other settings are dropped."""
-        settings = {**tried[0]["settings"], **recipe.changes}
-        recipes = self.content.setdefault(f"{share:g}", {})
-        if recipes.get(recipe.name, {}).get("settings") != settings:
-            recipes[recipe.name] = {"settings": settings, "tuned_as": recipe.tuned_as, "files": {}}
-        recipes[recipe.name]["tried"] = tried
-        recipes[recipe.name]["files"] |= {str(seed): file.name for seed, file in files.items()}
-        self.file.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
-
-    def runs(self, share: str, recipe: str) -> dict[int, Measured]:
-        """Return the measurements of a recipe by seed."""
-        files = self.content[share][recipe]["files"]
-        return {int(seed): Measured.load(self.file.parent / name) for seed, name in sorted(files.items())}
-
-
 def run_share(experiment: Experiment, share: float, names: Sequence[str], seeds: Sequence[int]) -> None:
     """Tune and measure recipes at a share of the trips."""
     tried = {VANILLA: experiment.tune(experiment.recipes[VANILLA], share, {})}
@@ -297,79 +272,61 @@ def run_share(experiment: Experiment, share: float, names: Sequence[str], seeds:
         config = experiment.config(recipe, share, rows[0]["settings"])
         for seed in seeds:
             file = experiment.measure(recipe, config, seed)
-            Manifest(experiment).add(share, recipe, rows, {seed: file})
+            Manifest(experiment.folder).add(share, recipe, rows, {seed: file})
 
 
 def write_results(experiment: Experiment) -> None:
-    """Write docs/results/<city>.json from all measurements in the store. Trains the teacher if there is none."""
+    """Write docs/results/<city>.json and the runs from all measurements in the store and what was written before.
+
+    Trains the teacher if there is none. Raises ConfigError where the stored results are not comparable.
+    """
+    file = RESULTS / f"{experiment.city}.json"
+    stored = stored_results(file, experiment.about)["shares"]
+    files, manifest = RunFiles(RESULTS / "runs" / experiment.city), Manifest(experiment.folder)
     baselines, next_step = experiment.baselines()
-    every_trip = concatenate(list(experiment.trips.values()))
-    floors = jsd_floors(every_trip, experiment.network, len(experiment.trips["test"]))
-    members = experiment.pool_members()
+    files.write(BASELINES, {name: RecipeRuns({}, {0: run}) for name, run in baselines.items()})
+    date = datetime.now(UTC).strftime("%Y-%m-%d")
+    shares = {
+        share: share_results(stored.get(share, {}), share_runs(experiment, manifest, files, share), baselines, date)
+        for share in sorted({*manifest.content, *stored, *files.shares()}, key=float, reverse=True)
+    }
+    floors = jsd_floors(concatenate(list(experiment.trips.values())), experiment.network, len(experiment.trips["test"]))
     content = {
         "city": experiment.city,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": date,
         "versions": {name: version(name) for name in ("hoser-kd", "torch", "numpy")}
         | {"python": platform.python_version()},
-        "trips": {split: len(trips) for split, trips in experiment.trips.items()},
-        "test_steps": experiment.trips["test"].num_steps,
-        "base_settings": experiment.own["settings"],
+        **experiment.about,
         "search_seed": experiment.own["search_seed"],
-        "baselines": {name: row_of({0: each}, experiment.steps) for name, each in baselines.items()},
+        "baselines": {name: row_of({0: each}) for name, each in baselines.items()},
         "next_step_baselines": next_step,
         "floors": {name: floor._asdict() for name, floor in floors.items()},
-        "shares": {
-            share: share_results(experiment, Manifest(experiment), share, members, baselines)
-            for share in sorted(Manifest(experiment).content, key=float, reverse=True)
-        },
+        "shares": shares,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{experiment.city}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_file(file, content)
 
 
-def share_results(
-    experiment: Experiment,
-    manifest: Manifest,
-    share: str,
-    members: Mapping[str, Splits],
-    baselines: Mapping[str, Measured],
-) -> dict[str, Any]:
-    """Return the rows, ceilings and tries of a share of the trips."""
-    recipes = manifest.content[share]
-    runs = {name: manifest.runs(share, name) for name in recipes}
-    ceilings = _ceilings(experiment, manifest, share, runs[VANILLA], members)
-    own = {} if float(share) == 1 else {seed: experiment.own_markov(share, seed) for seed in runs[VANILLA]}
-    rows = {}
-    for name, of_recipe in runs.items():
-        row = {**row_of(of_recipe, experiment.steps), "settings": recipes[name]["settings"]}
-        row["minus_baselines"] = {
-            each: difference_of(of_recipe, {0: measured}, experiment.steps, baseline=True)
-            for each, measured in baselines.items()
-        }
-        if set(of_recipe) & set(own):
-            row["minus_baselines"]["own_markov"] = difference_of(of_recipe, own, experiment.steps)
-        if name != VANILLA and set(of_recipe) & set(runs[VANILLA]):
-            row["minus_vanilla"] = difference_of(of_recipe, runs[VANILLA], experiment.steps)
-            row["gap_closed"] = gap_of(of_recipe, runs[VANILLA], ceilings)
-        rows[name] = row
-    results = {"tried": {each["tuned_as"]: each["tried"] for each in recipes.values()}, "rows": rows}
+def share_runs(experiment: Experiment, manifest: Manifest, files: RunFiles, share: str) -> ShareRuns:
+    """Return all runs of a share, of the store and committed ones, and commit those of the store."""
+    recipes = merge_runs(files.read(share), manifest.runs(share, experiment.steps))
+    files.write(share, recipes)
+    seeds = [] if float(share) == 1 else seeds_of(recipes.values())
+    own = {seed: experiment.own_markov(share, seed) for seed in seeds}
     if own:
-        results["own_markov"] = row_of(own, experiment.steps)
-    return {**results, "ceilings": ceilings}
+        files.write(OWN_MARKOV, {share: RecipeRuns({}, own)})
+    return ShareRuns(share, recipes, own, manifest.tried(share), _ceilings(experiment, manifest, share))
 
 
-def _ceilings(
-    experiment: Experiment,
-    manifest: Manifest,
-    share: str,
-    vanilla: Mapping[int, Measured],
-    members: Mapping[str, Splits],
-) -> dict[str, Any]:
-    """Return the pools of the vanilla students; kept in the store, because fitting them takes a minute."""
+def _ceilings(experiment: Experiment, manifest: Manifest, share: str) -> dict[str, Any] | None:
+    """Return the pools of the store's vanilla students, None without any; kept, because fitting takes a minute."""
+    vanilla = manifest.students(share, VANILLA)
+    if not vanilla:
+        return None
     key = digest_json([manifest.content[share][VANILLA]["files"], experiment.make("teacher", experiment.base).version])
     file = experiment.folder / f"ceilings-{key[:16]}.json"
     if not file.is_file():
-        file.write_text(json.dumps(ceilings_of(vanilla, members, experiment.steps)), encoding="utf-8")
+        ceilings = ceilings_of(vanilla, experiment.pool_members, experiment.steps)
+        file.write_text(json.dumps(ceilings), encoding="utf-8")
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
@@ -407,6 +364,11 @@ def main() -> None:
         name, share, seed = options.only
         reproduce(experiment, name, float(share), int(seed))
         return
+    if not options.no_rows:
+        try:
+            stored_results(RESULTS / f"{options.city}.json", experiment.about)
+        except ConfigError as error:
+            parser.error(str(error))
     for share in options.shares if options.recipes else []:
         run_share(experiment, share, options.recipes, options.seeds)
     if not options.no_rows:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from experiment_runs import Run
 from scipy.stats import ttest_rel
 
 from hoser_kd.common.arrays import row_of_value
@@ -32,6 +33,7 @@ from hoser_kd.evaluation.statistics import (
     paired_difference,
     paired_trip_test,
 )
+from hoser_kd.evaluation.trip_values import TripValues
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.pools import (
@@ -57,6 +59,12 @@ ROW_METRICS = (
     "requests.reached_share",
 )
 """Metrics of the rows. The two primary ones were named before measuring; the p-values of the others are adjusted."""
+OTHER_METRICS = ("cost.", "prior.")
+"""Prefixes of further metrics of a row, which have no interval."""
+ROUNDED = (PRIMARY_NEXT_STEP, "next_step.nll_scaled", "paired.hausdorff", "paired.dtw")
+"""Metrics whose values of trips a run has to 7 digits (float32), which halves the committed files. The ends of
+intervals change by some 1e-8. EDR is exact: differences of trips are often equal, and rounding would break these ties
+in the permutation tests."""
 PRIMARY = (PRIMARY_NEXT_STEP, PRIMARY_TRIP)
 Floats = npt.NDArray[np.float64]
 
@@ -132,44 +140,53 @@ class City(NamedTuple):
         )
 
 
-class TripValues(NamedTuple):
-    """A metric by test trip: its sum over the trip's steps and their number, (n,) each; 1 for a metric of trips."""
-
-    totals: Floats
-    counts: Floats
+def run_of(measured: Measured, city: City) -> Run:
+    """Return what rows need of the measurements of a student or baseline."""
+    metrics = {
+        name: value
+        for name, value in measured.metrics.items()
+        if value is not None and (name in ROW_METRICS or name.startswith(OTHER_METRICS))
+    }
+    trips = {
+        name: TripValues(each.totals.astype(np.float32).astype(np.float64), each.counts) if name in ROUNDED else each
+        for name, each in trip_values(measured, city).items()
+    }
+    return Run(metrics, trips)
 
 
 def trip_values(measured: Measured, city: City) -> dict[str, TripValues]:
-    """Return the metrics of `ROW_METRICS` that are means over trips or steps."""
+    """Return the metrics of `ROW_METRICS` that are means over trips or steps, by test trip."""
     values = {name: TripValues(each, np.ones(len(each))) for name, each in measured.trips.items()}
     if not measured.log_p:
         return values
-    test = city.splits(measured).test
+    test, num_trips = city.splits(measured).test, len(city.test)
     scaled = pool([test], PoolWeights("log_linear", (1 / measured.metrics["next_step.temperature"],)))
     return {
         **values,
-        "next_step.nll": _values(*test.trip_totals()),
-        "next_step.nll_scaled": _values(*scaled.trip_totals()),
-        "next_step.decision_accuracy": _decisions(test),
+        "next_step.nll": _values(*test.trip_totals(), num_trips),
+        "next_step.nll_scaled": _values(*scaled.trip_totals(), num_trips),
+        "next_step.decision_accuracy": _decisions(test, num_trips),
     }
 
 
-def _values(totals: npt.NDArray[Any], counts: npt.NDArray[Any]) -> TripValues:
-    return TripValues(totals.astype(np.float64), counts.astype(np.float64))
+def _values(totals: npt.NDArray[Any], counts: npt.NDArray[Any], num_trips: int) -> TripValues:
+    """Return totals and counts of all trips; they end with the last trip that has a step."""
+    padding = (0, num_trips - len(totals))
+    return TripValues(*(np.pad(each.astype(np.float64), padding) for each in (totals, counts)))
 
 
-def _decisions(steps: StepProbabilities) -> TripValues:
+def _decisions(steps: StepProbabilities, num_trips: int) -> TripValues:
     """Return the correct steps of each trip among those with two candidates or more."""
     best = np.maximum.reduceat(steps.log_p, steps.offsets[:-1])
     is_best = steps.log_p >= best[row_of_value(steps.offsets)] - 1e-9
     correct = is_best[steps.taken] / np.add.reduceat(is_best.astype(np.float64), steps.offsets[:-1])
     decision = np.diff(steps.offsets) > 1
-    return _values(np.bincount(steps.trip, correct * decision), np.bincount(steps.trip, decision))
+    return _values(np.bincount(steps.trip, correct * decision), np.bincount(steps.trip, decision), num_trips)
 
 
-def row_of(runs: Mapping[int, Measured], city: City) -> dict[str, Any]:
+def row_of(runs: Mapping[int, Run]) -> dict[str, Any]:
     """Return a row of a model: each metric with its mean, its values by seed, and both intervals."""
-    trips = _mean_values([trip_values(each, city) for each in runs.values()])
+    trips = _mean_values([each.trips for each in runs.values()])
     result: dict[str, Any] = {}
     for name in ROW_METRICS:
         if not all(name in each.metrics for each in runs.values()):
@@ -185,9 +202,7 @@ def row_of(runs: Mapping[int, Measured], city: City) -> dict[str, Any]:
     return {"seeds": list(runs), "metrics": result, "cost": _costs(runs.values())}
 
 
-def difference_of(
-    runs: Mapping[int, Measured], others: Mapping[int, Measured], city: City, *, baseline: bool = False
-) -> dict[str, Any]:
+def difference_of(runs: Mapping[int, Run], others: Mapping[int, Run], *, baseline: bool = False) -> dict[str, Any]:
     """Return each metric of a model minus that of another, over their common seeds, with intervals and tests.
 
     `baseline`: the other has no seeds and stands beside each seed. `p` is that of a permutation test over the test
@@ -197,7 +212,7 @@ def difference_of(
     seeds = list(runs) if baseline else [seed for seed in runs if seed in others]
     [only, *_] = others.values()
     pairs = [(runs[seed], only if baseline else others[seed]) for seed in seeds]
-    sides = [_mean_values([trip_values(pair[side], city) for pair in pairs]) for side in (0, 1)]
+    sides = [_mean_values([pair[side].trips for pair in pairs]) for side in (0, 1)]
     result: dict[str, Any] = {}
     for name in ROW_METRICS:
         if not all(name in each.metrics for pair in pairs for each in pair):
@@ -237,7 +252,7 @@ def ceilings_of(vanilla: Mapping[int, Measured], members: Mapping[str, Splits], 
 
 
 def gap_of(
-    runs: Mapping[int, Measured], vanilla: Mapping[int, Measured], ceilings: Mapping[str, Any]
+    runs: Mapping[int, Run], vanilla: Mapping[int, Run], ceilings: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Return the share of the gap in NLL between vanilla and a log-linear pool that a recipe closes, by pool."""
     result = {}
@@ -262,7 +277,7 @@ def _mean_values(values: Sequence[Mapping[str, TripValues]]) -> dict[str, TripVa
 
 def _costs(runs: Any) -> dict[str, float]:
     """Return the mean costs of the runs that have them, by name."""
-    names = dict.fromkeys(name for run in runs for name in run.metrics if name.startswith(("cost.", "prior.")))
+    names = dict.fromkeys(name for run in runs for name in run.metrics if name.startswith(OTHER_METRICS))
     return {name: float(np.mean([run.metrics[name] for run in runs if name in run.metrics])) for name in names}
 
 
