@@ -75,6 +75,8 @@ class Recipe:
     """Recipe whose tries and chosen settings it shares; its own name by default."""
     other_teachers: tuple[Changes, ...] = ()
     """Changes of the settings of each further teacher, which is trained first."""
+    imported_teacher: Changes | None = None
+    """Changes of the settings of a teacher that replaces the city's own; None: the city's own."""
 
 
 class Experiment:
@@ -90,6 +92,7 @@ class Experiment:
                 each.get("settings", {}),
                 each.get("tuned_as", name),
                 tuple(each.get("other_teachers", ())),
+                each.get("imported_teacher"),
             )
             for name, each in settings["recipes"].items()
         }
@@ -108,6 +111,9 @@ class Experiment:
         teachers = [self.make("teacher", with_changes(self.base, each)) for each in recipe.other_teachers]
         if teachers:
             changes["distill.pooled.other_teachers"] = [str(teacher.path) for teacher in teachers]
+        if recipe.imported_teacher is not None:
+            teacher = self.make("teacher", with_changes(self.base, recipe.imported_teacher))
+            changes["distill.ckpt_path"] = str(teacher.path)
         return with_changes(self.base, changes)
 
     def make(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:
