@@ -80,6 +80,7 @@ class Experiment:
                 each.get("settings", {}),
                 each.get("tuned_as", name),
                 tuple(each.get("other_teachers", ())),
+                each.get("imported_teacher"),
             )
             for name, each in settings["recipes"].items()
         }
@@ -107,6 +108,9 @@ class Experiment:
         teachers = [self.make("teacher", with_changes(self.base, each)) for each in recipe.other_teachers]
         if teachers:
             changes["distill.pooled.other_teachers"] = [str(teacher.path) for teacher in teachers]
+        if recipe.imported_teacher is not None:
+            teacher = self.make("teacher", with_changes(self.base, recipe.imported_teacher))
+            changes["distill.ckpt_path"] = str(teacher.path)
         return with_changes(self.base, changes)
 
     def make(self, stage: str, config: CityConfig, seed: int = 0) -> Artifact:

@@ -26,6 +26,8 @@ class Recipe:
     """Recipe whose tries and chosen settings it shares; its own name by default."""
     other_teachers: tuple[Changes, ...] = ()
     """Changes of the settings of each further teacher, which is trained first."""
+    imported_teacher: Changes | None = None
+    """Changes of the settings of a teacher that replaces the city's own; None: the city's own."""
 
 
 class Manifest:

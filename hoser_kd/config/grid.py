@@ -32,7 +32,8 @@ class GridConfig(Section):
     """Cells that get a token. all: every cell, as published; occupied: only cells with a road, for a teacher trained in
     the pipeline."""
     min_share_inside: float = Field(0.9, ge=0, le=1)
-    """Smallest share of roads inside the grid at which the check `roads_inside_grid` passes."""
+    """Smallest share of roads inside the grid at which the check `roads_inside_grid` passes, and inside the grid of
+    each checkpoint of `distill.pooled.other_teachers`."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

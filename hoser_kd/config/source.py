@@ -20,6 +20,9 @@ class SyntheticConfig(Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     """Random seed of the streets and trips."""
+    trip_seed: int | None = Field(None, ge=0, lt=2**63)
+    """Random seed of the trips alone. Cities that differ only in it have the same streets, drivers and demand, but
+    other trips, like two periods of one city. None: the trips follow from `seed`."""
     num_trips: int = Field(3000, ge=30)
     """Number of trips in all splits together."""
     blocks: tuple[int, int] = (21, 21)

@@ -60,6 +60,20 @@ def test_the_number_of_trips_does_not_change_the_streets(tmp_path):
     assert (few / "roadmap.geo").read_bytes() == (more / "roadmap.geo").read_bytes()
 
 
+def test_a_seed_of_the_trips_gives_other_trips_of_the_same_streets_and_demand(tmp_path):
+    """A road is used about as often as by the trips of `seed`, unlike by those of other drivers and another demand."""
+    cities = {
+        name: make_city(tmp_path / name, SyntheticConfig(blocks=(8, 8), num_trips=3000, trip_seed=seed))
+        for name, seed in (("own", None), ("other", 0))
+    }
+    assert (cities["own"] / "roadmap.geo").read_bytes() == (cities["other"] / "roadmap.geo").read_bytes()
+    network = road_network.read_hoser(cities["own"])
+    own, other = (trajectories.read_hoser(place / "train.csv", network) for place in cities.values())
+    assert not np.array_equal(own.road_ids, other.road_ids)
+    used = [np.bincount(each.road_ids, minlength=network.num_roads) for each in (own, other)]
+    assert np.corrcoef(used)[0, 1] > 0.98
+
+
 @pytest.mark.parametrize("blocks", [(5, 5), (8, 8), (6, 20), (20, 6)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_all_sizes_are_readable_and_strongly_connected(tmp_path, blocks, seed):

@@ -11,6 +11,7 @@ import torch
 from test_off_path_stage import TOWN, town
 
 from hoser_kd.common.errors import CheckpointError, StoreError
+from hoser_kd.config.loading import with_changes
 from hoser_kd.lmtad import LMTAD, LMTADCheckpoint, LMTADConfig, save
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
@@ -52,6 +53,11 @@ def test_a_further_teacher_is_a_checkpoint_whose_content_is_a_part_of_the_versio
     assert versions["one"] == versions["copy"] != versions["two"]
     student = make(STAGE, config("one"), store, given, seed=0, device="cpu")
     assert {"pool_teacher_2_exponent", "pool_markov_exponent"} <= student.summary.keys()
+    far = {"min_lat": 0, "max_lat": 1, "min_lng": 0, "max_lng": 1, "cell_lat": 0.5, "cell_lng": 0.5}
+    save(LMTADCheckpoint(LMTAD(shape), shape, far), tmp_path / "far")
+    required = with_changes(config("far"), {"grid.min_share_inside": 0.8})
+    with pytest.raises(CheckpointError, match=r"far: .* roads lie outside its grid, and .* is 0.8"):
+        make(STAGE, required, store, given, seed=0, device="cpu")
     with pytest.raises(CheckpointError, match=r"gone: no such file.*distill.pooled.other_teachers"):
         version_of(STAGE, config("gone"), given, 0)
 

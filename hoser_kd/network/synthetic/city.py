@@ -45,7 +45,7 @@ def make_synthetic_city(folder: str | PathLike[str], config: SyntheticConfig, pr
     progress("streets", 0, 1)
     streets = build_streets(config.seed, config.blocks)
     progress("streets", 1, 1)
-    trips = draw_trips(config.seed, streets, config.num_trips, progress)
+    trips = draw_trips(config.seed, streets, config.num_trips, progress, trip_seed=config.trip_seed)
     _write_roads(place, streets)
     for split, rows in zip(SPLITS, _split(config.seed, config.num_trips), strict=True):
         with atomic_path(place / f"{split}.csv") as part:

@@ -90,12 +90,20 @@ class _Requests(NamedTuple):
     destination: Int64Array
 
 
-def draw_trips(seed: int, streets: Streets, num_trips: int, progress: Progress = silent) -> Trips:
-    """Sample trips of at least `MIN_ROADS` roads over two weeks from Monday `FIRST_DAY`."""
+def draw_trips(
+    seed: int, streets: Streets, num_trips: int, progress: Progress = silent, *, trip_seed: int | None = None
+) -> Trips:
+    """Sample trips of at least `MIN_ROADS` roads over two weeks from Monday `FIRST_DAY`.
+
+    `trip_seed`: seed of the requests and driving times, if they are not to follow from `seed`. Drivers, their habits
+    and the demand then stay those of `seed` and `num_trips`.
+    """
     rng = np.random.default_rng([seed, 2])
     num_drivers = max(8, num_trips // 40)
     costs = _Costs(rng, streets, num_drivers)
     demand = _Demand(rng, streets)
+    if trip_seed is not None:
+        rng = np.random.default_rng([seed, 4, trip_seed])
     parts: list[tuple[_Requests, Int64Array, Int64Array]] = []
     accepted = 0
     while accepted < num_trips:

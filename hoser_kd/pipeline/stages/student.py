@@ -89,7 +89,14 @@ def _other_teachers(run: StageRun) -> list[OnlineTeacher]:
     """Return the further teachers of the pool."""
     distill, network = run.config.distill, load_network(run)
     return [
-        load_other_teacher(path, network, distill.window, device=pick_device(run.device), half=distill.teacher_fp16)
+        load_other_teacher(
+            path,
+            network,
+            distill.window,
+            device=pick_device(run.device),
+            half=distill.teacher_fp16,
+            min_share_inside=run.config.grid.min_share_inside,
+        )
         for path in distill.pooled.other_teachers
     ]
 
