@@ -95,9 +95,14 @@ class CityConfig(Section):
         )
 
     @property
+    def fine_tunes_vanilla_student(self) -> bool:
+        """Whether the distilled student is the vanilla one, fine-tuned on off-path states."""
+        return self.distill.enabled and self.distill.recipe == ("off_path",)
+
+    @property
     def reads_vanilla_student(self) -> bool:
-        """Whether the distilled student needs the vanilla one: in its pool, or for its off-path labels."""
-        return self.pools_vanilla_student or self.stores_off_path_labels
+        """Whether the distilled student needs the vanilla one: in its pool, for off-path labels, or as its start."""
+        return self.pools_vanilla_student or self.stores_off_path_labels or self.fine_tunes_vanilla_student
 
     @property
     def student_reads_synthetic_trips(self) -> bool:

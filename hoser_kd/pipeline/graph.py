@@ -244,7 +244,7 @@ STAGES: dict[str, Stage] = {
             ),
             optional_inputs={
                 "synthetic_trips": lambda config: config.student_reads_synthetic_trips,
-                "vanilla_student": lambda config: config.pools_vanilla_student,
+                "vanilla_student": lambda config: config.pools_vanilla_student or config.fine_tunes_vanilla_student,
                 "off_path_labels": lambda config: config.stores_off_path_labels,
             },
             settings=("student", "distillation"),

@@ -192,6 +192,7 @@ def train_student(
     off_path_states: OffPathStates | None = None,
     first_generation: HOSER | None = None,
     other_teachers: Sequence[LabelSource] = (),
+    vanilla: TrainingResult | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     folder: str | PathLike[str],
@@ -215,7 +216,8 @@ def train_student(
     batch.
     `sampler`: required by the recipe `off_path`, usually `hoser_kd.generation.student_trips.sample_trips`;
     `online_teacher`: scores sampled trips, required if `distill.off_path.teacher_weight` is above 0 or its `costs` are
-    not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. The recipe
+    not markov. `off_path_states`: in place of both if `distill.off_path.labels` is stored. `vanilla`: with the recipe
+    `off_path` alone, the finished training of the vanilla student, whose epochs are then not repeated. The recipe
     `pooled` reads `labels` and `val_labels` if the teacher is a member, and `first_generation`, a vanilla student of
     the same trips, if the student is; its parameters need no gradient afterwards. `other_teachers`: one for each of
     `distill.pooled.other_teachers`, usually from `hoser_kd.teacher.other_teachers.load_other_teacher`. `resume`:
@@ -249,6 +251,7 @@ def train_student(
         stored_states=off_path_states,
         first_generation=first_generation,
         other_teachers=other_teachers,
+        vanilla=vanilla,
     ).checked()
     check_validators(config, validators)
     device = device_of(device)
@@ -287,6 +290,9 @@ def _epochs(
     model = inputs.build_model(own_trips, device)
     losses = inputs.loss_context(model, data, pooled)
     trainer = StudentTrainer(model, inputs.config, budget.total_steps, loss_terms(losses))
+    if inputs.vanilla is not None:
+        checkpoint.start_from(inputs.vanilla)
+        trainer.optimizer.steps_done = len(inputs.vanilla.history) * budget.steps_per_epoch
     checkpoint.restore(model, trainer.optimizer)
     next_step: Validator = partial(_validate_next_steps, inputs)
     run = _Run(data, inputs.seed, checkpoint, (next_step, *validators, *_pool_metrics(pooled)), progress)

@@ -17,9 +17,10 @@ from hoser_kd.hoser import HOSER
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student.off_path import OffPathStates
+from hoser_kd.student.training_checkpoint import TrainingResult, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hoser_kd.common.arrays import Int64Array
 
@@ -179,6 +180,24 @@ def _check_off_path_states(
         raise ValueError(
             f"off_path_states has {len(states.destinations)} trips, which are not those of the {len(rows)} training "
             f"trips at {len(off_path.temperatures)} temperatures. Compute them for these trips and settings."
+        )
+
+
+def check_vanilla(distill: DistillConfig | None, vanilla: object, expected_key: Callable[[], str]) -> None:
+    """Raise TypeError or ValueError where the vanilla training is not read, or is one of other settings or data."""
+    if vanilla is None:
+        return
+    if not isinstance(vanilla, TrainingResult):
+        raise TypeError(
+            f"vanilla is of type {type(vanilla).__name__}, not TrainingResult. Pass what train_student returned for "
+            "the vanilla student."
+        )
+    if distill is None or distill.recipe != ("off_path",):
+        raise ValueError("vanilla= is read only with the recipe `off_path` alone: leave it out.")
+    if key_of(vanilla.folder) != expected_key():
+        raise ValueError(
+            f"vanilla= ({vanilla.folder}) was trained with other settings, data or seed. Pass the vanilla student of "
+            "the same arguments, or leave it out."
         )
 
 

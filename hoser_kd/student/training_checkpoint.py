@@ -69,6 +69,11 @@ def read_result(folder: Path) -> TrainingResult:
     return TrainingResult(hoser.load(folder), record["best_epoch"], history, folder, off_path)
 
 
+def key_of(folder: Path) -> str:
+    """Return the digest of settings, data and seed of the finished training in a folder."""
+    return str(json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))["key"])
+
+
 @dataclass
 class TrainingCheckpoint:
     """Reads and writes the directory of one training; every file is replaced atomically."""
@@ -112,7 +117,7 @@ class TrainingCheckpoint:
         file = self.path / HISTORY_FILE
         if not file.is_file():
             return None
-        self._state.refuse_foreign(file, json.loads(file.read_text(encoding="utf-8"))["key"])
+        self._state.refuse_foreign(file, key_of(self.path))
         return read_result(self.path)
 
     def restore(self, model: HOSER, optimizer: Optimizer) -> None:
@@ -128,6 +133,12 @@ class TrainingCheckpoint:
             self.files = content.get("files", {})
 
         self._state.restore(apply)
+
+    def start_from(self, finished: TrainingResult) -> None:
+        """Take over the history and the student of a finished training in another folder."""
+        self.history = list(finished.history)
+        if self.writes:
+            self.keep(finished.model)
 
     def restore_off_path(self, model: HOSER, optimizer: Optimizer) -> None:
         """Load the state after the last whole epoch on off-path states, or the student of the best epoch."""

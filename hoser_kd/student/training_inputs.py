@@ -23,6 +23,7 @@ from hoser_kd.student.training_arguments import (
     check_pooled,
     check_synthetic,
     check_trips,
+    check_vanilla,
     transition_counts,
     zone_array,
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.student.losses import LabelSource, RaggedLabels
     from hoser_kd.student.off_path import OffPathStates, TripSampler
+    from hoser_kd.student.training_checkpoint import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class TrainingInputs:
     stored_states: OffPathStates | None = None
     first_generation: HOSER | None = None
     other_teachers: Sequence[LabelSource] = ()
+    vanilla: TrainingResult | None = None
 
     def checked(self) -> TrainingInputs:
         """Return the inputs with zones and their transitions as arrays, and without a `distill` that changes nothing.
@@ -89,7 +92,9 @@ class TrainingInputs:
             self.off_path, self.sampler, self.online_teacher, self.stored_states, self.train, self._own_rows()
         )
         distill = None if self.distill is None or not self.distill.trains_student else self.distill
-        return replace(self, zones=zones, zone_transitions=counts, distill=distill)
+        checked = replace(self, zones=zones, zone_transitions=counts, distill=distill)
+        check_vanilla(self.distill, self.vanilla, checked.vanilla_key)
+        return checked
 
     @property
     def off_path(self) -> OffPathConfig | None:
@@ -115,6 +120,11 @@ class TrainingInputs:
             first_generation=self.first_generation,
             other_teachers=self.other_teachers,
         )
+
+    def vanilla_key(self) -> str:
+        """Return the digest of the training of the vanilla student with these settings, data and seed."""
+        city = (self.network, self.zones, self.zone_transitions)
+        return training_key(self.config, self.seed, city, (self.train, self.val))
 
     @property
     def own_synthetic(self) -> Trajectories | None:

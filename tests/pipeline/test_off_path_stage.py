@@ -6,11 +6,11 @@ import pytest
 
 from hoser_kd.config.schema import CityConfig
 from hoser_kd.pipeline.graph import STAGES
-from hoser_kd.pipeline.run import make_all
+from hoser_kd.pipeline.run import make, make_all
 from hoser_kd.pipeline.settings import SETTINGS, changed_settings
 from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.student import distilled_student
-from hoser_kd.pipeline.store import Store
+from hoser_kd.pipeline.store import Artifact, Store
 from hoser_kd.student.training_checkpoint import read_result
 
 TOWN = {
@@ -29,8 +29,9 @@ def town(**distill) -> CityConfig:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """All inputs but the labels, which the recipe does not read."""
-    made = make_all(("zone_transitions", "grid_token_table"), town(), Store(tmp_path_factory.mktemp("town")))
-    return {name: made[name] for name in (*STAGES["vanilla_student"].inputs, "grid_token_table")}
+    stages = ("vanilla_student", "grid_token_table")
+    made = make_all(stages, town(), Store(tmp_path_factory.mktemp("town")), stop_at_checks=False)
+    return {name: made[name] for name in (*STAGES["vanilla_student"].inputs, *stages)}
 
 
 def test_the_record_has_both_students_and_the_seconds(inputs, tmp_path):
@@ -50,6 +51,26 @@ def test_the_record_has_both_students_and_the_seconds(inputs, tmp_path):
         )
     assert {"sampling off-path trips", "costs to go", "training"} <= set(stages)
     assert summary["steps"] == 3  # the phase is not counted as epochs of the training
+
+
+def test_the_stage_fine_tunes_the_vanilla_student(tmp_path):
+    config, store = town(recipe=["off_path"], off_path={"max_steps": 20}), Store(tmp_path)
+    made = make_all(("vanilla_student", "grid_token_table"), config, store, stop_at_checks=False)
+    labels = Artifact("teacher_soft_labels", "town", None, "1", tmp_path)
+    stages = []
+    student = make(
+        STAGES["distilled_student"],
+        config,
+        store,
+        {**made, "teacher_soft_labels": labels},
+        seed=0,
+        device="cpu",
+        progress=lambda stage, done, total, *_: stages.append((stage, done, total)),
+    )
+    assert student.inputs["vanilla_student/seed-0"] == made["vanilla_student"].version
+    assert student.summary["epochs"] == made["vanilla_student"].summary["epochs"]
+    assert "off_path_epochs" in student.summary
+    assert ("training", 3, 3) not in stages  # those of the training before the phase
 
 
 def test_versions_depend_on_the_settings_of_a_recipe_in_use_only():

@@ -24,7 +24,7 @@ from hoser_kd.network.markov import MarkovChain
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.student import off_path
 from hoser_kd.student.losses import kl_loss
-from hoser_kd.student.off_path import OffPath, OffPathTeacher, divergence, target_scores
+from hoser_kd.student.off_path import SECONDS, OffPath, OffPathTeacher, divergence, target_scores
 
 SETTINGS = OffPathConfig(batch_size=8, max_steps=30, learning_rate=5e-3, smoothing=1.0)
 
@@ -217,6 +217,48 @@ def test_the_phase_follows_the_plain_training(small_city, tmp_path):
     assert torch.equal(weights(load(tmp_path / "b")), weights(result.model))
     again = refined(small_city, tmp_path / "b", recipe("off_path", epochs=2))
     assert again.off_path == result.off_path
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_the_epochs_of_the_vanilla_training_need_no_repetition(small_city, tmp_path, patience):
+    config = TINY.model_copy(update={"max_epochs": 3, "patience": patience, "learning_rate": 0.05})
+    vanilla = train(small_city, tmp_path / "vanilla", config)
+    whole = refined(small_city, tmp_path / "whole", config=config)
+    seen = []
+    short = refined(small_city, tmp_path / "short", config=config, vanilla=vanilla, on_epoch=seen.append)
+    assert torch.equal(weights(short.model), weights(whole.model))
+    assert short.history == whole.history
+    assert (short.best_epoch, len(seen)) == (whole.best_epoch, len(short.off_path))
+    first, second = (
+        [{k: v for k, v in epoch.items() if k not in SECONDS} for epoch in each.off_path] for each in (short, whole)
+    )
+    assert first == second
+
+
+def test_a_killed_phase_after_a_vanilla_training_resumes(small_city, tmp_path):
+    vanilla, twice = train(small_city, tmp_path / "vanilla"), recipe("off_path", epochs=2)
+    whole = refined(small_city, tmp_path / "whole", twice, vanilla=vanilla)
+
+    def kill(_metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        refined(small_city, tmp_path / "killed", twice, vanilla=vanilla, on_epoch=kill)
+    resumed = refined(small_city, tmp_path / "killed", twice, vanilla=vanilla)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_a_vanilla_training_of_other_arguments_is_refused(small_city, tmp_path):
+    vanilla = train(small_city, tmp_path / "vanilla")
+    with pytest.raises(ValueError, match="trained with other settings, data or seed"):
+        refined(small_city, tmp_path / "seed", vanilla=vanilla, seed=1)
+    with pytest.raises(ValueError, match="trained with other settings, data or seed"):
+        refined(small_city, tmp_path / "rate", vanilla=vanilla, config=TINY.model_copy(update={"learning_rate": 0.5}))
+    with pytest.raises(ValueError, match="only with the recipe `off_path` alone"):
+        train(small_city, tmp_path / "plain", vanilla=vanilla)
+    with pytest.raises(TypeError, match="vanilla is of type str"):
+        refined(small_city, tmp_path / "text", vanilla="vanilla")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["vanilla"]
 
 
 def test_weight_zero_trains_the_same_epochs_without_the_term(small_city, tmp_path):

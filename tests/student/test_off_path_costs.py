@@ -166,10 +166,11 @@ def test_which_stages_read_synthetic_trips_and_the_vanilla_student():
         config = CityConfig.model_validate({"city": "town", "source": {"kind": "synthetic"}, "distill": distill})
         return config.uses_synthetic_trips, config.student_reads_synthetic_trips, config.reads_vanilla_student
 
-    assert city("off_path") == (False, False, False)
+    assert city("off_path") == (False, False, True)
+    assert city("kl", "off_path") == (False, False, False)
     assert city("sequence") == (True, True, False)
-    assert city("off_path", costs="pool") == (True, True, False)
+    assert city("off_path", costs="pool") == (True, True, True)
     assert city("off_path", costs="pool", labels="stored") == (True, False, True)
     assert city("sequence", "off_path", labels="stored") == (True, True, True)
-    assert city("off_path", costs="pool", weight=0.0, labels="stored") == (False, False, False)
+    assert city("off_path", costs="pool", weight=0.0, labels="stored") == (False, False, True)
     assert city("kl", costs="pool", labels="stored") == (False, False, False)

@@ -78,6 +78,8 @@ def _distillation(run: StageRun) -> dict[str, Any]:
         (arguments["synthetic_labels"],) = load_labels(run, SYNTHETIC)
     if run.config.pools_vanilla_student:
         arguments["first_generation"] = load(run.path("vanilla_student"))
+    if run.config.fine_tunes_vanilla_student:
+        arguments["vanilla"] = read_result(run.path("vanilla_student"))
     if distill.uses_pooled and distill.pooled.other_teachers:
         arguments["other_teachers"] = _other_teachers(run)
     if distill.asks_teacher_off_path:
