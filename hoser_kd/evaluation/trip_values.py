@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hoser_kd.config.evaluation import EvaluationConfig
     from hoser_kd.network.road_network import RoadNetwork
     from hoser_kd.network.trajectories import Trajectories
-    from hoser_kd.student.next_step_metrics import StepTable
 
 _STEP_METRICS = {
     "accuracy": ("correct", "steps"),
@@ -72,11 +72,14 @@ class TripValues(NamedTuple):
         return values
 
 
-def write_step_sums(path: str | PathLike[str], table: StepTable, num_trips: int) -> None:
-    """Write the sums of a student's step results by test trip: one row per trip, in the order of the trips."""
-    names = sorted({column for pair in _STEP_METRICS.values() for column in pair} - {"steps"})
-    trip = table["trip"]
-    columns = {name: np.bincount(trip, table[name].astype(np.float64), num_trips) for name in names}
+def write_step_sums(path: str | PathLike[str], results: Mapping[str, npt.NDArray[Any]], num_trips: int) -> None:
+    """Write the sums of step results by test trip: one row per trip, in the order of the trips.
+
+    `results`: columns (S,) by name, `trip` with the row of the trip; a model without times has no columns of times.
+    """
+    names = sorted({column for pair in _STEP_METRICS.values() for column in pair} & results.keys())
+    trip = results["trip"].astype(np.int64)
+    columns = {name: np.bincount(trip, results[name].astype(np.float64), num_trips) for name in names}
     columns["steps"] = np.bincount(trip, minlength=num_trips).astype(np.float64)
     with atomic_path(path) as beside:
         pq.write_table(pa.table(columns), beside, compression="zstd")
@@ -91,6 +94,7 @@ def read_step_values(path: str | PathLike[str]) -> dict[str, TripValues]:
     return {
         f"next_step.{metric}": TripValues(columns[total], columns[count])
         for metric, (total, count) in _STEP_METRICS.items()
+        if total in columns
     }
 
 

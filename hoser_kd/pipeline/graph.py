@@ -287,7 +287,7 @@ STAGES: dict[str, Stage] = {
             inputs=("road_network", "trajectories"),
             settings=("requests", "evaluation"),
             kinds=("numba", "parquet"),
-            code_version="3",
+            code_version="4",
             module="hoser_kd.pipeline.stages.baselines",
         ),
         Stage(

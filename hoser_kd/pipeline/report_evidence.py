@@ -29,6 +29,7 @@ from hoser_kd.generation.output_files import write_lines
 from hoser_kd.generation.trajectories import GeneratedTrajectories
 from hoser_kd.network.trajectories import SPLITS
 from hoser_kd.pipeline.stage import StageRun
+from hoser_kd.pipeline.stages.baselines import NEXT_STEP_LABELS
 from hoser_kd.pipeline.stages.network import load_trips
 from hoser_kd.report.data import CeilingResults, FileLink, Latency, ReportData, first_generated
 
@@ -64,6 +65,8 @@ def _trip_values(run: StageRun, data: ReportData) -> dict[str, dict[str, TripVal
             for seed in results
         ]
         values[kind] = mean_of_seeds(steps)
+    for name, label in NEXT_STEP_LABELS.items():
+        values[label] = read_step_values(run.path("baseline_trips") / STEP_SUMS.format(kind=name))
     rows = _common_requests(data)
     if rows is None:
         return values

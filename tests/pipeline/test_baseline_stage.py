@@ -9,6 +9,7 @@ import pytest
 from test_run import town
 
 from hoser_kd.evaluation.metrics import evaluate
+from hoser_kd.evaluation.trip_values import read_step_values
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.od_pairs import select_od_pairs
 from hoser_kd.generation.trajectories import GeneratedTrajectories
@@ -18,7 +19,7 @@ from hoser_kd.pipeline.graph import STAGES
 from hoser_kd.pipeline.run import make_all, version_of
 from hoser_kd.pipeline.stages.baselines import BaselineMetrics, answers_same_requests
 from hoser_kd.pipeline.store import Store
-from hoser_kd.student.next_step_baselines import next_step_baselines
+from hoser_kd.student.next_step_baselines import counting_models, next_step_baselines
 
 CONFIG = town(generation={"num_trips": 6, "seed": 3})
 
@@ -75,7 +76,16 @@ def test_metrics_are_those_of_the_students_with_the_same_options(made, city):
             "center",
             "suburb",
         }
-    assert stored["next_step"] == next_step_baselines(trips["train"], trips["val"], trips["test"], network)
+    chains = counting_models(trips["train"], trips["val"], network)
+    assert stored["next_step"] == next_step_baselines(chains, trips["test"], network)
+    for name, expected in stored["next_step"].items():
+        values = read_step_values(artifact.path / f"{name}_step_sums.parquet")
+        assert {each: values[f"next_step.{each}"].mean for each in ("nll", "accuracy", "top_3")} == pytest.approx(
+            {each: expected[each] for each in ("nll", "accuracy", "top_3")}
+        )
+        assert values["next_step.decision_accuracy"].mean == pytest.approx(expected["decision_accuracy"])
+        assert len(values["next_step.nll"].totals) == len(trips["test"])
+        assert not [each for each in values if "time" in each]
 
 
 def test_the_summary_says_what_was_chosen_and_how_requests_are_answered(made):

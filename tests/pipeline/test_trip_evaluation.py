@@ -114,6 +114,11 @@ def test_the_report_shows_the_baselines_and_how_they_compare_with_each_student(t
         assert "Only the means are known" not in sentence
     assert {"Frequency", "Markov chain, order 2"} <= set(record.summary["next_step_baselines"][0])
     assert ">Markov chain, order 2</th>" in page
+    # those of the next step are compared trip by trip too
+    assert "only the means are known" not in page
+    assert re.search(
+        r"On the next road, the best baseline \([^)]*\) (is (better|worse) than|is not shown to differ)", page
+    )
 
 
 def test_trips_of_other_ods_are_not_paired(town, tmp_path, capsys):

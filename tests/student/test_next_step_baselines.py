@@ -9,7 +9,7 @@ from small_graphs import network_of
 
 from hoser_kd.network.markov import CandidateLogProbabilities, MarkovChain
 from hoser_kd.network.trajectories import Trajectories
-from hoser_kd.student.next_step_baselines import next_step_baselines, next_step_metrics
+from hoser_kd.student.next_step_baselines import counting_models, next_step_baselines, next_step_metrics
 from hoser_kd.student.next_step_metrics import calibration_error, frequency_baseline
 
 # steps 0 → 1, 1 → 0, 0 → 3, 3 → 0; the candidates of 0 are 3, 1, 2
@@ -47,7 +47,7 @@ def test_trips_without_a_step_are_refused():
 def test_rows_of_all_baselines():
     network = grid_network(4)
     train, val, test = (random_trips(network, count, seed) for seed, count in enumerate((60, 10, 15)))
-    rows = next_step_baselines(train, val, test, network)
+    rows = next_step_baselines(counting_models(train, val, network), test, network)
     assert list(rows) == ["frequency", "markov_1", "markov_2"]
     known = frequency_baseline(train, test, network)
     assert {name: rows["frequency"][name] for name in known} == pytest.approx(known)

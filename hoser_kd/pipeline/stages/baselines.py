@@ -17,6 +17,7 @@ from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.baseline_settings import baseline_settings
 from hoser_kd.evaluation.comparison import headline_rows
 from hoser_kd.evaluation.scenarios import evaluate_scenarios
+from hoser_kd.evaluation.trip_values import STEP_SUMS, write_step_sums
 from hoser_kd.generation.baselines import BASELINES, TripBaseline, fit_baselines
 from hoser_kd.generation.od_pairs import OdPairs, select_od_pairs
 from hoser_kd.network.road_network import RoadNetwork
@@ -25,7 +26,7 @@ from hoser_kd.pipeline.stage import StageRun
 from hoser_kd.pipeline.stages.network import load_network, load_trips
 from hoser_kd.pipeline.store import Artifact
 from hoser_kd.report.baselines import PRIMARY_TRIP_METRIC
-from hoser_kd.student.next_step_baselines import next_step_baselines
+from hoser_kd.student.next_step_baselines import counting_models, next_step_baselines
 
 REQUESTS_FILE = "requests.parquet"
 METRICS_FILE = "metrics.json"
@@ -58,7 +59,12 @@ def baseline_trips(run: StageRun) -> dict[str, Any]:
         results[name], values = _evaluated(run, name, baseline, requests, network, train, test)
         summary |= {f"{name}_{key}": value for key, value in values.items()}
     run.progress("baselines", total - 1, total)
-    next_step = next_step_baselines(train, val, test, network)
+    next_step = next_step_baselines(
+        counting_models(train, val, network),
+        test,
+        network,
+        lambda name, steps: write_step_sums(run.folder / STEP_SUMS.format(kind=name), steps, len(test)),
+    )
     write_json(run.folder / METRICS_FILE, {"trips": results, "next_step": next_step})
     run.progress("baselines", total, total)
     measured = BaselineMetrics.read(run.folder)

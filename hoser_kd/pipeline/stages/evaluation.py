@@ -38,7 +38,7 @@ def trajectory_metrics(run: StageRun) -> dict[str, Any]:
     for kind, folder in student_folders(run).items():
         model = hoser.load(folder).to(pick_device(run.device))
         steps = step_table(model, test, labels=labels, temperature=temperature, progress=run.progress)
-        write_step_sums(run.folder / STEP_SUMS.format(kind=kind), steps, len(test))
+        write_step_sums(run.folder / STEP_SUMS.format(kind=kind), steps.columns, len(test))
         if "test_row" in requests:
             by_trip = values_by_test_trip(test, generated[kind], requests["test_row"], network, run.config.evaluation)
             write_request_values(run.folder / REQUEST_VALUES.format(kind=kind), *by_trip)
