@@ -67,7 +67,7 @@ def _trip_values(run: StageRun, data: ReportData) -> dict[str, dict[str, TripVal
         values[kind] = mean_of_seeds(steps)
     for name, label in NEXT_STEP_LABELS.items():
         values[label] = read_step_values(run.path("baseline_trips") / STEP_SUMS.format(kind=name))
-    rows = _common_requests(data)
+    rows = common_requests(data)
     if rows is None:
         return values
     config = _evaluation(run)
@@ -83,7 +83,7 @@ def _trip_values(run: StageRun, data: ReportData) -> dict[str, dict[str, TripVal
     return values
 
 
-def _common_requests(data: ReportData) -> Int64Array | None:
+def common_requests(data: ReportData) -> Int64Array | None:
     """Return (n,) int64: the test trip of each request; None if students or seeds answer different requests."""
     rows = [result.real_rows for results in data.students.values() for result in results.values()]
     first = rows[0] if rows else None

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hoser_kd.common.errors import ConfigError, StoreError
 from hoser_kd.common.progress import Progress, silent
 from hoser_kd.config.schema import CityConfig
@@ -16,17 +18,19 @@ from hoser_kd.evaluation import metrics
 from hoser_kd.evaluation.file_metrics import cautions, evaluate_matched
 from hoser_kd.evaluation.metric_registry import METRICS
 from hoser_kd.evaluation.trip_matching import TripMatch, match_test_trips
+from hoser_kd.evaluation.trip_values import TripValues, values_by_test_trip
 from hoser_kd.generation.baselines import BASELINES
 from hoser_kd.generation.trip_files import read_trips, require_file
 from hoser_kd.network.road_network import RoadNetwork
 from hoser_kd.network.trajectories import Trajectories
 from hoser_kd.pipeline.plan import Step, StepKey, plan
+from hoser_kd.pipeline.report_evidence import common_requests
 from hoser_kd.pipeline.run import find_step, make, make_steps
 from hoser_kd.pipeline.stage import Stage, StageRun
 from hoser_kd.pipeline.stages.baselines import BaselineMetrics
 from hoser_kd.pipeline.stages.report import report_data
 from hoser_kd.pipeline.store import Artifact, Store
-from hoser_kd.report import write_report
+from hoser_kd.report import ReportData, write_report
 from hoser_kd.report.baselines import PRIMARY_TRIP_METRIC
 
 STUDENTS = ("vanilla", "distilled")
@@ -42,6 +46,8 @@ class TripFileMetrics:
     """Layout of the file, as `TripFile.layout`."""
     match: TripMatch
     """How the trips were paired with test trips."""
+    trips: Trajectories
+    """The trips of the file."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Result of `hoser_kd.evaluation.metrics.evaluate` for the file's trips."""
     beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -147,7 +153,8 @@ def evaluate_trip_file(
         training=trips["train"],
     )
     warnings = tuple(cautions(label, generated, match, test))
-    return TripFileMetrics(label, trip_file.layout, match, result, {**students, **baselines}, message, warnings)
+    beside = {**students, **baselines}
+    return TripFileMetrics(label, trip_file.layout, match, generated, result, beside, message, warnings)
 
 
 def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, store: Store, *, seed: int = 0) -> None:
@@ -168,8 +175,21 @@ def write_report_with(path: Path, result: TripFileMetrics, config: CityConfig, s
         data = report_data(StageRun(steps[-1].stage, config, None, steps[-1].inputs(found), Path(folder)))
     columns = {**data.baselines.trips, result.column: metrics.flatten(result.metrics)}
     note = " ".join(filter(None, (data.baselines.note, f"{result.name}: {result.match.message}", result.caution)))
-    # the addresses of the files are relative to the report's place in the store
-    write_report(path, replace(data, baselines=replace(data.baselines, trips=columns, note=note), files=()))
+    data = replace(
+        data,
+        baselines=replace(data.baselines, trips=columns, note=note),
+        trip_values={**data.trip_values, result.column: _trip_values(result, data, config)},
+        files=(),  # their addresses are relative to the report's place in the store
+    )
+    write_report(path, data)
+
+
+def _trip_values(result: TripFileMetrics, data: ReportData, config: CityConfig) -> dict[str, TripValues]:
+    """Return the metrics of each test trip; empty where the file answers other test trips than the students."""
+    answered, requested = result.match.test_rows, common_requests(data)
+    if answered is None or requested is None or not np.array_equal(np.unique(answered), np.unique(requested)):
+        return {}
+    return values_by_test_trip(data.real, result.trips, answered, data.network, config.evaluation)[1]
 
 
 def _with_baselines(

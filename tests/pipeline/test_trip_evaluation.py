@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -96,7 +97,11 @@ def test_real_trips_are_perfect_and_a_report_shows_them(town, tmp_path, capsys):
     text = page.read_text()
     assert "&lt;Real&gt;" in text
     assert "<Real>" not in text
-    assert "Only the means are known, because values per trip are missing: &lt;Real&gt; 0.0000" in text
+    assert re.search(r"Better on these trips[^:]*:[^.]*&lt;Real&gt; 0\.0000 \(difference −\S+, 95\s% interval −", text)
+    assert "Only the means are known" not in text
+    test.take(np.arange(len(test) // 2)).to_hoser_csv(tmp_path / "half.csv")
+    assert evaluate(town, "--trips", tmp_path / "half.csv", "--report", page) == 0
+    assert "Only the means are known, because values per trip are missing: half (" in page.read_text()
 
 
 def test_the_report_shows_the_baselines_and_how_they_compare_with_each_student(town):
