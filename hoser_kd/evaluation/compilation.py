@@ -24,7 +24,7 @@ _SMALL = StudentConfig(hidden_dim=8, road_id_dim=4, attribute_dim=1, num_layers=
 def compile_loops() -> None:
     """Compile what the published search and the metrics of trips use on a CPU, unless it is in numba's cache on disk.
 
-    It takes 12 s the first time on a machine, and half a second later.
+    It takes 12 s the first time on a machine, and half a second after that.
     """
     network = _ring()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

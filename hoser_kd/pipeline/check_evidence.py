@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hoser_kd.pipeline.store import Artifact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hoser_kd.common.arrays import Float64Array, Int64Array
     from hoser_kd.grid.spec import GridSpec
     from hoser_kd.network.road_network import RoadNetwork
@@ -240,16 +242,25 @@ def scores_not_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Evidence
     return Evidence(tuple(rows[:MAX_ROWS]))
 
 
+def labeled_trips(artifact: Artifact, inputs: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the files of the trips of `teacher_soft_labels`, by split; labels have files of the same names.
+
+    Synthetic trips are among them where they are labeled.
+    """
+    from hoser_kd.network.trajectories import SPLITS
+
+    files = {split: inputs["trajectories"].path / f"{split}.arrow" for split in SPLITS}
+    if (artifact.path / "synthetic.arrow").is_file():
+        files["synthetic"] = inputs["synthetic_trips"].path / "synthetic.arrow"
+    return files
+
+
 def _labeled(artifact: Artifact, inputs: Mapping[str, Any]) -> Iterator[tuple[str, Trajectories, SoftLabels]]:
-    from hoser_kd.network.trajectories import SPLITS, Trajectories
+    from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.teacher.soft_labels import SoftLabels
 
-    for split in SPLITS:
-        yield (
-            split,
-            Trajectories.load(inputs["trajectories"].path / f"{split}.arrow"),
-            SoftLabels.load(artifact.path / f"{split}.arrow"),
-        )
+    for split, trips in labeled_trips(artifact, inputs).items():
+        yield split, Trajectories.load(trips), SoftLabels.load(artifact.path / f"{split}.arrow")
 
 
 def _network(inputs: Mapping[str, Any]) -> RoadNetwork:

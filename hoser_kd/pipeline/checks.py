@@ -161,14 +161,14 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Verdict:
     import numpy as np
 
     from hoser_kd.network.road_network import RoadNetwork
-    from hoser_kd.network.trajectories import SPLITS, Trajectories
+    from hoser_kd.network.trajectories import Trajectories
     from hoser_kd.teacher.soft_labels import SoftLabels
 
     network = RoadNetwork.load(inputs["road_network"].path)
     online = artifact.summary.get("labels") == "online"
     wrong = steps = 0
-    for split in SPLITS:
-        trips = Trajectories.load(inputs["trajectories"].path / f"{split}.arrow")
+    for split, trips_file in check_evidence.labeled_trips(artifact, inputs).items():
+        trips = Trajectories.load(trips_file)
         offsets = None if online else SoftLabels.load(artifact.path / f"{split}.arrow").offsets
         before, missing = steps, 0 if offsets is None else abs(len(offsets) - 1 - trips.num_steps)
         wrong += missing
@@ -188,16 +188,15 @@ def _labels_on_graph(artifact: Artifact, inputs: Mapping[str, Any]) -> Verdict:
 _SCORES_AT_ONCE = 1 << 22
 
 
-def _labels_finite(artifact: Artifact, _: Mapping[str, Any]) -> Verdict:
+def _labels_finite(artifact: Artifact, inputs: Mapping[str, Any]) -> Verdict:
     import numpy as np
 
-    from hoser_kd.network.trajectories import SPLITS
     from hoser_kd.teacher.soft_labels import SoftLabels
 
     if artifact.summary.get("labels") == "online":
         return True, "Not applicable: no labels are stored. Training stops at a score that is not finite.", {}
     bad = 0
-    for split in SPLITS:
+    for split in check_evidence.labeled_trips(artifact, inputs):
         scores = SoftLabels.load(artifact.path / f"{split}.arrow").scores
         for start in range(0, len(scores), _SCORES_AT_ONCE):
             bad += int((~np.isfinite(scores[start : start + _SCORES_AT_ONCE])).sum())

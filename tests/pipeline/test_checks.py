@@ -414,6 +414,26 @@ def test_labels_finite(labeled, value, split):
     assert row["scores"].split(", ").count(f"{value:g}") == 1
 
 
+@pytest.mark.parametrize("change", [None, "nan", "short"])
+def test_labels_of_synthetic_trips_are_checked_too(labeled, tmp_path, change):
+    _, trips, labels, written = labeled
+    subject, inputs = written()
+    inputs = {**inputs, "synthetic_trips": artifact("synthetic_trips", tmp_path / "sampled")}
+    (tmp_path / "sampled").mkdir()
+    trips["val"].save(tmp_path / "sampled" / "synthetic.arrow")
+    offsets, scores = labels["val"].offsets, labels["val"].scores.copy()
+    if change == "nan":
+        scores[2] = np.nan
+    if change == "short":
+        offsets, scores = offsets[:-1], scores[: offsets[-2]]
+    SoftLabels(offsets, scores).save(tmp_path / "labels" / "synthetic.arrow")
+    assert verdict("labels_finite", subject, **inputs)[0] == (change != "nan")
+    assert verdict("labels_on_road_graph", subject, **inputs)[0] == (change != "short")
+    for name, failing in (("labels_finite", "nan"), ("labels_on_road_graph", "short")):
+        if change == failing:
+            assert where(name, subject, **inputs)[0][0]["split"] == "synthetic"
+
+
 # the students
 
 

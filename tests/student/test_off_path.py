@@ -11,6 +11,7 @@ from hoser_cities import TINY, City
 from hypothesis import given
 from hypothesis import strategies as st
 from small_graphs import edges, least_costs, network_of, networks, walks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import teacher_labels, train, weights
 
 from hoser_kd.common.distributed import DistributedContext
@@ -233,6 +234,13 @@ def test_the_epochs_of_the_vanilla_training_need_no_repetition(small_city, tmp_p
         [{k: v for k, v in epoch.items() if k not in SECONDS} for epoch in each.off_path] for each in (short, whole)
     )
     assert first == second
+    assert curve_of(short.folder) == curve_of(whole.folder)
+
+
+def curve_of(folder):
+    """Steps and values of a curve of the fine-tuning, which continues those of the training."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return [(point.step, point.value) for point in events.Scalars("off_path/nll")]
 
 
 def test_a_killed_phase_after_a_vanilla_training_resumes(small_city, tmp_path):

@@ -1,9 +1,9 @@
 """Reading and writing of `teacher_soft_labels` artifacts, for the stage that writes them and those that read them.
 
 What belongs here: the contents of the artifact. With `distill.labels: stored` it has one Arrow file per split, and one
-for synthetic trips if the student is trained on a pool with the teacher. With
-`online` it has what is needed to query the teacher: its weights, the roads' tokens, the window and the precision. In
-both cases a stage that reads labels needs no other input.
+for synthetic trips if the student is trained on a pool with the teacher. With `online` it has what is needed to query
+the teacher: its weights, the roads' tokens, the window and the precision. In both cases a stage that reads labels needs
+no other input.
 """
 
 from __future__ import annotations
